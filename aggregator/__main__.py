@@ -1,0 +1,150 @@
+"""The aggregator's commands.
+
+    python -m aggregator [run] --task … --broker … --initial-model …    merges and publishes until told to stop
+    python -m aggregator status --ledger …                              shows what a ledger holds
+
+Exit codes: 0 told to stop, 1 the link died (start it again), 2 something is wrong that trying again will not mend.
+"""
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from aggregator.initial_model import InitialModelError, read_initial_model
+from aggregator.ledger import Ledger
+from aggregator.ledger_view import Totals, read_totals
+from aggregator.model_line import LineSettings, ModelLine, announcement, restore, row_of
+from aggregator.service import Clock, Service, subscriptions
+from aggregator.settings import RunSettings, StatusSettings
+from wire_contract.codec import encode
+from wire_contract.connection import read_settings
+from wire_contract.errors import ContractError, LinkError
+from wire_contract.link import Will
+from wire_contract.messages import AggregatorStatus
+from wire_contract.mqtt_link import MqttLink
+from wire_contract.topics import build
+
+log = logging.getLogger("aggregator")
+
+CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["run"]
+    if command not in {"run", "status"}:
+        if command in {"-h", "--help"}:
+            print(__doc__)
+        command, rest = "run", [command, *rest]
+    try:
+        if command == "status":
+            show_status(read_settings(StatusSettings, rest, program="python -m aggregator status"))
+            return 0
+        return run(read_settings(RunSettings, rest, program="python -m aggregator"))
+    except LinkError as error:
+        print(f"aggregator: {error}", file=sys.stderr)
+        return 1
+    except ContractError as error:
+        print(f"aggregator: {error}", file=sys.stderr)
+        return 2
+
+
+def run(settings: RunSettings) -> int:
+    """Works until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    line_settings = settings.line_settings()
+    with Ledger(settings.ledger, task=settings.task, shard=settings.shard) as ledger:
+        line = _line(ledger, settings, line_settings)
+        log.info("task %s: version %d, %d updates wait for the next", settings.task, line.version, line.buffer.updates)
+        offline = AggregatorStatus(status="offline", version=line.version)
+        link = MqttLink(
+            settings.mqtt_settings(
+                client_id=f"fedkd-aggregator-{settings.task}-{settings.shard}",
+                subscriptions=subscriptions(root=settings.root, task=settings.task, shard=settings.shard),
+                will=Will(
+                    build("aggregator", root=settings.root, task=settings.task, shard=settings.shard), encode(offline)
+                ),
+            )
+        )
+        service = Service(
+            line,
+            ledger,
+            link,
+            root=settings.root,
+            totals=read_totals(settings.ledger),
+            clock=CLOCK,
+            pause=lambda seconds: _pause(stopped, seconds),
+        )
+        try:
+            service.run(stopped.is_set)
+            service.farewell()
+        finally:
+            link.close()
+    log.info("stopped at version %d", line.version)
+    return 0
+
+
+def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) -> ModelLine:
+    """The line in the ledger; begins it from the initial model where the ledger is empty."""
+    if ledger.layout() is None:
+        if settings.initial_model is None:
+            raise InitialModelError(
+                f"ledger {settings.ledger} is new: give --initial-model, a file made with: "
+                f"python -m device_client initial-model --task {settings.task} --out initial.safetensors"
+            )
+        layout, weights = read_initial_model(settings.initial_model, task=settings.task)
+        first = announcement(line_settings, layout, weights, version=0, parent=None, published_at=time.time())
+        ledger.begin_line(row_of(first), layout, weights)
+    elif settings.initial_model is not None and settings.initial_model.is_file():
+        layout, _ = read_initial_model(settings.initial_model, task=settings.task)
+        if layout != ledger.layout():
+            raise InitialModelError(
+                f"initial model {settings.initial_model}: its layout is not the one of ledger {settings.ledger}; "
+                "a changed student is a new task name or a new ledger"
+            )
+    return restore(ledger, line_settings)
+
+
+def _pause(stopped: threading.Event, seconds: float) -> None:
+    stopped.wait(seconds)
+
+
+def show_status(settings: StatusSettings) -> None:
+    """Prints the totals of a ledger."""
+    totals = read_totals(settings.ledger)
+    if settings.json_output:
+        print(json.dumps(asdict(totals)))
+        return
+    for name, value in _lines(totals):
+        print(f"{name:<12} {value}")
+
+
+def _lines(totals: Totals) -> list[tuple[str, object]]:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.refused_by_reason.items()))
+    updated = datetime.fromtimestamp(totals.updated_at, tz=UTC).isoformat(timespec="seconds")
+    lines: list[tuple[str, object]] = [
+        ("task", totals.task),
+        ("version", totals.version),
+        ("devices", totals.devices),
+        ("merged", f"{totals.merged} updates, {totals.bytes_in} bytes; {totals.waiting} wait for the next version"),
+        ("duplicates", totals.duplicates),
+        ("refused", f"{totals.refused} ({reasons})" if reasons else totals.refused),
+        ("updated", updated),
+    ]
+    if totals.evaluated_version is not None:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in totals.evaluation.items())
+        lines.append(("evaluation", f"version {totals.evaluated_version}: {metrics}"))
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Whether an update is merged, was merged before, or is refused, and why. Pure: no clock, no disk, no link.
+
+The checks run from cheap to dear. What is already in the ledger gets the answer it got then, so that an update which
+comes twice (broker redelivery, a device that saw no receipt) is counted once whatever became of it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from msgspec import structs
+
+from aggregator.staleness import Decay, SampleWeight, weight_of
+from wire_contract import codec
+from wire_contract.encoding import decode_vector
+from wire_contract.errors import DecodeError, LimitExceeded
+from wire_contract.layout import Layout, Vector
+from wire_contract.limits import UPDATE_LIMITS
+from wire_contract.messages import PAYLOAD_DIGEST_BYTES, Receipt, RefusalReason, Update
+from wire_contract.topics import ParsedTopic, shard_of
+
+_DETAIL_CHARACTERS_MAX = 300
+_NORM_MAX = 1e15
+"""Whatever the model's norm: times the largest weight, 2⁵³, and for any number of updates this stays finite in float32,
+so that no accepted update can leave a model that cannot be published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the operator chose."""
+
+    decay: Decay = "polynomial"
+    sample_weight: SampleWeight = "linear"
+    staleness_max: int = 1_000
+    """Versions. Generous: work done offline is discounted, not thrown away."""
+    update_bytes_max: int = UPDATE_LIMITS.compressed_bytes
+    """Payload size on the wire."""
+    norm_ratio_max: float = 10.0
+    """‖Δ‖₂ may be at most so many times max(‖x‖₂, 1), x being the model; beyond it training has diverged."""
+    shard: int = 0
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Take it in; the difference stands in the vector given to `admit`."""
+
+    weight: float
+    staleness: int
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """It was merged before: merging it again must change nothing."""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """It is not merged, and the device need not send it again."""
+
+    reason: RefusalReason
+    detail: str
+    seen_before: bool = False
+    """It was refused before and is counted already."""
+
+
+Verdict = Merge | Duplicate | Refuse
+
+
+@dataclass(frozen=True)
+class LastOfDevice:
+    """The newest update of one device incarnation in the ledger. A device sends one update at a time, so what is
+    older was answered and needs no row of its own.
+    """
+
+    sequence: int
+    refusal: RefusalReason | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The model line as it stands when an update is judged."""
+
+    task: str
+    version: int
+    digests: Mapping[int, bytes]
+    """Version to digest of its published weights."""
+    layout: Layout
+    weights_norm: float
+    """‖x‖₂ of the master weights."""
+
+
+def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: Policy) -> Update | Refuse:
+    """The update in `payload`, if it is one and comes from where its topic says."""
+    limits = replace(
+        UPDATE_LIMITS,
+        compressed_bytes=policy.update_bytes_max,
+        # No encoding needs more than float32; the rest is names and metrics.
+        decompressed_bytes=min(UPDATE_LIMITS.decompressed_bytes, 4 * standing.layout.size + (1 << 16)),
+    )
+    try:
+        update = codec.decode(payload, Update, limits=limits)
+    except LimitExceeded as error:
+        return Refuse("too_large", _short(error))
+    except DecodeError as error:
+        return Refuse("malformed", _short(error))
+    if update.device != topic.device:
+        return Refuse("malformed", f"the message says device {update.device}, its topic {topic.device}")
+    if update.task != topic.task:
+        return Refuse("malformed", f"the message says task {update.task}, its topic {topic.task}")
+    expected = shard_of(update.device, policy.shards)
+    if topic.parts["shard"] != str(expected) or expected != policy.shard:
+        return Refuse("malformed", f"device {update.device} belongs to shard {expected} of {policy.shards}")
+    return update
+
+
+def admit(update: Update, standing: Standing, policy: Policy, last: LastOfDevice | None, difference: Vector) -> Verdict:
+    """Judges one update.
+
+    Args:
+        update: as read from the wire.
+        standing: the model line now.
+        policy: what the operator chose.
+        last: the newest update of this device and incarnation in the ledger.
+        difference: (layout.size,) filled with the decoded difference when the verdict is `Merge`.
+    """
+    if last is not None and update.sequence <= last.sequence:
+        if update.sequence == last.sequence and last.refusal is not None:
+            return Refuse(last.refusal, "it was refused before", seen_before=True)
+        return Duplicate()
+    refusal = _check_base(update, standing, policy)
+    if refusal is not None:
+        return refusal
+    try:
+        decode_vector(update.tensors, standing.layout, out=difference)
+    except DecodeError as error:
+        return Refuse("malformed", _short(error))
+    refusal = _check_values(difference, standing, policy)
+    if refusal is not None:
+        return refusal
+    staleness = standing.version - update.base_version
+    weight = weight_of(update.samples, staleness, decay=policy.decay, sample_weight=policy.sample_weight)
+    return Merge(weight, staleness)
+
+
+def _check_base(update: Update, standing: Standing, policy: Policy) -> Refuse | None:
+    if update.layout_fingerprint != standing.layout.fingerprint:
+        return Refuse("layout", "its tensors are not those of the model; device and aggregator have different students")
+    staleness = standing.version - update.base_version
+    if staleness > policy.staleness_max:
+        return Refuse("too_stale", f"staleness {staleness} is over the limit of {policy.staleness_max} versions")
+    if standing.digests.get(update.base_version) != update.base_digest:
+        return Refuse("unknown_base", f"version {update.base_version} with this digest was not published here")
+    return None
+
+
+def _check_values(difference: Vector, standing: Standing, policy: Policy) -> Refuse | None:
+    # The sum of squares in float64 is finite exactly when each value is, so one pass answers both questions.
+    norm = float(np.sqrt(np.einsum("i,i->", difference, difference, dtype=np.float64)))
+    if not np.isfinite(norm):
+        return Refuse("not_finite", "it holds NaN or infinity; training diverged on the device")
+    allowed = min(policy.norm_ratio_max * max(standing.weights_norm, 1.0), _NORM_MAX)
+    if norm > allowed:
+        return Refuse("norm", f"its norm {norm:.3g} is over {allowed:.3g}; training diverged on the device")
+    return None
+
+
+def receipt_for(verdict: Verdict, *, version: int, update: Update | None, payload: bytes) -> Receipt:
+    """What the device is told; an update that could not be read is named by the digest of its bytes."""
+    receipt = _outcome(verdict, version)
+    if update is None:
+        return structs.replace(receipt, payload_digest=hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES])
+    return structs.replace(receipt, incarnation=update.incarnation, sequence=update.sequence)
+
+
+def _outcome(verdict: Verdict, version: int) -> Receipt:
+    match verdict:
+        case Merge(weight, staleness):
+            return Receipt(outcome="merged", version=version, weight=weight, staleness=staleness)
+        case Duplicate():
+            return Receipt(outcome="duplicate", version=version)
+        case Refuse(reason, detail):
+            return Receipt(outcome="refused", version=version, reason=reason, detail=detail)
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:_DETAIL_CHARACTERS_MAX]

@@ -1,0 +1,55 @@
+"""Reads the model that a line begins with: safetensors, with the tensors' order in its metadata.
+
+safetensors sorts tensors its own way, so `python -m device_client initial-model` writes the order of the layout into
+metadata key `layout`, JSON `[[name, [shape]], …]`, and the task into key `task`.
+"""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from wire_contract.errors import ContractError, LayoutError
+from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.limits import MODEL_LIMITS, TENSORS_MAX
+
+
+class InitialModelError(ContractError):
+    """The initial model file cannot be used; the text says what to do."""
+
+
+def read_initial_model(path: Path, *, task: str) -> tuple[Layout, Vector]:
+    """Layout and weights (layout.size,) of the file.
+
+    Raises:
+        InitialModelError: missing, not safetensors, of another task, or its values are not finite.
+    """
+    hint = f"make one with: python -m device_client initial-model --task {task} --out {path}"
+    if not path.is_file():
+        raise InitialModelError(f"initial model {path}: there is no such file; {hint}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            layout = _layout(metadata)
+            if metadata.get("task") != task:
+                raise InitialModelError(f"initial model {path}: is for task {metadata.get('task')!r}, not {task!r}")
+            weights = layout.flatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, LayoutError, msgspec.MsgspecError) as error:
+        raise InitialModelError(f"initial model {path}: {error or type(error).__name__}; {hint}") from None
+    if not np.isfinite(weights).all():
+        raise InitialModelError(f"initial model {path}: values are not finite; {hint}")
+    return layout, weights
+
+
+def _layout(metadata: dict[str, str]) -> Layout:
+    if "layout" not in metadata:
+        raise LayoutError("its metadata has no layout")
+    layout = Layout(tuple(msgspec.json.decode(metadata["layout"], type=list[TensorSpec])))
+    # Before anything of that size is made: the file may be small and its metadata wrong.
+    if not 0 < len(layout.tensors) <= TENSORS_MAX or layout.size > MODEL_LIMITS.elements:
+        raise LayoutError(
+            f"{len(layout.tensors)} tensors with {layout.size} numbers; "
+            f"1 to {TENSORS_MAX} with up to {MODEL_LIMITS.elements} can be published"
+        )
+    return layout

@@ -1,0 +1,287 @@
+"""The one model line of a task, in memory: the version, its master weights, the buffer of the next one, and who was
+answered last. One thread changes it. It reads no clock and does no input or output; the ledger is its memory.
+
+Master weights stay float32. What is published is their encoding, and updates are differences to *that*; because the
+next version is computed from the master again, rounding of one version never adds up over versions.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from aggregator.admission import LastOfDevice, Merge, Policy, Refuse, Standing, Verdict, admit, read_update
+from aggregator.ledger import (
+    INCARNATIONS_KEPT,
+    Batch,
+    DeviceKey,
+    Ledger,
+    LedgerError,
+    MergedUpdate,
+    RefusedUpdate,
+    VersionRow,
+)
+from aggregator.merging import Buffer
+from wire_contract.codec import decode
+from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
+from wire_contract.errors import DecodeError
+from wire_contract.layout import Layout, Vector
+from wire_contract.manifest import Announcement, announce
+from wire_contract.messages import Evaluation, RefusalReason, Update
+from wire_contract.topics import ParsedTopic
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineSettings:
+    """How updates become versions."""
+
+    task: str
+    updates_per_version: int = 4
+    """K: a version is due when so many devices have handed something in."""
+    version_seconds: float = 60.0
+    """T: a version is due this long after the first update in the buffer, however few there are."""
+    server_rate: float = 1.0
+    """η of FedBuff."""
+    model_encoding: EncodingName = "float16"
+    journal_versions_kept: int = 10_000
+    """Versions whose updates keep their bytes in the journal."""
+    policy: Policy = field(default_factory=Policy)
+
+
+class Judged(NamedTuple):
+    """One update and what became of it."""
+
+    verdict: Verdict
+    update: Update | None
+    """None: it could not be read."""
+    version: int
+    """The newest version when it was judged."""
+
+
+class BatchBuilder:
+    """Collects what one ledger transaction will write."""
+
+    def __init__(self) -> None:
+        self._merged: list[MergedUpdate] = []
+        self._refused: list[RefusedUpdate] = []
+        self._unreadable: list[RefusalReason] = []
+        self._duplicates = 0
+        self._evaluations: list[Evaluation] = []
+
+    def take(self, judged: Judged, payload: bytes, *, into_version: int) -> None:
+        """One judged update."""
+        match judged.verdict:
+            case Merge(weight, staleness):
+                assert judged.update is not None
+                self._merged.append(
+                    MergedUpdate(
+                        update=judged.update,
+                        payload=payload,
+                        into_version=into_version,
+                        staleness=staleness,
+                        weight=weight,
+                    )
+                )
+            case Refuse(reason, _, seen_before):
+                if seen_before:
+                    self._duplicates += 1
+                elif judged.update is None:
+                    self._unreadable.append(reason)
+                else:
+                    self._refused.append(RefusedUpdate(update=judged.update, reason=reason))
+            case _:
+                self._duplicates += 1
+
+    def take_evaluation(self, evaluation: Evaluation) -> None:
+        """One evaluator's word."""
+        self._evaluations.append(evaluation)
+
+    def build(self) -> Batch:
+        """What was collected."""
+        return Batch(
+            merged=tuple(self._merged),
+            refused=tuple(self._refused),
+            unreadable=tuple(self._unreadable),
+            duplicates=self._duplicates,
+            evaluations=tuple(self._evaluations),
+        )
+
+
+class ModelLine:
+    """See the module."""
+
+    def __init__(
+        self,
+        settings: LineSettings,
+        layout: Layout,
+        row: VersionRow,
+        weights: Vector,
+        *,
+        digests: Mapping[int, bytes],
+        lasts: Mapping[DeviceKey, LastOfDevice],
+        recall: Callable[[DeviceKey], LastOfDevice | None],
+    ) -> None:
+        self.settings = settings
+        self.layout = layout
+        self.row = row
+        self.weights = weights
+        self._digests = dict(digests)
+        self._lasts = dict(lasts)
+        self._recall = recall
+        self._incarnations = Counter(device for device, _ in lasts)
+        self.buffer = Buffer(layout.size)
+        self._difference: Vector = np.empty(layout.size, dtype=np.float32)
+        self._standing = self._new_standing()
+
+    @property
+    def version(self) -> int:
+        """The newest committed version."""
+        return self.row.version
+
+    @property
+    def devices(self) -> int:
+        """Devices that were ever answered."""
+        return len(self._incarnations)
+
+    def judge(self, topic: ParsedTopic, payload: bytes) -> Judged:
+        """Judges one update and, if it is to be merged, takes it into the buffer."""
+        policy = self.settings.policy
+        update = read_update(topic, payload, self._standing, policy)
+        if isinstance(update, Refuse):
+            return Judged(update, None, self.version)
+        key = (update.device, update.incarnation)
+        verdict = admit(update, self._standing, policy, self._last(key), self._difference)
+        match verdict:
+            case Merge(weight):
+                self.buffer.add(update.device, self._difference, weight)
+                self._answered(key, LastOfDevice(update.sequence))
+            case Refuse(reason):
+                self._answered(key, LastOfDevice(update.sequence, reason))
+        return Judged(verdict, update, self.version)
+
+    def is_due(self, *, waited_seconds: float) -> bool:
+        """Whether the next version is due, the first update of the buffer having waited so long."""
+        if self.buffer.slots >= self.settings.updates_per_version:
+            return True
+        return self.buffer.slots > 0 and waited_seconds >= self.settings.version_seconds
+
+    def next_weights(self) -> Vector:
+        """Master weights (layout.size,) of the next version; changes nothing."""
+        return self.buffer.merged_onto(self.weights, self.settings.server_rate)
+
+    def advance(self, row: VersionRow, weights: Vector) -> None:
+        """Goes over to a version that the ledger has committed."""
+        assert row.version == self.version + 1, f"version {row.version} after {self.version}"
+        self.row, self.weights = row, weights
+        self._digests[row.version] = row.digest
+        self._digests.pop(row.version - self.settings.policy.staleness_max - 1, None)
+        self.buffer.clear()
+        self._standing = self._new_standing()
+
+    def crowded(self) -> list[str]:
+        """Devices with more incarnations than are kept; the ledger is to drop the oldest, then `forget` them."""
+        return [device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT]
+
+    def forget(self, key: DeviceKey) -> None:
+        """Drops an incarnation that the ledger dropped."""
+        del self._lasts[key]
+        self._incarnations[key[0]] -= 1
+
+    def knows(self, version: int, digest: bytes) -> bool:
+        """Whether this version was published here, with these weights."""
+        return self._digests.get(version) == digest
+
+    def _last(self, key: DeviceKey) -> LastOfDevice | None:
+        last = self._lasts.get(key)
+        if last is None and self._incarnations[key[0]] >= INCARNATIONS_KEPT:
+            return self._recall(key)  # it may be one that was forgotten, and its late message must stay a duplicate
+        return last
+
+    def _answered(self, key: DeviceKey, last: LastOfDevice) -> None:
+        if key not in self._lasts:
+            self._incarnations[key[0]] += 1
+        self._lasts[key] = last
+
+    def _new_standing(self) -> Standing:
+        norm = float(np.linalg.norm(self.weights.astype(np.float64)))
+        return Standing(self.settings.task, self.version, self._digests, self.layout, norm)
+
+
+def announcement(
+    settings: LineSettings,
+    layout: Layout,
+    weights: Vector,
+    *,
+    version: int,
+    parent: int | None,
+    published_at: float,
+    encoding: EncodingName | None = None,
+) -> Announcement:
+    """How a version with master `weights` (layout.size,) is published; `encoding` is the settings' unless given.
+
+    Raises:
+        EncodeError: the weights cannot be published.
+    """
+    return announce(
+        weights,
+        task=settings.task,
+        version=version,
+        parent=parent,
+        layout=layout,
+        encoding=encoding or settings.model_encoding,
+        shards=settings.policy.shards,
+        update_bytes_max=settings.policy.update_bytes_max,
+        published_at=published_at,
+    )
+
+
+def row_of(announced: Announcement) -> VersionRow:
+    """The ledger's row of an announced version."""
+    manifest = announced.manifest
+    return VersionRow(
+        version=manifest.version,
+        parent=manifest.parent,
+        digest=manifest.digest,
+        encoding=manifest.encoding,
+        chunks=len(announced.chunks),
+        committed_at=manifest.published_at,
+    )
+
+
+def encoding_of(row: VersionRow) -> EncodingName:
+    """The encoding that a version was published in."""
+    return cast("EncodingName", row.encoding)  # `restore` has checked it
+
+
+def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
+    """The line as the ledger has it: newest snapshot plus the journal after it, bit for bit.
+
+    Raises:
+        LedgerError: the ledger is damaged.
+    """
+    layout = ledger.layout()
+    assert layout is not None, "begin the line first"
+    row, weights = ledger.newest()
+    if row.encoding not in ENCODERS:
+        raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")
+    if weights.size != layout.size:
+        raise LedgerError(f"ledger {ledger.path} is damaged: version {row.version} has {weights.size} weights")
+    line = ModelLine(
+        settings,
+        layout,
+        row,
+        weights,
+        digests=ledger.digests(since=row.version - settings.policy.staleness_max),
+        lasts=ledger.last_of_devices(),
+        recall=ledger.last_merged,
+    )
+    difference = np.empty(layout.size, dtype=np.float32)
+    for journalled in ledger.journal(into_version=row.version + 1):
+        try:
+            decode_vector(decode(journalled.payload, Update).tensors, layout, out=difference)
+        except DecodeError as error:
+            raise LedgerError(f"ledger {ledger.path} is damaged: an update of {journalled.device}: {error}") from None
+        line.buffer.add(journalled.device, difference, journalled.weight)
+    return line

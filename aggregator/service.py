@@ -1,0 +1,312 @@
+"""The aggregator's loop: receive → judge and merge → ledger → acknowledge → receipts → perhaps a new version.
+
+The order is the guarantee. Nothing is acknowledged before it is in the ledger, so whatever dies, the broker delivers
+again and the ledger knows what it has; nothing is published before it is committed, so a version that anybody saw is
+a version that a restart still has.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from aggregator.admission import Merge, Refuse, receipt_for
+from aggregator.ledger import Ledger, LedgerBusy
+from aggregator.ledger_view import Totals
+from aggregator.model_line import BatchBuilder, ModelLine, announcement, encoding_of, row_of
+from aggregator.publishing import Publisher, outdated
+from wire_contract.codec import decode
+from wire_contract.encoding import EncodingName
+from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
+from wire_contract.layout import Vector
+from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.manifest import Announcement
+from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
+from wire_contract.topics import ParsedTopic, parse, topic_filter
+
+log = logging.getLogger(__name__)
+
+BATCH_DELIVERIES_MAX = 256
+_RECEIVE_SECONDS_MAX = 0.5
+"""Upper bound of one wait, so that a stop request and a due version are seen soon."""
+_RETRY_SECONDS_MAX = 15.0
+_PUBLISH_AGAIN_SECONDS = 5.0
+_CHUNKS_SWEPT_VERSIONS = 8
+"""So many versions below the kept ones lose their chunks on start: a crash may have left some."""
+
+
+class RefusedByBroker(ContractError):
+    """The broker's answer to the first connection was no."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Time, as an argument."""
+
+    monotonic: Callable[[], float]
+    unix: Callable[[], float]
+
+
+def subscriptions(*, root: str, task: str, shard: int) -> tuple[str, ...]:
+    """What an aggregator listens to."""
+    return (
+        topic_filter("update", root=root, task=task, shard=shard),
+        topic_filter("evaluation", root=root, task=task),
+    )
+
+
+class Service:
+    """One aggregator at work."""
+
+    def __init__(
+        self,
+        line: ModelLine,
+        ledger: Ledger,
+        link: Link,
+        *,
+        root: str,
+        totals: Totals,
+        clock: Clock,
+        pause: Callable[[float], None],
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            line: as restored from `ledger`.
+            ledger: opened by this process alone.
+            link: subscribed to `subscriptions(…)`.
+            root: of the topics.
+            totals: what the ledger had counted when it was opened.
+            clock: of this machine, or a test's.
+            pause: waits so many seconds, or until the program is told to stop.
+        """
+        self.line = line
+        self._ledger = ledger
+        self._link = link
+        self._root = root
+        self._clock = clock
+        self._pause = pause
+        self._merged, self._duplicates, self._refused = totals.merged, totals.duplicates, totals.refused
+        self._publisher = Publisher(link, root=root, task=line.settings.task, shard=line.settings.policy.shard)
+        self._waiting_since = clock.monotonic()
+        self._connected_before = False
+        self._unreachable = ""
+        self._online = False
+        self._unpublished: Announcement | None = None
+        self._publish_again_at = 0.0
+        self._jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Works until told to stop.
+
+        Raises:
+            RefusedByBroker: user name or password are wrong, or the like.
+            LinkError: the link's thread died.
+        """
+        while not should_stop():
+            self.step(should_stop)
+
+    def step(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """One turn: a batch of events, and a new version if one is due."""
+        events = self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=self._receive_seconds())
+        self._take(events, should_stop)
+        waited = self._clock.monotonic() - self._waiting_since
+        if self.line.is_due(waited_seconds=waited) and not should_stop():
+            self._new_version(should_stop)
+        if self._unpublished is not None and self._online and self._clock.monotonic() >= self._publish_again_at:
+            self._publish(self._unpublished)
+
+    def farewell(self) -> None:
+        """Says on the status topic that it goes; without a connection the will has said so."""
+        if self._online:
+            self._publisher.status(self._status("offline"))
+
+    # -- one batch
+
+    def _take(self, events: Sequence[Event], should_stop: Callable[[], bool]) -> None:
+        batch = BatchBuilder()
+        answers: list[tuple[str, Receipt]] = []
+        deliveries: list[Delivery] = []
+        was_empty = self.line.buffer.slots == 0
+        for event in events:
+            match event:
+                case Delivery():
+                    deliveries.append(event)
+                    self._judge(event, batch, answers)
+                case Connected():
+                    self._greet()
+                case Disconnected():
+                    self._note_disconnected(event)
+        if was_empty and self.line.buffer.slots:
+            self._waiting_since = self._clock.monotonic()
+        written = batch.build()
+        if written and not self._persist(
+            lambda: self._ledger.commit_batch(written, now=self._clock.unix()), should_stop
+        ):
+            return  # told to stop while the disk was full: unacknowledged, so all of it comes again
+        for delivery in deliveries:
+            self._link.ack(delivery)
+        for device, receipt in answers:
+            self._publisher.receipt(device, receipt)
+        self._forget_old_incarnations()
+
+    def _forget_old_incarnations(self) -> None:
+        try:
+            for device in self.line.crowded():
+                for key in self._ledger.forget_incarnations(device):
+                    self.line.forget(key)
+        except LedgerBusy as error:
+            log.warning("%s; old incarnations are forgotten later", error)
+
+    def _judge(self, delivery: Delivery, batch: BatchBuilder, answers: list[tuple[str, Receipt]]) -> None:
+        try:
+            topic = parse(delivery.topic, root=self._root)
+        except TopicError as error:
+            log.warning("ignored: %s", error)
+            return
+        if topic.kind == "evaluation":
+            self._take_evaluation(topic, delivery.payload, batch)
+            return
+        if topic.kind != "update":
+            return
+        judged = self.line.judge(topic, delivery.payload)
+        batch.take(judged, delivery.payload, into_version=self.line.version + 1)
+        match judged.verdict:
+            case Merge():
+                self._merged += 1
+            case Refuse(reason, detail, seen_before=False):
+                self._refused += 1
+                log.warning("refused an update of %s: %s, %s", topic.device, reason, detail)
+            case _:
+                self._duplicates += 1
+        receipt = receipt_for(judged.verdict, version=judged.version, update=judged.update, payload=delivery.payload)
+        answers.append((topic.device, receipt))
+
+    def _take_evaluation(self, topic: ParsedTopic, payload: bytes, batch: BatchBuilder) -> None:
+        try:
+            evaluation = decode(payload, Evaluation)
+        except DecodeError as error:
+            log.warning("ignored an evaluation of %s: %s", topic.device, error)
+            return
+        if evaluation.device != topic.device or evaluation.task != topic.task:
+            log.warning("ignored an evaluation of %s: it names another device or task", topic.device)
+            return
+        if not self.line.knows(evaluation.version, evaluation.digest):
+            log.warning("ignored an evaluation of %s: no version %d here", topic.device, evaluation.version)
+            return
+        batch.take_evaluation(evaluation)
+
+    def _persist(self, write: Callable[[], None], should_stop: Callable[[], bool]) -> bool:
+        """Writes, again and again while the disk refuses; False when told to stop before it went through.
+
+        Waiting here is safe: nothing was acknowledged, and the link's bounded queue leaves the rest at the broker.
+        """
+        delay = 0.5
+        complained = False
+        while True:
+            try:
+                write()
+            except LedgerBusy as error:
+                if not complained:
+                    log.error("%s; waiting, nothing is lost", error)  # noqa: TRY400 - one clear line
+                    complained = True
+                if should_stop():
+                    return False
+                self._pause(self._jitter.uniform(0, delay))
+                delay = min(2 * delay, _RETRY_SECONDS_MAX)
+            else:
+                if complained:
+                    log.info("the ledger can be written again")
+                return True
+
+    # -- versions
+
+    def _new_version(self, should_stop: Callable[[], bool]) -> None:
+        weights = self.line.next_weights()
+        updates, slots = self.line.buffer.updates, self.line.buffer.slots
+        announced = self._announce_next(weights)
+        row = row_of(announced)
+        kept = self.line.settings.journal_versions_kept
+        if not self._persist(
+            lambda: self._ledger.commit_version(row, weights, journal_versions_kept=kept), should_stop
+        ):
+            return
+        self.line.advance(row, weights)
+        if self._online:  # else the greeting publishes it, and a queue for later must not fill with models
+            self._publish(announced)
+        old = outdated(row.version)
+        if old >= 0:
+            self._publisher.delete_chunks(old, self._ledger.chunks_of(old))
+        self._publisher.status(self._status("online"))
+        log.info("version %d: %d updates of %d devices", row.version, updates, slots)
+
+    def _announce_next(self, weights: Vector) -> Announcement:
+        version = self.line.version + 1
+        try:
+            return self._announce(weights, version=version, at=self._clock.unix())
+        except EncodeError as error:  # the line must go on; devices read any encoding
+            log.warning("version %d is published as float32: %s", version, error)
+            return self._announce(weights, version=version, at=self._clock.unix(), encoding="float32")
+
+    def _announce(
+        self, weights: Vector, *, version: int, at: float, encoding: EncodingName | None = None
+    ) -> Announcement:
+        return announcement(
+            self.line.settings,
+            self.line.layout,
+            weights,
+            version=version,
+            parent=version - 1 if version else None,
+            published_at=at,
+            encoding=encoding,
+        )
+
+    def _publish(self, announced: Announcement) -> None:
+        """What the link does not take now (its queue is full) is offered again a little later."""
+        self._unpublished = None if self._publisher.model(announced) else announced
+        self._publish_again_at = self._clock.monotonic() + _PUBLISH_AGAIN_SECONDS
+
+    # -- the connection
+
+    def _greet(self) -> None:
+        """A broker may have lost what it retained, so the committed model is published on every connection."""
+        first = not self._connected_before
+        self._connected_before = True
+        self._online = True
+        self._unreachable = ""
+        log.info("connected; publishing version %d", self.line.version)
+        row = self.line.row
+        # In the encoding it was committed with, whatever the settings say now: its digest is what updates name.
+        announced = self._announce(
+            self.line.weights, version=row.version, at=row.committed_at, encoding=encoding_of(row)
+        )
+        self._publish(announced)
+        if first:
+            newest = outdated(row.version)
+            for old in range(max(0, newest - _CHUNKS_SWEPT_VERSIONS), newest + 1):
+                self._publisher.delete_chunks(old, self._ledger.chunks_of(old))
+        self._publisher.status(self._status("online"))
+
+    def _note_disconnected(self, event: Disconnected) -> None:
+        if event.refused and not self._connected_before:
+            raise RefusedByBroker(f"the broker refused this aggregator: {event.reason}; check user name and password")
+        self._online = False
+        if event.reason != self._unreachable:
+            self._unreachable = event.reason
+            log.warning("no connection to the broker: %s; trying again until it is there", event.reason)
+
+    def _receive_seconds(self) -> float:
+        if not self.line.buffer.slots:
+            return _RECEIVE_SECONDS_MAX
+        waited = self._clock.monotonic() - self._waiting_since
+        return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - waited))
+
+    def _status(self, status: Literal["online", "offline"]) -> AggregatorStatus:
+        counters = {
+            "merged": self._merged,
+            "duplicate": self._duplicates,
+            "refused": self._refused,
+            "devices": self.line.devices,
+        }
+        return AggregatorStatus(status=status, version=self.line.version, counters=counters)

@@ -1,0 +1,84 @@
+"""What an operator sets: flags, or environment variables with the prefix FEDKD_."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from aggregator.admission import Policy
+from aggregator.model_line import LineSettings
+from aggregator.staleness import Decay, SampleWeight
+from wire_contract.connection import CommandSettings, ConnectionSettings
+from wire_contract.encoding import EncodingName
+from wire_contract.limits import UPDATE_LIMITS
+
+
+class RunSettings(ConnectionSettings):
+    """Merges what devices learn and publishes versioned models."""
+
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
+    initial_model: Path | None = Field(
+        None, description="safetensors file that a new line begins with; not needed once the ledger has a model"
+    )
+    updates_per_version: int = Field(
+        4, ge=1, description="a new version when so many devices have handed something in (K)"
+    )
+    version_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="a new version so long after the first update that waits, however few there are, seconds",
+    )
+    server_rate: float = Field(
+        1.0, gt=0, le=10, description="share of the mean difference that is taken (η of FedBuff); try K / devices"
+    )
+    staleness_decay: Decay = Field("polynomial", description="how stale updates lose weight; polynomial is (1+s)^-1/2")
+    staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")
+    sample_weight: SampleWeight = Field("linear", description="how an update's weight grows with its samples")
+    model_encoding: EncodingName = Field("float16", description="encoding of published models")
+    update_bytes_max: int = Field(
+        UPDATE_LIMITS.compressed_bytes, ge=1_024, le=UPDATE_LIMITS.compressed_bytes, description="largest update, bytes"
+    )
+    norm_ratio_max: float = Field(
+        10.0, gt=0, description="an update whose norm is over so many times the model's is refused as diverged"
+    )
+    journal_versions_kept: int = Field(
+        10_000, ge=2, description="versions whose updates stay in the ledger byte for byte, for replay"
+    )
+    shard: int = Field(0, ge=0, description="which shard of the devices this aggregator serves")
+    shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
+
+    @model_validator(mode="after")
+    def _shard_exists(self) -> Self:
+        if self.shard >= self.shards:
+            raise ValueError(
+                f"shard {self.shard} does not exist: with --shards {self.shards} the last is {self.shards - 1}"
+            )
+        return self
+
+    def line_settings(self) -> LineSettings:
+        """What decides about updates and versions."""
+        policy = Policy(
+            decay=self.staleness_decay,
+            sample_weight=self.sample_weight,
+            staleness_max=self.staleness_max,
+            update_bytes_max=self.update_bytes_max,
+            norm_ratio_max=self.norm_ratio_max,
+            shard=self.shard,
+            shards=self.shards,
+        )
+        return LineSettings(
+            task=self.task,
+            updates_per_version=self.updates_per_version,
+            version_seconds=self.version_seconds,
+            server_rate=self.server_rate,
+            model_encoding=self.model_encoding,
+            journal_versions_kept=self.journal_versions_kept,
+            policy=policy,
+        )
+
+
+class StatusSettings(CommandSettings):
+    """Shows what a ledger holds."""
+
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
+    json_output: bool = Field(False, alias="json", description="print JSON for programs")

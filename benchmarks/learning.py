@@ -1,0 +1,231 @@
+"""How well is it learned? Accuracy on persons whom nobody has seen, four ways, several seeds.
+
+    federated     asynchronous, virtual time: devices of unlike speed (one 10 times slower, one often offline),
+                  int8 updates, float16 models, the project's own merging
+    sync_fedavg   everybody trains each round on the same version, and the server waits for the slowest
+    centralised   the same examples in one heap: the ceiling
+    local_mean    each device alone with its own person's data, mean over the devices: the floor
+
+All start from the same initial weights and have the same student, teacher, augmentation, optimiser and batch size, and
+the same budget: an update is `recipe.epochs` passes over one device's data, so that V versions of K updates by D
+devices are V · K · recipe.epochs / D passes over all data; this number of epochs is what the other three get.
+A recipe's `anchor` needs a published model: the two that train alone have none, and give its share to the labels.
+The teacher is pre-trained on persons who are neither devices nor tested. Seeds change the initial weights, the teacher,
+shuffling, augmentation, and the speeds of the devices; the persons of each side are fixed.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from device_client.task import Examples, Task, TaskError, load_task, pooled
+from device_client.tasks import har
+from device_client.training import evaluate, seed_of, seeded, train_alone, train_teacher
+from device_client.vectors import layout_of, load_vector, vector_of
+from simulators.world import Rules, StudentLearner, VirtualDevice, run_asynchronous, run_synchronous
+from wire_contract.layout import Vector
+
+ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
+SLOW_FACTOR = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long the federation runs, and by which rules."""
+
+    versions: int
+    rules: Rules
+
+    def epochs(self, task: Task) -> int:
+        """Passes over all data that the federation makes, rounded; everybody else's budget."""
+        updates = self.versions * self.rules.updates_per_version
+        return max(1, round(updates * task.recipe.epochs / len(task.devices)))
+
+
+PLANS: Mapping[str, Plan] = {
+    "har": Plan(versions=240, rules=Rules(updates_per_version=3, server_rate=0.35)),
+    "physiotherapy": Plan(versions=150, rules=Rules(updates_per_version=3, server_rate=0.5)),
+}
+
+
+def fleet(names: tuple[str, ...], seed: int) -> tuple[VirtualDevice, ...]:
+    """Devices of unlike speed: one is 10 times slower than usual, another is offline a third of the time."""
+    random = np.random.default_rng(seed_of(seed, len(names)))
+    seconds = np.exp(random.normal(0.0, 0.4, len(names)))
+    slow, absent = random.permutation(len(names))[:2] if len(names) > 1 else (0, -1)
+    seconds[slow] = SLOW_FACTOR
+    away = tuple((start, start + 5.0) for start in np.arange(5.0, 1000.0, 15.0).tolist())
+    return tuple(
+        VirtualDevice(name=name, round_seconds=float(seconds[at]), offline=away if at == absent else ())
+        for at, name in enumerate(names)
+    )
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """What one process is asked to measure; plain values, because tasks hold functions."""
+
+    task: str
+    data: Path | None
+    test_data: Path | None
+    seed: int
+    versions: int | None
+
+
+def _measure(asked: _Seed) -> dict[str, Any]:
+    """All four ways for one seed: accuracy by way, for the held-out persons and further ones."""
+    torch.set_num_threads(1)
+    task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
+    plan = plan_of(task, asked.versions)
+    with seeded(asked.seed):
+        student, teacher = task.student(), task.teacher() if task.teacher else None
+    if teacher is not None:
+        assert task.teacher_data is not None
+        train_teacher(teacher, task.teacher_data(), task.recipe, seed=asked.seed)
+    layout = layout_of(student)
+    initial = vector_of(student, layout)
+    data = {device: task.examples_of(device) for device in task.devices}
+    tested = {"held_out": task.held_out()} | ({} if further is None else {"further": further})
+    epochs = plan.epochs(task)
+
+    def accuracy(model: nn.Module) -> dict[str, float]:
+        return {who: evaluate(model, examples, task.classes)["accuracy"] for who, examples in tested.items()}
+
+    def accuracy_of(weights: Vector) -> dict[str, float]:
+        load_vector(student, layout, weights)
+        return accuracy(student)
+
+    def alone(examples: Examples) -> dict[str, float]:
+        load_vector(student, layout, initial)
+        train_alone(student, teacher, examples, task.recipe, epochs=epochs, seed=asked.seed)
+        return accuracy(student)
+
+    learner = StudentLearner(task, data, teacher, layout, seed=asked.seed)
+    history = run_asynchronous(
+        fleet(task.devices, asked.seed), learner, initial, layout, rules=plan.rules, versions=plan.versions
+    )
+    rounds = max(1, round(epochs / task.recipe.epochs))
+    synchronous = run_synchronous(
+        task.devices, learner, initial, layout, rules=plan.rules, rounds=rounds, versions=plan.versions
+    )
+    each = [alone(examples) for examples in data.values()]
+    return {
+        "federated": accuracy_of(history.weights),
+        "sync_fedavg": accuracy_of(synchronous.weights),
+        "centralised": alone(pooled(list(data.values()))),
+        "local_mean": {who: float(np.mean([one[who] for one in each])) for who in tested},
+        "teacher": {} if teacher is None else accuracy(teacher),
+        "staleness_mean": float(np.mean(history.staleness)),
+    }
+
+
+def tasks_and_further(spec: str, data: Path | None, test_data: Path | None) -> tuple[Task, Examples | None]:
+    """The task, and the further persons of `--test-data` when there are any.
+
+    Raises:
+        TaskError: the task has no such thing, or the data is not what it should be.
+    """
+    task = load_task(spec, data=data)
+    if not task.devices:
+        raise TaskError(f"task {task.name} lists no devices, so there is nothing to simulate")
+    if test_data is None:
+        return task, None
+    if spec != "har" or data is None:
+        raise TaskError("--test-data is for the task har only: other tasks bring all their persons themselves")
+    return task, har.further_persons(test_data, known=data)
+
+
+def plan_of(task: Task, versions: int | None) -> Plan:
+    """The task's plan, shortened or lengthened when `versions` says so."""
+    # A rate of K / devices is about 1 / (1 + mean staleness): what keeps a task of the user's from overshooting.
+    own = Plan(versions=40, rules=Rules(server_rate=min(1.0, Rules().updates_per_version / len(task.devices))))
+    plan = PLANS.get(task.name, own)
+    return plan if versions is None else Plan(versions=versions, rules=plan.rules)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    parser.add_argument("--task", default="physiotherapy", help="built-in name or path/to/file.py:function")
+    parser.add_argument("--data", type=Path, help="data folder of the task (har: with spsw_sw_win50.npz)")
+    parser.add_argument("--test-data", type=Path, help="har: a folder of the same form; every row is tested on as well")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 (default 3)")
+    parser.add_argument("--versions", type=int, help="versions of the federated model (default: the task's plan)")
+    parser.add_argument("--processes", type=int, default=2, help="seeds measured at a time (default 2)")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures, mean over the seeds, and each seed's."""
+    started = time.monotonic()
+    task, further = tasks_and_further(arguments.task, arguments.data, arguments.test_data)
+    plan = plan_of(task, arguments.versions)
+    asked = [
+        _Seed(arguments.task, arguments.data, arguments.test_data, seed, arguments.versions)
+        for seed in range(1, arguments.seeds + 1)
+    ]
+    if arguments.processes > 1 and len(asked) > 1:
+        # Spawned, because a forked torch may hang on the locks of its parent's threads.
+        with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as processes:
+            measured = list(processes.map(_measure, asked))
+    else:
+        measured = [_measure(one) for one in asked]
+    parameters = {
+        name: sum(p.numel() for p in network().parameters()) if network is not None else 0
+        for name, network in (("student_parameters", task.student), ("teacher_parameters", task.teacher))
+    }
+    figures: dict[str, Any] = {
+        "task": task.name,
+        "devices": len(task.devices),
+        **_means(measured, "held_out"),
+        **parameters,
+        "versions": plan.versions,
+        "updates_per_version": plan.rules.updates_per_version,
+        "server_rate": plan.rules.server_rate,
+        "epochs": plan.epochs(task),
+        "staleness_mean": float(np.mean([one["staleness_mean"] for one in measured])),
+        "seeds": [one.seed for one in asked],
+        "examples_held_out": len(task.held_out()),
+    }
+    if further is not None:
+        assert further.persons is not None
+        figures["further"] = {
+            **_means(measured, "further"),
+            **parameters,
+            "persons": len(set(further.persons.tolist())),
+            "examples": len(further),
+        }
+    figures["seconds"] = round(time.monotonic() - started, 1)
+    return figures
+
+
+def _means(measured: list[dict[str, Any]], who: str) -> dict[str, Any]:
+    per_seed = {arm: [one[arm][who] for one in measured] for arm in ARMS}
+    if who in measured[0]["teacher"]:
+        per_seed["teacher"] = [one["teacher"][who] for one in measured]
+    return {**{arm: float(np.mean(values)) for arm, values in per_seed.items()}, "per_seed": per_seed}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    budget = (
+        f"{figures['task']}: {figures['devices']} devices, {figures['versions']} versions of "
+        f"{figures['updates_per_version']} updates = {figures['epochs']} epochs over the data for everybody; "
+        f"student {figures['student_parameters']:,} and teacher {figures['teacher_parameters']:,} parameters; "
+        f"{figures['seconds']} s"
+    )
+    rows = [budget]
+    for title, part in (("test persons", figures), ("further persons", figures.get("further"))):
+        if part is None:
+            continue
+        rows.append(f"\naccuracy on the {title:18} mean   each seed")
+        for arm, values in part["per_seed"].items():
+            rows.append(f"  {arm:32} {part[arm]:.3f}   {' '.join(f'{value:.3f}' for value in values)}")
+    return "\n".join(rows)

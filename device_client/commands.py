@@ -1,0 +1,291 @@
+"""What the commands do, once their settings are read. Joins the parts; decides nothing."""
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import torch
+from torch import nn
+
+from device_client.clock import SYSTEM_CLOCK
+from device_client.compliance import ApprovalFile
+from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only
+from device_client.events import EventLog
+from device_client.export import ExportError, await_model, export
+from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
+from device_client.outbox import Outbox
+from device_client.outbox_errors import OutboxError
+from device_client.policy import Policy, unmet
+from device_client.presence import subscriptions, this_firmware, will
+from device_client.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
+from device_client.runner import Runner, RunnerSettings
+from device_client.settings import (
+    EvaluateSettings,
+    ExportSettings,
+    InitialModelSettings,
+    LearningSettings,
+    OnlineSettings,
+    PretrainTeacherSettings,
+    RunSettings,
+)
+from device_client.task import Task, TaskError, load_task
+from device_client.trainer import StudentTrainer
+from device_client.training import evaluate, seeded, train_teacher
+from device_client.vectors import layout_of, load_vector, vector_of
+from wire_contract.connection import UsageError
+from wire_contract.errors import ContractError, LayoutError, LinkError
+from wire_contract.manifest import Published
+from wire_contract.mqtt_link import MqttLink
+from wire_contract.topics import check_name
+
+OUTBOX_NAME = "outbox.sqlite"
+OnStop = Callable[[Callable[[], object]], None]
+"""Takes what a signal shall do from now on."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Whatever a user can mend becomes one line.
+
+    A link that died passes through: nothing is to be mended, the program should be started again. Everything else is a
+    defect and keeps its traceback.
+    """
+    try:
+        yield
+    except (UsageError, LinkError):
+        raise
+    except (TaskError, ModelFileError, ExportError, OutboxError, ContractError) as error:
+        raise UsageError(_one_line(str(error))) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise UsageError(_one_line(f"{place}{error.strerror or error}")) from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _task(settings: LearningSettings) -> Task:
+    torch.set_num_threads(settings.threads)
+    task = load_task(settings.task, data=settings.data)
+    check_name(task.name, "task")
+    return task
+
+
+def _event_log(settings: OnlineSettings) -> EventLog:
+    return EventLog(sys.stdout, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
+
+
+def _client_id(task: Task, device: str) -> str:
+    """Names hold no colon, so no two pairs give one id; a slash would make some brokers' ACLs refuse it."""
+    return f"fedkd:{task.name}:{device}"
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
+
+
+def run(settings: RunSettings, on_stop: OnStop) -> None:
+    """The device at work, until it is stopped."""
+    task = _task(settings)
+    # What can be wrong is found before the first connection.
+    examples, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
+    layout = layout_of(student)
+    emit, firmware = _event_log(settings), this_firmware()
+    probe = _probe(settings, task)
+    connection = settings.mqtt_settings(
+        client_id=_client_id(task, settings.device),
+        subscriptions=subscriptions(settings.root, task.name, settings.device),
+        will=will(settings.root, task.name, settings.device, firmware=firmware),
+    )
+    trainer = StudentTrainer(
+        device=settings.device,
+        student=student,
+        layout=layout,
+        examples=examples,
+        recipe=task.recipe,
+        teacher=teacher,
+        seed=settings.seed,
+    )
+    trainer.warm_up()
+    with (
+        _outbox(settings, task) as outbox,
+        closing(MqttLink(connection)) as link,
+    ):
+        runner = Runner(
+            task_name=task.name,
+            device=settings.device,
+            layout=layout,
+            link=link,
+            root=settings.root,
+            outbox=outbox,
+            trainer=trainer,
+            training_unmet=_unmet(settings.training_policy, probe),
+            upload_unmet=_unmet(settings.upload_policy, probe),
+            clock=SYSTEM_CLOCK,
+            uniform=random.uniform,
+            emit=emit,
+            settings=_runner_settings(settings, firmware),
+            traffic=lambda: link.traffic,
+        )
+        on_stop(runner.stop)
+        emit("started", task=task.name, device=settings.device, pid=os.getpid())
+        ended = runner.run()
+        if ended.refused:
+            raise UsageError(ended.reason)
+    emit("stopped")
+
+
+def _runner_settings(settings: RunSettings, firmware: str) -> RunnerSettings:
+    return RunnerSettings(
+        encoding=settings.update_encoding,
+        local_rounds_max=settings.local_rounds_max,
+        retrain_after_seconds=settings.retrain_after_seconds,
+        receipt_timeout_seconds=settings.receipt_timeout_seconds,
+        resend_delay_max_seconds=settings.resend_delay_max_seconds,
+        duty_cycle=settings.duty_cycle,
+        firmware=firmware,
+    )
+
+
+def _outbox(settings: RunSettings, task: Task) -> Outbox:
+    # Nobody else may read what a device learned.
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Outbox(
+        settings.state / OUTBOX_NAME, task=task.name, device=settings.device, entries_max=settings.outbox_updates_max
+    )
+
+
+def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
+    """The frozen teacher; None where the task has none.
+
+    Raises:
+        UsageError: it has one and no file is given, or a file is given and it has none.
+        ModelFileError: the file is not a teacher of this task.
+    """
+    if task.teacher is None:
+        if settings.teacher is not None:
+            raise UsageError(f"task {task.name} has no teacher; leave out --teacher")
+        return None
+    if settings.teacher is None:
+        data = f" --data {settings.data}" if settings.data else ""
+        raise UsageError(
+            f"task {task.name} has a teacher: make it with `python -m device_client pretrain-teacher --task "
+            f"{settings.task}{data} --out teacher.safetensors`, then give --teacher teacher.safetensors"
+        )
+    file = read_model(settings.teacher, task=task.name)
+    teacher = task.teacher()
+    try:
+        load_vector(teacher, file.layout, file.weights)
+    except LayoutError:
+        raise ModelFileError(
+            f"model file {settings.teacher}: does not fit the teacher of task {task.name}; is it a student?"
+        ) from None
+    return teacher.eval().requires_grad_(False)
+
+
+def _probe(settings: RunSettings, task: Task) -> Probe:
+    approve: Approve = never_approved
+    if settings.approval is not None:
+        approve = ApprovalFile(settings.approval, task=task.name, device=settings.device).missing
+    if settings.simulated_state is not None:
+        return SimulatedProbe(settings.simulated_state, approve=approve)
+    unmetered = {"unmetered": True, "metered": False, "unknown": None}[settings.network]
+    return SystemProbe(unmetered=unmetered, approve=approve)
+
+
+def _unmet(policy: Policy, probe: Probe) -> Callable[[], tuple[str, ...]]:
+    if not policy:
+        return tuple
+    return lambda: tuple(unmet(policy, probe.read(SYSTEM_CLOCK.local())).values())
+
+
+# --- evaluate and export --------------------------------------------------------------------------------------------
+
+
+def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
+    """The evaluator at work, until it is stopped or has measured once."""
+    task = _task(settings)
+    emit, student, held_out = _event_log(settings), task.student(), task.held_out()
+
+    def measure(published: Published) -> Measured:
+        load_vector(student, published.layout, published.weights)
+        return Measured(samples=len(held_out), metrics=evaluate(student, held_out, task.classes))
+
+    connection = settings.mqtt_settings(
+        client_id=_client_id(task, settings.device),
+        subscriptions=models_only(settings.root, task.name),
+        will=will(settings.root, task.name, settings.device, firmware=this_firmware()),
+    )
+    with closing(MqttLink(connection)) as link:
+        evaluator = Evaluator(
+            task=task.name,
+            device=settings.device,
+            root=settings.root,
+            link=link,
+            measure=measure,
+            emit=emit,
+            firmware=this_firmware(),
+        )
+        on_stop(evaluator.stop)
+        emit("started", task=task.name, device=settings.device, pid=os.getpid())
+        evaluator.run(once=settings.once)
+    emit("stopped")
+
+
+def export_model(settings: ExportSettings) -> None:
+    """The newest model of the broker, or the one in a file, in both forms."""
+    task = _task(settings)
+    model = _newest(task, settings) if settings.model is None else read_model(settings.model, task=task.name)
+    files = export(task, model, settings.out)
+    which = "" if model.version is None else f" version {model.version}"
+    print(f"model{which} of task {task.name}: {', '.join(str(file) for file in files)}")
+
+
+def _newest(task: Task, settings: ExportSettings) -> ModelFile:
+    connection = settings.mqtt_settings(
+        client_id=f"fedkd-export:{task.name}",
+        subscriptions=models_only(settings.root, task.name),
+        session_expiry_seconds=0,  # nothing need be kept for one who asks once
+    )
+    with closing(MqttLink(connection)) as link:
+        log = EventLog(sys.stderr, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
+        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log)
+        model = await_model(feed, wait_seconds=settings.wait_seconds)
+    if model is None:
+        reason = feed.trouble or f"there is none below {settings.root}; is an aggregator running?"
+        raise UsageError(f"no model of task {task.name} within {settings.wait_seconds:g} s: {reason}")
+    return model
+
+
+# --- files made before anything runs --------------------------------------------------------------------------------
+
+
+def make_initial_model(settings: InitialModelSettings) -> None:
+    """The weights of a fresh student, the same for the same seed."""
+    task = _task(settings)
+    with seeded(settings.seed):
+        student = task.student()
+    layout = layout_of(student)
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=vector_of(student, layout)))
+    print(f"initial model of task {task.name}, {layout.size} numbers: {settings.out}")
+
+
+def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
+    """The teacher, trained on its own persons."""
+    task = _task(settings)
+    if task.teacher is None or task.teacher_data is None:
+        what = "teacher" if task.teacher is None else "data for its teacher"
+        raise UsageError(f"task {task.name} has no {what}; nothing is to be trained before")
+    examples = task.teacher_data()
+    with seeded(settings.seed):
+        teacher = task.teacher()
+    result = train_teacher(teacher, examples, task.recipe, seed=settings.seed)
+    layout = layout_of(teacher)
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=vector_of(teacher, layout)))
+    accuracy = evaluate(teacher, task.held_out(), task.classes)["accuracy"]
+    print(
+        f"teacher of task {task.name}, {layout.size} numbers, {result.samples} examples, {result.train_seconds:.1f} s, "
+        f"accuracy on held-out data {accuracy:.3f}: {settings.out}"
+    )

@@ -1,0 +1,123 @@
+"""Carries updates from the outbox to the aggregator: the oldest first, one at a time, until its receipt.
+
+Order of what must survive a kill: attempt counted → sent → receipt → removed from the outbox → receipt acknowledged to
+the broker (by the caller). A receipt that comes twice finds nothing and is ignored; an update that is sent twice is a
+duplicate to the aggregator.
+"""
+
+from collections.abc import Callable
+
+from device_client.events import Emit
+from device_client.gate import Gate
+from device_client.outbox import Entry, Outbox
+from device_client.sender import Sender, verdict
+from wire_contract import codec, topics
+from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
+from wire_contract.link import Link
+from wire_contract.messages import Manifest, Receipt
+
+
+class Courier:
+    """The sending half of a device."""
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        task: str,
+        device: str,
+        link: Link,
+        outbox: Outbox,
+        sender: Sender,
+        gate: Gate,
+        monotonic: Callable[[], float],
+        emit: Emit,
+    ) -> None:
+        self._root = root
+        self._task = task
+        self._device = device
+        self._link = link
+        self._outbox = outbox
+        self._sender = sender
+        self._gate = gate
+        self._monotonic = monotonic
+        self._emit = emit
+
+    def connected(self, *, session_present: bool) -> None:
+        self._sender.connected(self._monotonic(), session_present=session_present)
+
+    def disconnected(self) -> None:
+        self._sender.disconnected()
+
+    def send(self, manifest: Manifest) -> None:
+        """Sends the oldest update if it is due and may be sent.
+
+        Args:
+            manifest: the newest; it says how many shards there are and how large an update may be.
+        """
+        now = self._monotonic()
+        if not self._sender.is_due(now) or not len(self._outbox) or not self._gate.is_open():
+            return
+        entry = self._outbox.head()
+        assert entry is not None
+        size_bytes = len(entry.payload)
+        if size_bytes > manifest.update_bytes_max:
+            self._give_up(entry, f"{size_bytes} bytes, the aggregator takes {manifest.update_bytes_max}")
+            return
+        shard = topics.shard_of(self._device, manifest.shards)
+        topic = topics.build("update", root=self._root, task=self._task, shard=shard, device=self._device)
+        entry = self._outbox.attempted(entry)
+        try:
+            self._link.publish(topic, entry.payload)
+        except PayloadTooLarge as error:
+            self._give_up(entry, str(error))
+        except LinkError as error:
+            self._sender.not_taken(now)
+            self._emit("warning", message=f"update {entry.identity.sequence} is not sent now: {error}")
+        else:
+            self._sender.sent(entry.identity.sequence, now)
+            self._emit("sent", sequence=entry.identity.sequence, attempt=entry.attempts, bytes=size_bytes)
+
+    def receipt(self, payload: bytes) -> None:
+        """A message of the receipt topic. Receipts of updates that are not in the outbox say nothing new."""
+        try:
+            receipt = codec.decode(payload, Receipt)
+        except DecodeError as error:
+            self._emit("warning", message=f"a receipt could not be read: {error}")
+            return
+        entry = self._meant(receipt)
+        if entry is None:
+            return
+        sequence, now = entry.identity.sequence, self._monotonic()
+        kept = verdict(receipt) == "keep"
+        if kept:
+            self._sender.deferred(sequence, now)
+        else:
+            self._outbox.remove(sequence)
+            self._sender.settled(sequence, now)
+        self._emit(
+            "receipt",
+            sequence=sequence,
+            outcome=receipt.outcome,
+            version=receipt.version,
+            weight=receipt.weight,
+            staleness=receipt.staleness,
+            reason=receipt.reason,
+        )
+        if receipt.outcome == "refused":
+            detail = f" ({receipt.detail})" if receipt.detail else ""
+            ending = "it is sent again later" if kept else "it is dropped"
+            self._emit("warning", message=f"update {sequence} was refused: {receipt.reason}{detail}; {ending}")
+
+    def _meant(self, receipt: Receipt) -> Entry | None:
+        """The update that a receipt is about; an aggregator that could not read it names its payload only."""
+        if receipt.incarnation:
+            return self._outbox.find(receipt.sequence) if receipt.incarnation == self._outbox.incarnation else None
+        return self._outbox.find_payload(receipt.payload_digest) if receipt.payload_digest else None
+
+    def _give_up(self, entry: Entry, reason: str) -> None:
+        """What can never be sent must not be tried for ever, nor stand in the way of the next."""
+        sequence = entry.identity.sequence
+        self._outbox.remove(sequence)
+        self._sender.settled(sequence, self._monotonic())
+        self._emit("warning", message=f"update {sequence} is too large and is dropped: {reason}")

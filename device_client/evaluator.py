@@ -1,0 +1,200 @@
+"""A device that never uploads: it measures each new version on held-out data, and tells everybody.
+
+It keeps nothing on disk. After a restart it measures the newest version again, which is the same evaluation.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from device_client.events import Emit
+from device_client.inbox import Inbox, NewModel, Rejected
+from device_client.presence import offline, online, presence_topic
+from wire_contract import codec
+from wire_contract.connection import UsageError
+from wire_contract.errors import ContractError, LayoutError, LinkError, TopicError
+from wire_contract.limits import CONTROL_LIMITS
+from wire_contract.link import Connected, Delivery, Disconnected, Link
+from wire_contract.manifest import Published
+from wire_contract.messages import Evaluation
+from wire_contract.topics import ParsedTopic, build, parse, topic_filter
+
+RECEIVE_COUNT = 256
+CAPABILITY = {"role": "evaluator"}
+TURN_SECONDS = 0.5
+"""Longest wait for an event: so late at most it is seen that the evaluator should stop."""
+PUBLISH_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a model is worth."""
+
+    samples: int
+    metrics: dict[str, float]
+
+
+Measure = Callable[[Published], Measured]
+
+
+def models_only(root: str, task: str) -> tuple[str, ...]:
+    """The filters of one that wants models and has no receipts to wait for."""
+    return topic_filter("model", root=root, task=task), topic_filter("chunk", root=root, task=task)
+
+
+class ModelFeed:
+    """The newest model that comes over a link. Acknowledges what it took: it comes again with the next session."""
+
+    def __init__(
+        self, link: Link, *, task: str, root: str, emit: Emit, greet: Callable[[], object] = lambda: None
+    ) -> None:
+        """`greet` is called on every connection."""
+        self.trouble: str | None = "not connected yet"
+        """Why there is no connection, in one line; None: there is one."""
+        self._link = link
+        self._root = root
+        self._emit = emit
+        self._greet = greet
+        self._inbox = Inbox(task)
+        self._was_connected = False
+        self._told_reasons: set[str] = set()
+
+    def newest(self, *, timeout_seconds: float) -> NewModel | None:
+        """The newest model that arrived since the last call, waiting so long at most for something to arrive.
+
+        Raises:
+            UsageError: the broker refused us from the first.
+            LinkError: the link has died.
+        """
+        newest = None
+        more = True
+        while more:
+            more = False  # unless messages came: a broker that is away gives an event each time, for ever
+            for event in self._link.receive(count=RECEIVE_COUNT, timeout_seconds=timeout_seconds):
+                if isinstance(event, Delivery):
+                    newest, more, timeout_seconds = self._take(event) or newest, True, 0.0
+                else:
+                    self._note(event)
+        return newest
+
+    def _take(self, delivery: Delivery) -> NewModel | None:
+        try:
+            topic = parse(delivery.topic, root=self._root)
+        except TopicError:
+            return None  # of a subscription that the broker kept of an earlier program
+        finally:
+            self._link.ack(delivery)
+        taken = self._offer(topic, delivery.payload)
+        if isinstance(taken, Rejected):
+            self._emit("warning", message=taken.reason)
+            return None
+        return taken
+
+    def _offer(self, topic: ParsedTopic, payload: bytes) -> NewModel | Rejected | None:
+        if topic.kind == "model":
+            return self._inbox.manifest(payload)
+        if topic.kind == "chunk":
+            return self._inbox.chunk(int(topic.parts["version"]), int(topic.parts["chunk"]), payload)
+        return None
+
+    def _note(self, event: Connected | Disconnected) -> None:
+        if isinstance(event, Connected):
+            self._was_connected, self.trouble = True, None
+            self._told_reasons.clear()
+            self._emit("connected", session_present=event.session_present)
+            self._greet()
+            return
+        self.trouble = event.reason
+        if event.refused and not self._was_connected:
+            raise UsageError(event.reason)
+        if event.reason not in self._told_reasons:  # days without a broker are one line, not one an attempt
+            self._told_reasons.add(event.reason)
+            self._emit("disconnected", reason=event.reason)
+
+
+class Evaluator:
+    """Measures, prints and publishes."""
+
+    def __init__(
+        self, *, task: str, device: str, root: str, link: Link, measure: Measure, emit: Emit, firmware: str = ""
+    ) -> None:
+        self._task, self._device, self._root = task, device, root
+        self._firmware = firmware
+        self._link = link
+        self._measure = measure
+        self._emit = emit
+        self._feed = ModelFeed(link, task=task, root=root, emit=emit, greet=self._greet)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From any thread or a signal handler: it takes no lock."""
+        self._stopping = True
+
+    def run(self, *, once: bool) -> None:
+        """Until `stop`, or until the first version is measured.
+
+        Raises:
+            UsageError: the broker refused us from the first.
+            LinkError: the link has died.
+            LayoutError: (once) the model is not of this task's student.
+        """
+        try:
+            while not self._stopping and not (self.turn(TURN_SECONDS, once=once) and once):
+                pass
+        finally:
+            self._goodbye()
+
+    def turn(self, timeout_seconds: float, *, once: bool = False) -> bool:
+        """Takes what has arrived, and measures the newest of it. Whether there was one to measure."""
+        arrival = self._feed.newest(timeout_seconds=timeout_seconds)
+        if arrival is None:
+            return False
+        self._emit("model", version=arrival.published.version, bytes=arrival.manifest.size_bytes)
+        try:
+            measured = self._measure(arrival.published)
+        except LayoutError as error:
+            if once:
+                raise
+            self._emit("warning", message=f"model {arrival.published.version}: {error}")
+            return False
+        self._tell(arrival.published, measured, wait=once)
+        return True
+
+    def _tell(self, published: Published, measured: Measured, *, wait: bool) -> None:
+        metrics = publishable(measured.metrics)
+        self._emit("evaluated", version=published.version, metrics=metrics)
+        evaluation = Evaluation(
+            task=self._task,
+            device=self._device,
+            version=published.version,
+            digest=published.digest,
+            samples=measured.samples,
+            metrics=metrics,
+        )
+        topic = build("evaluation", root=self._root, task=self._task, device=self._device)
+        try:
+            publication = self._link.publish(topic, codec.encode(evaluation))
+        except ContractError as error:
+            self._emit("warning", message=f"evaluation of model {published.version} not published: {error}")
+            return
+        if wait and not publication.wait(PUBLISH_SECONDS_MAX):
+            self._emit("warning", message=f"evaluation of model {published.version}: the broker did not take it")
+
+    def _greet(self) -> None:
+        self._publish_presence(online(self._firmware, CAPABILITY))
+
+    def _goodbye(self) -> None:
+        """A link that is closed in order does not call on the will."""
+        if self._feed.trouble is None:  # else closing would wait in vain for it to be sent
+            with contextlib.suppress(LinkError):  # the link has died; then the broker publishes the will
+                self._publish_presence(offline(self._firmware))
+
+    def _publish_presence(self, payload: bytes) -> None:
+        self._link.publish(presence_topic(self._root, self._task, self._device), payload, retain=True)
+
+
+def publishable(metrics: dict[str, float]) -> dict[str, float]:
+    """What the contract takes: finite numbers, and of very many classes the first ones."""
+    finite = [(name, value) for name, value in metrics.items() if math.isfinite(value)]
+    return dict(finite[: CONTROL_LIMITS.map_items])

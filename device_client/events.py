@@ -1,0 +1,99 @@
+"""What a device tells: one event a line, as text for people or as JSON for tools.
+
+    {"at": 1763665200.0, "event": "queued", "sequence": 3, "base_version": 7, "bytes": 26144}
+
+`EVENTS` is the whole contract: the name, its fields, and its text. `at` is Unix seconds.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TextIO
+
+Fields = Mapping[str, Any]
+LogFormat = Literal["text", "json"]
+
+
+class Emit(Protocol):
+    """Tells one event of `EVENTS`."""
+
+    def __call__(self, event: str, **fields: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """One row of the table."""
+
+    fields: tuple[str, ...]
+    text: Callable[[Fields], str]
+
+
+def _numbers(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+
+
+def _trained(f: Fields) -> str:
+    measured = {name: f[name] for name in ("loss", "accuracy") if f[name] is not None}
+    return f"trained on model {f['base_version']}, round {f['round']}: {f['steps']} steps, {f['seconds']:.1f} s" + (
+        f", {_numbers(measured)}" if measured else ""
+    )
+
+
+def _receipt(f: Fields) -> str:
+    if f["outcome"] == "refused":
+        return f"update {f['sequence']} refused: {f['reason']}"
+    if f["outcome"] == "duplicate":
+        return f"update {f['sequence']} was merged before"
+    return f"update {f['sequence']} merged, staleness {f['staleness']}, weight {f['weight']:.3g}"
+
+
+EVENTS: Mapping[str, Event] = {
+    "started": Event(("task", "device", "pid"), lambda f: f"device {f['device']}, task {f['task']} (pid {f['pid']})"),
+    "connected": Event(
+        ("session_present",),
+        lambda f: "connected" + (", the broker kept our session" if f["session_present"] else ", new session"),
+    ),
+    "disconnected": Event(("reason",), lambda f: f"not connected: {f['reason']}; trying again"),
+    "model": Event(("version", "bytes"), lambda f: f"model {f['version']} is here ({f['bytes']} bytes)"),
+    "training": Event(
+        ("base_version", "round"), lambda f: f"training on model {f['base_version']}, round {f['round']}"
+    ),
+    "trained": Event(("base_version", "round", "steps", "seconds", "loss", "accuracy"), _trained),
+    "queued": Event(
+        ("sequence", "base_version", "bytes"),
+        lambda f: f"update {f['sequence']} on model {f['base_version']} is in the outbox ({f['bytes']} bytes)",
+    ),
+    "held": Event(("what", "reasons"), lambda f: f"{f['what']} waits: {'; '.join(f['reasons'])}"),
+    "released": Event(("what",), lambda f: f"{f['what']} may go on"),
+    "sent": Event(
+        ("sequence", "attempt", "bytes"),
+        lambda f: f"update {f['sequence']} sent, attempt {f['attempt']} ({f['bytes']} bytes)",
+    ),
+    "receipt": Event(("sequence", "outcome", "version", "weight", "staleness", "reason"), _receipt),
+    "traffic": Event(
+        ("bytes_in", "bytes_out"), lambda f: f"so far {f['bytes_in']} bytes in, {f['bytes_out']} bytes out"
+    ),
+    "evaluated": Event(("version", "metrics"), lambda f: f"model {f['version']}: {_numbers(f['metrics'])}"),
+    "warning": Event(("message",), lambda f: f"warning: {f['message']}"),
+    "stopped": Event((), lambda _: "stopped"),
+}
+
+
+class EventLog:
+    """Writes events, each line at once, so that whoever reads the pipe is up to date."""
+
+    def __init__(self, out: TextIO, *, unix: Callable[[], float], log_format: LogFormat) -> None:
+        self._out = out
+        self._unix = unix
+        self._format = log_format
+
+    def __call__(self, event: str, **fields: object) -> None:
+        row = EVENTS[event]
+        assert set(fields) == set(row.fields), f"event {event}: fields {sorted(fields)}, not {sorted(row.fields)}"
+        if self._format == "json":
+            line = json.dumps({"at": round(self._unix(), 3), "event": event, **fields}, allow_nan=False)
+        else:
+            line = row.text(fields)
+        with contextlib.suppress(BrokenPipeError):  # whoever read the lines has gone; the work must not end with it
+            print(line, file=self._out, flush=True)

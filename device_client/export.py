@@ -1,0 +1,107 @@
+"""The newest global model as files that others read: safetensors for training on, ONNX for running anywhere."""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from device_client.evaluator import TURN_SECONDS, ModelFeed
+from device_client.model_files import ModelFile, write_model, write_whole
+from device_client.vectors import load_vector
+from wire_contract.layout import digest
+
+if TYPE_CHECKING:
+    from device_client.task import Task
+
+SAFETENSORS_NAME = "model.safetensors"
+ONNX_NAME = "model.onnx"
+_EXAMPLES = 2
+"""In the batch that the exporter traces: of one it would take the batch for fixed."""
+
+
+class ExportError(Exception):
+    """The model cannot be exported: one line."""
+
+
+def await_model(
+    feed: ModelFeed, *, wait_seconds: float, monotonic: Callable[[], float] = time.monotonic
+) -> ModelFile | None:
+    """The newest model of the broker; None when none came in time.
+
+    Raises:
+        UsageError: the broker refused us.
+        LinkError: the link has died.
+    """
+    deadline = monotonic() + wait_seconds
+    while True:
+        left_seconds = max(0.0, deadline - monotonic())
+        arrival = feed.newest(timeout_seconds=min(TURN_SECONDS, left_seconds))
+        if arrival is not None:
+            model = arrival.published
+            return ModelFile(task=model.task, layout=model.layout, weights=model.weights, version=model.version)
+        if left_seconds == 0.0:
+            return None
+
+
+def export(task: "Task", model: ModelFile, out: Path) -> tuple[Path, Path]:
+    """Writes `model` into the folder `out`, twice; gives both files, safetensors first.
+
+    Raises:
+        LayoutError: the model is not of the task's student.
+        ModelFileError: a file cannot be written.
+        ExportError: the student uses what ONNX has not.
+    """
+    student = task.student()
+    load_vector(student, model.layout, model.weights)
+    files = out / SAFETENSORS_NAME, out / ONNX_NAME
+    write_model(files[0], model)
+    write_whole(files[1], onnx_of(student, task.held_out().inputs[:_EXAMPLES], _metadata(task, model)))
+    return files
+
+
+def onnx_of(student: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) -> bytes:
+    """ONNX with one input `inputs` (batch, …) and one output `logits` (batch, class), for any batch size.
+
+    Args:
+        student: in any mode; it is left in evaluation mode.
+        inputs: an example, (some, …).
+        metadata: what shall stand in the file.
+    """
+    # One example twice, should there be only one: a batch of one would be taken for fixed.
+    example = torch.cat([inputs, inputs])[:_EXAMPLES]
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
+            program = torch.onnx.export(
+                student.eval(),
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["inputs"],
+                output_names=["logits"],
+                verbose=False,
+            )
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(f"the student cannot be written as ONNX: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        noisy.setLevel(level)
+    assert program is not None
+    proto = program.model_proto
+    for key, value in metadata.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    return bytes(proto.SerializeToString())
+
+
+def _metadata(task: "Task", model: ModelFile) -> dict[str, str]:
+    known = {"task": task.name, "classes": json.dumps(task.classes), "digest": digest(model.weights).hex()}
+    return known if model.version is None else {**known, "version": str(model.version)}

@@ -1,0 +1,126 @@
+"""A model in a file: safetensors, every tensor float32, with metadata that says what it is.
+
+task       name of the task
+layout     JSON [[name, [dimension, …]], …] in the order of the layout; safetensors itself keeps no order
+version    decimal, where the model is a published version
+digest     hexadecimal SHA-256 of the weights, for who wants to compare
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from wire_contract.errors import LayoutError
+from wire_contract.layout import Layout, TensorSpec, Vector, digest
+
+
+class ModelFileError(Exception):
+    """A model file cannot be read or written: one line with its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """What a model file holds."""
+
+    task: str
+    layout: Layout
+    weights: Vector
+    """float32 (layout.size,)."""
+    version: int | None = None
+    """None: not a published version (an initial model, a teacher)."""
+
+
+def write_model(path: Path, model: ModelFile) -> None:
+    """Writes `model`, replacing what stands at `path` in one step; makes the folder.
+
+    Raises:
+        ModelFileError: it cannot be written.
+        LayoutError: the weights do not fit their layout.
+    """
+    metadata = {
+        "task": model.task,
+        "layout": json.dumps([[spec.name, list(spec.shape)] for spec in model.layout.tensors]),
+        "digest": digest(model.weights).hex(),
+    }
+    if model.version is not None:
+        metadata["version"] = str(model.version)
+    # safetensors writes a view as if it were the whole array, so each tensor is a copy.
+    tensors = {name: np.array(view, order="C") for name, view in model.layout.views(model.weights).items()}
+    write_whole(path, safetensors.numpy.save(tensors, metadata))
+
+
+def read_model(path: Path, *, task: str | None = None) -> ModelFile:
+    """The model at `path`, of the named task if one is named.
+
+    Raises:
+        ModelFileError: there is none, it is not of the form above, or it is of another task.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            missing = sorted({"task", "layout"} - set(metadata))
+            if missing:
+                raise ModelFileError(f"model file {path}: metadata {', '.join(missing)} missing; was it made here?")
+            if task is not None and metadata["task"] != task:
+                raise ModelFileError(f"model file {path}: is of task {metadata['task']!r}, not {task!r}")
+            layout = _layout(metadata["layout"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is not a dict
+    except OSError as error:
+        raise ModelFileError(f"model file {path}: {error.strerror or error}") from None
+    except (SafetensorError, LayoutError, ValueError, TypeError) as error:
+        raise ModelFileError(f"model file {path}: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise ModelFileError(f"model file {path}: tensor {name!r} is {tensor.dtype}, not float32")
+    # Compared before anything as large as the layout claims to be is allocated.
+    if {spec.name: spec.shape for spec in layout.tensors} != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise ModelFileError(f"model file {path}: its tensors are not those of its metadata layout")
+    weights = layout.flatten(tensors)
+    if not np.isfinite(weights).all():
+        raise ModelFileError(f"model file {path}: holds values that are not finite")
+    version = metadata.get("version", "")
+    return ModelFile(
+        task=metadata["task"], layout=layout, weights=weights, version=int(version) if version.isdecimal() else None
+    )
+
+
+def _layout(text: str) -> Layout:
+    rows = json.loads(text)
+    if not isinstance(rows, list):
+        raise LayoutError("metadata layout: is not a list")
+    specs = []
+    for row in rows:
+        match row:
+            case [str(name), [*shape]] if all(type(dimension) is int for dimension in shape):
+                specs.append(TensorSpec(name, tuple(shape)))
+            case _:
+                raise LayoutError("metadata layout: a row is not [name, [dimension, …]]")
+    return Layout(tuple(specs))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file is there whole or not at all, also after a power cut.
+
+    Raises:
+        ModelFileError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as scratch:
+            try:
+                scratch.write(content)
+                scratch.flush()
+                os.fsync(scratch.fileno())
+                Path(scratch.name).chmod(0o644)  # temporary files are for their owner alone
+                Path(scratch.name).replace(path)
+            except BaseException:
+                Path(scratch.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None

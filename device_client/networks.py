@@ -1,0 +1,159 @@
+"""Students and teachers for windows of a wrist-worn motion sensor.
+
+A window is (6, sample): acceleration x y z, then angular rate x y z. The same network serves both sizes:
+
+    scale → + magnitudes |a|, |w| → convolutions over time, mean and maximum ──┐
+                                  └→ statistics and short spectrum → dense ────┴→ classes
+
+The magnitudes do not care how the watch sits on the wrist; the spectrum is a product with a fixed matrix, so nothing
+of it is learned or sent, and ONNX can hold it (a complex FFT cannot be exported). GroupNorm, not BatchNorm: running
+statistics of one person are poison when merged with those of another.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_AXES = 3
+_CHANNELS = 2 * _AXES + 2
+_STATISTICS = 4
+_KERNEL = 5
+_GROUPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """What a window looks like; the same for student and teacher."""
+
+    samples: int
+    """Samples a window."""
+    acceleration_unit: float
+    """Size of gravity in the data's unit (9.81 for m/s², 1 for g); acceleration is divided by it."""
+    rate_unit: float = 2.0
+    """A typical angular rate, rad/s; rates are divided by it."""
+    frequencies: int = 12
+    """Lowest frequencies of the spectrum that the network sees; one step is sample rate / samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a network is."""
+
+    channels: tuple[int, ...]
+    """Of each convolution; all but the first halve the time axis."""
+    hidden: int
+    """Width of the spectral branch."""
+    dropout: float
+
+
+STUDENT = Size(channels=(24, 32, 48), hidden=48, dropout=0.2)
+TEACHER = Size(channels=(96, 128, 160), hidden=256, dropout=0.3)
+
+
+class WindowClassifier(nn.Module):
+    """Windows (batch, 6, sample) to logits (batch, class)."""
+
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, sensor: Sensor, size: Size, classes: int) -> None:
+        super().__init__()
+        self.sensor = sensor
+        time = torch.arange(sensor.samples, dtype=torch.float32)
+        angle = 2 * math.pi * time[:, None] * torch.arange(sensor.frequencies)[None, :] / sensor.samples
+        taper = torch.hann_window(sensor.samples, periodic=False)[:, None]
+        # Not persistent: fixed by the sample count, so they are neither merged nor sent.
+        self.register_buffer("cosines", angle.cos() * taper, persistent=False)  # (sample, frequency)
+        self.register_buffer("sines", angle.sin() * taper, persistent=False)
+        layers: list[nn.Module] = []
+        width = _CHANNELS
+        for index, channels in enumerate(size.channels):
+            stride = 1 if index == 0 else 2
+            layers += [
+                nn.Conv1d(width, channels, _KERNEL, padding=_KERNEL // 2, stride=stride, bias=False),
+                nn.GroupNorm(_GROUPS, channels),
+                nn.ReLU(),
+            ]
+            width = channels
+        self.convolutions = nn.Sequential(*layers)
+        described = _CHANNELS * (sensor.frequencies + _STATISTICS)
+        self.spectral = nn.Sequential(nn.LayerNorm(described), nn.Linear(described, size.hidden), nn.ReLU())
+        self.dropout = nn.Dropout(size.dropout)
+        self.head = nn.Linear(2 * width + size.hidden, classes)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Logits (batch, class) of windows (batch, 6, sample) in the sensor's units."""
+        signals = self._signals(windows)  # (batch, 8, sample)
+        shapes = self.convolutions(signals)  # (batch, channel, time)
+        described = self.spectral(self._description(signals))  # (batch, hidden)
+        features = torch.cat([shapes.mean(dim=2), shapes.amax(dim=2), described], dim=1)
+        logits: Tensor = self.head(self.dropout(features))
+        return logits
+
+    def _signals(self, windows: Tensor) -> Tensor:
+        acceleration = windows[:, :_AXES] / self.sensor.acceleration_unit
+        rate = windows[:, _AXES:] / self.sensor.rate_unit
+        magnitudes = [
+            (vectors.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()  # the square root has no slope at zero
+            for vectors in (acceleration, rate)
+        ]
+        return torch.cat([acceleration, rate, *magnitudes], dim=1)
+
+    def _description(self, signals: Tensor) -> Tensor:
+        mean = signals.mean(dim=2, keepdim=True)
+        centred = signals - mean
+        deviation = (centred.square().mean(dim=2) + 1e-6).sqrt()
+        real, imaginary = centred @ self.cosines, centred @ self.sines  # (batch, 8, frequency)
+        spectrum = torch.log1p((real.square() + imaginary.square() + 1e-8).sqrt())
+        return torch.cat(
+            [spectrum.flatten(1), mean.squeeze(2), deviation, signals.amax(dim=2), signals.amin(dim=2)], dim=1
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disturb:
+    """Changes windows as another wearer, or the same one tomorrow, might: a `task.Augment`."""
+
+    rotation_max: float = 0.3
+    """rad; the watch sits differently: one random rotation of both sensors a window."""
+    strength_deviation: float = 0.1
+    """Standard deviation of the logarithm of a gain, for acceleration and rate apart."""
+    tempo_max: float = 0.1
+    """Largest logarithm of a change of speed."""
+    noise: float = 0.05
+    """Standard deviation of white noise, in the data's units."""
+
+    def __call__(self, windows: Tensor, generator: torch.Generator) -> Tensor:
+        """Changed copies of windows (batch, 6, sample)."""
+        count = len(windows)
+        rotation = _rotations(count, self.rotation_max, generator)  # (batch, 3, 3)
+        gain = torch.exp(torch.randn(count, 2, 1, generator=generator) * self.strength_deviation)
+        windows = torch.cat(
+            [gain[:, :1] * (rotation @ windows[:, :_AXES]), gain[:, 1:] * (rotation @ windows[:, _AXES:])], dim=1
+        )
+        windows = _at_another_tempo(windows, self.tempo_max, generator)
+        return windows + torch.randn(windows.shape, generator=generator) * self.noise
+
+
+def _rotations(count: int, angle_max: float, generator: torch.Generator) -> Tensor:
+    """Rotations about random axes by up to `angle_max` rad, (count, 3, 3), by Rodrigues' formula."""
+    axis = torch.nn.functional.normalize(torch.randn(count, _AXES, generator=generator), dim=1)
+    angle = (torch.rand(count, generator=generator) * angle_max)[:, None, None]
+    x, y, z = axis.unbind(dim=1)
+    zero = torch.zeros(count)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).reshape(count, _AXES, _AXES)
+    return torch.eye(_AXES) + angle.sin() * cross + (1 - angle.cos()) * (cross @ cross)
+
+
+def _at_another_tempo(windows: Tensor, change_max: float, generator: torch.Generator) -> Tensor:
+    """Time stretched about a random moment, linearly interpolated; the ends are held."""
+    count, channels, samples = windows.shape
+    speed = torch.exp((torch.rand(count, 1, generator=generator) * 2 - 1) * change_max)
+    moment = torch.rand(count, 1, generator=generator) * (samples - 1)
+    time = ((torch.arange(samples) - moment) * speed + moment).clamp(0, samples - 1)  # (batch, sample)
+    before = time.floor().long().clamp(max=samples - 2)
+    share = (time - before)[:, None]
+    at = before[:, None].expand(count, channels, samples)
+    return windows.gather(2, at) * (1 - share) + windows.gather(2, at + 1) * share

@@ -1,0 +1,42 @@
+"""Where a device listens, and what it says of itself: online on every connection, offline as will and at its end."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from wire_contract import codec, topics
+from wire_contract.link import Will
+from wire_contract.messages import Presence
+
+
+def subscriptions(root: str, task: str, device: str) -> tuple[str, ...]:
+    """The filters of a device: models, their chunks, and its own receipts."""
+    return (
+        topics.topic_filter("model", root=root, task=task),
+        topics.topic_filter("chunk", root=root, task=task),
+        topics.topic_filter("receipt", root=root, task=task, device=device),
+    )
+
+
+def presence_topic(root: str, task: str, device: str) -> str:
+    return topics.build("presence", root=root, task=task, device=device)
+
+
+def online(firmware: str, capability: Mapping[str, str]) -> bytes:
+    return codec.encode(Presence(status="online", firmware=firmware, capability=dict(capability)))
+
+
+def offline(firmware: str) -> bytes:
+    return codec.encode(Presence(status="offline", firmware=firmware))
+
+
+def will(root: str, task: str, device: str, *, firmware: str) -> Will:
+    """What the broker says in the device's place when the connection breaks."""
+    return Will(presence_topic(root, task, device), offline(firmware))
+
+
+def this_firmware() -> str:
+    """Name and version of this program."""
+    try:
+        return f"asyncfedkd {version('asyncfedkd')}"
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "asyncfedkd"

@@ -1,0 +1,145 @@
+"""What to train next, and what is told of it. Decides only.
+
+Each update is the difference between the local student at the end and at the start of one round, and names the base
+that its line started from. A round starts from the newest model; while there is no newer one, a device may go on with
+its own student for some further rounds, so that hours without a broker are not wasted. The updates of one base are
+then increments: their sum leads from the base to the local student.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from wire_contract import codec
+from wire_contract.encoding import EncodingName, decode_vector, encode_vector
+from wire_contract.errors import EncodeError
+from wire_contract.layout import Vector
+from wire_contract.manifest import Published
+from wire_contract.messages import Identity, Update
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The local student after its last round."""
+
+    base_version: int
+    base_digest: bytes
+    rounds: int
+    """Rounds made on this base."""
+    weights: Vector
+    """(layout.size,)"""
+    finished_at: float
+    """Unix seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One training to do."""
+
+    base: Published
+    number: int
+    """From 1, on this base."""
+    start: Vector
+    """(layout.size,)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What one round gave."""
+
+    weights: Vector
+    """(layout.size,)"""
+    samples: int
+    """Examples of the device; a weight in merging."""
+    steps: int
+    """Optimiser steps."""
+    metrics: dict[str, float]
+
+
+Tick = Callable[[], bool]
+"""To be called before each batch; it may take its time. False: give the round up."""
+
+
+class Trainer(Protocol):
+    """Whoever can train a student. The runner knows no more of learning than this."""
+
+    def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
+        """One round, from `weights` (layout.size,), which stay as they are; None when `tick` said no.
+
+        Args:
+            weights: of the student to start from.
+            version: of the base.
+            round: from 1, on this base; with the version it fixes the random numbers.
+            tick: called before each batch.
+        """
+
+
+def next_round(
+    base: Published | None, line: Line | None, *, now: float, rounds_max: int, retrain_after_seconds: float
+) -> Round | None:
+    """The round to make at `now` (Unix seconds), or None while there is none."""
+    if base is None:
+        return None
+    if line is None or (line.base_version, line.base_digest) != (base.version, base.digest):
+        return Round(base, 1, base.weights)
+    if line.rounds >= rounds_max or line.weights.shape != base.weights.shape:
+        return None
+    # A clock that was set back must not hold a device up for ever.
+    if 0 <= now - line.finished_at < retrain_after_seconds:
+        return None
+    return Round(base, line.rounds + 1, line.weights)
+
+
+def is_finite(trained: Trained) -> bool:
+    """Whether training did not diverge."""
+    return bool(np.isfinite(trained.weights).all() and np.isfinite(list(trained.metrics.values())).all())
+
+
+def dropped(todo: Round, *, now: float) -> Line:
+    """After a round that gave nothing: it counts, and the next one starts from the base again."""
+    return Line(todo.base.version, todo.base.digest, todo.number, todo.base.weights, now)
+
+
+def make_update(
+    todo: Round,
+    trained: Trained,
+    *,
+    task: str,
+    identity: Identity,
+    encoding: EncodingName,
+    train_seconds: float,
+    now: float,
+) -> tuple[bytes, Line]:
+    """The encoded update of a round, and the local student to go on from.
+
+    The student goes on from its start plus the difference *as encoded*: whatever the encoding rounds away, everybody
+    agrees on, and the sum of a base's updates leads exactly to the local student.
+
+    Raises:
+        EncodeError: the difference is not finite, or does not fit the encoding.
+    """
+    layout = todo.base.layout
+    with np.errstate(over="ignore"):
+        difference = trained.weights - todo.start
+    tensors = encode_vector(difference, layout, encoding)
+    update = Update(
+        task=task,
+        device=identity.device,
+        incarnation=identity.incarnation,
+        sequence=identity.sequence,
+        base_version=todo.base.version,
+        base_digest=todo.base.digest,
+        layout_fingerprint=layout.fingerprint,
+        samples=trained.samples,
+        local_steps=trained.steps,
+        train_seconds=train_seconds,
+        metrics=trained.metrics,
+        tensors=tensors,
+    )
+    told = decode_vector(tensors, layout)
+    if not np.isfinite(told).all():
+        raise EncodeError("the difference cannot be told in finite numbers; training diverged")
+    line = Line(todo.base.version, todo.base.digest, todo.number, todo.start + told, now)
+    return codec.encode(update), line

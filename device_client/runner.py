@@ -1,0 +1,255 @@
+"""The device's one loop: keeps the newest model, trains when it may, and sends what it learned until a receipt comes.
+
+    receive ─▶ newest model (cached) ─▶ study: update + local student into the outbox ─▶ courier: send, receipt
+       ▲                                  │ between batches
+       └──────────────────────────────────┘
+
+One thread does everything. Nothing sleeps: every wait is a wait for the link. The program around it makes the parts,
+tells `started` and `stopped`, and closes the link and the outbox.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from device_client.clock import Clock
+from device_client.courier import Courier
+from device_client.events import Emit
+from device_client.gate import Gate
+from device_client.inbox import Inbox, NewModel, Outcome, Rejected
+from device_client.outbox import Outbox
+from device_client.pace import Pace
+from device_client.presence import offline, online, presence_topic, this_firmware
+from device_client.rounds import Trainer
+from device_client.sender import Sender, SenderSettings
+from device_client.study import PATIENCE_SECONDS, Study
+from wire_contract import topics
+from wire_contract.encoding import EncodingName
+from wire_contract.errors import LinkError, TopicError
+from wire_contract.layout import Layout
+from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.traffic import Traffic
+
+EVENTS_MAX = 64
+"""Link events handled in one go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerSettings:
+    """How one device behaves."""
+
+    encoding: EncodingName = "int8"
+    """Of the updates."""
+    local_rounds_max: int = 4
+    """Rounds on one base."""
+    retrain_after_seconds: float = 60.0
+    """Rest before a further round on the same base."""
+    receipt_timeout_seconds: float = 30.0
+    """So long a receipt is waited for before the update is sent again."""
+    resend_delay_max_seconds: float = 300.0
+    """The rests before sending again grow up to this."""
+    duty_cycle: float = 1.0
+    """Share of the training time that is spent computing, 0 < d ≤ 1."""
+    traffic_seconds: float = 10.0
+    """The traffic is told at most so often."""
+    firmware: str = field(default_factory=this_firmware)
+    """In the presence."""
+    capability: dict[str, str] = field(default_factory=dict)
+    """In the presence: what the device can do, by name."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Why `run` returned."""
+
+    reason: str
+    """One line for a person."""
+    refused: bool = False
+    """The broker said no before it ever said yes: trying again will not help."""
+
+
+class Runner:
+    """One device at work."""
+
+    def __init__(
+        self,
+        *,
+        task_name: str,
+        device: str,
+        layout: Layout,
+        link: Link,
+        root: str,
+        outbox: Outbox,
+        trainer: Trainer,
+        training_unmet: Callable[[], Sequence[str]],
+        upload_unmet: Callable[[], Sequence[str]],
+        clock: Clock,
+        uniform: Callable[[float, float], float],
+        emit: Emit,
+        settings: RunnerSettings,
+        traffic: Callable[[], Traffic] | None = None,
+    ) -> None:
+        """Everything is handed in.
+
+        `layout` is of the task's student. `link` is subscribed to `presence.subscriptions` and has the will of
+        `presence.will`. `training_unmet` and `upload_unmet` say why that has to wait, one line each, or nothing.
+        `uniform` draws a number evenly between two. `traffic` is what the link has carried so far, if it knows.
+        """
+        self._task = task_name
+        self._device = device
+        self._layout = layout
+        self._link = link
+        self._root = root
+        self._outbox = outbox
+        self._monotonic = clock.monotonic
+        self._emit = emit
+        self._presence_topic = presence_topic(root, task_name, device)
+        self._online = online(settings.firmware, settings.capability)
+        self._offline = offline(settings.firmware)
+        self._courier = Courier(
+            root=root,
+            task=task_name,
+            device=device,
+            link=link,
+            outbox=outbox,
+            sender=Sender(
+                SenderSettings(
+                    receipt_timeout_seconds=settings.receipt_timeout_seconds,
+                    backoff_max_seconds=settings.resend_delay_max_seconds,
+                ),
+                uniform=uniform,
+            ),
+            gate=Gate("upload", upload_unmet, monotonic=clock.monotonic, emit=emit),
+            monotonic=clock.monotonic,
+            emit=emit,
+        )
+        self._study = Study(
+            task=task_name,
+            outbox=outbox,
+            trainer=trainer,
+            gate=Gate("training", training_unmet, monotonic=clock.monotonic, emit=emit),
+            pace=Pace(settings.duty_cycle, monotonic=clock.monotonic),
+            clock=clock,
+            emit=emit,
+            turn=self._turn,
+            encoding=settings.encoding,
+            local_rounds_max=settings.local_rounds_max,
+            retrain_after_seconds=settings.retrain_after_seconds,
+        )
+        self._inbox = Inbox(task_name)
+        self._fits = False
+        self._connected = False
+        self._ever_connected = False
+        self._told_reasons: set[str] = set()
+        self._ended: Ended | None = None
+        self._traffic = traffic
+        self._traffic_seconds = settings.traffic_seconds
+        self._traffic_told = Traffic()
+        self._traffic_told_at = clock.monotonic()
+
+    def stop(self) -> None:
+        """Ends `run` soon, a round under way included. From a signal handler or any thread: it takes no lock."""
+        self._ended = self._ended or Ended("asked to stop")
+
+    def run(self) -> Ended:
+        """Works until stopped or refused.
+
+        Raises:
+            OutboxError: the outbox can no longer be read or written.
+            LinkError: the link itself has died.
+        """
+        cached = self._outbox.model()
+        if cached is not None:
+            self._take_model(self._inbox.announced(cached), is_cached=True)
+        while self._turn(PATIENCE_SECONDS):
+            held = self._inbox.held
+            todo = self._study.due(held.published) if held is not None and self._fits else None
+            if todo is not None:
+                self._study.make(todo)
+        assert self._ended is not None
+        if self._connected:
+            self._publish_presence(self._offline)
+        self._tell_traffic(at_once=True)
+        return self._ended
+
+    def _turn(self, patience_seconds: float) -> bool:
+        """Handles what the link brings, waiting so long at most, and sends what is due. Whether to go on."""
+        for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):
+            self._handle(event)
+        if self._ended is None and self._inbox.held is not None:
+            self._courier.send(self._inbox.held.manifest)
+        self._tell_traffic()
+        return self._ended is None
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Connected(session_present=session_present):
+                self._connected = self._ever_connected = True
+                self._told_reasons.clear()
+                self._emit("connected", session_present=session_present)
+                self._publish_presence(self._online)
+                self._courier.connected(session_present=session_present)
+            case Disconnected(reason=reason, refused=refused):
+                self._connected = False
+                self._courier.disconnected()
+                if refused and not self._ever_connected:
+                    self._ended = self._ended or Ended(reason, refused=True)
+                elif reason not in self._told_reasons:  # days without a broker are one line, not one an attempt
+                    self._told_reasons.add(reason)
+                    self._emit("disconnected", reason=reason)
+            case Delivery():
+                self._deliver(event)
+                self._link.ack(event)  # last: by now all that must be durable is
+
+    def _deliver(self, delivery: Delivery) -> None:
+        try:
+            topic = topics.parse(delivery.topic, root=self._root)
+        except TopicError:
+            return  # the session of an older program may hold other subscriptions
+        if topic.task != self._task:
+            return
+        match topic.kind:
+            case "model":
+                self._take_model(self._inbox.manifest(delivery.payload))
+            case "chunk":
+                version, index = int(topic.parts["version"]), int(topic.parts["chunk"])
+                self._take_model(self._inbox.chunk(version, index, delivery.payload))
+            case "receipt" if topic.device == self._device:
+                self._courier.receipt(delivery.payload)
+            case _:
+                pass
+
+    def _take_model(self, outcome: Outcome, *, is_cached: bool = False) -> None:
+        match outcome:
+            case Rejected(reason=reason):
+                self._emit("warning", message=reason)
+            case NewModel(published=published, manifest=manifest):
+                self._fits = published.layout.fingerprint == self._layout.fingerprint
+                if self._fits and not is_cached:  # a model of other people must not push out the one to work with
+                    self._outbox.save_model(manifest)
+                self._emit("model", version=published.version, bytes=manifest.size_bytes)
+                if not self._fits:
+                    self._emit("warning", message=self._misfit(published.version, published.layout))
+            case None:
+                pass
+
+    def _misfit(self, version: int, layout: Layout) -> str:
+        return (
+            f"model {version} has another layout than the student of task {self._task} here ({layout.size} numbers in "
+            f"{len(layout.tensors)} tensors, not {self._layout.size} in {len(self._layout.tensors)}); nothing is "
+            "trained until one comes that fits"
+        )
+
+    def _publish_presence(self, payload: bytes) -> None:
+        try:
+            self._link.publish(self._presence_topic, payload, retain=True)
+        except LinkError as error:
+            self._emit("warning", message=f"presence: {error}")
+
+    def _tell_traffic(self, *, at_once: bool = False) -> None:
+        now = self._monotonic()
+        if self._traffic is None or not (at_once or now - self._traffic_told_at >= self._traffic_seconds):
+            return
+        self._traffic_told_at, traffic = now, self._traffic()
+        if traffic != self._traffic_told:
+            self._traffic_told = traffic
+            self._emit("traffic", bytes_in=traffic.bytes_in, bytes_out=traffic.bytes_out)

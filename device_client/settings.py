@@ -1,0 +1,164 @@
+"""Flags and environment of each command. Every flag `--x-y` is also the variable FEDKD_X_Y; the flag wins.
+
+Nothing here imports torch, so that `--help` and a wrong flag answer at once.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import BaseSettings
+
+from device_client.events import LogFormat
+from device_client.policy import Policy, PredicateName, parse_quiet_hours
+from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, check_broker
+from wire_contract.encoding import EncodingName
+
+Network = Literal["unmetered", "metered", "unknown"]
+
+_TASK = "what is learned: physiotherapy, har, or your own as path/to/file.py:function or package.module:function"
+_DATA = "folder of the task's data, where the task needs one"
+_THREADS = "threads of torch"
+
+
+def _quiet_hours(text: str) -> str:
+    parse_quiet_hours(text)
+    return text
+
+
+def _broker_if_any(url: str) -> str:
+    return check_broker(url) if url else url
+
+
+OptionalBrokerUrl = Annotated[str, AfterValidator(_broker_if_any)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Hours = Annotated[str, AfterValidator(_quiet_hours)]
+
+
+class LearningSettings(BaseSettings):
+    """What every command knows of its task."""
+
+    task: str = Field(min_length=1, description=_TASK)
+    data: Path | None = Field(None, description=_DATA)
+    threads: int = Field(1, ge=1, le=1024, description=_THREADS)
+
+
+class OnlineSettings(LearningSettings, ConnectionSettings):
+    """What every command knows that speaks to a broker."""
+
+    task: str = Field(min_length=1, description=_TASK)
+    log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
+
+
+class RunSettings(OnlineSettings):
+    """Learns from this device's data and sends what was learned, until it is stopped."""
+
+    device: DeviceName = Field(description="name of this device, the same for ever")
+    state: Path = Field(description="folder for what must survive a restart; one device's own")
+    teacher: Path | None = Field(
+        None, description="teacher's file, made by pretrain-teacher; it never leaves the device"
+    )
+    seed: int = Field(0, ge=0, description="of shuffling, augmentation and dropout")
+    duty_cycle: float = Field(
+        1.0, gt=0, le=1, description="share of the time spent on training, 0 to 1; below 1 the device rests in between"
+    )
+
+    update_encoding: EncodingName = Field("int8", description="of each number of an update; 4, 2 or 1 bytes")
+    local_rounds_max: int = Field(4, ge=1, description="rounds trained on one model while there is no newer one")
+    retrain_after_seconds: float = Field(60.0, ge=0, description="rest before a further round on one model, seconds")
+    receipt_timeout_seconds: float = Field(
+        30.0, gt=0, description="how long to wait for a receipt before the update is sent again, seconds"
+    )
+    resend_delay_max_seconds: float = Field(300.0, gt=0, description="longest rest before sending again, seconds")
+    outbox_updates_max: int = Field(64, ge=1, description="training waits while so many updates wait for a receipt")
+
+    upload_charging: bool = Field(False, description="upload only while charging")
+    upload_unmetered: bool = Field(False, description="upload only over a network that is not metered")
+    upload_battery_percent_min: Percent | None = Field(None, description="upload only from this charge on, percent")
+    upload_quiet_hours: Hours | None = Field(None, description="upload nothing within HH:MM-HH:MM, local time")
+    train_charging: bool = Field(False, description="train only while charging")
+    train_battery_percent_min: Percent | None = Field(None, description="train only from this charge on, percent")
+    train_quiet_hours: Hours | None = Field(None, description="do not train within HH:MM-HH:MM, local time")
+    approval: Path | None = Field(
+        None, description="signed-off approval (JSON); with it named, uploads wait until it holds, see compliance.py"
+    )
+    train_approval: bool = Field(False, description="training waits for the approval, too")
+    network: Network = Field("unknown", description="whether each byte costs money, which no system tells")
+    simulated_state: Path | None = Field(
+        None, description="JSON file that says how the device is, in place of the real machine; see probe.py"
+    )
+
+    @model_validator(mode="after")
+    def _approval_is_named(self) -> "RunSettings":
+        if self.train_approval and self.approval is None:
+            raise ValueError("--train-approval needs --approval FILE")
+        return self
+
+    @property
+    def upload_policy(self) -> Policy:
+        return _policy(
+            charging=self.upload_charging,
+            unmetered=self.upload_unmetered,
+            battery=self.upload_battery_percent_min,
+            quiet_hours=self.upload_quiet_hours,
+            approval=self.approval is not None,
+        )
+
+    @property
+    def training_policy(self) -> Policy:
+        return _policy(
+            charging=self.train_charging,
+            unmetered=False,
+            battery=self.train_battery_percent_min,
+            quiet_hours=self.train_quiet_hours,
+            approval=self.train_approval,
+        )
+
+
+def _policy(
+    *, charging: bool, unmetered: bool, battery: float | None, quiet_hours: str | None, approval: bool
+) -> Policy:
+    asked: dict[PredicateName, Any] = {
+        "charging": charging or None,
+        "unmetered": unmetered or None,
+        "battery": battery,
+        "quiet_hours": parse_quiet_hours(quiet_hours) if quiet_hours else None,
+        "approval": approval or None,
+    }
+    return {name: parameter for name, parameter in asked.items() if parameter is not None}
+
+
+class EvaluateSettings(OnlineSettings):
+    """Measures each new version on held-out data, prints and publishes the metrics; uploads nothing."""
+
+    device: DeviceName = Field("evaluator", description="name of this evaluator among the devices")
+    once: bool = Field(False, description="end after the first version")
+
+
+class ExportSettings(OnlineSettings):
+    """Writes the newest global model as safetensors and ONNX."""
+
+    broker: OptionalBrokerUrl = Field("", description="broker URL, as for run; not needed with --model")
+    model: Path | None = Field(None, description="safetensors file to export, in place of the broker's newest model")
+    out: Path = Field(description="folder for model.safetensors and model.onnx")
+    wait_seconds: float = Field(30.0, ge=0, description="how long to wait for a model from the broker, seconds")
+
+    @model_validator(mode="after")
+    def _model_comes_from_somewhere(self) -> "ExportSettings":
+        if not self.broker and self.model is None:
+            raise ValueError("--broker is missing (or set FEDKD_BROKER, or give --model FILE)")
+        return self
+
+
+class InitialModelSettings(LearningSettings, CommandSettings):
+    """Writes a fresh student, from which an aggregator starts."""
+
+    out: Path = Field(description="safetensors file to write")
+    seed: int = Field(0, ge=0, description="of the initial weights")
+
+
+class PretrainTeacherSettings(LearningSettings, CommandSettings):
+    """Trains the teacher on persons who are neither devices nor held out, and writes it."""
+
+    out: Path = Field(description="safetensors file to write")
+    seed: int = Field(0, ge=0, description="of initial weights, shuffling, augmentation and dropout")

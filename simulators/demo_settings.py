@@ -1,0 +1,25 @@
+"""Flags of `python -m simulators demo`; as everywhere, FEDKD_… variables are the same, and the flag wins."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from device_client.settings import OptionalBrokerUrl
+from wire_contract.connection import ConnectionSettings
+
+
+class DemoSettings(ConnectionSettings):
+    """Real devices, as processes unlike one another, teach one model over MQTT; then a report."""
+
+    task: str = Field("physiotherapy", min_length=1, description="a task that lists its devices, as for device_client")
+    data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
+    broker: OptionalBrokerUrl = Field(
+        "", description="URL of a broker of your own; else one is embedded, with a password"
+    )
+    root: str = Field("", description="first levels of every topic; else one that is made for this run")
+    out: Path = Field(Path("out/demo"), description="folder for report.html, summary.json, logs and ledgers")
+    seed: int = Field(0, ge=0, description="of weights, teacher, shuffling, augmentation and dropout")
+    versions: int | None = Field(None, ge=1, description="training stops at this version; else as the plan says")
+    seconds: float | None = Field(None, gt=0, description="…or so long after the devices started, seconds")
+    devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
+    plain: bool = Field(False, description="lines instead of the live view, as when the output is no terminal")

@@ -1,0 +1,77 @@
+"""What is known before anything is started: the task, who takes part, the first model, and the numbers of the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_client.model_files import ModelFile, write_model
+from device_client.task import Task, TaskError, load_task
+from device_client.training import seeded
+from device_client.vectors import layout_of, vector_of
+from simulators.baselines import budget_epochs
+from simulators.demo_settings import DemoSettings
+from simulators.plan import Character, Plan, characters
+from wire_contract.layout import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Fixed for the run."""
+
+    task: Task
+    plan: Plan
+    characters: Mapping[str, Character]
+    """By device."""
+    examples: Mapping[str, int]
+    """By device."""
+    held_out_examples: int
+    held_out_persons: int
+    layout: Layout
+    """Of the student."""
+    teacher_parameters: int
+    initial_model: Path
+    versions: int
+    fleet_seconds_max: float
+
+    @property
+    def epochs(self) -> int:
+        """Budget of the baselines: what the federation plans."""
+        return budget_epochs(
+            versions=self.versions,
+            updates_per_version=self.plan.updates_per_version,
+            epochs=self.task.recipe.epochs,
+            devices=len(self.characters),
+        )
+
+
+def prepare(settings: DemoSettings, folder: Path) -> Prepared:
+    """Reads the data (fetches it first where it is not there) and writes the first model to `folder`.
+
+    Raises:
+        TaskError: the task or its data cannot be had.
+    """
+    task = load_task(settings.task, data=settings.data)
+    if not task.devices:
+        raise TaskError(f"task {task.name} lists no devices, so there is nobody to show")
+    names = task.devices[: settings.devices]
+    held_out = task.held_out()
+    with seeded(settings.seed):
+        student = task.student()
+    layout = layout_of(student)
+    initial_model = folder / "initial.safetensors"
+    write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=vector_of(student, layout)))
+    plan = Plan().fitted(len(names))
+    teacher = task.teacher() if task.teacher is not None else None
+    return Prepared(
+        task=task,
+        plan=plan,
+        characters=characters(names),
+        examples={name: len(task.examples_of(name)) for name in names},
+        held_out_examples=len(held_out),
+        held_out_persons=0 if held_out.persons is None else len(set(held_out.persons.tolist())),
+        layout=layout,
+        teacher_parameters=0 if teacher is None else sum(p.numel() for p in teacher.parameters()),
+        initial_model=initial_model,
+        versions=settings.versions or plan.versions,
+        fleet_seconds_max=settings.seconds or plan.fleet_seconds_max,
+    )

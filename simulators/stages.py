@@ -1,0 +1,222 @@
+"""The stages of the demo, one after the other.
+
+data, broker ─▶ teacher ─▶ aggregator, evaluator, devices ─▶ federation ─▶ outboxes drain ─▶ compare ─▶ report
+                                                            └ the baselines beside it ─────▶ done ┘
+"""
+
+import shutil
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from simulators.baselines import Baselines
+from simulators.clockwork import TICK_SECONDS, Clockwork
+from simulators.demo_settings import DemoSettings
+from simulators.embedded_broker import launch
+from simulators.fleet import Device
+from simulators.live_view import View
+from simulators.measured import record_of
+from simulators.preparation import Prepared, prepare
+from simulators.processes import Child, Processes
+from simulators.record import Record
+from simulators.relay import Exchange
+from simulators.story import EventLines
+from simulators.wiring import Connection, connect
+
+TEACHER_THREADS = 1
+"""Two would be faster on an idle machine, and many times slower on a busy one, where they wait for each other."""
+TEACHER_SECONDS_MAX = 300.0
+START_SECONDS_MAX = 90.0
+
+
+class Stages:
+    """One run. What it takes is given back by the caller's `ExitStack`, however it ends."""
+
+    def __init__(self, settings: DemoSettings, view: View, resources: ExitStack) -> None:
+        self._settings = settings
+        self._folder = settings.out / "run"
+        if (self._folder / "logs").is_dir():  # an earlier run's ledger would be taken for this one's
+            shutil.rmtree(self._folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._resources = resources
+        self._processes = resources.enter_context(Processes(self._folder / "logs"))
+        self._clockwork = Clockwork(view, self._processes)
+        self._teacher = self._folder / "teacher.safetensors"
+        self._ledger = self._folder / "ledger.sqlite3"
+        self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
+
+    def run(self) -> Record:
+        """All of it.
+
+        Raises:
+            TaskError: the task or its data cannot be had.
+            Unreachable: no broker, or it says no.
+            ProcessError: a program of the demo failed.
+        """
+        clockwork = self._clockwork
+        clockwork.tick()
+        broker = None if self._settings.broker else launch(self._processes, self._folder)
+        prepared = prepare(self._settings, self._folder)
+        clockwork.versions_planned = prepared.versions
+        teacher = self._start_teacher(prepared)
+        connection = connect(
+            self._settings,
+            broker,
+            task=prepared.task.name,
+            student=prepared.layout,
+            processes=self._processes,
+            seconds_max=prepared.plan.network_seconds_max,
+        )
+        self._resources.callback(connection.observer.close)
+        clockwork.observer = connection.observer
+        servers = self._start_servers(prepared, connection)
+        clockwork.begin("teacher")
+        if teacher is not None:
+            clockwork.until(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
+        started_at = time.time()
+        clockwork.begin("devices start")
+        self._start_devices(prepared, connection)
+        clockwork.begin("federation")
+        self._federate(prepared)
+        stopped_at = time.time()
+        clockwork.begin("outboxes drain")
+        self._drain(prepared)
+        self._finish(prepared, connection, servers)
+        clockwork.begin("baselines")
+        clockwork.until(
+            lambda: clockwork.baselines.is_complete(len(prepared.characters)),
+            seconds_max=prepared.plan.baselines_seconds_max,
+            what="the baselines",
+        )
+        clockwork.begin("report")
+        return record_of(
+            prepared,
+            connection,
+            clockwork,
+            seed=self._settings.seed,
+            ledger=self._ledger,
+            teacher_file=self._teacher if teacher is not None else None,
+            started_at=started_at,
+            stopped_at=stopped_at,
+        )
+
+    def _start_teacher(self, prepared: Prepared) -> Child | None:
+        if prepared.task.teacher is None:
+            return None
+        arguments = [
+            *("-m", "device_client", "pretrain-teacher", "--task", self._settings.task, *self._data_flags),
+            *("--threads", str(TEACHER_THREADS), "--seed", str(self._settings.seed), "--out", str(self._teacher)),
+        ]
+        return self._processes.start("teacher", arguments, lasting=False)
+
+    def _start_servers(self, prepared: Prepared, connection: Connection) -> tuple[Child, Child]:
+        """The evaluator and the aggregator: the order in which they are stopped."""
+        plan, wiring = prepared.plan, connection.wiring
+        start = partial(self._processes.start, environment=wiring.environment)
+        aggregator = [
+            *("-m", "aggregator", *wiring.arguments("aggregator", task=prepared.task.name)),
+            *("--ledger", str(self._ledger), "--initial-model", str(prepared.initial_model)),
+            *("--updates-per-version", str(plan.updates_per_version), "--server-rate", str(plan.server_rate)),
+            *("--sample-weight", plan.sample_weight),
+            *("--version-seconds", str(plan.version_seconds)),
+        ]
+        evaluator = [
+            *("-m", "device_client", "evaluate", *wiring.arguments("evaluator", task=self._settings.task)),
+            *(*self._data_flags, "--log-format", "json"),
+        ]
+        return start("evaluator", evaluator), start("aggregator", aggregator)
+
+    def _start_devices(self, prepared: Prepared, connection: Connection) -> None:
+        exchange = self._resources.enter_context(Exchange(connection.target))
+        for name, character in prepared.characters.items():
+            device = Device(
+                name=name,
+                character=character,
+                wiring=connection.wiring,
+                task=self._settings.task,
+                data_flags=self._data_flags,
+                line=exchange.line(),
+                folder=self._folder / name,
+                teacher=self._teacher if prepared.task.teacher is not None else None,
+                seed=self._settings.seed,
+                processes=self._processes,
+            )
+            device.start()
+            self._clockwork.devices.append(device)
+        self._clockwork.until(
+            lambda: all(device.story.is_connected for device in self._clockwork.devices),
+            seconds_max=START_SECONDS_MAX,
+            what="the start of the devices",
+        )
+
+    def _start_baselines(self, prepared: Prepared) -> None:
+        """Two programs, so that they use what the devices leave of both cores."""
+        teacher = ["--teacher", str(self._teacher)] if prepared.task.teacher is not None else []
+        arguments = [
+            *("-m", "simulators", "baselines", "--task", self._settings.task, *self._data_flags, *teacher),
+            *("--initial-model", str(prepared.initial_model), "--devices", str(len(prepared.characters))),
+            *("--epochs", str(prepared.epochs), "--seed", str(self._settings.seed)),
+            *("--nice", str(prepared.plan.baselines_nice)),
+        ]
+        self._clockwork.baselines = Baselines(epochs=prepared.epochs)
+        for who in ("centralised", "local"):
+            child = self._processes.start(who, [*arguments, "--who", who], lasting=False, events=True)
+            self._clockwork.baseline_lines.append(EventLines(child.out))
+
+    def _federate(self, prepared: Prepared) -> None:
+        """Until so many versions, or so long; the absences happen at their share of it."""
+        began = time.monotonic()
+        # Not before: the first round of a program is its dearest, and all of them have it now.
+        self._clockwork.over_within(lambda: self._clockwork.version > 0, seconds_max=prepared.fleet_seconds_max / 2)
+        self._start_baselines(prepared)
+
+        def is_over() -> bool:
+            seconds_share = (time.monotonic() - began) / prepared.fleet_seconds_max
+            versions_share = self._clockwork.version / prepared.versions
+            if not all(device.story.merged for device in self._clockwork.devices):
+                versions_share = min(versions_share, 0.99)  # the slowest is waited for with the end, with nothing else
+            share = max(versions_share, seconds_share)
+            for device in self._clockwork.devices:
+                device.follow(share)
+            return share >= 1.0
+
+        self._clockwork.over_within(is_over, seconds_max=prepared.fleet_seconds_max + 10 * TICK_SECONDS)
+
+    def _drain(self, prepared: Prepared) -> None:
+        """Everybody is online and nobody trains, until all outboxes have been empty for a while."""
+        devices, plan = self._clockwork.devices, prepared.plan
+        for device in devices:
+            device.stop_training()
+            device.come_back()
+        empty_since: float | None = None
+
+        def is_settled() -> bool:
+            nonlocal empty_since
+            if not all(device.is_drained for device in devices):
+                empty_since = None
+                return False
+            empty_since = empty_since or time.monotonic()
+            return time.monotonic() - empty_since >= plan.settle_seconds
+
+        if not self._clockwork.over_within(is_settled, seconds_max=plan.drain_seconds_max):
+            full = [device.name for device in devices if not device.is_drained]
+            self._clockwork.tell(f"not drained within {plan.drain_seconds_max:g} s: {', '.join(full)}")
+
+    def _finish(self, prepared: Prepared, connection: Connection, servers: tuple[Child, Child]) -> None:
+        """The devices end, the last version is evaluated, and the rest ends."""
+        devices = self._clockwork.devices
+        self._processes.stop(*(device.child for device in devices if device.child is not None))
+        for device in devices:
+            device.look()
+            device.story.finish(time.time())
+
+        def is_evaluated() -> bool:
+            with connection.observer.lock:
+                sightings = connection.observer.sightings
+                return any(told.version == sightings.version for told in sightings.evaluations)
+
+        self._clockwork.until(
+            is_evaluated, seconds_max=prepared.plan.evaluation_seconds_max, what="the evaluation of the last version"
+        )
+        self._processes.stop(*servers)
+        connection.observer.delete_retained()

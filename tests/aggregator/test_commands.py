@@ -1,0 +1,226 @@
+"""The command lines: help, settings, status, and the initial model; whatever is wrong is one line and exit code 2."""
+
+import json
+import logging
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import aggregator.__main__ as program
+from aggregator.__main__ import main
+from aggregator.initial_model import InitialModelError, read_initial_model
+from aggregator.ledger import Ledger
+from aggregator.model_line import BatchBuilder
+from aggregator.settings import RunSettings
+from tests.aggregator.synthetic import (
+    CHUNKED,
+    LAYOUT,
+    SETTINGS,
+    T0,
+    TASK,
+    SyntheticDevice,
+    begin,
+    initial_weights,
+    write_initial_model,
+)
+from wire_contract.connection import read_settings
+from wire_contract.messages import Evaluation
+
+BROKER = "mqtt://127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(program, "MqttLink", None)  # no test here may come so far
+    monkeypatch.chdir(tmp_path)
+    handlers = list(logging.getLogger().handlers)
+    yield
+    logging.getLogger().handlers[:] = handlers
+
+
+def line(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    assert main(arguments) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    assert said.startswith("aggregator: ")
+    return said
+
+
+def run_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    return line(capsys, "--task", TASK, "--broker", BROKER, *arguments)
+
+
+def test_help_names_defaults_and_units(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for word in ("python -m aggregator status", "--updates-per-version", "default: 60.0", "seconds", "bytes"):
+        assert word in text
+    for field in RunSettings.model_fields.values():
+        assert field.description
+
+
+def test_no_arguments_say_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    said = line(capsys)
+    assert "--task is missing (or set FEDKD_TASK)" in said
+    assert "--broker is missing (or set FEDKD_BROKER)" in said
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDKD_TASK", "from-environment")
+    monkeypatch.setenv("FEDKD_BROKER", BROKER)
+    monkeypatch.setenv("FEDKD_UPDATES_PER_VERSION", "7")
+    settings = read_settings(RunSettings, ["--task", "from-flag"], program="p")
+    assert (settings.task, settings.updates_per_version, settings.shards) == ("from-flag", 7, 1)
+    line_settings = settings.line_settings()
+    assert (line_settings.task, line_settings.updates_per_version) == ("from-flag", 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--updates-per-version", "0"], "--updates-per-version"),
+        (["--version-seconds", "nan"], "--version-seconds"),
+        (["--version-seconds", "-1"], "--version-seconds"),
+        (["--server-rate", "0"], "--server-rate"),
+        (["--norm-ratio-max", "nan"], "--norm-ratio-max"),
+        (["--model-encoding", "int3"], "--model-encoding"),
+        (["--staleness-decay", "hyperbolic"], "--staleness-decay"),
+        (["--update-bytes-max", "99999999"], "--update-bytes-max"),
+        (["--shard", "1"], "shard 1 does not exist"),
+        (["--task", "a/b"], "--task"),
+        (["--broker", "nonsense"], "--broker"),
+        (["--root", "a/b/c/d/e/f"], "--root"),
+        (["--nonsense"], "nonsense"),
+        (["--password-file", "missing"], "missing"),
+    ],
+)
+def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    write_initial_model(Path("initial.safetensors"))
+    assert said in run_line(capsys, "--initial-model", "initial.safetensors", *arguments)
+
+
+# -- the initial model
+
+
+def test_a_new_ledger_needs_an_initial_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "device_client initial-model --task toy" in run_line(capsys)
+
+
+def test_an_initial_model_of_another_layout_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
+        begin(ledger)
+    write_initial_model(Path("other"), CHUNKED)
+    assert "its layout is not the one of ledger" in run_line(capsys, "--initial-model", "other")
+
+
+def test_an_initial_model_comes_back_in_the_order_of_its_layout(tmp_path: Path) -> None:
+    layout, weights = read_initial_model(write_initial_model(tmp_path / "m"), task=TASK)
+    assert layout == LAYOUT
+    assert weights.tobytes() == initial_weights().tobytes()
+
+
+def model_file(path: Path, metadata: dict[str, str], **tensors: np.ndarray) -> Path:
+    save_file(tensors or {"a": np.zeros(2, dtype=np.float32)}, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (None, "its metadata has no layout"),
+        ("", "truncated"),
+        ("nonsense", "malformed"),
+        ("{}", "Expected `array`"),
+        ('[["a"]]', "length"),
+        ('[["a", ["2"]]]', "Expected `int`"),
+        ('[["a", [2.5]]]', "Expected `int`"),
+        ('[["a", [0]]]', "empty shape"),
+        ('[["a", [3]]]', "has shape"),
+        ('[["b", [2]]]', "missing tensors"),
+        ('[["a", [2]], ["a", [2]]]', "stands twice"),
+        ('[["a", [1000000000000]]]', "can be published"),
+        ('[["a", [2, 99999999999999999999]]]', "can be published"),
+        ('[["a", [1, 1, 1, 1, 1, 1, 1, 1, 2]]]', "length <= 8"),
+        ("[]", "can be published"),
+        ("[" * 100_000, "got `array`"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(tmp_path: Path, layout: str | None, said: str) -> None:
+    path = model_file(tmp_path / "m", {"task": TASK} | ({} if layout is None else {"layout": layout}))
+    with pytest.raises(InitialModelError, match=said) as caught:
+        read_initial_model(path, task=TASK)
+    assert "make one with: python -m device_client initial-model" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_initial_model(tmp_path: Path) -> None:
+    good = '[["a", [2]]]'
+    bad = {"a": np.array([1, np.nan], dtype=np.float32)}
+    large = {"a": np.array([1, 1e300])}
+    garbage, huge = tmp_path / "garbage", tmp_path / "huge"
+    garbage.write_bytes(b"nonsense" * 9)
+    huge.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    for path, said in (
+        (tmp_path / "missing", "there is no such file"),
+        (tmp_path, "there is no such file"),
+        (garbage, "make one with"),
+        (huge, "make one with"),
+        (model_file(tmp_path / "task", {"task": "other", "layout": good}), "is for task 'other', not 'toy'"),
+        (model_file(tmp_path / "nan", {"task": TASK, "layout": good}, **bad), "not finite"),
+        (model_file(tmp_path / "f64", {"task": TASK, "layout": good}, **large), "not finite"),
+    ):
+        with pytest.raises(InitialModelError, match=said) as caught:
+            read_initial_model(path, task=TASK)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_float16_cannot_hold_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {"a": np.array([1, 70_000], dtype=np.float32)}
+    model_file(Path("m"), {"task": TASK, "layout": '[["a", [2]]]'}, **tensors)
+    assert "over the largest float16" in run_line(capsys, "--initial-model", "m")
+
+
+# -- status
+
+
+def test_status_of_what_is_no_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no such file" in line(capsys, "status", "--ledger", "missing")
+
+
+def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("ledger.sqlite3")
+    with Ledger(path, task=TASK) as ledger:
+        model_line = begin(ledger)
+        builder = BatchBuilder()
+        device = SyntheticDevice("watch")
+        merged = device.payload(model_line)
+        for payload in (merged, merged, b"nonsense", device.payload(model_line, base_digest=bytes(32))):
+            builder.take(model_line.judge(device.parsed, payload), payload, into_version=1)
+        evaluation = Evaluation(
+            task=TASK, device="judge", version=0, digest=bytes(32), samples=3, metrics={"accuracy": 0.875}
+        )
+        builder.take_evaluation(evaluation)
+        ledger.commit_batch(builder.build(), now=T0 + 60)
+        # While the aggregator runs.
+        assert main(["status"]) == 0
+        text = capsys.readouterr().out
+        assert main(["status", "--ledger", str(path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+    assert text.splitlines() == [
+        "task         toy",
+        "version      0",
+        "devices      1",
+        f"merged       1 updates, {len(merged)} bytes; 1 wait for the next version",
+        "duplicates   1",
+        "refused      2 (malformed 1, unknown_base 1)",
+        "updated      2023-11-14T22:14:20+00:00",
+        "evaluation   version 0: accuracy 0.875",
+    ]
+    assert (found["merged"], found["duplicates"], found["refused"]) == (1, 1, 2)
+    assert (found["task"], found["evaluation"]) == (SETTINGS.task, {"accuracy": 0.875})

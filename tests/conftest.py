@@ -1,0 +1,39 @@
+"""What all tests share: a real broker, and no way to forget that a test needs one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.broker.mosquitto import Mosquitto
+
+MakeMosquitto = Callable[..., Mosquitto]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "make_mosquitto" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.broker)
+
+
+@pytest.fixture
+def make_mosquitto(tmp_path: Path) -> Iterator[MakeMosquitto]:
+    """Makes brokers that are not started yet; all are ended with the test."""
+    made: list[Mosquitto] = []
+
+    def make(**settings: Any) -> Mosquitto:
+        made.append(Mosquitto(tmp_path / f"mosquitto-{len(made)}", **settings))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.kill()
+
+
+@pytest.fixture
+def mosquitto(make_mosquitto: MakeMosquitto) -> Mosquitto:
+    """A running broker for anybody on the loopback."""
+    broker = make_mosquitto()
+    broker.start()
+    return broker

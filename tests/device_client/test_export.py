@@ -1,0 +1,128 @@
+"""What is exported is the same network, for any batch size; and who finds no model is not kept waiting for ever."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from device_client.evaluator import ModelFeed, models_only
+from device_client.export import ExportError, await_model, export, onnx_of
+from device_client.model_files import ModelFile, read_model
+from device_client.networks import STUDENT, Sensor, WindowClassifier
+from device_client.task import Examples, Task
+from device_client.training import seeded
+from device_client.vectors import layout_of, vector_of
+from tests.device_client.test_evaluator import ROOT, TASK, publish, version
+from wire_contract.errors import LayoutError
+from wire_contract.layout import digest
+from wire_contract.memory_link import MemoryBroker, MemoryLink
+
+CLASSES = ("walk", "sit", "run")
+SENSOR = Sensor(samples=50, acceleration_unit=9.81)
+
+
+def windows(count: int) -> Tensor:
+    return torch.randn(count, 6, SENSOR.samples, generator=torch.Generator().manual_seed(count))
+
+
+def task_with(examples: int) -> Task:
+    held_out = Examples(inputs=windows(examples), labels=torch.zeros(examples, dtype=torch.int64))
+    return Task(
+        name="har",
+        classes=CLASSES,
+        student=lambda: WindowClassifier(SENSOR, STUDENT, len(CLASSES)),
+        device_data=lambda _: held_out,
+        held_out=lambda: held_out,
+    )
+
+
+def model_of(student: nn.Module, *, number: int | None = 12) -> ModelFile:
+    layout = layout_of(student)
+    return ModelFile(task="har", layout=layout, weights=vector_of(student, layout), version=number)
+
+
+@pytest.fixture(scope="module")
+def student() -> nn.Module:
+    with seeded(3):
+        return WindowClassifier(SENSOR, STUDENT, len(CLASSES)).eval()
+
+
+@pytest.fixture(scope="module")
+def files(student: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    # One held-out example only: the batch must be dynamic all the same.
+    return export(task_with(1), model_of(student), tmp_path_factory.mktemp("export") / "new")
+
+
+def test_onnx_and_torch_agree_for_any_batch(files: tuple[Path, Path], student: nn.Module) -> None:
+    session = onnxruntime.InferenceSession(str(files[1]))
+    for count in (1, 2, 3, 17, 128):
+        inputs = windows(count)
+        (logits,) = session.run(["logits"], {"inputs": inputs.numpy()})
+        with torch.no_grad():
+            expected = student(inputs).numpy()
+        assert logits.shape == (count, len(CLASSES))
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_the_files_say_what_they_are(files: tuple[Path, Path], student: nn.Module) -> None:
+    found = read_model(files[0], task="har")
+    assert found.version == 12
+    np.testing.assert_array_equal(found.weights, model_of(student).weights)
+    about = onnxruntime.InferenceSession(str(files[1])).get_modelmeta().custom_metadata_map
+    assert (about["task"], about["version"], json.loads(about["classes"])) == ("har", "12", list(CLASSES))
+    assert about["digest"] == digest(found.weights).hex()
+    assert sorted(path.name for path in files[0].parent.iterdir()) == ["model.onnx", "model.safetensors"]
+
+
+def test_a_model_of_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError):
+        export(task_with(2), model_of(nn.Linear(2, 2)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_onnx_cannot_hold_is_one_line() -> None:
+    class Undecided(nn.Module):
+        """Its way depends on the numbers in it."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs if inputs.sum() > 0 else -inputs
+
+    with pytest.raises(ExportError, match="cannot be written as ONNX") as caught:
+        onnx_of(Undecided(), torch.ones(2, 3), {})
+    assert "\n" not in str(caught.value)
+
+
+class Stopwatch:
+    """Each look takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def feed_of(broker: MemoryBroker) -> ModelFeed:
+    link = MemoryLink(broker, "export", subscriptions=models_only(ROOT, TASK))
+    return ModelFeed(link, task=TASK, root=ROOT, emit=lambda _event, **_fields: None)
+
+
+def test_the_newest_model_of_the_broker() -> None:
+    broker = MemoryBroker()
+    for number in (1, 2):
+        publish(broker, version(number))
+    model = await_model(feed_of(broker), wait_seconds=0.0, monotonic=Stopwatch())
+    assert model is not None
+    assert (model.task, model.version) == (TASK, 2)
+    assert digest(model.weights) == version(2).published.digest
+
+
+def test_waiting_for_a_model_has_an_end() -> None:
+    clock = Stopwatch()
+    assert await_model(feed_of(MemoryBroker()), wait_seconds=10.0, monotonic=clock) is None
+    assert clock.now <= 12

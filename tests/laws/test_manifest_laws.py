@@ -1,0 +1,124 @@
+"""A version is put together again bit for bit, or not at all."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from tests.laws.wire import ENCODINGS, LAYOUTS, vectors
+from wire_contract.codec import decode, encode
+from wire_contract.encoding import EncodingName, Float32, decode_vector, encode_vector
+from wire_contract.errors import DecodeError
+from wire_contract.layout import Layout, TensorSpec, Vector, digest
+from wire_contract.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, KIB, MODEL_LIMITS
+from wire_contract.manifest import Announcement, announce, assemble, chunk_fits
+from wire_contract.messages import Manifest, Model
+
+LARGE = Layout((TensorSpec("a", (150, 100)), TensorSpec("b", (9_000,))))
+
+
+def announced(layout: Layout, weights: Vector, encoding: EncodingName = "float32") -> Announcement:
+    return announce(
+        weights,
+        task="t",
+        version=7,
+        parent=6,
+        layout=layout,
+        encoding=encoding,
+        shards=1,
+        update_bytes_max=1_000,
+        published_at=1.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def chunked() -> Announcement:
+    weights = np.random.default_rng(1).standard_normal(LARGE.size).astype(np.float32)
+    result = announced(LARGE, weights)
+    assert len(result.chunks) == 3
+    return result
+
+
+@given(LAYOUTS, ENCODINGS, st.data())
+def test_a_small_model_travels_in_its_manifest(layout: Layout, encoding: EncodingName, data: st.DataObject) -> None:
+    weights = data.draw(vectors(layout.size, largest=65_504.0))
+    sent = announced(layout, weights, encoding)
+    assert not sent.chunks
+    got = assemble(decode(encode(sent.manifest), Manifest))
+    assert got is not None
+    assert (got.task, got.version, got.layout) == ("t", 7, layout)
+    expected = decode_vector(encode_vector(weights, layout, encoding), layout)
+    assert got.weights.tobytes() == sent.published.weights.tobytes() == expected.tobytes()
+    assert got.digest == digest(expected) == sent.manifest.digest
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60_000), ENCODINGS)
+def test_models_of_any_size_come_back(size: int, encoding: EncodingName) -> None:
+    layout = Layout((TensorSpec("a", (size,)),))
+    sent = announced(layout, np.random.default_rng(size).standard_normal(size).astype(np.float32), encoding)
+    assert all(len(chunk) <= CHUNK_BYTES_MAX for chunk in sent.chunks)
+    assert sum(map(len, sent.chunks)) == (sent.manifest.size_bytes if sent.chunks else 0)
+    assert (sent.manifest.size_bytes <= INLINE_BYTES_MAX) == (sent.manifest.inline is not None)
+    manifest_bytes = encode(sent.manifest)
+    assert len(manifest_bytes) <= 32 * KIB
+    got = assemble(decode(manifest_bytes, Manifest), dict(enumerate(sent.chunks)))
+    assert got is not None
+    assert got.weights.tobytes() == sent.published.weights.tobytes()
+
+
+def test_missing_chunks_are_waited_for(chunked: Announcement) -> None:
+    chunks = dict(enumerate(chunked.chunks))
+    for missing in chunks:
+        assert assemble(chunked.manifest, {index: chunk for index, chunk in chunks.items() if index != missing}) is None
+    assert assemble(chunked.manifest) is None
+
+
+@given(st.data())
+def test_a_changed_chunk_is_refused(chunked: Announcement, data: st.DataObject) -> None:
+    chunks = dict(enumerate(chunked.chunks))
+    index = data.draw(st.sampled_from(sorted(chunks)))
+    changed = bytearray(chunks[index])
+    if data.draw(st.booleans()):
+        changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
+    else:
+        del changed[data.draw(st.integers(0, len(changed) - 1)) :]
+    assert not chunk_fits(chunked.manifest, index, bytes(changed))
+    with pytest.raises(DecodeError, match="does not have its digest"):
+        assemble(chunked.manifest, {**chunks, index: bytes(changed)})
+
+
+def test_exchanged_and_unknown_chunks(chunked: Announcement) -> None:
+    first, second, third = chunked.chunks
+    with pytest.raises(DecodeError, match="does not have its digest"):
+        assemble(chunked.manifest, {0: second, 1: first, 2: third})
+    assert not chunk_fits(chunked.manifest, 3, third)
+    assert not chunk_fits(chunked.manifest, -1, third)
+
+
+def test_a_manifest_that_says_something_else_is_refused(chunked: Announcement) -> None:
+    chunks = dict(enumerate(chunked.chunks))
+    for changes, said in (
+        ({"size_bytes": chunked.manifest.size_bytes + 1}, "the manifest says"),
+        ({"size_bytes": MODEL_LIMITS.compressed_bytes + 1}, "over the limit"),
+        ({"version": 8}, "differ from the manifest"),
+        ({"task": "u"}, "differ from the manifest"),
+        ({"digest": bytes(32)}, "differ from the manifest"),
+        ({"layout_fingerprint": bytes(8)}, "layout differs"),
+    ):
+        with pytest.raises(DecodeError, match=said):
+            assemble(structs.replace(chunked.manifest, **changes), chunks)
+
+
+def test_a_model_whose_digest_is_not_of_its_weights_is_refused() -> None:
+    layout = Layout((TensorSpec("a", (2,)),))
+    sent = announced(layout, np.array([1, 2], dtype=np.float32))
+    for values, said in (([1, 3], "do not have the digest"), ([1, np.nan], "not finite")):
+        weights = np.array(values, dtype=np.float32)
+        stated = digest(weights) if said == "not finite" else sent.manifest.digest
+        tensors = (Float32(weights.tobytes()),)
+        forged = Model(task="t", version=7, parent=6, layout=layout.tensors, tensors=tensors, digest=stated)
+        manifest = structs.replace(sent.manifest, inline=encode(forged), digest=stated)
+        with pytest.raises(DecodeError, match=said):
+            assemble(manifest)

@@ -1,0 +1,113 @@
+"""Staleness weights and the buffer: what no order, duplicate or number of updates may change."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.merging import Buffer
+from aggregator.staleness import DECAYS, SAMPLE_WEIGHTS, Decay, SampleWeight, weight_of
+from tests.laws.wire import vectors
+from wire_contract.layout import Vector
+
+SIZE = 4
+DECAY_NAMES: st.SearchStrategy[Decay] = st.sampled_from(sorted(DECAYS))
+SAMPLE_WEIGHT_NAMES: st.SearchStrategy[SampleWeight] = st.sampled_from(sorted(SAMPLE_WEIGHTS))
+WEIGHTS = st.floats(1e-3, 1e6)
+DIFFERENCES = vectors(SIZE, largest=1e3)
+ENTRIES = st.tuples(st.sampled_from(["a", "b", "c"]), DIFFERENCES, WEIGHTS)
+ZERO = np.zeros(SIZE, dtype=np.float32)
+
+
+def merged(entries: list[tuple[str, Vector, float]], onto: Vector = ZERO, rate: float = 1.0) -> Vector:
+    buffer = Buffer(SIZE)
+    for device, difference, weight in entries:
+        buffer.add(device, difference, weight)
+    return buffer.merged_onto(onto, rate)
+
+
+@given(DECAY_NAMES, st.integers(0, 2**53 - 1))
+def test_a_decay_is_a_share_that_never_rises(name: Decay, staleness: int) -> None:
+    decay = DECAYS[name]
+    assert decay(0) == 1.0
+    assert 0 < decay(staleness + 1) <= decay(staleness) <= 1
+
+
+@given(DECAY_NAMES, SAMPLE_WEIGHT_NAMES, st.integers(1, 2**53), st.integers(0, 2**53))
+def test_weights_are_above_zero_also_in_float32(
+    decay: Decay, sample_weight: SampleWeight, samples: int, staleness: int
+) -> None:
+    weight = weight_of(samples, staleness, decay=decay, sample_weight=sample_weight)
+    assert 0 < np.float32(weight) < np.inf
+    assert weight <= weight_of(samples, 0, decay=decay, sample_weight=sample_weight)
+
+
+@given(SAMPLE_WEIGHT_NAMES, st.integers(1, 2**52))
+def test_more_samples_never_count_less(name: SampleWeight, samples: int) -> None:
+    assert SAMPLE_WEIGHTS[name](1) == 1
+    assert SAMPLE_WEIGHTS[name](samples) <= SAMPLE_WEIGHTS[name](2 * samples)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_the_order_inside_a_batch_changes_nothing_but_rounding(
+    entries: list[tuple[str, Vector, float]], random: "np.random.Generator"
+) -> None:
+    shuffled = list(entries)
+    random.shuffle(shuffled)  # type: ignore[arg-type]
+    one, other = merged(entries), merged(shuffled)
+    scale = sum(weight * float(np.abs(difference).max()) for _, difference, weight in entries)
+    divisor = min(weight for _, _, weight in entries)
+    assert np.allclose(one, other, rtol=0, atol=1e-6 * len(entries) * scale / divisor)
+
+
+@given(DIFFERENCES, st.lists(WEIGHTS, min_size=1, max_size=8), st.floats(0.01, 10), DIFFERENCES)
+def test_weights_are_renormalised(difference: Vector, weights: list[float], rate: float, onto: Vector) -> None:
+    # What everybody agrees on is taken whole, however many they are and however little each counts.
+    entries = [(f"device-{index}", difference, weight) for index, weight in enumerate(weights)]
+    expected = onto.astype(np.float64) + rate * difference.astype(np.float64)
+    allowed = 1e-6 * (len(weights) + 2) * (np.abs(onto) + rate * np.abs(difference)) + 1e-30
+    assert (np.abs(merged(entries, onto, rate) - expected) <= allowed).all()
+
+
+@given(st.lists(DIFFERENCES, min_size=1, max_size=6), WEIGHTS)
+def test_the_increments_of_one_device_add_up(increments: list[Vector], weight: float) -> None:
+    result = merged([("a", increment, weight) for increment in increments])
+    exact = np.sum([increment.astype(np.float64) for increment in increments], axis=0)
+    size = np.sum([np.abs(increment).astype(np.float64) for increment in increments], axis=0)
+    assert (np.abs(result - exact) <= 1e-6 * (len(increments) + 2) * size + 1e-30).all()
+
+
+@given(st.integers(1, 20))
+def test_many_small_steps_do_not_outvote_one_large_one(steps: int) -> None:
+    fast = [("fast", np.full(SIZE, 1 / steps, dtype=np.float32), 10.0)] * steps
+    slow = [("slow", np.full(SIZE, -1, dtype=np.float32), 10.0)]
+    assert np.allclose(merged(fast + slow), 0, atol=1e-5)
+    buffer = Buffer(SIZE)
+    for entry in fast + slow:
+        buffer.add(*entry)
+    assert (buffer.slots, buffer.updates) == (2, steps + 1)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=5), st.lists(ENTRIES, min_size=1, max_size=5))
+def test_a_cleared_buffer_remembers_nothing(
+    before: list[tuple[str, Vector, float]], after: list[tuple[str, Vector, float]]
+) -> None:
+    buffer = Buffer(SIZE)
+    for entry in before:
+        buffer.add(*entry)
+    buffer.clear()
+    for entry in after:
+        buffer.add(*entry)
+    assert buffer.merged_onto(ZERO, 1.0).tobytes() == merged(after).tobytes()
+
+
+def test_the_buffer_keeps_no_reference_to_a_difference() -> None:
+    buffer, scratch = Buffer(SIZE), np.ones(SIZE, dtype=np.float32)
+    buffer.add("a", scratch, 2.0)
+    scratch.fill(np.nan)
+    assert buffer.merged_onto(ZERO, 1.0).tolist() == [1.0] * SIZE
+
+
+def test_an_empty_buffer_makes_no_version() -> None:
+    with pytest.raises(AssertionError):
+        Buffer(SIZE).merged_onto(ZERO, 1.0)

@@ -1,0 +1,109 @@
+"""A small record of a run that never was, with all that a real one has."""
+
+from aggregator.ledger_view import Contribution
+from simulators.balance import Balance, OutboxCount, balance
+from simulators.baselines import Baselines
+from simulators.observer import Flow, SeenEvaluation
+from simulators.record import DeviceRecord, Record, WireRecord
+from simulators.story import Span, Story
+
+STARTED = 1_000.0
+
+
+def device(name: str, *, merged: int, title: str = "usual") -> DeviceRecord:
+    return DeviceRecord(
+        name=name,
+        title=title,
+        examples=100,
+        duty_cycle=0.5,
+        story=Story(
+            device=name,
+            made=merged,
+            merged=merged,
+            staleness=[1] * merged,
+            merges=[STARTED + 2.0 * number for number in range(merged)],
+            spans=[
+                Span(kind="training", start=STARTED, stop=STARTED + 1),
+                Span(kind="offline", start=STARTED + 2, stop=STARTED + 4),
+                Span(kind="killed", start=STARTED + 5, stop=STARTED + 6),
+                Span(kind="held", start=STARTED + 7, stop=None),
+            ],
+        ),
+        bytes_up=21_000 * merged,
+        bytes_down=80_000,
+        update_bytes=20_000 * merged,
+    )
+
+
+def contribution(name: str, sequence: int, *, staleness: int = 1, weight: float = 70.0) -> Contribution:
+    return Contribution(
+        device=name,
+        sequence=sequence,
+        base_version=0,
+        into_version=1,
+        staleness=staleness,
+        samples=100,
+        weight=weight,
+        size_bytes=20_000,
+        merged_at=STARTED + sequence,
+    )
+
+
+def sample_balance(*, lost: int = 0) -> Balance:
+    counts = [
+        OutboxCount(device="person-03", incarnation="aa", last_sequence=3, waiting={}),
+        OutboxCount(device="person-<4>", incarnation="bb", last_sequence=2, waiting={}),
+    ]
+    merged = [("person-03", 1), ("person-03", 2), ("person-03", 3), ("person-<4>", 1)]
+    return balance(counts, {"person-<4>": [2]}, merged[: len(merged) - lost])
+
+
+def sample_record(*, lost: int = 0, largest_bytes: int = 32_768) -> Record:
+    """Two devices, three versions; `lost` updates are missing in the ledger."""
+    metrics = {"accuracy": 0.5, "macro_f1": 0.4}
+    return Record(
+        task="physiotherapy",
+        seed=7,
+        broker="amqtt, embedded",
+        held_out_examples=1_002,
+        held_out_persons=2,
+        devices=[device("person-03", merged=3, title="offline & back"), device("person-<4>", merged=1)],
+        started_at=STARTED,
+        stopped_at=STARTED + 9,
+        versions={0: STARTED - 1, 1: STARTED + 3, 2: STARTED + 6},
+        evaluations=[
+            SeenEvaluation(version=version, at=STARTED + 3 * version, metrics={"accuracy": value, "macro_f1": value})
+            for version, value in enumerate((0.15, 0.7, 0.85))
+        ],
+        contributions=[
+            contribution("person-03", 1, staleness=0, weight=100.0),
+            contribution("person-03", 2),
+            contribution("person-03", 3),
+            contribution("person-<4>", 1, staleness=4, weight=45.0),
+        ],
+        balance=sample_balance(lost=lost),
+        duplicates=1,
+        refused=1,
+        updates_per_version=2,
+        server_rate=0.5,
+        baselines=Baselines(
+            epochs=40,
+            centralised={"accuracy": 0.875, "macro_f1": 0.87},
+            local={"person-03": metrics, "person-<4>": {"accuracy": 0.7, "macro_f1": 0.6}},
+            teacher={"accuracy": 0.75},
+            seconds=12.0,
+        ),
+        wire=WireRecord(
+            by_kind={"update": Flow(4, 80_000), "chunk": Flow(6, 120_000)},
+            largest_bytes=largest_bytes,
+            largest_kind="chunk",
+            numbers_max=20_151,
+            foreign_updates=0,
+            unreadable=0,
+            teacher_parameters=205_767,
+            student_parameters=20_151,
+        ),
+        teacher_bytes=823_068,
+        phases={"teacher": 12.0, "federation": 30.0},
+        seconds=60.0,
+    )

@@ -1,0 +1,72 @@
+"""The embedded broker as a process: its password, its offline queue, its end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulators.embedded_broker import PROTOCOL, Launched, await_url, launch
+from simulators.processes import Processes
+from tests.simulators.waiting import eventually
+from wire_contract.link import Connected, Delivery, Disconnected, Event
+from wire_contract.mqtt_link import MqttLink, MqttSettings
+
+CONNECT_SECONDS = 10.0
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    with Processes(tmp_path / "logs") as processes:
+        yield processes
+
+
+def settings(broker: Launched, url: str, client_id: str, *, password: str | None = None) -> MqttSettings:
+    return MqttSettings.from_url(
+        url,
+        client_id=client_id,
+        username=broker.credentials.username,
+        password=password or broker.credentials.password,
+        protocol=PROTOCOL,
+        subscriptions=("news/+",),
+        close_seconds_max=2.0,
+    )
+
+
+def first(link: MqttLink, kind: type[Event]) -> Event:
+    """The first event of that kind; others are passed over."""
+    found: list[Event] = []
+
+    def came() -> bool:
+        found.extend(event for event in link.receive(count=10, timeout_seconds=0.05) if isinstance(event, kind))
+        return bool(found)
+
+    eventually(came, seconds_max=CONNECT_SECONDS)
+    return found[0]
+
+
+def test_password_offline_queue_and_end(processes: Processes, tmp_path: Path) -> None:
+    broker = launch(processes, tmp_path)
+    url = await_url(broker, processes)
+    assert (tmp_path / "broker-passwords").stat().st_mode & 0o077 == 0
+    assert broker.credentials.password not in (tmp_path / "broker-passwords").read_text()
+
+    wrong = MqttLink(settings(broker, url, "wrong", password="guessed"))
+    refusal = first(wrong, Disconnected)
+    wrong.close()
+    assert isinstance(refusal, Disconnected)
+    assert refusal.refused
+
+    reader = MqttLink(settings(broker, url, "reader"))
+    first(reader, Connected)
+    reader.close()
+    writer = MqttLink(settings(broker, url, "writer"))
+    assert writer.publish("news/1", b"while you were away").wait(CONNECT_SECONDS)
+    writer.close()
+    again = MqttLink(settings(broker, url, "reader"))
+    delivery = first(again, Delivery)
+    again.close()
+    assert isinstance(delivery, Delivery)
+    assert delivery.payload == b"while you were away"
+
+    processes.stop(broker.child)
+    assert broker.child.process.returncode == 0

@@ -1,0 +1,120 @@
+"""The report and the summary of a record, and what they may not claim."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+from simulators.demo import conclude
+from simulators.plots import COLOURS, plots
+from simulators.record import summary
+from simulators.report import headline, page, write_report
+from tests.simulators.sample_record import sample_record
+
+PROMISED = (
+    *("task", "devices", "versions", "updates_sent", "updates_merged", "duplicates", "refused", "accuracy"),
+    *("accuracy_centralised", "accuracy_local_mean", "bytes_up", "bytes_down", "seconds"),
+)
+
+
+class _Tags(HTMLParser):
+    """Which tags are open, and what a page refers to."""
+
+    void = frozenset({"meta", "br", "link", "img", "use", "path"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value for name, value in attrs if name in {"src", "href", "xlink:href"} and value]
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.void:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.void:
+            assert self.open.pop() == tag
+
+
+def test_summary_has_what_is_promised() -> None:
+    facts = summary(sample_record())
+    assert set(PROMISED) <= set(facts)
+    assert (facts["updates_sent"], facts["updates_merged"], facts["refused"]) == (5, 4, 1)
+    assert facts["accuracy"] == 0.85
+    assert facts["accuracy_local_mean"] == 0.6
+    assert facts["bytes_up"] == 84_000
+    assert facts["staleness_mean"] == 1.5
+    assert facts["teacher_on_the_wire"] is False
+
+
+def test_page_is_whole_and_needs_nothing_else() -> None:
+    html = page(sample_record())
+    tags = _Tags()
+    tags.feed(html)
+    tags.close()
+    assert tags.open == []
+    assert all(reference.startswith("#") for reference in tags.references)
+    assert {reference.removeprefix("#") for reference in tags.references} <= set(tags.ids)
+    assert len(tags.ids) == len(set(tags.ids))
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert "$" not in html
+
+
+def test_names_are_escaped() -> None:
+    html = page(sample_record())
+    assert "person-<4>" not in html
+    assert "person-&lt;4&gt;" in html
+    assert "offline &amp; back" in html
+
+
+def test_plots_follow_the_page() -> None:
+    template = page(sample_record())
+    for name, svg in plots(sample_record()).items():
+        assert svg.startswith("<svg"), name
+        assert not any(colour in svg for colour in COLOURS.values()), name
+        used = set(re.findall(r"var\(--([a-z]+)\)", svg))
+        assert used
+        assert used <= set(COLOURS)
+        assert "<text" in svg, name
+    for variable in COLOURS:
+        assert template.count(f"--{variable}:") == 2, f"{variable} needs a light and a dark value"
+
+
+def test_headline_says_over_and_under() -> None:
+    assert "2.5 points under training" in headline(sample_record())
+    assert "25.0 points over one" in headline(sample_record())
+
+
+def test_one_version_and_no_updates_is_still_a_page() -> None:
+    record = sample_record()
+    alone = replace(record, contributions=[], versions={0: 1.0}, evaluations=record.evaluations[:1])
+    assert "No update was merged." in page(alone)
+
+
+def test_balanced_run_ends_well(tmp_path: Path) -> None:
+    write_report(sample_record(), tmp_path / "report.html")
+    assert conclude(sample_record(), tmp_path) == 0
+    assert (tmp_path / "summary.json").is_file()
+
+
+def test_a_lost_update_is_said_and_fails(tmp_path: Path) -> None:
+    record = sample_record(lost=1)
+    assert conclude(record, tmp_path) == 1
+    assert "DIFFER" in page(record)
+    assert summary(record)["balanced"] is False
+
+
+def test_a_payload_of_the_teachers_size_fails(tmp_path: Path) -> None:
+    record = sample_record(largest_bytes=300_000)
+    assert conclude(record, tmp_path) == 1
+    assert summary(record)["teacher_on_the_wire"] is True
+    assert "suspect" in page(record)

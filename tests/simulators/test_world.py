@@ -1,0 +1,139 @@
+"""The virtual world: the right order, the right staleness, the same bits every time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from device_client.task import load_task
+from device_client.training import evaluate, seeded
+from device_client.vectors import layout_of, load_vector, vector_of
+from simulators.world import Learned, Rules, StudentLearner, VirtualDevice, run_asynchronous, run_synchronous
+from wire_contract.layout import Layout, TensorSpec, Vector
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
+LAYOUT = Layout((TensorSpec("weight", (2, 2)), TensorSpec("bias", (2,))))
+ZERO = np.zeros(LAYOUT.size, dtype=np.float32)
+EXACT = Rules(updates_per_version=1, server_rate=1.0, update_encoding="float32", model_encoding="float32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Threads that wait for one another on a busy machine cost more than they bring to so small a network."""
+    torch.set_num_threads(1)
+
+
+def stepping(calls: list[tuple[str, int, int]]) -> Callable[..., Learned]:
+    """A learner that adds one to every weight and writes down when it was asked."""
+
+    def learn(device: str, start: Vector, *, base: Vector, version: int, round_number: int) -> Learned:
+        del base
+        calls.append((device, version, round_number))
+        return Learned(weights=start + np.float32(1), samples=10)
+
+    return learn
+
+
+def test_fast_devices_hand_in_more_and_slow_ones_are_stale() -> None:
+    calls: list[tuple[str, int, int]] = []
+    devices = [VirtualDevice(name="fast", round_seconds=1.0), VirtualDevice(name="slow", round_seconds=3.5)]
+    history = run_asynchronous(devices, stepping(calls), ZERO, LAYOUT, rules=EXACT, versions=5)
+    assert calls == [("fast", 0, 0), ("fast", 1, 1), ("fast", 2, 2), ("slow", 0, 0), ("fast", 3, 3)]
+    assert history.staleness == [0, 0, 0, 3, 1], "fast was training on version 3 when slow's update made version 4"
+    assert history.merged == {"fast": 4, "slow": 1}
+    assert history.seconds == 4.0
+
+
+def test_a_version_is_base_plus_the_rated_mean_difference() -> None:
+    devices = [VirtualDevice(name=f"d{number}", round_seconds=1.0) for number in range(3)]
+    rules = Rules(updates_per_version=3, server_rate=0.5, update_encoding="float32", model_encoding="float32")
+    versions: list[tuple[int, float]] = []
+    history = run_asynchronous(
+        devices,
+        stepping([]),
+        ZERO,
+        LAYOUT,
+        rules=rules,
+        versions=2,
+        observe=lambda version, _seconds, weights: versions.append((version, float(weights[0]))),
+    )
+    assert versions == [(0, 0.0), (1, 0.5), (2, 1.0)], "differences, not weights; each buffer is forgotten once merged"
+    np.testing.assert_array_equal(history.weights, np.full(LAYOUT.size, 1.0, dtype=np.float32))
+
+
+def test_without_a_newer_version_a_device_goes_on_along_its_own_line() -> None:
+    starts: list[tuple[str, float, float]] = []
+
+    def learn(device: str, start: Vector, *, base: Vector, version: int, round_number: int) -> Learned:
+        del version, round_number
+        starts.append((device, float(start[0]), float(base[0])))
+        return Learned(weights=start + np.float32(1), samples=10)
+
+    devices = [VirtualDevice(name="fast", round_seconds=1.0), VirtualDevice(name="slow", round_seconds=2.5)]
+    rules = Rules(updates_per_version=2, server_rate=1.0, update_encoding="float32", model_encoding="float32")
+    history = run_asynchronous(devices, learn, ZERO, LAYOUT, rules=rules, versions=1)
+    assert starts == [("fast", 0.0, 0.0), ("fast", 1.0, 0.0), ("slow", 0.0, 0.0)]
+    assert float(history.weights[0]) == 1.5, "fast went 2 and slow 1; one slot each"
+
+
+def test_what_is_learned_offline_is_handed_in_late_and_stale() -> None:
+    calls: list[tuple[str, int, int]] = []
+    devices = [
+        VirtualDevice(name="here", round_seconds=1.0),
+        VirtualDevice(name="away", round_seconds=1.5, offline=((1.0, 4.2),)),
+    ]
+    history = run_asynchronous(devices, stepping(calls), ZERO, LAYOUT, rules=EXACT, versions=5)
+    assert [device for device, _, _ in calls] == ["here", "here", "here", "here", "away"]
+    assert history.staleness[-1] == 4
+    assert history.seconds == pytest.approx(4.2)
+
+
+def test_models_and_updates_travel_encoded() -> None:
+    def thirds(device: str, start: Vector, *, base: Vector, version: int, round_number: int) -> Learned:
+        del device, base, version, round_number
+        return Learned(weights=start + np.linspace(0.03, 0.33, LAYOUT.size, dtype=np.float32), samples=1)
+
+    devices = [VirtualDevice(name="one", round_seconds=1.0)]
+    rules = Rules(updates_per_version=1, server_rate=1.0)
+    weights = run_asynchronous(devices, thirds, ZERO, LAYOUT, rules=rules, versions=1).weights
+    np.testing.assert_array_equal(weights, weights.astype(np.float16).astype(np.float32))
+    exact = run_asynchronous(devices, thirds, ZERO, LAYOUT, rules=EXACT, versions=1).weights
+    assert 0 < np.abs(weights - exact).max() < 0.01
+
+
+def test_fewer_devices_than_a_version_needs_is_a_broken_invariant() -> None:
+    with pytest.raises(AssertionError, match="so many devices"):
+        run_asynchronous(
+            [VirtualDevice(name="one", round_seconds=1.0)], stepping([]), ZERO, LAYOUT, rules=Rules(), versions=1
+        )
+
+
+def test_synchronous_rounds_wait_for_everybody() -> None:
+    calls: list[tuple[str, int, int]] = []
+    history = run_synchronous(["a", "b"], stepping(calls), ZERO, LAYOUT, rules=EXACT, rounds=3, versions=9)
+    assert calls == [("a", 0, 0), ("b", 0, 0), ("a", 3, 1), ("b", 3, 1), ("a", 6, 2), ("b", 6, 2)]
+    assert history.staleness == [0] * 6
+    np.testing.assert_array_equal(history.weights, np.full(LAYOUT.size, 3.0, dtype=np.float32))
+
+
+def test_real_training_is_repeatable_and_learns() -> None:
+    task = load_task(f"{EXAMPLE}:task", data=None)
+    with seeded(3):
+        student = task.student()
+    layout = layout_of(student)
+    initial = vector_of(student, layout)
+    data = {device: task.examples_of(device) for device in task.devices}
+    devices = [VirtualDevice(name=device, round_seconds=1.0 + at / 7) for at, device in enumerate(task.devices)]
+
+    def run() -> Vector:
+        learner = StudentLearner(task, data, None, layout, seed=3)
+        return run_asynchronous(
+            devices, learner, initial, layout, rules=Rules(updates_per_version=5), versions=9
+        ).weights
+
+    weights = run()
+    np.testing.assert_array_equal(weights, run())
+    load_vector(student, layout, weights)
+    assert evaluate(student, task.held_out(), task.classes)["accuracy"] > 0.8

@@ -1,0 +1,73 @@
+"""The rules of the house that no type checker sees."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
+IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
+
+
+def sources(*packages: str) -> list[Path]:
+    found = [path for package in packages for path in sorted((HOUSE / package).rglob("*.py"))]
+    assert found
+    return found
+
+
+def imported_by(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in IMPORT.findall(path.read_text())}
+
+
+@pytest.mark.parametrize("package", ["wire_contract", "aggregator", "device_client", "simulators", "benchmarks"])
+def test_each_package_is_imported_from_here(package: str) -> None:
+    assert package in PACKAGES
+    origin = importlib.import_module(package).__file__
+    assert origin is not None
+    assert Path(origin).is_relative_to(HOUSE), "the names are generic: another distribution has one of them too"
+
+
+def test_every_package_is_listed_and_no_tests_are_shipped() -> None:
+    folders = {
+        str(init.parent.relative_to(HOUSE)).replace("/", ".")
+        for name in {package.split(".")[0] for package in PACKAGES}
+        for init in (HOUSE / name).rglob("__init__.py")
+    }
+    assert folders == set(PACKAGES)
+    assert not any(package.split(".")[0] in {"tests", "examples", "docs"} for package in PACKAGES)
+
+
+def test_one_module_speaks_to_paho() -> None:
+    speakers = [path for path in sources(*{name.split(".")[0] for name in PACKAGES}) if "paho" in imported_by(path)]
+    assert speakers == [HOUSE / "wire_contract" / "mqtt_link.py"]
+
+
+def test_nothing_is_pickled_on_any_wire() -> None:
+    for path in sources("wire_contract", "aggregator"):
+        assert not imported_by(path) & {"pickle", "marshal", "shelve", "dill", "joblib"}, path
+
+
+def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
+    core = ["aggregator/admission", "aggregator/merging", "aggregator/staleness", "aggregator/model_line"]
+    core += ["wire_contract/codec", "wire_contract/encoding", "wire_contract/layout", "wire_contract/manifest"]
+    core += ["wire_contract/messages", "wire_contract/topics"]
+    for name in core:
+        found = imported_by(HOUSE / f"{name}.py") & {"time", "datetime", "random", "secrets", "socket", "threading"}
+        assert not found, f"{name} imports {found}"
+
+
+@pytest.mark.parametrize("module", ["aggregator.__main__", "wire_contract.mqtt_link", "wire_contract.codec"])
+def test_the_aggregator_and_the_contract_know_no_torch(module: str) -> None:
+    code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert not loaded & {"torch", "device_client", "simulators", "benchmarks"}
+    if module.startswith("wire_contract"):
+        assert not loaded & {"aggregator", "sqlite3"}

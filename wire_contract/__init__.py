@@ -1,0 +1,1 @@
+"""What both ends agree on: topics, messages, tensor encodings, codec and link. Knows neither program."""

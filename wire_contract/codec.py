@@ -1,0 +1,151 @@
+"""Messages to bytes and back: an LZ4 frame (content size stored) of a msgpack map with a schema number.
+
+Decoding is total: any bytes give a message of the asked type or a `DecodeError` that says which limit or field
+is wrong. It works outside in, and nothing is allocated before the limit that bounds it was checked: compressed
+size, stated content size, LZ4 (bounded by the stated size), schema number, then fields of the known types only. Lengths
+stand in those types and are checked before what they count is read; unknown fields are skipped, never built, so that
+64 MiB of empty lists do not become gigabytes of objects. (That is why the reader is msgspec's typed one; the writer is
+msgpack, the reference implementation, and a law says that it reads what stands on the wire.)
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import lz4.frame
+import msgpack
+import msgspec
+
+from wire_contract.errors import DecodeError, LayoutError, LimitExceeded, UnknownSchema
+from wire_contract.layout import Layout
+from wire_contract.limits import CONTROL_LIMITS, MANIFEST_LIMITS, MODEL_LIMITS, UPDATE_LIMITS, Limits
+from wire_contract.messages import (
+    AggregatorStatus,
+    Evaluation,
+    Manifest,
+    Message,
+    Model,
+    Presence,
+    Receipt,
+    Update,
+)
+
+M = TypeVar("M", bound=Message)
+
+SCHEMAS: Mapping[type, int] = {
+    Update: 1,
+    Model: 1,
+    Manifest: 1,
+    Receipt: 1,
+    Presence: 1,
+    Evaluation: 1,
+    AggregatorStatus: 1,
+}
+"""The newest schema number known of each message kind."""
+
+DEFAULT_LIMITS: Mapping[type, Limits] = {
+    Update: UPDATE_LIMITS,
+    Model: MODEL_LIMITS,
+    Manifest: MANIFEST_LIMITS,
+}
+
+_REASON_CHARACTERS_MAX = 200
+
+T = TypeVar("T")
+
+
+class _Head(msgspec.Struct):
+    """What every message of every schema has."""
+
+    schema: int | None = msgspec.field(name="v", default=None)
+
+
+def encode(message: Message) -> bytes:
+    """The payload of `message`."""
+    packed = msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    return bytes(lz4.frame.compress(packed, store_size=True))
+
+
+def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
+    """The message of type `kind` in `payload`.
+
+    Raises:
+        LimitExceeded: it is larger than a limit; nothing that large was allocated.
+        UnknownSchema: a newer program wrote it.
+        DecodeError: the bytes are no such message; the text names the field.
+    """
+    bounds = limits or DEFAULT_LIMITS.get(kind, CONTROL_LIMITS)
+    content = _decompress(payload, bounds)
+    _check_schema(_unpack(content, _Head, kind), kind)
+    message = _unpack(content, kind, kind)
+    if isinstance(message, Model):
+        _check_elements(message, bounds)
+    _check_finite(message)
+    return message
+
+
+def _decompress(payload: bytes, limits: Limits) -> bytes:
+    if len(payload) > limits.compressed_bytes:
+        raise LimitExceeded("compressed_bytes", found=len(payload), allowed=limits.compressed_bytes)
+    try:
+        stated = int(lz4.frame.get_frame_info(payload)["content_size"])
+        if stated > limits.decompressed_bytes:
+            raise LimitExceeded("decompressed_bytes", found=stated, allowed=limits.decompressed_bytes)
+        decompressor = lz4.frame.LZ4FrameDecompressor()
+        # `max_length` holds even if the stated size is a lie: a bomb stops at the size it promised.
+        content: bytes = decompressor.decompress(payload, max_length=stated)
+    except RuntimeError as error:
+        raise DecodeError(f"frame: not an LZ4 frame ({error})") from None
+    if len(content) != stated or not decompressor.eof or decompressor.unused_data:
+        raise DecodeError(f"frame: content is not the {stated} bytes that its header states")
+    return content
+
+
+def _unpack(content: bytes, fields: type[T], kind: type) -> T:
+    try:
+        return msgspec.msgpack.decode(content, type=fields)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"{kind.__name__}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    """The text may quote the sender's bytes, and it goes into logs and receipts."""
+    text = str(error)[:_REASON_CHARACTERS_MAX]
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _check_schema(head: _Head, kind: type) -> None:
+    if head.schema is None or head.schema < 1:
+        raise DecodeError(f"{kind.__name__}: the schema number (key 'v') is missing")
+    if head.schema > SCHEMAS[kind]:
+        raise UnknownSchema(kind.__name__, found=head.schema, known=SCHEMAS[kind])
+
+
+def _check_elements(model: Model, limits: Limits) -> None:
+    try:
+        elements = Layout(model.layout).size
+    except LayoutError as error:
+        raise DecodeError(f"Model: {error}") from None
+    if elements > limits.elements:
+        raise LimitExceeded("elements", found=elements, allowed=limits.elements)
+
+
+def _check_finite(message: Message) -> None:
+    """The type `ge=0` keeps NaN out, but not infinity."""
+    numbers: list[tuple[str, float]] = []
+    match message:
+        case Update():
+            numbers = [("train_seconds", message.train_seconds), *_metrics(message.metrics)]
+        case Evaluation():
+            numbers = _metrics(message.metrics)
+        case Manifest():
+            numbers = [("published_at", message.published_at)]
+        case Receipt():
+            numbers = [("weight", message.weight)]
+    for name, value in numbers:
+        if not math.isfinite(value):
+            raise DecodeError(f"{type(message).__name__}: {name} is not finite")
+
+
+def _metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(f"metric {name[:80]!r}", value) for name, value in metrics.items()]

@@ -1,0 +1,196 @@
+"""Which broker, as whom, about which task: the settings that both programs share.
+
+Every setting is a flag (`--client-id x`) and an environment variable (`FEDKD_CLIENT_ID=x`); the flag wins. A program
+adds its own fields in a subclass and reads them with `read_settings`, which turns whatever is wrong into one line.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+from wire_contract.errors import ContractError, LinkError, TopicError
+from wire_contract.link import Will
+from wire_contract.mqtt_settings import MqttSettings, Protocol, Tls
+from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
+
+ENVIRONMENT_PREFIX = "FEDKD_"
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class UsageError(ContractError):
+    """A setting is wrong or missing: one line for the person who started the program, which ends with code 2."""
+
+
+def check_broker(url: str) -> str:
+    """`url`, if it is a broker URL.
+
+    Raises:
+        ValueError: it is not; one line without the password.
+    """
+    try:
+        MqttSettings.from_url(url, client_id="any")
+    except LinkError as error:
+        raise ValueError(str(error)) from None
+    return url
+
+
+def _named(what: str) -> AfterValidator:
+    def check(name: str) -> str:
+        try:
+            return check_name(name, what)
+        except TopicError as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(check)
+
+
+def _root(root: str) -> str:
+    try:
+        return check_root(root)
+    except TopicError as error:
+        raise ValueError(str(error)) from None
+
+
+BrokerUrl = Annotated[str, AfterValidator(check_broker)]
+DeviceName = Annotated[str, _named("device")]
+TaskName = Annotated[str, _named("task")]
+TopicRoot = Annotated[str, AfterValidator(_root)]
+
+
+class CommandSettings(BaseSettings):
+    """Flags and environment of one command."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_ignore_empty=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_exit_on_error=False,
+    )
+
+
+class ConnectionSettings(CommandSettings):
+    """How to reach the broker."""
+
+    task: TaskName = Field(description="name of what is learned; one level of every topic")
+    broker: BrokerUrl = Field(description="broker URL: mqtt://[user@]host[:1883], mqtts:// for TLS, ws:// or wss://")
+    username: str | None = Field(None, description="user name; wins over the one in the URL")
+    password: SecretStr | None = Field(
+        None, description="password; better in FEDKD_PASSWORD or --password-file, as others can read a command line"
+    )
+    password_file: Path | None = Field(None, description="file whose first line is the password")
+    tls_ca: Path | None = Field(None, description="PEM file of the authorities to trust; else the system's are trusted")
+    tls_certificate: Path | None = Field(None, description="PEM file of this client's certificate chain")
+    tls_key: Path | None = Field(None, description="PEM file of this client's private key")
+    mqtt: Protocol = Field(
+        "auto", description="MQTT version; auto tries 5 first, which costs some brokers 3 s at the first connect"
+    )
+    client_id: str | None = Field(None, min_length=1, description="MQTT client id; else it is made of role and name")
+    keepalive_seconds: int = Field(60, ge=5, le=65_535, description="silence after which a connection is dead, seconds")
+    root: TopicRoot = Field(DEFAULT_ROOT, description="first levels of every topic")
+
+    def mqtt_settings(
+        self,
+        *,
+        client_id: str,
+        subscriptions: tuple[str, ...] = (),
+        will: Will | None = None,
+        session_expiry_seconds: int | None = None,
+    ) -> MqttSettings:
+        """What a link needs.
+
+        Args:
+            client_id: used where the user gave none.
+            subscriptions: filters, each at QoS 1.
+            will: what the broker says when the connection breaks.
+            session_expiry_seconds: how long the broker keeps the session; None: as long as `MqttSettings` says.
+
+        Raises:
+            UsageError: these settings cannot work together, or the password file cannot be read.
+        """
+        try:
+            return MqttSettings.from_url(
+                self.broker,
+                client_id=self.client_id or client_id,
+                username=self.username,
+                password=self._password(),
+                tls=self._tls(),
+                protocol=self.mqtt,
+                keepalive_seconds=self.keepalive_seconds,
+                subscriptions=subscriptions,
+                will=will,
+                session_expiry_seconds=session_expiry_seconds,
+            )
+        except LinkError as error:
+            raise UsageError(str(error)) from None
+
+    def _password(self) -> str | None:
+        """As set, else out of the file; None: the one in the URL, if any, holds."""
+        if self.password_file is None:
+            return self.password.get_secret_value() if self.password else None
+        if self.password is not None:
+            raise UsageError("password: give either a password or a password file")
+        return _first_line(self.password_file)
+
+    def _tls(self) -> Tls | None:
+        """None: what the URL says. The files are looked at here, so that a wrong one is a usage error."""
+        if not (self.tls_ca or self.tls_certificate or self.tls_key):
+            return None
+        tls = Tls(ca_file=self.tls_ca, certificate_file=self.tls_certificate, key_file=self.tls_key)
+        tls.context()
+        return tls
+
+
+def _first_line(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise UsageError(f"password file {file}: {reason}") from None
+    if not lines or not lines[0]:
+        raise UsageError(f"password file {file}: its first line is empty")
+    return lines[0]
+
+
+def read_settings(kind: type[S], arguments: Sequence[str], *, program: str) -> S:
+    """The settings out of flags, environment and defaults; `--help` prints them and ends the program.
+
+    Raises:
+        UsageError: something is wrong, missing or unknown; one line that names every such setting.
+    """
+    # pydantic-settings takes the name of the program from the class; a subclass keeps the caller's class clean.
+    named = type(kind.__name__, (kind,), {"model_config": {"cli_prog_name": program}, "__doc__": kind.__doc__})
+    try:
+        return CliApp.run(named, cli_args=list(arguments))
+    except SettingsError as error:
+        raise UsageError(_one_line(str(error).removeprefix("error parsing CLI: "))) from None
+    except ValidationError as error:
+        raise UsageError("; ".join(_complaints(error))) from None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if not name:
+            lines.append(_one_line(problem["msg"].removeprefix("Value error, ")))
+        elif problem["type"] == "missing":
+            lines.append(f"{flag(name)} is missing (or set {ENVIRONMENT_PREFIX}{name.upper()})")
+        else:
+            lines.append(f"{flag(name)}: {_one_line(problem['msg'].removeprefix('Value error, '))}")
+    return lines
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

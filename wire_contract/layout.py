@@ -1,0 +1,108 @@
+"""Weights are one contiguous float32 vector plus a layout that says which stretch is which tensor.
+
+Merging is then one pass over memory instead of a loop over a dictionary, and the digest of a version is
+the SHA-256 of the vector's little-endian bytes.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from wire_contract.errors import LayoutError
+from wire_contract.limits import DIMENSIONS_MAX, TEXT_CHARACTERS_MAX
+
+Vector = npt.NDArray[np.float32]
+"""Shape (layout.size,), C-contiguous."""
+
+DIGEST_BYTES = 32
+FINGERPRINT_BYTES = 8
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Name and shape of one tensor. The dtype of decoded weights is always float32."""
+
+    name: Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
+    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=DIMENSIONS_MAX)]
+    dtype: Literal["float32"] = "float32"
+
+    @property
+    def size(self) -> int:
+        """Elements of the tensor; a scalar (shape `()`) has one."""
+        return math.prod(self.shape)
+
+
+class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """The ordered tensors of one model line.
+
+    Raises:
+        LayoutError: a name twice, or a dimension below one.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.tensors]
+        if len(set(names)) != len(names):
+            raise LayoutError("layout: a tensor name stands twice")
+        for spec in self.tensors:
+            if any(dimension < 1 for dimension in spec.shape):
+                raise LayoutError(f"layout: tensor {spec.name!r} has an empty shape {spec.shape}")
+
+    @cached_property
+    def size(self) -> int:
+        """Elements of all tensors together."""
+        return sum(spec.size for spec in self.tensors)
+
+    @cached_property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """Start and stop of each tensor in the vector."""
+        stops = np.cumsum([spec.size for spec in self.tensors], dtype=np.int64).tolist()
+        return tuple(zip([0, *stops[:-1]], stops, strict=True)) if stops else ()
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Eight bytes that differ for layouts that differ; updates carry them instead of names."""
+        return hashlib.sha256(msgspec.msgpack.encode(self)).digest()[:FINGERPRINT_BYTES]
+
+    def views(self, vector: Vector) -> dict[str, Vector]:
+        """The tensors inside `vector` by name, shaped, sharing its memory."""
+        self.check(vector)
+        return {
+            spec.name: vector[start:stop].reshape(spec.shape)
+            for spec, (start, stop) in zip(self.tensors, self.bounds, strict=True)
+        }
+
+    def flatten(self, tensors: Mapping[str, npt.ArrayLike]) -> Vector:
+        """One new vector out of tensors by name.
+
+        Raises:
+            LayoutError: a tensor is missing, unknown, or has another shape.
+        """
+        expected = {spec.name for spec in self.tensors}
+        if expected != set(tensors):
+            missing, unknown = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
+            raise LayoutError(f"layout: missing tensors {missing}, unknown tensors {unknown}")
+        vector = np.empty(self.size, dtype=np.float32)
+        for name, view in self.views(vector).items():
+            with np.errstate(over="ignore"):  # float64 beyond float32 is infinity, for the encoder to refuse
+                values = np.asarray(tensors[name], dtype=np.float32)
+            if values.shape != view.shape:
+                raise LayoutError(f"layout: tensor {name!r} has shape {values.shape}, not {view.shape}")
+            view[...] = values
+        return vector
+
+    def check(self, vector: Vector) -> None:
+        """Raises LayoutError unless `vector` is a float32 vector of this layout's size."""
+        if vector.shape != (self.size,) or vector.dtype != np.float32:
+            raise LayoutError(f"layout: a {vector.dtype} vector {vector.shape} is not float32 ({self.size},)")
+
+
+def digest(vector: Vector) -> bytes:
+    """SHA-256 of the little-endian float32 bytes: the identity of a version's weights."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").data).digest()

@@ -1,0 +1,63 @@
+"""Every bound of the contract, by name. Decoding never allocates more than these say."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+MIB = 1 << 20
+KIB = 1 << 10
+
+CHUNK_BYTES_MAX = 32 * KIB
+"""Payload of one model chunk; below the smallest retained limit of the cloud brokers (64 KB)."""
+
+INLINE_BYTES_MAX = 24 * KIB
+"""A model up to this size travels inside its manifest; the rest of the 32 KiB is the manifest's own."""
+
+NAME_CHARACTERS_MAX = 64
+"""Length of a task or device name."""
+
+TOPIC_SLASHES_MAX = 7
+"""What every cloud broker takes."""
+
+KEPT_VERSIONS = 2
+"""So many newest versions keep their chunks on the broker."""
+
+
+TENSORS_MAX = 1_024
+"""Tensors of one model."""
+
+DIMENSIONS_MAX = 8
+
+MAP_ITEMS_MAX = 256
+"""Metrics, counters and the like of one message."""
+
+TEXT_CHARACTERS_MAX = 1_024
+"""Names of tensors and metrics, and lines for people."""
+
+CHUNKS_MAX = 4_096
+"""Chunks of one model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a decoder accepts of one kind of message; the lengths above hold for every kind."""
+
+    compressed_bytes: int = 1 * MIB
+    """Size of the payload as it stands on the wire."""
+    decompressed_bytes: int = 64 * MIB
+    """Size after LZ4; the frame must state it up front."""
+    elements: int = 16_000_000
+    """Numbers in all tensors of a model together; an update must fit the model's layout."""
+    map_items: ClassVar[int] = MAP_ITEMS_MAX
+
+
+UPDATE_LIMITS = Limits()
+"""What the aggregator takes from a device."""
+
+MODEL_LIMITS = Limits(compressed_bytes=64 * MIB)
+"""What a device takes from the aggregator (joined from chunks)."""
+
+MANIFEST_LIMITS = Limits(compressed_bytes=128 * KIB, decompressed_bytes=256 * KIB)
+"""The digests of all chunks of the largest model are 70 KB and cannot be compressed."""
+
+CONTROL_LIMITS = Limits(compressed_bytes=64 * KIB, decompressed_bytes=256 * KIB)
+"""Receipts, presence, evaluations and status."""

@@ -1,0 +1,87 @@
+"""The seam between the programs and a broker: publish, receive, acknowledge. Nothing else of MQTT is seen above it.
+
+A link reconnects by itself, for ever, and keeps a durable session. It never calls its user: what happens is queued
+as events, which the one thread that decides takes in batches at its own pace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message from the broker. Until it is acknowledged the broker keeps it and delivers it again."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+    """It was kept by the broker, not published just now."""
+    duplicate: bool = False
+    """The broker says it may have delivered it before (DUP)."""
+    mid: int = 0
+    epoch: int = 0
+    """The connection it came on; acknowledgements belong to one connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection stands and the subscriptions were sent. What must be there after a broker lost its state is
+    published again on each of these.
+    """
+
+    epoch: int
+    session_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A connection ended or could not be made; the link tries again by itself."""
+
+    reason: str
+    """One line for a person."""
+    refused: bool = False
+    """The broker answered and said no (password, not authorised, client id): trying again will not help."""
+
+
+Event = Delivery | Connected | Disconnected
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """Published by the broker, retained, when the connection ends without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class Publication(Protocol):
+    """A message on its way to the broker."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Whether the broker has it (PUBACK), waiting so long at most. It may still lose it."""
+
+
+class Link(Protocol):
+    """One client of a broker. `publish`, `ack` and `receive` may be called from any thread."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Publication:
+        """Sends at QoS 1, or keeps it until a connection stands.
+
+        Raises:
+            PayloadTooLarge: the broker would refuse the packet; nothing was sent.
+            LinkError: the link is closed, or its outgoing queue is full.
+        """
+
+    def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
+        """Up to `count` events; waits for the first so long at most, never for more.
+
+        Raises:
+            LinkError: the link's own thread has died; the program should end and be started again.
+        """
+
+    def ack(self, delivery: Delivery) -> None:
+        """Tells the broker to forget the message. Of an older connection: nothing happens, it comes again."""
+
+    def close(self) -> None:
+        """Says goodbye and stops; sends what is queued first, for a bounded time."""

@@ -1,0 +1,40 @@
+"""A thread that waits for sockets, woken by other threads."""
+
+import contextlib
+import selectors
+import socket
+
+
+class Wakeup:
+    """To be registered with a selector, for reading."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._set = False
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def set(self) -> None:
+        if not self._set:  # one byte, however many want it
+            self._set = True
+            with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: there is nobody to wake
+                self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """To be called before looking at what there is to do."""
+        with contextlib.suppress(BlockingIOError):
+            self._reader.recv(4096)
+        self._set = False
+
+    def wait(self, seconds: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            if selector.select(seconds):
+                self.clear()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
