@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
 from aggregator.ledger_view import Totals, read_totals
-from aggregator.model_line import LineSettings, ModelLine, announcement, restore, row_of
+from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.settings import RunSettings, StatusSettings
 from wire_contract.codec import encode
@@ -102,7 +102,7 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
                 f"python -m device_client initial-model --task {settings.task} --out initial.safetensors"
             )
         layout, weights = read_initial_model(settings.initial_model, task=settings.task)
-        first = announcement(line_settings, layout, weights, version=0, parent=None, published_at=time.time())
+        first = opening_shelf(line_settings, layout, weights, published_at=time.time())
         ledger.begin_line(row_of(first), layout, weights)
     elif settings.initial_model is not None and settings.initial_model.is_file():
         layout, _ = read_initial_model(settings.initial_model, task=settings.task)

@@ -12,8 +12,9 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -24,9 +25,10 @@ import numpy as np
 from aggregator.admission import LastOfDevice
 from wire_contract.errors import ContractError
 from wire_contract.layout import Layout, Vector
+from wire_contract.limits import KEPT_DELTAS
 from wire_contract.messages import Evaluation, RefusalReason, Update
 
-FORMAT = 1
+FORMAT = 2
 SNAPSHOTS_KEPT = 2
 INCARNATIONS_KEPT = 16
 """So many reinstallations of one device are remembered; older ones can no longer be on their way."""
@@ -85,8 +87,13 @@ class VersionRow:
     parent: int | None
     digest: bytes
     encoding: str
-    chunks: int
+    chunks: int | None
+    """That its snapshot was published in, 0 inside the manifest; None: it was not published whole."""
     committed_at: float
+    model: bytes | None = None
+    """The model message; only the newest version and the newest snapshot keep it."""
+    delta: bytes | None = None
+    """The delta message; only the newest KEPT_DELTAS versions keep theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +177,15 @@ class Ledger:
                 (row.version - SNAPSHOTS_KEPT,),
             )
             db.execute(
+                "UPDATE version SET model = NULL WHERE version < ? AND model IS NOT NULL"
+                " AND version != (SELECT max(version) FROM version WHERE chunks IS NOT NULL)",
+                (row.version,),
+            )
+            db.execute(
+                "UPDATE version SET delta = NULL WHERE version <= ? AND delta IS NOT NULL",
+                (row.version - KEPT_DELTAS,),
+            )
+            db.execute(
                 "UPDATE journal SET payload = NULL WHERE into_version <= ? AND payload IS NOT NULL",
                 (row.version - max(journal_versions_kept, SNAPSHOTS_KEPT),),
             )
@@ -187,25 +203,45 @@ class Ledger:
         """The newest version and its master weights (layout.size,)."""
         with _plain_errors(self.path):
             row = self._db.execute(
-                "SELECT version, parent, digest, encoding, chunks, committed_at, weights"
-                " FROM version ORDER BY version DESC LIMIT 1"
+                f"SELECT {_VERSION_COLUMNS}, weights FROM version ORDER BY version DESC LIMIT 1"  # noqa: S608
             ).fetchone()
-        if row is None or row[6] is None or len(row[6]) % 4:
+        if row is None or row[-1] is None or len(row[-1]) % 4:
             raise LedgerError(f"ledger {self.path} is damaged: its newest version has no weights")
-        weights = np.frombuffer(row[6], dtype="<f4").astype(np.float32)
-        return _version_row(row[:6]), weights
+        weights = np.frombuffer(row[-1], dtype="<f4").astype(np.float32)
+        return VersionRow(**dict(zip(_VERSION_FIELDS, row, strict=False))), weights
+
+    def newest_snapshot(self) -> VersionRow:
+        """The newest version that was published whole."""
+        with _plain_errors(self.path):
+            row = self._db.execute(
+                f"SELECT {_VERSION_COLUMNS} FROM version"  # noqa: S608
+                " WHERE chunks IS NOT NULL ORDER BY version DESC LIMIT 1"
+            ).fetchone()
+        if row is None:
+            raise LedgerError(f"ledger {self.path} is damaged: no version was published whole")
+        return VersionRow(**dict(zip(_VERSION_FIELDS, row, strict=True)))
+
+    def deltas(self) -> list[tuple[int, bytes]]:
+        """Version and delta message of the newest versions, newest first, up to the first one without a delta."""
+        with _plain_errors(self.path):
+            rows = self._db.execute(
+                "SELECT version, delta FROM version ORDER BY version DESC LIMIT ?", (KEPT_DELTAS,)
+            ).fetchall()
+        return list(takewhile(lambda row: row[1] is not None, rows))
+
+    def chunked_snapshots(self, count: int) -> list[tuple[int, int]]:
+        """Version and number of chunks of the newest snapshots that were published in chunks, newest first."""
+        with _plain_errors(self.path):
+            rows = self._db.execute(
+                "SELECT version, chunks FROM version WHERE chunks > 0 ORDER BY version DESC LIMIT ?", (count,)
+            )
+            return rows.fetchall()
 
     def digests(self, *, since: int) -> dict[int, bytes]:
         """Version to digest of the published weights, from version `since` on."""
         with _plain_errors(self.path):
             rows = self._db.execute("SELECT version, digest FROM version WHERE version >= ?", (since,))
             return dict(rows.fetchall())
-
-    def chunks_of(self, version: int) -> int:
-        """How many chunks a version was published in; 0 for one that is unknown or travelled inline."""
-        with _plain_errors(self.path):
-            row = self._db.execute("SELECT chunks FROM version WHERE version = ?", (version,)).fetchone()
-            return 0 if row is None else int(row[0])
 
     # -- updates
 
@@ -351,24 +387,11 @@ def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
     )
 
 
+_VERSION_FIELDS = tuple(field.name for field in fields(VersionRow))
+_VERSION_COLUMNS = ", ".join(_VERSION_FIELDS)
+
+
 def _insert_version(db: sqlite3.Connection, row: VersionRow, weights: Vector) -> None:
-    db.execute(
-        "INSERT INTO version (version, parent, digest, encoding, chunks, weights, committed_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            row.version,
-            row.parent,
-            row.digest,
-            row.encoding,
-            row.chunks,
-            weights.astype("<f4").tobytes(),
-            row.committed_at,
-        ),
-    )
-
-
-def _version_row(row: tuple[int, int | None, bytes, str, int, float]) -> VersionRow:
-    version, parent, digest, encoding, chunks, committed_at = row
-    return VersionRow(
-        version=version, parent=parent, digest=digest, encoding=encoding, chunks=chunks, committed_at=committed_at
-    )
+    values = (*(getattr(row, name) for name in _VERSION_FIELDS), weights.astype("<f4").tobytes())
+    marks = ", ".join("?" * len(values))
+    db.execute(f"INSERT INTO version ({_VERSION_COLUMNS}, weights) VALUES ({marks})", values)  # noqa: S608

@@ -1,17 +1,20 @@
--- The ledger's format 1. One file a task and shard.
+-- The ledger's format 2. One file a task and shard.
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- The model line. `weights` are the float32 master weights; only the newest versions keep them.
+-- The model line. `weights` are the float32 master weights, `model` and `delta` the messages that were published; only
+-- the newest versions keep them, as far as a broker that lost its state needs them again.
 CREATE TABLE version (
     version      INTEGER PRIMARY KEY,
     parent       INTEGER,
     digest       BLOB NOT NULL,           -- of the published (encoded) weights: what updates name as their base
     encoding     TEXT NOT NULL,
-    chunks       INTEGER NOT NULL,
+    chunks       INTEGER,                 -- of its snapshot, 0 inside the manifest; NULL: not published whole
+    model        BLOB,
+    delta        BLOB,                    -- NULL for a key version, too
     weights      BLOB,
     committed_at REAL NOT NULL            -- Unix seconds
 );

@@ -1,8 +1,8 @@
 """The one model line of a task, in memory: the version, its master weights, the buffer of the next one, and who was
 answered last. One thread changes it. It reads no clock and does no input or output; the ledger is its memory.
 
-Master weights stay float32. What is published is their encoding, and updates are differences to *that*; because the
-next version is computed from the master again, rounding of one version never adds up over versions.
+Master weights stay float32. What is published is near them (`wire_contract/deltas.py`), and updates are differences to
+*that*; because the next version is computed from the master again, what publishing loses never adds up over versions.
 """
 
 from collections import Counter
@@ -25,12 +25,19 @@ from aggregator.ledger import (
 )
 from aggregator.merging import Buffer
 from wire_contract.codec import decode
+from wire_contract.deltas import EncodeDelta
 from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
+from wire_contract.encoding_choice import EncodingChoice, encode_as
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector
-from wire_contract.manifest import Announcement, announce
+from wire_contract.limits import KEPT_DELTAS
+from wire_contract.manifest import Announcement, read_model
 from wire_contract.messages import Evaluation, RefusalReason, Update
+from wire_contract.planner import Plan
+from wire_contract.shelf import Shelf, first_shelf, next_shelf
 from wire_contract.topics import ParsedTopic
+
+DELTA_BYTES = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,11 @@ class LineSettings:
     server_rate: float = 1.0
     """η of FedBuff."""
     model_encoding: EncodingName = "float16"
+    """Of snapshots."""
+    delta_encoding: EncodingChoice | None = field(default_factory=lambda: Plan(bytes_max=DELTA_BYTES))
+    """Of what leads from one version to the next; None: every version goes whole."""
+    snapshot_versions: int = KEPT_DELTAS
+    """A snapshot is published at least every so many versions."""
     journal_versions_kept: int = 10_000
     """Versions whose updates keep their bytes in the journal."""
     policy: Policy = field(default_factory=Policy)
@@ -115,8 +127,7 @@ class ModelLine:
     def __init__(
         self,
         settings: LineSettings,
-        layout: Layout,
-        row: VersionRow,
+        shelf: Shelf,
         weights: Vector,
         *,
         digests: Mapping[int, bytes],
@@ -124,8 +135,8 @@ class ModelLine:
         recall: Callable[[DeviceKey], LastOfDevice | None],
     ) -> None:
         self.settings = settings
-        self.layout = layout
-        self.row = row
+        self.layout = layout = shelf.published.layout
+        self.shelf = shelf
         self.weights = weights
         self._digests = dict(digests)
         self._lasts = dict(lasts)
@@ -138,7 +149,7 @@ class ModelLine:
     @property
     def version(self) -> int:
         """The newest committed version."""
-        return self.row.version
+        return self.shelf.version
 
     @property
     def devices(self) -> int:
@@ -171,12 +182,28 @@ class ModelLine:
         """Master weights (layout.size,) of the next version; changes nothing."""
         return self.buffer.merged_onto(self.weights, self.settings.server_rate)
 
-    def advance(self, row: VersionRow, weights: Vector) -> None:
+    def next_shelf(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Shelf:
+        """How the next version, with master `weights` (layout.size,), is published; changes nothing.
+
+        Raises:
+            EncodeError: the weights do not fit the encoding.
+        """
+        settings = self.settings
+        return next_shelf(
+            self.shelf,
+            weights,
+            encoding=encoding or settings.model_encoding,
+            encode_delta=_delta_encoder(settings, self.version),
+            snapshot_versions=settings.snapshot_versions,
+            published_at=at,
+        )
+
+    def advance(self, shelf: Shelf, weights: Vector) -> None:
         """Goes over to a version that the ledger has committed."""
-        assert row.version == self.version + 1, f"version {row.version} after {self.version}"
-        self.row, self.weights = row, weights
-        self._digests[row.version] = row.digest
-        self._digests.pop(row.version - self.settings.policy.staleness_max - 1, None)
+        assert shelf.version == self.version + 1, f"version {shelf.version} after {self.version}"
+        self.shelf, self.weights = shelf, weights
+        self._digests[shelf.version] = shelf.published.digest
+        self._digests.pop(shelf.version - self.settings.policy.staleness_max - 1, None)
         self.buffer.clear()
         self._standing = self._new_standing()
 
@@ -209,54 +236,43 @@ class ModelLine:
         return Standing(self.settings.task, self.version, self._digests, self.layout, norm)
 
 
-def announcement(
-    settings: LineSettings,
-    layout: Layout,
-    weights: Vector,
-    *,
-    version: int,
-    parent: int | None,
-    published_at: float,
-    encoding: EncodingName | None = None,
-) -> Announcement:
-    """How a version with master `weights` (layout.size,) is published; `encoding` is the settings' unless given.
+def _delta_encoder(settings: LineSettings, version: int) -> EncodeDelta | None:
+    choice = settings.delta_encoding
+    return None if choice is None else lambda vector, layout: encode_as(choice, vector, layout, version=version)
+
+
+def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, published_at: float) -> Shelf:
+    """How version 0, with master `weights` (layout.size,), is published.
 
     Raises:
         EncodeError: the weights cannot be published.
     """
-    return announce(
-        weights,
-        task=settings.task,
-        version=version,
-        parent=parent,
-        layout=layout,
-        encoding=encoding or settings.model_encoding,
-        shards=settings.policy.shards,
-        update_bytes_max=settings.policy.update_bytes_max,
-        published_at=published_at,
+    return first_shelf(
+        weights, task=settings.task, layout=layout, encoding=settings.model_encoding, published_at=published_at
     )
 
 
-def row_of(announced: Announcement) -> VersionRow:
-    """The ledger's row of an announced version."""
-    manifest = announced.manifest
+def announcement(settings: LineSettings, shelf: Shelf) -> Announcement:
+    """What stands on the broker for the newest version."""
+    return shelf.announcement(shards=settings.policy.shards, update_bytes_max=settings.policy.update_bytes_max)
+
+
+def row_of(shelf: Shelf) -> VersionRow:
+    """The ledger's row of the newest version."""
     return VersionRow(
-        version=manifest.version,
-        parent=manifest.parent,
-        digest=manifest.digest,
-        encoding=manifest.encoding,
-        chunks=len(announced.chunks),
-        committed_at=manifest.published_at,
+        version=shelf.version,
+        parent=shelf.parent,
+        digest=shelf.published.digest,
+        encoding=shelf.encoding,
+        chunks=len(shelf.chunks) if shelf.is_snapshot else None,
+        committed_at=shelf.published_at,
+        model=shelf.model,
+        delta=shelf.deltas[0] if shelf.deltas else None,
     )
-
-
-def encoding_of(row: VersionRow) -> EncodingName:
-    """The encoding that a version was published in."""
-    return cast("EncodingName", row.encoding)  # `restore` has checked it
 
 
 def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
-    """The line as the ledger has it: newest snapshot plus the journal after it, bit for bit.
+    """The line as the ledger has it: newest weights plus the journal after them, bit for bit; so is what is published.
 
     Raises:
         LedgerError: the ledger is damaged.
@@ -264,14 +280,12 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
     layout = ledger.layout()
     assert layout is not None, "begin the line first"
     row, weights = ledger.newest()
-    if row.encoding not in ENCODERS:
-        raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")
+    shelf = _restore_shelf(ledger, row, layout)
     if weights.size != layout.size:
         raise LedgerError(f"ledger {ledger.path} is damaged: version {row.version} has {weights.size} weights")
     line = ModelLine(
         settings,
-        layout,
-        row,
+        shelf,
         weights,
         digests=ledger.digests(since=row.version - settings.policy.staleness_max),
         lasts=ledger.last_of_devices(),
@@ -285,3 +299,28 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
             raise LedgerError(f"ledger {ledger.path} is damaged: an update of {journalled.device}: {error}") from None
         line.buffer.add(journalled.device, difference, journalled.weight)
     return line
+
+
+def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Shelf:
+    """In the encoding it was committed with, whatever the settings say now: its digest is what updates name."""
+    if row.encoding not in ENCODERS:
+        raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")
+    snapshot = ledger.newest_snapshot()
+    if row.model is None or snapshot.model is None:
+        raise LedgerError(f"ledger {ledger.path} is damaged: its newest versions have no model messages")
+    try:
+        published = read_model(row.model)
+    except DecodeError as error:
+        raise LedgerError(f"ledger {ledger.path} is damaged: {error}") from None
+    if (published.version, published.digest, published.layout) != (row.version, row.digest, layout):
+        raise LedgerError(f"ledger {ledger.path} is damaged: the model message of version {row.version} is another's")
+    return Shelf(
+        published=published,
+        parent=row.parent,
+        encoding=cast("EncodingName", row.encoding),
+        published_at=row.committed_at,
+        model=row.model,
+        snapshot_version=snapshot.version,
+        snapshot=snapshot.model,
+        deltas=tuple(delta for _, delta in ledger.deltas()),
+    )

@@ -7,6 +7,7 @@ a version that a restart still has.
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,15 +15,15 @@ from typing import Literal
 from aggregator.admission import Merge, Refuse, receipt_for
 from aggregator.ledger import Ledger, LedgerBusy
 from aggregator.ledger_view import Totals
-from aggregator.model_line import BatchBuilder, ModelLine, announcement, encoding_of, row_of
-from aggregator.publishing import Publisher, outdated
+from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
+from aggregator.publishing import Publisher
 from wire_contract.codec import decode
-from wire_contract.encoding import EncodingName
 from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
 from wire_contract.layout import Vector
+from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
-from wire_contract.manifest import Announcement
 from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
+from wire_contract.shelf import Shelf
 from wire_contract.topics import ParsedTopic, parse, topic_filter
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ _RECEIVE_SECONDS_MAX = 0.5
 """Upper bound of one wait, so that a stop request and a due version are seen soon."""
 _RETRY_SECONDS_MAX = 15.0
 _PUBLISH_AGAIN_SECONDS = 5.0
-_CHUNKS_SWEPT_VERSIONS = 8
-"""So many versions below the kept ones lose their chunks on start: a crash may have left some."""
+_SWEPT = 8
+"""So many snapshots and deltas below the kept ones are deleted on start: a crash may have left some."""
 
 
 class RefusedByBroker(ContractError):
@@ -93,7 +94,9 @@ class Service:
         self._connected_before = False
         self._unreachable = ""
         self._online = False
-        self._unpublished: Announcement | None = None
+        self._deltas_deleted_below = 0
+        self._snapshots_deleted: deque[int] = deque(maxlen=_SWEPT)
+        self._is_unpublished = False
         self._publish_again_at = 0.0
         self._jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
 
@@ -114,8 +117,8 @@ class Service:
         waited = self._clock.monotonic() - self._waiting_since
         if self.line.is_due(waited_seconds=waited) and not should_stop():
             self._new_version(should_stop)
-        if self._unpublished is not None and self._online and self._clock.monotonic() >= self._publish_again_at:
-            self._publish(self._unpublished)
+        if self._is_unpublished and self._online and self._clock.monotonic() >= self._publish_again_at:
+            self._publish(all_of_it=True)
 
     def farewell(self) -> None:
         """Says on the status topic that it goes; without a connection the will has said so."""
@@ -225,67 +228,56 @@ class Service:
     def _new_version(self, should_stop: Callable[[], bool]) -> None:
         weights = self.line.next_weights()
         updates, slots = self.line.buffer.updates, self.line.buffer.slots
-        announced = self._announce_next(weights)
-        row = row_of(announced)
+        shelf = self._next_shelf(weights)
+        row = row_of(shelf)
         kept = self.line.settings.journal_versions_kept
         if not self._persist(
             lambda: self._ledger.commit_version(row, weights, journal_versions_kept=kept), should_stop
         ):
             return
-        self.line.advance(row, weights)
+        self.line.advance(shelf, weights)
         if self._online:  # else the greeting publishes it, and a queue for later must not fill with models
-            self._publish(announced)
-        old = outdated(row.version)
-        if old >= 0:
-            self._publisher.delete_chunks(old, self._ledger.chunks_of(old))
+            self._publish(all_of_it=self._is_unpublished)
+            self._delete_old()
         self._publisher.status(self._status("online"))
         log.info("version %d: %d updates of %d devices", row.version, updates, slots)
 
-    def _announce_next(self, weights: Vector) -> Announcement:
-        version = self.line.version + 1
+    def _next_shelf(self, weights: Vector) -> Shelf:
+        at = self._clock.unix()
         try:
-            return self._announce(weights, version=version, at=self._clock.unix())
+            return self.line.next_shelf(weights, at=at)
         except EncodeError as error:  # the line must go on; devices read any encoding
-            log.warning("version %d is published as float32: %s", version, error)
-            return self._announce(weights, version=version, at=self._clock.unix(), encoding="float32")
+            log.warning("version %d is published as float32: %s", self.line.version + 1, error)
+            return self.line.next_shelf(weights, at=at, encoding="float32")
 
-    def _announce(
-        self, weights: Vector, *, version: int, at: float, encoding: EncodingName | None = None
-    ) -> Announcement:
-        return announcement(
-            self.line.settings,
-            self.line.layout,
-            weights,
-            version=version,
-            parent=version - 1 if version else None,
-            published_at=at,
-            encoding=encoding,
-        )
-
-    def _publish(self, announced: Announcement) -> None:
+    def _publish(self, *, all_of_it: bool) -> None:
         """What the link does not take now (its queue is full) is offered again a little later."""
-        self._unpublished = None if self._publisher.model(announced) else announced
+        announced = announcement(self.line.settings, self.line.shelf)
+        self._is_unpublished = not self._publisher.model(announced, all_of_it=all_of_it)
         self._publish_again_at = self._clock.monotonic() + _PUBLISH_AGAIN_SECONDS
+
+    def _delete_old(self) -> None:
+        """Deltas and snapshots that are no longer kept, each once in the life of this program."""
+        oldest = self.line.version - len(self.line.shelf.deltas) + 1
+        # No more can be there: without a broker there are no updates, and so no versions.
+        first = max(1, oldest - KEPT_DELTAS - _SWEPT, self._deltas_deleted_below)
+        self._publisher.delete_deltas(range(first, oldest))
+        self._deltas_deleted_below = oldest
+        for version, chunks in self._ledger.chunked_snapshots(KEPT_SNAPSHOTS + _SWEPT)[KEPT_SNAPSHOTS:]:
+            if version not in self._snapshots_deleted:
+                self._publisher.delete_chunks(version, chunks)
+                self._snapshots_deleted.append(version)
 
     # -- the connection
 
     def _greet(self) -> None:
         """A broker may have lost what it retained, so the committed model is published on every connection."""
-        first = not self._connected_before
         self._connected_before = True
         self._online = True
         self._unreachable = ""
         log.info("connected; publishing version %d", self.line.version)
-        row = self.line.row
-        # In the encoding it was committed with, whatever the settings say now: its digest is what updates name.
-        announced = self._announce(
-            self.line.weights, version=row.version, at=row.committed_at, encoding=encoding_of(row)
-        )
-        self._publish(announced)
-        if first:
-            newest = outdated(row.version)
-            for old in range(max(0, newest - _CHUNKS_SWEPT_VERSIONS), newest + 1):
-                self._publisher.delete_chunks(old, self._ledger.chunks_of(old))
+        self._publish(all_of_it=True)
+        self._delete_old()
         self._publisher.status(self._status("online"))
 
     def _note_disconnected(self, event: Disconnected) -> None:

@@ -6,11 +6,12 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from aggregator.admission import Policy
-from aggregator.model_line import LineSettings
+from aggregator.model_line import DELTA_BYTES, LineSettings
 from aggregator.staleness import Decay, SampleWeight
 from wire_contract.connection import CommandSettings, ConnectionSettings
 from wire_contract.encoding import EncodingName
-from wire_contract.limits import UPDATE_LIMITS
+from wire_contract.limits import DELTA_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
+from wire_contract.planner import Plan
 
 
 class RunSettings(ConnectionSettings):
@@ -34,7 +35,27 @@ class RunSettings(ConnectionSettings):
     staleness_decay: Decay = Field("polynomial", description="how stale updates lose weight; polynomial is (1+s)^-1/2")
     staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")
     sample_weight: SampleWeight = Field("linear", description="how an update's weight grows with its samples")
-    model_encoding: EncodingName = Field("float16", description="encoding of published models")
+    model_encoding: EncodingName = Field(
+        "float16", description="encoding of published models; in int8 every version goes whole"
+    )
+    model_deltas: bool = Field(
+        True, description="publish what leads from one version to the next, so that devices need not take it whole"
+    )
+    delta_bytes: int = Field(
+        DELTA_BYTES,
+        ge=64,
+        le=DELTA_BYTES_MAX - KIB,
+        description="size of a delta, bytes; what does not fit is in the next one",
+    )
+    delta_error: float | None = Field(
+        None, gt=0, lt=1, description="instead of --delta-bytes: relative error of a delta; its size is what that takes"
+    )
+    snapshot_versions: int = Field(
+        KEPT_DELTAS,
+        ge=1,
+        le=KEPT_DELTAS,
+        description="a version goes whole at least every so many; 1 for devices that cannot follow deltas",
+    )
     update_bytes_max: int = Field(
         UPDATE_LIMITS.compressed_bytes, ge=1_024, le=UPDATE_LIMITS.compressed_bytes, description="largest update, bytes"
     )
@@ -55,6 +76,9 @@ class RunSettings(ConnectionSettings):
             )
         return self
 
+    def _delta_plan(self) -> Plan:
+        return Plan(bytes_max=self.delta_bytes) if self.delta_error is None else Plan(error_max=self.delta_error)
+
     def line_settings(self) -> LineSettings:
         """What decides about updates and versions."""
         policy = Policy(
@@ -72,6 +96,8 @@ class RunSettings(ConnectionSettings):
             version_seconds=self.version_seconds,
             server_rate=self.server_rate,
             model_encoding=self.model_encoding,
+            delta_encoding=self._delta_plan() if self.model_deltas else None,
+            snapshot_versions=self.snapshot_versions,
             journal_versions_kept=self.journal_versions_kept,
             policy=policy,
         )

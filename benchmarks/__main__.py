@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import learning
+from benchmarks import communication, communication_table, learning
 from device_client.task import TaskError
 
 Figures = dict[str, Any]
@@ -25,6 +25,12 @@ class Benchmark:
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
+    "communication": Benchmark(
+        "bytes on the wire against accuracy: FedAvg, FedKD as published, and ours at several budgets",
+        communication.add_arguments,
+        communication.run,
+        communication_table.table,
+    ),
     "learning": Benchmark(
         "accuracy on unseen persons: asynchronous federated against centralised, local-only and synchronous FedAvg",
         learning.add_arguments,

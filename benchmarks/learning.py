@@ -9,7 +9,6 @@
 All start from the same initial weights and have the same student, teacher, augmentation, optimiser and batch size, and
 the same budget: an update is `recipe.epochs` passes over one device's data, so that V versions of K updates by D
 devices are V · K · recipe.epochs / D passes over all data; this number of epochs is what the other three get.
-A recipe's `anchor` needs a published model: the two that train alone have none, and give its share to the labels.
 The teacher is pre-trained on persons who are neither devices nor tested. Seeds change the initial weights, the teacher,
 shuffling, augmentation, and the speeds of the devices; the persons of each side are fixed.
 """
@@ -31,7 +30,9 @@ from device_client.task import Examples, Task, TaskError, load_task, pooled
 from device_client.tasks import har
 from device_client.training import evaluate, seed_of, seeded, train_alone, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
-from simulators.world import Rules, StudentLearner, VirtualDevice, run_asynchronous, run_synchronous
+from simulators.learners import StudentLearner
+from simulators.virtual_server import Rules
+from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
 from wire_contract.layout import Vector
 
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")

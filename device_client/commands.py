@@ -4,7 +4,8 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -14,7 +15,9 @@ from device_client.compliance import ApprovalFile
 from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only
 from device_client.events import EventLog
 from device_client.export import ExportError, await_model, export
+from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
+from device_client.mutual import projection_between
 from device_client.outbox import Outbox
 from device_client.outbox_errors import OutboxError
 from device_client.policy import Policy, unmet
@@ -30,7 +33,7 @@ from device_client.settings import (
     PretrainTeacherSettings,
     RunSettings,
 )
-from device_client.task import Task, TaskError, load_task
+from device_client.task import Examples, Task, TaskError, load_task
 from device_client.trainer import StudentTrainer
 from device_client.training import evaluate, seeded, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
@@ -89,6 +92,8 @@ def _client_id(task: Task, device: str) -> str:
 def run(settings: RunSettings, on_stop: OnStop) -> None:
     """The device at work, until it is stopped."""
     task = _task(settings)
+    if settings.method is not None:
+        task = replace(task, recipe=replace(task.recipe, method=settings.method))
     # What can be wrong is found before the first connection.
     examples, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
     layout = layout_of(student)
@@ -99,20 +104,12 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
         subscriptions=subscriptions(settings.root, task.name, settings.device),
         will=will(settings.root, task.name, settings.device, firmware=firmware),
     )
-    trainer = StudentTrainer(
-        device=settings.device,
-        student=student,
-        layout=layout,
-        examples=examples,
-        recipe=task.recipe,
-        teacher=teacher,
-        seed=settings.seed,
-    )
-    trainer.warm_up()
-    with (
-        _outbox(settings, task) as outbox,
-        closing(MqttLink(connection)) as link,
-    ):
+    with ExitStack() as stack:
+        # First, for it locks the state folder: nobody else then writes the local teacher that is read from there.
+        outbox = stack.enter_context(_outbox(settings, task))
+        trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples)
+        trainer.warm_up()
+        link = stack.enter_context(closing(MqttLink(connection)))
         runner = Runner(
             task_name=task.name,
             device=settings.device,
@@ -137,9 +134,30 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
     emit("stopped")
 
 
+def _trainer(
+    task: Task, settings: RunSettings, *, student: nn.Module, teacher: nn.Module | None, examples: Examples
+) -> StudentTrainer:
+    local_teacher = None
+    if task.recipe.method == "fedkd":
+        assert teacher is not None
+        projection = projection_between(student, teacher, examples, seed=settings.seed)
+        path = settings.state / LOCAL_TEACHER_NAME
+        local_teacher = LocalTeacher(teacher, projection, task=task.name, path=path)
+    return StudentTrainer(
+        device=settings.device,
+        student=student,
+        layout=layout_of(student),
+        examples=examples,
+        recipe=task.recipe,
+        teacher=None if local_teacher else teacher,
+        local_teacher=local_teacher,
+        seed=settings.seed,
+    )
+
+
 def _runner_settings(settings: RunSettings, firmware: str) -> RunnerSettings:
     return RunnerSettings(
-        encoding=settings.update_encoding,
+        encoding=settings.encoding,
         local_rounds_max=settings.local_rounds_max,
         retrain_after_seconds=settings.retrain_after_seconds,
         receipt_timeout_seconds=settings.receipt_timeout_seconds,
@@ -158,17 +176,23 @@ def _outbox(settings: RunSettings, task: Task) -> Outbox:
 
 
 def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
-    """The frozen teacher; None where the task has none.
+    """The frozen teacher, or with fedkd the one to begin with; None where the task has none.
 
     Raises:
-        UsageError: it has one and no file is given, or a file is given and it has none.
+        UsageError: it has one and no file is given, a file is given and it has none, or fedkd lacks one.
         ModelFileError: the file is not a teacher of this task.
     """
+    mutual = task.recipe.method == "fedkd"
     if task.teacher is None:
         if settings.teacher is not None:
             raise UsageError(f"task {task.name} has no teacher; leave out --teacher")
+        if mutual:
+            raise UsageError(f"task {task.name} has no teacher, which fedkd trains; give --method asyncfedkd")
         return None
     if settings.teacher is None:
+        if mutual:
+            with seeded(settings.seed):
+                return task.teacher()
         data = f" --data {settings.data}" if settings.data else ""
         raise UsageError(
             f"task {task.name} has a teacher: make it with `python -m device_client pretrain-teacher --task "
@@ -182,7 +206,7 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
         raise ModelFileError(
             f"model file {settings.teacher}: does not fit the teacher of task {task.name}; is it a student?"
         ) from None
-    return teacher.eval().requires_grad_(False)
+    return teacher if mutual else teacher.eval().requires_grad_(False)
 
 
 def _probe(settings: RunSettings, task: Task) -> Probe:
@@ -235,8 +259,13 @@ def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
 
 
 def export_model(settings: ExportSettings) -> None:
-    """The newest model of the broker, or the one in a file, in both forms."""
+    """The newest model of the broker, the one in a file, or a device's own teacher, in both forms."""
     task = _task(settings)
+    if settings.local_teacher is not None:
+        teacher = kept_teacher(settings.local_teacher, task=task.name)
+        files = export(task, teacher, settings.out, what="teacher")
+        print(f"local teacher of task {task.name}, {teacher.rounds} rounds: {', '.join(str(file) for file in files)}")
+        return
     model = _newest(task, settings) if settings.model is None else read_model(settings.model, task=task.name)
     files = export(task, model, settings.out)
     which = "" if model.version is None else f" version {model.version}"

@@ -1,28 +1,42 @@
-"""Losses by which a student learns from labels, from a frozen teacher and from the model that everybody shares.
+"""Losses by which a student learns from labels, from a frozen teacher, and together with a teacher that learns too.
 
-Total loss of AsyncFedKD, after Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network",
-arXiv:1503.02531, section 2:
+**AsyncFedKD**, after Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531,
+section 2. The teacher is frozen:
 
     L = (1 - alpha) · task(z_s, y) + alpha · T² · KL( softmax(z_t / T) ‖ softmax(z_s / T) )
-
-With an anchor > 0, that share of the distillation comes from the published model b that the round started from
-(FedGKD: Yao et al. 2021, "Local-Global Knowledge Distillation in Heterogeneous Federated Learning with Non-IID Data",
-arXiv:2107.00051, with its last global model only). Devices with unlike data then drift apart less between versions:
-
-    L = (1 - alpha) · task + alpha · T² · ( (1 - anchor) · KL(t ‖ s) + anchor · KL(b ‖ s) )
-
-Where there is no teacher, or no base, its share goes to the task loss and the other's stays as it is.
 
 The soft targets are the teacher's, so the divergence is taken from the teacher to the student: its gradient is the
 one of the paper's cross-entropy with soft targets. T² keeps that gradient as large as the one of the hard labels
 when T is changed.
+
+**FedKD**, after Wu et al. 2022, "Communication-efficient federated learning via knowledge distillation", Nature
+Communications 13, 2032, doi:10.1038/s41467-022-29763-x: a local teacher (y_t, hidden state H_t) and the student (y_s,
+H_s) learn from the same batch. With the task losses L_t and L_s,
+
+    teacher: L_t + KL(y_s ‖ y_t) / (L_t + L_s) + MSE(H_t, W_h·H_s) / (L_t + L_s)
+    student: L_s + KL(y_t ‖ y_s) / (L_t + L_s) + MSE(H_t, W_h·H_s) / (L_t + L_s)
+
+The more both err on the labels, the less they listen to one another. What the paper leaves open is decided here:
+
+    targets      are detached: each network moves towards where the other one stands. In the teacher's terms y_s and
+                 W_h·H_s stand still, so they teach H_t and y_t only; in the student's, y_t and H_t stand still, so they
+                 teach H_s, W_h and y_s. Both totals can therefore be added and followed backwards once.
+    denominator  is detached: it is a weight. A gradient through 1 / (L_t + L_s) would reward a larger task loss.
+    its floor    is TASK_LOSS_SUM_MIN: when both are sure and right the sum falls to exactly 0, long before the hidden
+                 states agree, and one such batch would drown all others in the optimiser's moments.
+
+(The authors' program, github.com/wuch15/FedKD, detaches nothing and has no W_h.)
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 from torch.nn import functional
+
+TASK_LOSS_SUM_MIN = 1e-2
+"""Nats; so mutual distillation weighs at most 100 times the task loss. Label smoothing keeps the sum well above it."""
 
 LossOfLabels = Callable[[Tensor, Tensor], Tensor]
 """Logits (batch, class) and labels int64 (batch,) to the mean loss, a scalar."""
@@ -68,26 +82,64 @@ def distillation_loss(
     *,
     temperature: float,
     alpha: float,
-    base_logits: Tensor | None = None,
-    anchor: float = 0.0,
     task_loss: LossOfLabels = cross_entropy,
 ) -> Tensor:
-    """The total loss of the module's head, a scalar.
+    """The total loss of AsyncFedKD, a scalar.
 
     Args:
         student_logits: (batch, class).
-        teacher_logits: (batch, class), not followed by gradients; None when there is no teacher.
+        teacher_logits: (batch, class), not followed by gradients; None when there is no teacher: then the labels
+            count in full.
         labels: int64 (batch,).
         temperature: T > 0.
         alpha: share of the distillation, 0 to 1.
-        base_logits: (batch, class) of the published model, not followed by gradients; None when there is none.
-        anchor: share of the distillation that comes from the base, 0 to 1.
         task_loss: what the labels say.
     """
-    from_base = alpha * anchor if base_logits is not None else 0.0
-    from_teacher = alpha * (1.0 - anchor) if teacher_logits is not None else 0.0
-    loss = (1.0 - from_base - from_teacher) * task_loss(student_logits, labels)
-    for share, soft_logits in ((from_teacher, teacher_logits), (from_base, base_logits)):
-        if share > 0.0 and soft_logits is not None:
-            loss = loss + share * divergence(student_logits, soft_logits.detach(), temperature=temperature)
-    return loss
+    hard = task_loss(student_logits, labels)
+    if teacher_logits is None or alpha == 0.0:
+        return hard
+    return (1.0 - alpha) * hard + alpha * divergence(student_logits, teacher_logits.detach(), temperature=temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MutualLosses:
+    """The losses of FedKD on one batch, all scalars."""
+
+    student: Tensor
+    """Total; it teaches the student and W_h, and nothing flows back into the teacher."""
+    teacher: Tensor
+    """Total; it teaches the teacher alone."""
+    student_task: Tensor
+    """L_s."""
+    teacher_task: Tensor
+    """L_t."""
+
+
+def mutual_losses(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    task_loss: LossOfLabels = cross_entropy,
+    hidden: tuple[Tensor, Tensor] | None = None,
+) -> MutualLosses:
+    """What both learn from one batch; see the module's head for where gradients go.
+
+    Args:
+        student_logits: (batch, class).
+        teacher_logits: (batch, class).
+        labels: int64 (batch,).
+        temperature: T > 0 of both divergences; the paper's is 1.
+        task_loss: what the labels say, to both.
+        hidden: W_h·H_s and H_t, both (batch, teacher hidden); None: no hidden loss.
+    """
+    student_task, teacher_task = task_loss(student_logits, labels), task_loss(teacher_logits, labels)
+    weight = 1.0 / (student_task + teacher_task).detach().clamp(min=TASK_LOSS_SUM_MIN)
+    student = student_task + weight * divergence(student_logits, teacher_logits.detach(), temperature=temperature)
+    teacher = teacher_task + weight * divergence(teacher_logits, student_logits.detach(), temperature=temperature)
+    if hidden is not None:
+        of_student, of_teacher = hidden
+        student = student + weight * functional.mse_loss(of_student, of_teacher.detach())
+        teacher = teacher + weight * functional.mse_loss(of_teacher, of_student.detach())
+    return MutualLosses(student=student, teacher=teacher, student_task=student_task, teacher_task=teacher_task)

@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from device_client.downlink import Downlink
 from device_client.events import Emit
-from device_client.inbox import Inbox, NewModel, Rejected
+from device_client.inbox import NewModel, Rejected
 from device_client.presence import offline, online, presence_topic
 from wire_contract import codec
 from wire_contract.connection import UsageError
@@ -18,7 +19,7 @@ from wire_contract.limits import CONTROL_LIMITS
 from wire_contract.link import Connected, Delivery, Disconnected, Link
 from wire_contract.manifest import Published
 from wire_contract.messages import Evaluation
-from wire_contract.topics import ParsedTopic, build, parse, topic_filter
+from wire_contract.topics import build, parse, topic_filter
 
 RECEIVE_COUNT = 256
 CAPABILITY = {"role": "evaluator"}
@@ -39,8 +40,8 @@ Measure = Callable[[Published], Measured]
 
 
 def models_only(root: str, task: str) -> tuple[str, ...]:
-    """The filters of one that wants models and has no receipts to wait for."""
-    return topic_filter("model", root=root, task=task), topic_filter("chunk", root=root, task=task)
+    """The filters of one that wants models and has no receipts to wait for. Deltas and chunks are asked for."""
+    return (topic_filter("model", root=root, task=task),)
 
 
 class ModelFeed:
@@ -56,9 +57,14 @@ class ModelFeed:
         self._root = root
         self._emit = emit
         self._greet = greet
-        self._inbox = Inbox(task)
+        self._downlink = Downlink(link, root=root, task=task)
         self._was_connected = False
         self._told_reasons: set[str] = set()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a newer version was announced than has arrived."""
+        return self._downlink.is_behind
 
     def newest(self, *, timeout_seconds: float) -> NewModel | None:
         """The newest model that arrived since the last call, waiting so long at most for something to arrive.
@@ -85,18 +91,11 @@ class ModelFeed:
             return None  # of a subscription that the broker kept of an earlier program
         finally:
             self._link.ack(delivery)
-        taken = self._offer(topic, delivery.payload)
+        taken = self._downlink.take(topic, delivery.payload)
         if isinstance(taken, Rejected):
             self._emit("warning", message=taken.reason)
             return None
         return taken
-
-    def _offer(self, topic: ParsedTopic, payload: bytes) -> NewModel | Rejected | None:
-        if topic.kind == "model":
-            return self._inbox.manifest(payload)
-        if topic.kind == "chunk":
-            return self._inbox.chunk(int(topic.parts["version"]), int(topic.parts["chunk"]), payload)
-        return None
 
     def _note(self, event: Connected | Disconnected) -> None:
         if isinstance(event, Connected):

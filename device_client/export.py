@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -17,10 +17,11 @@ from device_client.vectors import load_vector
 from wire_contract.layout import digest
 
 if TYPE_CHECKING:
+    from device_client.inbox import NewModel
     from device_client.task import Task
 
-SAFETENSORS_NAME = "model.safetensors"
-ONNX_NAME = "model.onnx"
+Exported = Literal["model", "teacher"]
+"""What the files are named for: the global student, or a device's own teacher."""
 _EXAMPLES = 2
 """In the batch that the exporter traces: of one it would take the batch for fixed."""
 
@@ -39,37 +40,41 @@ def await_model(
         LinkError: the link has died.
     """
     deadline = monotonic() + wait_seconds
+    newest: NewModel | None = None
     while True:
         left_seconds = max(0.0, deadline - monotonic())
-        arrival = feed.newest(timeout_seconds=min(TURN_SECONDS, left_seconds))
-        if arrival is not None:
-            model = arrival.published
-            return ModelFile(task=model.task, layout=model.layout, weights=model.weights, version=model.version)
-        if left_seconds == 0.0:
+        newest = feed.newest(timeout_seconds=min(TURN_SECONDS, left_seconds)) or newest
+        if left_seconds == 0.0 and newest is None:
             return None
+        if newest is not None and (left_seconds == 0.0 or not feed.is_behind):
+            model = newest.published
+            return ModelFile(task=model.task, layout=model.layout, weights=model.weights, version=model.version)
 
 
-def export(task: "Task", model: ModelFile, out: Path) -> tuple[Path, Path]:
+def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model") -> tuple[Path, Path]:
     """Writes `model` into the folder `out`, twice; gives both files, safetensors first.
 
     Raises:
-        LayoutError: the model is not of the task's student.
+        LayoutError: the model is not of the task's student (or teacher).
         ModelFileError: a file cannot be written.
-        ExportError: the student uses what ONNX has not.
+        ExportError: the network uses what ONNX has not, or the task has no teacher.
     """
-    student = task.student()
-    load_vector(student, model.layout, model.weights)
-    files = out / SAFETENSORS_NAME, out / ONNX_NAME
+    make = task.student if what == "model" else task.teacher
+    if make is None:
+        raise ExportError(f"task {task.name} has no teacher")
+    network = make()
+    load_vector(network, model.layout, model.weights)
+    files = out / f"{what}.safetensors", out / f"{what}.onnx"
     write_model(files[0], model)
-    write_whole(files[1], onnx_of(student, task.held_out().inputs[:_EXAMPLES], _metadata(task, model)))
+    write_whole(files[1], onnx_of(network, task.held_out().inputs[:_EXAMPLES], _metadata(task, model)))
     return files
 
 
-def onnx_of(student: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) -> bytes:
+def onnx_of(network: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) -> bytes:
     """ONNX with one input `inputs` (batch, …) and one output `logits` (batch, class), for any batch size.
 
     Args:
-        student: in any mode; it is left in evaluation mode.
+        network: in any mode; it is left in evaluation mode.
         inputs: an example, (some, …).
         metadata: what shall stand in the file.
     """
@@ -82,7 +87,7 @@ def onnx_of(student: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
             program = torch.onnx.export(
-                student.eval(),
+                network.eval(),
                 (example,),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -91,7 +96,7 @@ def onnx_of(student: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) 
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"the student cannot be written as ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"the network cannot be written as ONNX: {str(error).strip().splitlines()[0]}") from error
     finally:
         noisy.setLevel(level)
     assert program is not None

@@ -1,34 +1,41 @@
-"""The newest model out of manifests and chunks, in whatever order and however often they come. Pure: no link, no clock.
+"""The newest model out of manifests, deltas and chunks, in whatever order and however often they come. Pure: no link,
+no clock. It says in `wanted` what the broker is to be asked for; what comes unasked is used as well.
 
 - A manifest is taken when its version is higher than the held one, or when it is of other weights and was published
   later: then the aggregator began a new line. One that has been superseded does not come back (a broker may deliver
   late), or a device would return to a line that is dead.
-- Chunks are kept by version and SHA-256, since that is how a manifest names them. A live version's chunks come before
-  its manifest, so chunks that nobody has asked for yet are kept as well, up to a number of bytes; the oldest go first.
-- Whatever is wrong (manifest, chunk, assembled weights) leaves the held model as it is and gives one `Rejected`.
+- The way to the newest version is the cheaper one in bytes: the deltas from the held version, or a snapshot and the
+  deltas after it. A delta that is broken, or does not come, is no way until the manifest comes again.
+- A snapshot that is newer than the held version is held while the deltas after it are under way.
+- Chunks are kept by version and SHA-256, since that is how a manifest names them. Chunks that nobody has asked for yet
+  are kept as well, up to a number of bytes; the oldest go first.
+- Every version is verified by its digest. Whatever is wrong leaves the held model as it is and gives one `Rejected`.
 """
 
 import hashlib
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 
 import msgspec
 
+from device_client.chunk_store import EARLY_BYTES_MAX, ChunkStore
+from device_client.delta_store import BrokenLink, DeltaStore
 from wire_contract import codec
+from wire_contract.encoding import encode_vector
 from wire_contract.errors import DecodeError
-from wire_contract.limits import CHUNK_BYTES_MAX, MIB, MODEL_LIMITS, Limits
-from wire_contract.manifest import Published, assemble
-from wire_contract.messages import Manifest
+from wire_contract.limits import CHUNK_BYTES_MAX, MODEL_LIMITS, Limits
+from wire_contract.manifest import Published, assemble, model_message, with_inline
+from wire_contract.messages import Delta, Manifest
 
-EARLY_BYTES_MAX = 64 * MIB
-"""Chunks kept without a manifest that names them."""
 CANDIDATES_MAX = 4
-"""Announced versions that may be incomplete at a time; the aggregator keeps the chunks of two."""
+"""Announced snapshots that may be incomplete at a time; the aggregator keeps two."""
 SUPERSEDED_MAX = 64
 """Superseded versions remembered."""
+PATIENCE_VERSIONS = 2
+"""A delta that was asked for so many versions ago will not come: the broker has lost or refused it."""
 
 _Key = tuple[int, bytes]
-"""A version, and the digest of its weights or of one of its chunks: a new line may use a version number again."""
+"""A version, and the digest of its weights: a new line may use a version number again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,17 @@ class Rejected:
 
 
 Outcome = NewModel | Rejected | None
-"""None: nothing to tell (an old version, a chunk of an incomplete one)."""
+"""None: nothing to tell (an old version, a piece of an incomplete one)."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the broker is to be asked for now."""
+
+    deltas: tuple[int, ...] = ()
+    """Versions whose delta topics are to be subscribed to."""
+    snapshot: int | None = None
+    """The version whose chunk topics are."""
 
 
 class Inbox:
@@ -57,11 +74,20 @@ class Inbox:
 
     def __init__(self, task: str, *, early_bytes_max: int = EARLY_BYTES_MAX, limits: Limits = MODEL_LIMITS) -> None:
         self._task = task
-        self._early_bytes_max = early_bytes_max
         self._limits = limits
         self._held: NewModel | None = None
+        self._target: Manifest | None = None
+        self._wanted = Wanted()
         self._candidates: dict[_Key, Manifest] = {}
-        self._chunks: OrderedDict[_Key, bytes] = OrderedDict()
+        """Manifests whose snapshots are not complete, by snapshot."""
+        self._base: Published | None = None
+        """A complete snapshot that is of use only with the deltas after it."""
+        self._chunks = ChunkStore(early_bytes_max)
+        self._deltas = DeltaStore()
+        self._asked: dict[int, int] = {}
+        """Version of a delta to the version that it was first wanted for."""
+        self._closed: set[int] = set()
+        """Versions whose deltas are broken or do not come."""
         self._superseded: deque[_Key] = deque(maxlen=SUPERSEDED_MAX)
         self._broken: deque[bytes] = deque(maxlen=SUPERSEDED_MAX)
         self._complained: deque[_Key] = deque(maxlen=SUPERSEDED_MAX)
@@ -72,9 +98,21 @@ class Inbox:
         return self._held
 
     @property
+    def wanted(self) -> Wanted:
+        """What to subscribe to, and nothing else of deltas and chunks."""
+        return self._wanted
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a newer version was announced than is held."""
+        return self._target is not None
+
+    @property
     def chunk_bytes(self) -> int:
         """Memory taken by chunks."""
-        return sum(len(payload) for payload in self._chunks.values())
+        return self._chunks.size_bytes
+
+    # -- what comes
 
     def manifest(self, payload: bytes) -> Outcome:
         """A message of the model topic. An empty one (a cleared retained message) says nothing."""
@@ -94,18 +132,20 @@ class Inbox:
         if self._held is not None and key == _key(self._held.manifest):
             self._refresh(self._held, manifest)
             return None
-        if key in self._superseded or not self._is_newer(manifest) or _name(manifest) in self._broken:
+        if key in self._superseded or not self._is_newer(manifest, self._held.manifest if self._held else None):
             return None
-        if manifest.size_bytes > self._limits.compressed_bytes:
-            self._broken.append(_name(manifest))
-            return Rejected(
-                f"model {manifest.version}: {manifest.size_bytes} bytes are over the limit of "
-                f"{self._limits.compressed_bytes}"
-            )
-        self._candidates[key] = manifest
-        while len(self._candidates) > CANDIDATES_MAX:
-            del self._candidates[_key(min(self._candidates.values(), key=lambda candidate: candidate.published_at))]
-        return self._complete(manifest)
+        rejected = self._add_candidate(manifest)
+        self._aim_at(manifest)
+        if manifest.delta is not None:
+            rejected = self._take_delta(manifest.version, manifest.delta) or rejected
+        return self._advance() or rejected
+
+    def delta(self, version: int, payload: bytes) -> Outcome:
+        """A message of a delta topic. An empty one (a deleted delta) says nothing."""
+        if not payload or (self._target is None and self._held is not None and version <= self._held.published.version):
+            return None
+        rejected = self._take_delta(version, payload)
+        return self._advance() or rejected
 
     def chunk(self, version: int, index: int, payload: bytes) -> Outcome:
         """A message of a chunk topic. An empty one (a deleted version) says nothing."""
@@ -116,48 +156,183 @@ class Inbox:
                 f"model {version}: chunk {index} has {len(payload)} bytes, over the limit of {CHUNK_BYTES_MAX}"
             )
         key = (version, hashlib.sha256(payload).digest())
-        if self._held is not None and key in _chunk_keys(self._held.manifest):
+        if self._held is not None and key in chunk_keys(self._held.manifest):
             return None  # the broker sends all retained chunks again after each reconnect
-        self._chunks[key] = payload
-        self._chunks.move_to_end(key)
-        self._forget_early()
-        wanted = [manifest for manifest in self._candidates.values() if key in _chunk_keys(manifest)]
-        if not wanted:
+        asked = {one for manifest in self._candidates.values() for one in chunk_keys(manifest)}
+        self._chunks.add(key, payload, asked)
+        if key not in asked:
             return self._unexpected(version, index)
-        outcomes = [self._complete(manifest) for manifest in wanted]
-        return next((outcome for outcome in outcomes if outcome is not None), None)
+        return self._advance()
 
-    def _complete(self, manifest: Manifest) -> Outcome:
-        """Takes over the manifest's model if all of it is here."""
-        keys = _chunk_keys(manifest) if manifest.inline is None else []
-        if any(key not in self._chunks for key in keys):
+    # -- what follows of it
+
+    def _add_candidate(self, manifest: Manifest) -> Rejected | None:
+        """Its snapshot may be the way."""
+        key = _snapshot_key(manifest)
+        if key[1] in self._broken:
             return None
-        del self._candidates[_key(manifest)]
-        chunks = {index: self._chunks[key] for index, key in enumerate(keys)}
-        try:
-            published = assemble(manifest, chunks, limits=self._limits)
-        except DecodeError as error:
-            self._broken.append(_name(manifest))  # one warning; the same version announced anew may be sound
-            return Rejected(f"a model could not be used: {error}")
-        assert published is not None, "all chunks are here"
-        payload = manifest.inline or b"".join(chunks.values())
+        if manifest.size_bytes > self._limits.compressed_bytes:
+            self._broken.append(key[1])
+            return Rejected(
+                f"model {manifest.snapshot_version}: {manifest.size_bytes} bytes are over the limit of "
+                f"{self._limits.compressed_bytes}"
+            )
+        self._candidates[key] = manifest
+        while len(self._candidates) > CANDIDATES_MAX:
+            del self._candidates[min(self._candidates, key=lambda one: self._candidates[one].published_at)]
+        return None
+
+    def _aim_at(self, manifest: Manifest) -> None:
+        """Goes for its version, if that is the newest."""
+        if self._target is not None and _key(manifest) == _key(self._target):
+            self._reopen()  # a new connection: what did not come, or was wrong, may come now
+            self._deltas.clear()
+        elif self._target is None or self._is_newer(manifest, self._target):
+            if self._target is not None and manifest.version <= self._target.version:
+                self._reopen()  # another line: what was wrong with these numbers says nothing
+            self._target = manifest
+
+    def _advance(self) -> Outcome:
+        """Goes as far as what is here leads, and plans the rest."""
+        before = self._held
+        rejected = self._take_snapshots()
+        rejected = self._take_deltas() or rejected
+        self._wanted = self._plan()
+        return self._held if self._held is not before else rejected
+
+    def _take_snapshots(self) -> Rejected | None:
+        """Uses the snapshots that are complete."""
+        rejected = None
+        for key, manifest in tuple(self._candidates.items()):
+            keys = chunk_keys(manifest) if manifest.inline is None else []
+            if key not in self._candidates or not all(one in self._chunks for one in keys):
+                continue
+            del self._candidates[key]
+            chunks = {index: self._chunks[one] for index, one in enumerate(keys)}
+            try:
+                published = assemble(manifest, chunks, limits=self._limits)
+            except DecodeError as error:
+                self._broken.append(key[1])  # one warning; the same version announced anew may be sound
+                rejected = Rejected(f"a model could not be used: {error}")
+                if manifest is self._target and manifest.inline is not None:
+                    self._target = None  # there is no other way to it
+                continue
+            assert published is not None, "all chunks are here"
+            if self._surpasses(published, manifest):
+                self._hold(published, manifest, manifest.inline or b"".join(chunks.values()))
+            else:
+                self._base = published
+        return rejected
+
+    def _take_deltas(self) -> Rejected | None:
+        """Walks to the newest version, if all of a way is here."""
+        rejected = None
+        for base in self._bases():
+            target = self._target
+            way = None if target is None else self._deltas.way(target, base.version, base.digest)
+            if target is None or way is None or way.missing:
+                continue
+            try:
+                published = self._deltas.walk(base, way)
+            except BrokenLink as error:
+                self._broken.append(hashlib.sha256(error.link.payload).digest())
+                self._close(error.link.version)
+                rejected = Rejected(f"a delta could not be used: {error}")
+                continue
+            grid = codec.decode(way.links[-1].payload, Delta).grid
+            tensors = encode_vector(published.weights, published.layout, grid)
+            self._hold(published, target, model_message(published, tensors, parent=published.version - 1))
+        return rejected
+
+    def _bases(self) -> list[Published]:
+        """Complete versions that deltas may lead on from."""
+        held = [] if self._held is None else [self._held.published]
+        return held if self._base is None else [*held, self._base]
+
+    def _hold(self, published: Published, manifest: Manifest, payload: bytes) -> None:
         if self._held is not None:
             self._superseded.append(_key(self._held.manifest))
-        self._held = NewModel(published, msgspec.structs.replace(manifest, inline=payload))
+        self._held = NewModel(published, with_inline(manifest, published, payload))
+        held = self._held.manifest
+        self._base = None
         for key, candidate in tuple(self._candidates.items()):
-            if not self._is_newer(candidate):
+            if not self._is_newer(candidate, held) or candidate.snapshot_version <= published.version:
                 del self._candidates[key]
-                self._superseded.append(key)
-        for chunk in tuple(self._chunks):
-            if chunk[0] <= manifest.version:
-                del self._chunks[chunk]
-        return self._held
+                if not self._is_newer(candidate, held):
+                    self._superseded.append(_key(candidate))
+        self._chunks.drop(up_to=published.version)
+        if self._target is not None and not self._is_newer(self._target, held):
+            self._target = None
+        if self._target is None:
+            self._deltas.drop(up_to=published.version)
+            self._reopen()
 
-    def _is_newer(self, manifest: Manifest) -> bool:
-        held = self._held.manifest if self._held is not None else None
-        if held is None or manifest.version > held.version:
+    def _plan(self) -> Wanted:
+        """The cheapest way that is open."""
+        target = self._target
+        if target is None:
+            return Wanted()
+        self._closed |= {one for one, since in self._asked.items() if target.version - since >= PATIENCE_VERSIONS}
+        starts = [(base.version, base.digest, 0, None) for base in self._bases()] + [
+            (manifest.snapshot_version, None, self._missing_bytes(manifest), manifest.snapshot_version)
+            for manifest in self._candidates.values()
+        ]
+        ways: list[tuple[int, Wanted]] = []
+        for version, digest, size_bytes, snapshot in starts:
+            if version == target.version and snapshot is not None:
+                ways.append((size_bytes, Wanted(snapshot=snapshot)))
+            way = self._deltas.way(target, version, digest)
+            if way is not None and not self._closed & set(way.missing):
+                deltas_bytes = sum(target.delta_sizes[target.version - one] for one in way.missing)
+                ways.append((size_bytes + deltas_bytes, Wanted(way.missing, snapshot)))
+        if ways:
+            wanted = min(ways, key=lambda way: way[0])[1]
+        else:  # no way to the newest is open, but there may be one to a newer version than is held
+            held = -1 if self._held is None else self._held.published.version
+            newest = max((version for version, _, _, snapshot in starts if snapshot is not None), default=-1)
+            wanted = Wanted(snapshot=newest if newest > held else None)
+        for one in wanted.deltas:
+            self._asked.setdefault(one, target.version)
+        return wanted
+
+    def _missing_bytes(self, manifest: Manifest) -> int:
+        return manifest.size_bytes - sum(len(self._chunks[key]) for key in chunk_keys(manifest) if key in self._chunks)
+
+    def _surpasses(self, snapshot: Published, manifest: Manifest) -> bool:
+        """Whether a snapshot is to be held as it is: it is newer, or of a new line."""
+        held = self._held
+        return held is None or snapshot.version > held.published.version or (manifest.version <= held.published.version)
+
+    @staticmethod
+    def _is_newer(manifest: Manifest, than: Manifest | None) -> bool:
+        if than is None or manifest.version > than.version:
             return True
-        return manifest.digest != held.digest and manifest.published_at > held.published_at
+        return manifest.digest != than.digest and manifest.published_at > than.published_at
+
+    def _take_delta(self, version: int, payload: bytes) -> Rejected | None:
+        """Keeps a delta for a way to come."""
+        name = hashlib.sha256(payload).digest()
+        if name in self._broken:
+            return None
+        try:
+            delta = codec.decode(payload, Delta)
+            if (delta.task, delta.version) != (self._task, version):
+                raise DecodeError(f"it is of task {delta.task!r}, version {delta.version}")  # noqa: TRY301
+        except DecodeError as error:
+            self._broken.append(name)
+            self._close(version)
+            return Rejected(f"delta {version} could not be used: {error}")
+        self._deltas.add(delta, payload)
+        self._closed.discard(version)
+        return None
+
+    def _close(self, version: int) -> None:
+        if self._target is not None and 0 <= self._target.version - version < len(self._target.delta_sizes):
+            self._closed.add(version)
+
+    def _reopen(self) -> None:
+        self._closed.clear()
+        self._asked.clear()
 
     def _refresh(self, held: NewModel, manifest: Manifest) -> None:
         """The same version announced again: an aggregator started with other settings has other limits or shards."""
@@ -167,36 +342,28 @@ class Inbox:
         self._held = NewModel(held.published, fresh)
 
     def _unexpected(self, version: int, index: int) -> Rejected | None:
-        """A chunk of an announced version with other bytes than announced: broken, or of a new line to come."""
+        """A chunk of an announced snapshot with other bytes than announced: broken, or of a new line to come."""
         for key, manifest in self._candidates.items():
-            if manifest.version == version and key not in self._complained:
+            if manifest.snapshot_version == version and key not in self._complained:
                 self._complained.append(key)
                 return Rejected(
                     f"model {version}: chunk {index} does not have its digest; waiting for it to come again"
                 )
         return None
 
-    def _forget_early(self) -> None:
-        """Only what no manifest asks for; the rest is bounded by the sizes that manifests may state."""
-        if self.chunk_bytes <= self._early_bytes_max:
-            return
-        asked = {key for manifest in self._candidates.values() for key in _chunk_keys(manifest)}
-        early = [(key, len(payload)) for key, payload in self._chunks.items() if key not in asked]
-        excess = sum(size for _, size in early) - self._early_bytes_max
-        for key, size in early:
-            if excess <= 0:
-                return
-            del self._chunks[key]
-            excess -= size
+
+def chunk_keys(manifest: Manifest) -> list[_Key]:
+    """As chunks are kept."""
+    return [(manifest.snapshot_version, digest) for digest in manifest.chunk_digests]
 
 
 def _key(manifest: Manifest) -> _Key:
     return manifest.version, manifest.digest
 
 
-def _chunk_keys(manifest: Manifest) -> list[_Key]:
-    return [(manifest.version, digest) for digest in manifest.chunk_digests]
-
-
-def _name(manifest: Manifest) -> bytes:
-    return hashlib.sha256(codec.encode(manifest)).digest()
+def _snapshot_key(manifest: Manifest) -> _Key:
+    """A snapshot, and all by which it is verified: manifests of several versions name the same one."""
+    parts = [*manifest.chunk_digests, manifest.layout_fingerprint, manifest.size_bytes.to_bytes(8, "big")]
+    if manifest.inline is not None:
+        parts += [manifest.digest, hashlib.sha256(manifest.inline).digest()]
+    return manifest.snapshot_version, hashlib.sha256(b"".join(parts)).digest()

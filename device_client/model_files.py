@@ -3,7 +3,8 @@
 task       name of the task
 layout     JSON [[name, [dimension, …]], …] in the order of the layout; safetensors itself keeps no order
 version    decimal, where the model is a published version
-digest     hexadecimal SHA-256 of the weights, for who wants to compare
+rounds     decimal, of a local teacher: how many rounds it has learned
+digest     hexadecimal SHA-256 of the weights; where it is there, it must be theirs
 """
 
 import json
@@ -18,6 +19,9 @@ from safetensors import SafetensorError, safe_open
 
 from wire_contract.errors import LayoutError
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
+
+PUBLIC, PRIVATE = 0o644, 0o600
+"""Who may read a file: everybody, or its owner alone."""
 
 
 class ModelFileError(Exception):
@@ -34,9 +38,11 @@ class ModelFile:
     """float32 (layout.size,)."""
     version: int | None = None
     """None: not a published version (an initial model, a teacher)."""
+    rounds: int | None = None
+    """Of a local teacher."""
 
 
-def write_model(path: Path, model: ModelFile) -> None:
+def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
     """Writes `model`, replacing what stands at `path` in one step; makes the folder.
 
     Raises:
@@ -50,9 +56,11 @@ def write_model(path: Path, model: ModelFile) -> None:
     }
     if model.version is not None:
         metadata["version"] = str(model.version)
+    if model.rounds is not None:
+        metadata["rounds"] = str(model.rounds)
     # safetensors writes a view as if it were the whole array, so each tensor is a copy.
     tensors = {name: np.array(view, order="C") for name, view in model.layout.views(model.weights).items()}
-    write_whole(path, safetensors.numpy.save(tensors, metadata))
+    write_whole(path, safetensors.numpy.save(tensors, metadata), mode=mode)
 
 
 def read_model(path: Path, *, task: str | None = None) -> ModelFile:
@@ -84,10 +92,20 @@ def read_model(path: Path, *, task: str | None = None) -> ModelFile:
     weights = layout.flatten(tensors)
     if not np.isfinite(weights).all():
         raise ModelFileError(f"model file {path}: holds values that are not finite")
-    version = metadata.get("version", "")
+    if metadata.get("digest", found := digest(weights).hex()) != found:
+        raise ModelFileError(f"model file {path}: is damaged, its weights are not those of its metadata digest")
     return ModelFile(
-        task=metadata["task"], layout=layout, weights=weights, version=int(version) if version.isdecimal() else None
+        task=metadata["task"],
+        layout=layout,
+        weights=weights,
+        version=_number(metadata, "version"),
+        rounds=_number(metadata, "rounds"),
     )
+
+
+def _number(metadata: dict[str, str], name: str) -> int | None:
+    text = metadata.get(name, "")
+    return int(text) if text.isdecimal() else None
 
 
 def _layout(text: str) -> Layout:
@@ -104,7 +122,7 @@ def _layout(text: str) -> Layout:
     return Layout(tuple(specs))
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
     """The file is there whole or not at all, also after a power cut.
 
     Raises:
@@ -117,7 +135,7 @@ def write_whole(path: Path, content: bytes) -> None:
                 scratch.write(content)
                 scratch.flush()
                 os.fsync(scratch.fileno())
-                Path(scratch.name).chmod(0o644)  # temporary files are for their owner alone
+                Path(scratch.name).chmod(mode)  # temporary files are for their owner alone
                 Path(scratch.name).replace(path)
             except BaseException:
                 Path(scratch.name).unlink(missing_ok=True)

@@ -85,10 +85,17 @@ class WindowClassifier(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Logits (batch, class) of windows (batch, 6, sample) in the sensor's units."""
+        return self.classify(self.features(windows))
+
+    def features(self, windows: Tensor) -> Tensor:
+        """What is seen in windows (batch, 6, sample), before it is named: (batch, hidden)."""
         signals = self._signals(windows)  # (batch, 8, sample)
         shapes = self.convolutions(signals)  # (batch, channel, time)
         described = self.spectral(self._description(signals))  # (batch, hidden)
-        features = torch.cat([shapes.mean(dim=2), shapes.amax(dim=2), described], dim=1)
+        return torch.cat([shapes.mean(dim=2), shapes.amax(dim=2), described], dim=1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (batch, class) of `features` (batch, hidden)."""
         logits: Tensor = self.head(self.dropout(features))
         return logits
 

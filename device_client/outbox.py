@@ -189,11 +189,12 @@ class Outbox:
 
     def line(self) -> Line | None:
         with self._errors():
-            row = self._row("SELECT base_version, base_digest, rounds, weights, finished_at FROM line")
+            row = self._row("SELECT base_version, base_digest, rounds, weights, finished_at, residual FROM line")
         if row is None:
             return None
         weights = np.frombuffer(row[3], dtype="<f4").astype(np.float32)
-        return Line(int(row[0]), bytes(row[1]), int(row[2]), weights, float(row[4]))
+        residual = None if row[5] is None else np.frombuffer(row[5], dtype="<f4").astype(np.float32)
+        return Line(int(row[0]), bytes(row[1]), int(row[2]), weights, float(row[4]), residual)
 
     def save_line(self, line: Line) -> None:
         """The local student without an update: its last round gave none."""
@@ -252,12 +253,13 @@ class Outbox:
 
     def _put_line(self, line: Line) -> None:
         self._execute(
-            "INSERT OR REPLACE INTO line VALUES (1, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO line VALUES (1, ?, ?, ?, ?, ?, ?)",
             line.base_version,
             line.base_digest,
             line.rounds,
             line.weights.astype("<f4").tobytes(),
             line.finished_at,
+            None if line.residual is None else line.residual.astype("<f4").tobytes(),
         )
 
     def _entry(self, which: str, *values: object) -> Entry | None:

@@ -9,10 +9,9 @@ from wire_contract.messages import Presence
 
 
 def subscriptions(root: str, task: str, device: str) -> tuple[str, ...]:
-    """The filters of a device: models, their chunks, and its own receipts."""
+    """The filters of a device that always hold: manifests and its own receipts. Deltas and chunks are asked for."""
     return (
         topics.topic_filter("model", root=root, task=task),
-        topics.topic_filter("chunk", root=root, task=task),
         topics.topic_filter("receipt", root=root, task=task, device=device),
     )
 

@@ -3,7 +3,8 @@
 Each update is the difference between the local student at the end and at the start of one round, and names the base
 that its line started from. A round starts from the newest model; while there is no newer one, a device may go on with
 its own student for some further rounds, so that hours without a broker are not wasted. The updates of one base are
-then increments: their sum leads from the base to the local student.
+then increments: their sum leads from the base to the local student, up to what the encoding has left for later
+(`feedback.py`).
 """
 
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
+from device_client.feedback import carried, clipped
 from wire_contract import codec
-from wire_contract.encoding import EncodingName, decode_vector, encode_vector
+from wire_contract.encoding import decode_vector
+from wire_contract.encoding_choice import EncodingChoice, encode_as
 from wire_contract.errors import EncodeError
 from wire_contract.layout import Vector
 from wire_contract.manifest import Published
@@ -32,6 +35,8 @@ class Line:
     """(layout.size,)"""
     finished_at: float
     """Unix seconds."""
+    residual: Vector | None = None
+    """What its updates have not told yet, (layout.size,); None: nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +48,8 @@ class Round:
     """From 1, on this base."""
     start: Vector
     """(layout.size,)"""
+    residual: Vector | None = None
+    """What earlier updates have not told, and this one should, (layout.size,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +89,18 @@ def next_round(
     """The round to make at `now` (Unix seconds), or None while there is none."""
     if base is None:
         return None
-    if line is None or (line.base_version, line.base_digest) != (base.version, base.digest):
+    if line is None:
         return Round(base, 1, base.weights)
+    if (line.base_version, line.base_digest) != (base.version, base.digest):
+        size = base.weights.size
+        residual = carried(line.residual, from_version=line.base_version, to_version=base.version, size=size)
+        return Round(base, 1, base.weights, residual)
     if line.rounds >= rounds_max or line.weights.shape != base.weights.shape:
         return None
     # A clock that was set back must not hold a device up for ever.
     if 0 <= now - line.finished_at < retrain_after_seconds:
         return None
-    return Round(base, line.rounds + 1, line.weights)
+    return Round(base, line.rounds + 1, line.weights, line.residual)
 
 
 def is_finite(trained: Trained) -> bool:
@@ -99,7 +110,7 @@ def is_finite(trained: Trained) -> bool:
 
 def dropped(todo: Round, *, now: float) -> Line:
     """After a round that gave nothing: it counts, and the next one starts from the base again."""
-    return Line(todo.base.version, todo.base.digest, todo.number, todo.base.weights, now)
+    return Line(todo.base.version, todo.base.digest, todo.number, todo.base.weights, now, todo.residual)
 
 
 def make_update(
@@ -108,22 +119,20 @@ def make_update(
     *,
     task: str,
     identity: Identity,
-    encoding: EncodingName,
+    encoding: EncodingChoice,
     train_seconds: float,
     now: float,
 ) -> tuple[bytes, Line]:
-    """The encoded update of a round, and the local student to go on from.
-
-    The student goes on from its start plus the difference *as encoded*: whatever the encoding rounds away, everybody
-    agrees on, and the sum of a base's updates leads exactly to the local student.
+    """The encoded update of a round, and the local student to go on from, with what the update left untold.
 
     Raises:
         EncodeError: the difference is not finite, or does not fit the encoding.
     """
     layout = todo.base.layout
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         difference = trained.weights - todo.start
-    tensors = encode_vector(difference, layout, encoding)
+        wanted = difference if todo.residual is None else difference + clipped(todo.residual, difference)
+    tensors = encode_as(encoding, wanted, layout, version=todo.base.version)
     update = Update(
         task=task,
         device=identity.device,
@@ -141,5 +150,5 @@ def make_update(
     told = decode_vector(tensors, layout)
     if not np.isfinite(told).all():
         raise EncodeError("the difference cannot be told in finite numbers; training diverged")
-    line = Line(todo.base.version, todo.base.digest, todo.number, todo.start + told, now)
+    line = Line(todo.base.version, todo.base.digest, todo.number, trained.weights, now, wanted - told)
     return codec.encode(update), line

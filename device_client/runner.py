@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from device_client.clock import Clock
 from device_client.courier import Courier
+from device_client.downlink import Downlink
 from device_client.events import Emit
 from device_client.gate import Gate
-from device_client.inbox import Inbox, NewModel, Outcome, Rejected
+from device_client.inbox import NewModel, Outcome, Rejected
 from device_client.outbox import Outbox
 from device_client.pace import Pace
 from device_client.presence import offline, online, presence_topic, this_firmware
@@ -23,7 +24,7 @@ from device_client.rounds import Trainer
 from device_client.sender import Sender, SenderSettings
 from device_client.study import PATIENCE_SECONDS, Study
 from wire_contract import topics
-from wire_contract.encoding import EncodingName
+from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import LinkError, TopicError
 from wire_contract.layout import Layout
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
@@ -37,7 +38,7 @@ EVENTS_MAX = 64
 class RunnerSettings:
     """How one device behaves."""
 
-    encoding: EncodingName = "int8"
+    encoding: EncodingChoice = "int8"
     """Of the updates."""
     local_rounds_max: int = 4
     """Rounds on one base."""
@@ -135,7 +136,7 @@ class Runner:
             local_rounds_max=settings.local_rounds_max,
             retrain_after_seconds=settings.retrain_after_seconds,
         )
-        self._inbox = Inbox(task_name)
+        self._downlink = Downlink(link, root=root, task=task_name)
         self._fits = False
         self._connected = False
         self._ever_connected = False
@@ -159,9 +160,9 @@ class Runner:
         """
         cached = self._outbox.model()
         if cached is not None:
-            self._take_model(self._inbox.announced(cached), is_cached=True)
+            self._take_model(self._downlink.restore(cached), is_cached=True)
         while self._turn(PATIENCE_SECONDS):
-            held = self._inbox.held
+            held = self._downlink.held
             todo = self._study.due(held.published) if held is not None and self._fits else None
             if todo is not None:
                 self._study.make(todo)
@@ -175,8 +176,8 @@ class Runner:
         """Handles what the link brings, waiting so long at most, and sends what is due. Whether to go on."""
         for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):
             self._handle(event)
-        if self._ended is None and self._inbox.held is not None:
-            self._courier.send(self._inbox.held.manifest)
+        if self._ended is None and self._downlink.held is not None:
+            self._courier.send(self._downlink.held.manifest)
         self._tell_traffic()
         return self._ended is None
 
@@ -208,11 +209,8 @@ class Runner:
         if topic.task != self._task:
             return
         match topic.kind:
-            case "model":
-                self._take_model(self._inbox.manifest(delivery.payload))
-            case "chunk":
-                version, index = int(topic.parts["version"]), int(topic.parts["chunk"])
-                self._take_model(self._inbox.chunk(version, index, delivery.payload))
+            case "model" | "delta" | "chunk":
+                self._take_model(self._downlink.take(topic, delivery.payload))
             case "receipt" if topic.device == self._device:
                 self._courier.receipt(delivery.payload)
             case _:

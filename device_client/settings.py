@@ -13,7 +13,15 @@ from device_client.events import LogFormat
 from device_client.policy import Policy, PredicateName, parse_quiet_hours
 from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, check_broker
 from wire_contract.encoding import EncodingName
+from wire_contract.encoding_choice import EncodingChoice
+from wire_contract.planner import Plan
 
+Method = Literal["asyncfedkd", "fedkd"]
+"""As `task.Method`, which torch stands behind."""
+UpdateEncoding = EncodingName | Literal["planned"]
+UPDATE_BYTES = 1_024
+"""Default budget of an update's tensors."""
+UPDATE_BYTES_MIN = 128
 Network = Literal["unmetered", "metered", "unknown"]
 
 _TASK = "what is learned: physiotherapy, har, or your own as path/to/file.py:function or package.module:function"
@@ -55,15 +63,29 @@ class RunSettings(OnlineSettings):
 
     device: DeviceName = Field(description="name of this device, the same for ever")
     state: Path = Field(description="folder for what must survive a restart; one device's own")
+    method: Method | None = Field(
+        None,
+        description="asyncfedkd: learn under a frozen teacher; fedkd: together with a teacher of the device's own, "
+        "which learns, too, and stays in --state; without this flag, as the task says",
+    )
     teacher: Path | None = Field(
-        None, description="teacher's file, made by pretrain-teacher; it never leaves the device"
+        None,
+        description="teacher's file, made by pretrain-teacher; it never leaves the device. With fedkd it may be left "
+        "out, and is what the device's own teacher starts from, once",
     )
     seed: int = Field(0, ge=0, description="of shuffling, augmentation and dropout")
     duty_cycle: float = Field(
         1.0, gt=0, le=1, description="share of the time spent on training, 0 to 1; below 1 the device rests in between"
     )
 
-    update_encoding: EncodingName = Field("int8", description="of each number of an update; 4, 2 or 1 bytes")
+    update_encoding: UpdateEncoding = Field(
+        "planned", description="of updates: one for all tensors, or planned, the best of them within --update-bytes"
+    )
+    update_bytes: int = Field(
+        UPDATE_BYTES,
+        ge=UPDATE_BYTES_MIN,
+        description="planned: bytes for the tensors of one update; what does not fit is told with the next ones",
+    )
     local_rounds_max: int = Field(4, ge=1, description="rounds trained on one model while there is no newer one")
     retrain_after_seconds: float = Field(60.0, ge=0, description="rest before a further round on one model, seconds")
     receipt_timeout_seconds: float = Field(
@@ -93,6 +115,11 @@ class RunSettings(OnlineSettings):
         if self.train_approval and self.approval is None:
             raise ValueError("--train-approval needs --approval FILE")
         return self
+
+    @property
+    def encoding(self) -> EncodingChoice:
+        """Of updates."""
+        return Plan(bytes_max=self.update_bytes) if self.update_encoding == "planned" else self.update_encoding
 
     @property
     def upload_policy(self) -> Policy:
@@ -136,16 +163,25 @@ class EvaluateSettings(OnlineSettings):
 
 
 class ExportSettings(OnlineSettings):
-    """Writes the newest global model as safetensors and ONNX."""
+    """Writes the newest global model, or a device's own teacher, as safetensors and ONNX."""
 
-    broker: OptionalBrokerUrl = Field("", description="broker URL, as for run; not needed with --model")
+    broker: OptionalBrokerUrl = Field(
+        "", description="broker URL, as for run; not needed with --model or --local-teacher"
+    )
     model: Path | None = Field(None, description="safetensors file to export, in place of the broker's newest model")
+    local_teacher: Path | None = Field(
+        None,
+        description="state folder of a device that runs fedkd: export its own teacher, in place of the global model, "
+        "as teacher.safetensors and teacher.onnx",
+    )
     out: Path = Field(description="folder for model.safetensors and model.onnx")
     wait_seconds: float = Field(30.0, ge=0, description="how long to wait for a model from the broker, seconds")
 
     @model_validator(mode="after")
     def _model_comes_from_somewhere(self) -> "ExportSettings":
-        if not self.broker and self.model is None:
+        if self.model is not None and self.local_teacher is not None:
+            raise ValueError("--model and --local-teacher exclude each other; export one after the other")
+        if not self.broker and self.model is None and self.local_teacher is None:
             raise ValueError("--broker is missing (or set FEDKD_BROKER, or give --model FILE)")
         return self
 

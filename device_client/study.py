@@ -12,7 +12,7 @@ from device_client.gate import Gate
 from device_client.outbox import Outbox
 from device_client.pace import Pace
 from device_client.rounds import Round, Trained, Trainer, dropped, is_finite, make_update, next_round
-from wire_contract.encoding import EncodingName
+from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import EncodeError
 from wire_contract.manifest import Published
 
@@ -37,7 +37,7 @@ class Study:
         clock: Clock,
         emit: Emit,
         turn: Turn,
-        encoding: EncodingName,
+        encoding: EncodingChoice,
         local_rounds_max: int,
         retrain_after_seconds: float,
     ) -> None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 TaskLoss = Literal["cross_entropy", "focal"]
+Method = Literal["asyncfedkd", "fedkd"]
 Schedule = Literal["constant", "inverse", "cosine"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Inputs (batch, …) to changed inputs of the same shape, drawing only from the given generator."""
@@ -103,8 +104,11 @@ def check_split(sides: Mapping[str, npt.NDArray[np.str_]]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a student is trained on a device, and how its teacher was."""
+    """How a student is trained on a device, and how its teacher was or is."""
 
+    method: Method = "asyncfedkd"
+    """asyncfedkd: under a frozen teacher. fedkd: together with a teacher of the device's own, which learns, too, and
+    never leaves it. Formulas: `distillation.py`."""
     epochs: int = 1
     """Passes over the device's data behind one update."""
     batch_size: int = 32
@@ -118,12 +122,13 @@ class Recipe:
     """cosine: the least share of `learning_rate`, so that a model that is published for years goes on learning."""
     weight_decay: float = 1e-3
     temperature: float = 2.0
-    """T of the distillation; both sets of logits are divided by it."""
+    """asyncfedkd: T of the distillation; both sets of logits are divided by it."""
     alpha: float = 0.3
-    """Share of the distillation in the loss; without a teacher, its part goes to the labels."""
-    anchor: float = 0.0
-    """Share of the distillation that comes from the published model the round started from, not from the teacher: it
-    holds devices with unlike data together; see `distillation.py`. Alone, that part goes to the labels as well."""
+    """asyncfedkd: share of the distillation in the loss; without a teacher, its part goes to the labels."""
+    mutual_temperature: float = 1.0
+    """fedkd: T of the distillation both ways."""
+    local_teacher_learning_rate: float = 1e-3
+    """fedkd: of the local teacher and W_h, at version 0; it falls by the student's schedule."""
     task_loss: TaskLoss = "cross_entropy"
     focal_gamma: float = 2.0
     label_smoothing: float = 0.0
@@ -135,14 +140,21 @@ class Recipe:
     """Smoothed labels keep the teacher from being sure, so that its logits tell which classes are alike."""
 
     def learning_rate_at(self, version: int) -> float:
-        """The rate for a round that starts from `version`."""
+        """The student's rate for a round that starts from `version`."""
+        return self.learning_rate * self._share_at(version)
+
+    def local_teacher_learning_rate_at(self, version: int) -> float:
+        """The local teacher's, likewise."""
+        return self.local_teacher_learning_rate * self._share_at(version)
+
+    def _share_at(self, version: int) -> float:
         progress = version / self.schedule_versions
         share = 1.0
         if self.schedule == "inverse":
             share = 1.0 / (1.0 + progress)
         elif self.schedule == "cosine":
             share = max(self.schedule_floor, 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
-        return self.learning_rate * share
+        return share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +164,8 @@ class Task:
     name: str
     classes: tuple[str, ...]
     student: Callable[[], nn.Module]
-    """A fresh student; seeded by the caller. Inputs (batch, …) to logits (batch, class)."""
+    """A fresh student; seeded by the caller. Inputs (batch, …) to logits (batch, class). If it and the teacher show
+    their hidden states (`mutual.ShowsHidden`), method fedkd brings these together as well."""
     device_data: Callable[[str], Examples]
     """The private data of a device, by its id."""
     held_out: Callable[[], Examples]

@@ -1,4 +1,4 @@
-"""Trains a task's student on this device's data, under its teacher. Knows torch; the runner does not."""
+"""Trains a task's student on this device's data, under or with its teacher. Knows torch; the runner does not."""
 
 import hashlib
 import time
@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from device_client.rounds import Tick, Trained
+from device_client.descent import TrainingResult
+from device_client.local_teacher import LocalTeacher
+from device_client.mutual import train_mutually
+from device_client.rounds import Tick, Trained, is_finite
 from device_client.task import Examples, Recipe
-from device_client.training import logits_of, train_student, wants_anchor
+from device_client.training import logits_of, train_student
 from device_client.vectors import load_vector, vector_of
 from wire_contract.layout import Layout, Vector
 
@@ -25,6 +28,7 @@ class StudentTrainer:
         examples: Examples,
         recipe: Recipe,
         teacher: nn.Module | None = None,
+        local_teacher: LocalTeacher | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -36,73 +40,84 @@ class StudentTrainer:
             layout: `layout_of(student)`.
             examples: the device's own.
             recipe: the task's.
-            teacher: pre-trained and frozen; None trains on the labels alone.
+            teacher: method asyncfedkd: pre-trained and frozen; None trains on the labels alone.
+            local_teacher: method fedkd, and only there: it is trained along, and kept after each round.
             seed: a further part of the random numbers, for repeated experiments.
             clock: seconds.
         """
+        assert (local_teacher is not None) == (recipe.method == "fedkd"), "a local teacher is what fedkd is"
         self._device = device
         self._student = student
         self._layout = layout
         self._examples = examples
         self._recipe = recipe
         self._teacher = teacher if recipe.alpha > 0 else None
+        self._local_teacher = local_teacher
         self._seed = seed
         self._clock = clock
         self._teacher_logits: Tensor | None = None
-        self._base_logits: tuple[int, Tensor] | None = None
 
     def warm_up(self) -> None:
-        """Asks the teacher, and trains one batch that is thrown away.
+        """Asks the frozen teacher, and trains one batch that is thrown away.
 
         The first use of torch costs seconds; in the first round, a duty cycle would multiply them.
         """
-        self._ask_the_teacher()
         batches = iter((False,))
-        train_student(
-            self._student,
-            None,
-            self._examples,
-            self._recipe,
-            seed=0,
-            version=0,
-            teacher_logits=self._teacher_logits,
-            clock=self._clock,
-            should_stop=lambda: next(batches, True),
-        )
-
-    def _ask_the_teacher(self) -> None:
-        """Once for all rounds: the teacher is frozen, and is asked about the unchanged examples."""
-        if self._teacher is not None and self._teacher_logits is None:
-            self._teacher_logits = logits_of(self._teacher, self._examples.inputs)
+        self._train(seed=0, version=0, should_stop=lambda: next(batches, True))
+        if self._local_teacher is not None:
+            self._local_teacher.give_up()
 
     def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
-        self._ask_the_teacher()
+        """As `rounds.Trainer` wants it; with a local teacher, the outcome also follows from the rounds before.
+
+        Raises:
+            ModelFileError: the local teacher cannot be kept.
+        """
         load_vector(self._student, self._layout, weights)
-        if wants_anchor(self._recipe) and (
-            # Further rounds start from the device's own student, but keep to the model that everybody has. After a
-            # restart in the middle of them, that student stands in for it.
-            round == 1 or self._base_logits is None or self._base_logits[0] != version
-        ):
-            self._base_logits = (version, logits_of(self._student, self._examples.inputs))
-        result = train_student(
-            self._student,
-            None,
-            self._examples,
-            self._recipe,
+        result = self._train(
             seed=round_seed(self._device, version=version, round_number=round, seed=self._seed),
             version=version,
-            teacher_logits=self._teacher_logits,
-            base_logits=None if self._base_logits is None else self._base_logits[1],
-            clock=self._clock,
             should_stop=lambda: not tick(),
         )
-        if not result.finished:
-            return None
-        return Trained(
+        trained = Trained(
             weights=vector_of(self._student, self._layout),
             samples=result.samples,
             steps=result.local_steps,
             metrics=result.metrics,
+        )
+        if self._local_teacher is not None:
+            if result.finished and is_finite(trained):
+                self._local_teacher.keep()
+            else:
+                self._local_teacher.give_up()
+        return trained if result.finished else None
+
+    def _train(self, *, seed: int, version: int, should_stop: Callable[[], bool]) -> TrainingResult:
+        if self._local_teacher is not None:
+            return train_mutually(
+                self._student,
+                self._local_teacher.network,
+                self._local_teacher.projection,
+                self._examples,
+                self._recipe,
+                seed=seed,
+                version=version,
+                clock=self._clock,
+                should_stop=should_stop,
+            )
+        if self._teacher is not None and self._teacher_logits is None:
+            # Once for all rounds: the teacher is frozen, and is asked about the unchanged examples.
+            self._teacher_logits = logits_of(self._teacher, self._examples.inputs)
+        return train_student(
+            self._student,
+            None,
+            self._examples,
+            self._recipe,
+            seed=seed,
+            version=version,
+            teacher_logits=self._teacher_logits,
+            clock=self._clock,
+            should_stop=should_stop,
         )
 
 

@@ -1,4 +1,6 @@
-"""Local training of a student under its teacher, pre-training of the teacher, and evaluation.
+"""Local training of a student under a frozen teacher, pre-training of that teacher, and evaluation.
+
+Training together with a teacher that learns is in `mutual.py`, by the same loop (`descent.py`).
 
 Everything here is deterministic given its seed, and leaves torch's own random state as it was.
 """
@@ -7,35 +9,17 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from device_client.descent import Learned, Rate, TrainingResult, optimise, right_ones, summed
 from device_client.distillation import LossOfLabels, distillation_loss, loss_of_labels
 from device_client.task import Examples, Recipe
 
 _EVALUATION_BATCH = 512
 _WARM_UP_SHARE = 0.03
-Rate = Callable[[int, int], float]
-"""Learning rate at a step of so many."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What one round of training did. The weights are in the module that was given."""
-
-    samples: int
-    """Examples of the device; a weight in merging."""
-    local_steps: int
-    """Optimiser steps taken."""
-    train_seconds: float
-    """By the given clock; telemetry only."""
-    metrics: dict[str, float]
-    """`loss` (mean over the last epoch) and `accuracy` (of the student in training mode, last epoch)."""
-    finished: bool
-    """False when `should_stop` ended it early: the weights are then halfway."""
 
 
 @torch.no_grad()
@@ -57,7 +41,6 @@ def train_student(
     seed: int,
     version: int,
     teacher_logits: Tensor | None = None,
-    base_logits: Tensor | None = None,
     clock: Callable[[], float] = time.monotonic,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
@@ -73,15 +56,11 @@ def train_student(
         teacher_logits: (example, class) of `examples`, when the caller has asked the teacher before. The teacher is
             asked about the unchanged example even where the student sees an augmented one, so that one answer serves
             all rounds: a large teacher on every augmented batch would cost more than the training itself.
-        base_logits: (example, class) of `examples`, by the published model `version`, for `recipe.anchor`. None: the
-            student as given is that model. (In further rounds on one base it is not.)
         clock: seconds.
         should_stop: looked at before each batch.
     """
     if teacher_logits is None and teacher is not None and recipe.alpha > 0:
         teacher_logits = logits_of(teacher, examples.inputs)
-    if base_logits is None and wants_anchor(recipe):
-        base_logits = logits_of(student, examples.inputs)
     return _train(
         student,
         examples,
@@ -89,9 +68,8 @@ def train_student(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         rate=lambda _step, _steps: recipe.learning_rate_at(version),
-        task_loss=_task_loss(recipe),
+        task_loss=task_loss_of(recipe),
         teacher_logits=teacher_logits,
-        base_logits=base_logits,
         seed=seed_of(seed, version),
         clock=clock,
         should_stop=should_stop,
@@ -112,8 +90,7 @@ def train_alone(
     """One long training without any federation: the ceiling (pooled data) and the floor (one person's data).
 
     The same loss, augmentation, optimiser and batch size as `train_student`, with the learning rate falling to zero
-    along a half cosine over its own steps, which is what a lone run can do best. There is no published model to
-    be anchored to: the teacher keeps its share, alpha · (1 - anchor), and the labels get the rest.
+    along a half cosine over its own steps, which is what a lone run can do best.
     """
     if teacher_logits is None and teacher is not None and recipe.alpha > 0:
         teacher_logits = logits_of(teacher, examples.inputs)
@@ -124,9 +101,8 @@ def train_alone(
         epochs=epochs,
         batch_size=recipe.batch_size,
         rate=lambda step, steps: recipe.learning_rate * _half_cosine(step, steps),
-        task_loss=_task_loss(recipe),
+        task_loss=task_loss_of(recipe),
         teacher_logits=teacher_logits,
-        base_logits=None,
         seed=seed_of(seed),
         clock=clock,
         should_stop=lambda: False,
@@ -154,18 +130,12 @@ def train_teacher(
             "cross_entropy", focal_gamma=recipe.focal_gamma, label_smoothing=recipe.teacher_label_smoothing
         ),
         teacher_logits=None,
-        base_logits=None,
         seed=seed_of(seed),
         clock=clock,
         should_stop=should_stop,
     )
     teacher.eval().requires_grad_(False)
     return result
-
-
-def wants_anchor(recipe: Recipe) -> bool:
-    """Whether the published model's answers count in the loss."""
-    return recipe.alpha > 0 and recipe.anchor > 0
 
 
 def evaluate(model: nn.Module, examples: Examples, classes: tuple[str, ...]) -> dict[str, float]:
@@ -208,7 +178,8 @@ def _half_cosine(step: int, steps: int) -> float:
     return warm_up * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _task_loss(recipe: Recipe) -> LossOfLabels:
+def task_loss_of(recipe: Recipe) -> LossOfLabels:
+    """What the labels say to the student."""
     return loss_of_labels(recipe.task_loss, focal_gamma=recipe.focal_gamma, label_smoothing=recipe.label_smoothing)
 
 
@@ -222,55 +193,32 @@ def _train(
     rate: Rate,
     task_loss: LossOfLabels,
     teacher_logits: Tensor | None,
-    base_logits: Tensor | None,
     seed: int,
     clock: Callable[[], float],
     should_stop: Callable[[], bool],
 ) -> TrainingResult:
-    """The one training loop: AdamW, started afresh, since moments of another base would pull the wrong way."""
-    started = clock()
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-    steps = epochs * math.ceil(len(examples) / batch_size)
-    step, seen, loss_sum, right, finished = 0, 0, 0.0, 0, True
-    model.train()
-    with seeded(seed):
-        for _epoch in range(epochs):
-            seen, loss_sum, right = 0, 0.0, 0
-            for chosen in torch.split(torch.randperm(len(examples), generator=generator), batch_size):
-                if should_stop():
-                    finished = False
-                    break
-                inputs, labels = examples.inputs[chosen], examples.labels[chosen]
-                if recipe.augment is not None:
-                    inputs = recipe.augment(inputs, generator)
-                logits = model(inputs)  # (batch, class)
-                loss = distillation_loss(
-                    logits,
-                    None if teacher_logits is None else teacher_logits[chosen],
-                    labels,
-                    temperature=recipe.temperature,
-                    alpha=recipe.alpha,
-                    base_logits=None if base_logits is None else base_logits[chosen],
-                    anchor=recipe.anchor,
-                    task_loss=task_loss,
-                )
-                for group in optimiser.param_groups:
-                    group["lr"] = rate(step, steps)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                step += 1
-                seen += len(chosen)
-                loss_sum += float(loss.detach()) * len(chosen)
-                right += int((logits.detach().argmax(dim=1) == labels).sum())
-            if not finished:
-                break
-    model.eval()
-    return TrainingResult(
-        samples=len(examples),
-        local_steps=step,
-        train_seconds=clock() - started,
-        metrics={"loss": loss_sum / seen, "accuracy": right / seen} if seen else {},
-        finished=finished,
+    """One network, under a teacher's answers or none."""
+
+    def learn(inputs: Tensor, labels: Tensor, chosen: Tensor) -> Learned:
+        logits = model(inputs)  # (batch, class)
+        loss = distillation_loss(
+            logits,
+            None if teacher_logits is None else teacher_logits[chosen],
+            labels,
+            temperature=recipe.temperature,
+            alpha=recipe.alpha,
+            task_loss=task_loss,
+        )
+        return Learned(loss, {"loss": summed(loss, labels), "accuracy": right_ones(logits, labels)})
+
+    return optimise(
+        [(model, rate)],
+        learn,
+        examples,
+        recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        clock=clock,
+        should_stop=should_stop,
     )

@@ -8,10 +8,13 @@ from simulators.fleet import Device
 from simulators.live_view import View
 from simulators.observer import Observer
 from simulators.processes import ProcessError, Processes
+from simulators.record import TrafficSample
 from simulators.scene import scene_of
 from simulators.story import EventLines, State
 
 TICK_SECONDS = 0.1
+TRAFFIC_SECONDS = 0.5
+"""Between two readings of the devices' lines."""
 TOLD_STATES: dict[State, str] = {
     "offline": "has lost its connection",
     "killed": "is killed (SIGKILL)",
@@ -27,6 +30,7 @@ class Clockwork:
         self.observer: Observer | None = None
         self.baselines = Baselines(epochs=0)
         self.baseline_lines: list[EventLines] = []
+        self.traffic: list[TrafficSample] = []
         self.versions_planned = 0
         self.seconds_by_stage: dict[str, float] = {}
         self._view = view
@@ -80,6 +84,7 @@ class Clockwork:
         for device in self.devices:
             device.look()
             self._tell_of(device)
+        self._read_traffic()
         for lines in self.baseline_lines:
             for event in lines.new():
                 self.baselines.take(dict(event))
@@ -87,6 +92,13 @@ class Clockwork:
         if self.observer is not None and self.observer.failure is not None:
             raise ProcessError(f"the observer: {self.observer.failure}")
         self._show()
+
+    def _read_traffic(self) -> None:
+        now = time.time()
+        if self.devices and (not self.traffic or now >= self.traffic[-1].at + TRAFFIC_SECONDS):
+            lines = [device.line for device in self.devices]
+            up, down = sum(line.bytes_up for line in lines), sum(line.bytes_down for line in lines)
+            self.traffic.append(TrafficSample(now, up, down))
 
     def tell(self, text: str) -> None:
         self._view.news(self.seconds, text)

@@ -50,6 +50,7 @@ def record_of(
         server_rate=prepared.plan.server_rate,
         baselines=clockwork.baselines,
         wire=_wire(prepared, sightings),
+        traffic=tuple(clockwork.traffic),
         teacher_bytes=0 if teacher_file is None else teacher_file.stat().st_size,
         phases=clockwork.seconds_by_stage,
         seconds=clockwork.seconds,

@@ -23,6 +23,7 @@ TURN_SECONDS = 0.2
 SEEN_KINDS: tuple[topics.Kind, ...] = (
     "model",
     "chunk",
+    "delta",
     "update",
     "receipt",
     "presence",
@@ -137,7 +138,7 @@ class Sightings:
                 self.evaluations.append(SeenEvaluation(version=told.version, at=at, metrics=dict(told.metrics)))
             case "aggregator":
                 self.aggregator = codec.decode(payload, AggregatorStatus)
-            case "chunk":
+            case "chunk" | "delta":
                 pass
 
     def _manifest(self, manifest: Manifest, at: float) -> None:

@@ -67,6 +67,7 @@ def plots(record: Record) -> dict[str, str]:
     drawings: dict[str, tuple[Callable[[Axes, Record], None], float]] = {
         "accuracy_over_time": (accuracy_over_time, HEIGHT_INCHES),
         "accuracy_over_version": (accuracy_over_version, HEIGHT_INCHES),
+        "accuracy_over_bytes": (accuracy_over_bytes, HEIGHT_INCHES),
         "timeline": (timeline, 1.0 + ROW_INCHES * len(record.devices)),
         "staleness": (staleness, HEIGHT_INCHES),
         "contributions": (contributions, 0.8 + 1.35 * ROW_INCHES * len(record.devices)),
@@ -118,6 +119,14 @@ def accuracy_over_version(axes: Axes, record: Record) -> None:
     _accuracy(axes, record, [one.version for one in told], [one.metrics["accuracy"] for one in told])
     axes.set_xlabel("version of the shared model")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def accuracy_over_bytes(axes: Axes, record: Record) -> None:
+    """Against what a device had sent and received by then, in the mean."""
+    told = sorted(record.evaluations, key=lambda one: one.at)
+    kilobytes = [record.bytes_by(one.at) / _KB for one in told]
+    _accuracy(axes, record, kilobytes, [one.metrics["accuracy"] for one in told])
+    axes.set_xlabel("kB a device, up and down together")
 
 
 def _accuracy(

@@ -48,8 +48,8 @@ class WireRecord:
 
     @property
     def teacher_bytes_min(self) -> int:
-        """The teacher in the smallest encoding there is: one byte a number."""
-        return self.teacher_parameters
+        """The teacher at four bits a number, the coarsest encoding that still holds every one of them."""
+        return self.teacher_parameters // 2
 
     @property
     def is_student_only(self) -> bool:
@@ -59,6 +59,16 @@ class WireRecord:
             and self.foreign_updates == 0
             and self.numbers_max <= self.student_parameters
         )
+
+
+@dataclass(frozen=True)
+class TrafficSample:
+    """What had travelled at one moment, over all devices' own lines."""
+
+    at: float
+    """Unix seconds."""
+    bytes_up: int
+    bytes_down: int
 
 
 @dataclass(kw_only=True)
@@ -86,6 +96,8 @@ class Record:
     server_rate: float
     baselines: Baselines
     wire: WireRecord
+    traffic: Sequence[TrafficSample]
+    """In the order of time."""
     teacher_bytes: int
     """Size of the teacher's file, which stayed on the devices."""
     phases: dict[str, float] = field(default_factory=dict)
@@ -114,6 +126,24 @@ class Record:
     def bytes_down(self) -> int:
         return sum(device.bytes_down for device in self.devices)
 
+    @property
+    def update_payload_bytes(self) -> float:
+        """Mean payload of one update, as the observer saw them."""
+        flow = self.wire.by_kind.get("update")
+        return flow.size_bytes / flow.messages if flow is not None and flow.messages else 0.0
+
+    @property
+    def bytes_per_point(self) -> float | None:
+        """Bytes a device, both ways, for each point of accuracy since the first evaluation; None: none gained."""
+        first = min(self.evaluations, key=lambda told: told.version).metrics["accuracy"]
+        points = 100 * (self.final.metrics["accuracy"] - first)
+        return (self.bytes_up + self.bytes_down) / len(self.devices) / points if points > 0 else None
+
+    def bytes_by(self, at: float) -> float:
+        """Bytes a device, both ways, that had travelled by then (Unix seconds)."""
+        past = [sample for sample in self.traffic if sample.at <= at]
+        return (past[-1].bytes_up + past[-1].bytes_down) / len(self.devices) if past else 0.0
+
     def weight_shares(self) -> dict[str, float]:
         """Share of each device in the sum of merged weights."""
         weights = {device.name: 0.0 for device in self.devices}
@@ -137,6 +167,7 @@ class Record:
 def summary(record: Record) -> dict[str, Any]:
     """`summary.json`."""
     final, baselines, wire = record.final, record.baselines, record.wire
+    # The three that everything is about are not rounded: whoever rounds them again would show other digits.
     staleness = record.staleness or [0]
     return {
         "task": record.task,
@@ -147,11 +178,11 @@ def summary(record: Record) -> dict[str, Any]:
         "duplicates": record.duplicates,
         "refused": record.refused,
         "balanced": record.balance.agrees,
-        "accuracy": round(final.metrics["accuracy"], 4),
+        "accuracy": final.metrics["accuracy"],
         "accuracy_version": final.version,
         "accuracy_mean_last_versions": round(record.accuracy_of_last(), 4),
-        "accuracy_centralised": round(baselines.centralised["accuracy"], 4),
-        "accuracy_local_mean": round(baselines.local_mean(), 4),
+        "accuracy_centralised": baselines.centralised["accuracy"],
+        "accuracy_local_mean": baselines.local_mean(),
         "accuracy_local": {name: round(metrics["accuracy"], 4) for name, metrics in baselines.local.items()},
         "macro_f1": round(final.metrics["macro_f1"], 4),
         "macro_f1_centralised": round(baselines.centralised["macro_f1"], 4),
@@ -164,6 +195,9 @@ def summary(record: Record) -> dict[str, Any]:
         "staleness_max": max(staleness),
         "bytes_up": record.bytes_up,
         "bytes_down": record.bytes_down,
+        "bytes_per_update": round(record.update_payload_bytes, 1),
+        "bytes_per_device": round((record.bytes_up + record.bytes_down) / len(record.devices), 1),
+        "bytes_per_point": None if record.bytes_per_point is None else round(record.bytes_per_point, 1),
         "update_bytes": wire.by_kind["update"].size_bytes if "update" in wire.by_kind else 0,
         "largest_payload_bytes": wire.largest_bytes,
         "teacher_bytes": record.teacher_bytes,

@@ -11,7 +11,7 @@ from string import Template
 from simulators.plots import plots
 from simulators.record import LAST_VERSIONS, DeviceRecord, Record
 
-_MB, _KB = 1_000_000, 1_000
+_KB = 1_000
 
 
 def write_report(record: Record, path: Path) -> None:
@@ -33,6 +33,7 @@ def page(record: Record) -> str:
         "held_out": escape(_held_out(record)),
         "evaluated": str(len({one.version for one in record.evaluations})),
         "published": str(len(record.versions)),
+        "bytes_caption": escape(_bytes_caption(record)),
         "staleness_caption": escape(_staleness(record)),
         "devices": _devices(record),
         "wire_caption": escape(_wire_caption(record)),
@@ -83,7 +84,11 @@ def _kpis(record: Record) -> str:
             f"{len(balance.merged)} / {len(balance.sent - balance.refused)}",
             f"updates merged / sent; {record.duplicates} duplicates, {record.refused} refused",
         ),
-        ("", f"{record.bytes_up / _MB:.2f} MB", f"up from all devices; {record.bytes_down / _MB:.2f} MB down"),
+        (
+            "",
+            f"{record.update_payload_bytes:,.0f} bytes",
+            f"an update; {record.bytes_up / _KB:,.0f} kB up and {record.bytes_down / _KB:,.0f} kB down in all",
+        ),
         (
             "good" if wire.is_student_only else "bad",
             "0 bytes" if wire.is_student_only else "suspect",
@@ -103,6 +108,12 @@ def _staleness(record: Record) -> str:
     return f"Mean {fmean(values):.1f} versions, at most {max(values)}; {fresh:.0%} started from the newest version."
 
 
+def _bytes_caption(record: Record) -> str:
+    if record.bytes_per_point is None:
+        return ""
+    return f"{record.bytes_per_point / _KB:.1f} kB for each point of accuracy gained."
+
+
 def _devices(record: Record) -> str:
     merged, shares = record.merged_by_device(), record.weight_shares()
 
@@ -118,6 +129,7 @@ def _devices(record: Record) -> str:
             f"{shares[device.name]:.1%}",
             f"{fmean(stale):.1f} / {max(stale)}" if stale else "-",
             str(device.story.starts),
+            f"{device.update_bytes / merged[device.name]:,.0f}" if merged[device.name] else "-",
             f"{device.bytes_up / _KB:,.0f}",
             f"{device.bytes_down / _KB:,.0f}",
             "-" if alone is None else f"{alone:.1%}",
@@ -125,7 +137,7 @@ def _devices(record: Record) -> str:
 
     heads = (
         *("device", "character", "examples", "computes", "updates merged", "share of weight"),
-        *("staleness mean / max", "starts", "kB up", "kB down", "accuracy alone"),
+        *("staleness mean / max", "starts", "bytes an update", "kB up", "kB down", "accuracy alone"),
     )
     return _table(heads, [row(device) for device in record.devices], text=1)
 
@@ -138,7 +150,7 @@ def _wire_caption(record: Record) -> str:
     return (
         f"Payloads as a client of its own saw them. The largest one ({wire.largest_kind}) had {wire.largest_bytes:,}"
         f" bytes. The teacher has {wire.teacher_parameters:,} numbers, {record.teacher_bytes:,} bytes as a file, and"
-        f" at least {wire.teacher_bytes_min:,} in any encoding of this system; {verdict}. Every update was decoded:"
+        f" {wire.teacher_bytes_min:,} at four bits a number; {verdict}. Every update was decoded:"
         f" at most {wire.numbers_max:,} numbers, the student has {wire.student_parameters:,};"
         f" {wire.foreign_updates} were of another form."
     )
@@ -153,8 +165,9 @@ def _wire(record: Record) -> str:
 
 
 _KINDS = {
-    "chunk": "aggregator → all, pieces of a model",
-    "model": "aggregator → all, manifests",
+    "chunk": "aggregator → who asks, pieces of a snapshot",
+    "model": "aggregator → all, manifests with the newest delta",
+    "delta": "aggregator → who missed it, from one version to the next",
     "update": "device → aggregator",
     "receipt": "aggregator → device",
     "presence": "device, or the broker in its place",

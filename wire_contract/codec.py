@@ -18,9 +18,10 @@ import msgspec
 
 from wire_contract.errors import DecodeError, LayoutError, LimitExceeded, UnknownSchema
 from wire_contract.layout import Layout
-from wire_contract.limits import CONTROL_LIMITS, MANIFEST_LIMITS, MODEL_LIMITS, UPDATE_LIMITS, Limits
+from wire_contract.limits import CONTROL_LIMITS, DELTA_LIMITS, MANIFEST_LIMITS, MODEL_LIMITS, UPDATE_LIMITS, Limits
 from wire_contract.messages import (
     AggregatorStatus,
+    Delta,
     Evaluation,
     Manifest,
     Message,
@@ -35,7 +36,8 @@ M = TypeVar("M", bound=Message)
 SCHEMAS: Mapping[type, int] = {
     Update: 1,
     Model: 1,
-    Manifest: 1,
+    Delta: 1,
+    Manifest: 2,
     Receipt: 1,
     Presence: 1,
     Evaluation: 1,
@@ -46,6 +48,7 @@ SCHEMAS: Mapping[type, int] = {
 DEFAULT_LIMITS: Mapping[type, Limits] = {
     Update: UPDATE_LIMITS,
     Model: MODEL_LIMITS,
+    Delta: DELTA_LIMITS,
     Manifest: MANIFEST_LIMITS,
 }
 

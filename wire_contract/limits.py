@@ -12,15 +12,20 @@ CHUNK_BYTES_MAX = 32 * KIB
 INLINE_BYTES_MAX = 24 * KIB
 """A model up to this size travels inside its manifest; the rest of the 32 KiB is the manifest's own."""
 
+DELTA_BYTES_MAX = INLINE_BYTES_MAX
+"""A delta is one message, and travels inside its manifest; what is larger is no delta."""
+
 NAME_CHARACTERS_MAX = 64
 """Length of a task or device name."""
 
 TOPIC_SLASHES_MAX = 7
 """What every cloud broker takes."""
 
-KEPT_VERSIONS = 2
-"""So many newest versions keep their chunks on the broker."""
+KEPT_SNAPSHOTS = 2
+"""So many newest snapshots keep their chunks on the broker."""
 
+KEPT_DELTAS = 8
+"""So many newest deltas stay on the broker: a device that is further behind takes the snapshot."""
 
 TENSORS_MAX = 1_024
 """Tensors of one model."""
@@ -58,6 +63,9 @@ MODEL_LIMITS = Limits(compressed_bytes=64 * MIB)
 
 MANIFEST_LIMITS = Limits(compressed_bytes=128 * KIB, decompressed_bytes=256 * KIB)
 """The digests of all chunks of the largest model are 70 KB and cannot be compressed."""
+
+DELTA_LIMITS = Limits(compressed_bytes=DELTA_BYTES_MAX)
+"""From the version before to a version, inside its manifest or by itself."""
 
 CONTROL_LIMITS = Limits(compressed_bytes=64 * KIB, decompressed_bytes=256 * KIB)
 """Receipts, presence, evaluations and status."""

@@ -1,4 +1,4 @@
-"""The seam between the programs and a broker: publish, receive, acknowledge. Nothing else of MQTT is seen above it.
+"""The seam between the programs and a broker: subscribe, publish, receive, acknowledge. No more of MQTT is seen above.
 
 A link reconnects by itself, for ever, and keeps a durable session. It never calls its user: what happens is queued
 as events, which the one thread that decides takes in batches at its own pace.
@@ -63,7 +63,7 @@ class Publication(Protocol):
 
 
 class Link(Protocol):
-    """One client of a broker. `publish`, `ack` and `receive` may be called from any thread."""
+    """One client of a broker. All but `close` may be called from any thread."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Publication:
         """Sends at QoS 1, or keeps it until a connection stands.
@@ -71,6 +71,23 @@ class Link(Protocol):
         Raises:
             PayloadTooLarge: the broker would refuse the packet; nothing was sent.
             LinkError: the link is closed, or its outgoing queue is full.
+        """
+
+    def subscribe(self, topic_filter: str) -> None:
+        """From now on, over reconnections too. What the broker has retained there comes, even if it came before.
+
+        A filter that the broker refuses is forgotten, with a line in the log. Those that the link was made with are
+        not: it does without the connection then.
+
+        Raises:
+            LinkError: nobody can subscribe to this filter, or the link is closed.
+        """
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """No longer. What the broker has sent or queued by then still comes.
+
+        Raises:
+            LinkError: the link is closed.
         """
 
     def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:

@@ -1,17 +1,19 @@
-"""A version on its way to the devices: one payload cut into retained chunks, announced by a retained manifest.
+"""A snapshot on its way to the devices: one payload cut into retained chunks, announced by a retained manifest.
 
 The chunks go first and the manifest last, so that whoever sees the manifest finds the chunks. A model that fits
-travels inside the manifest. Chunk topics carry the version, so a newer version never mixes with an older one.
+travels inside the manifest, unless a delta does (`deltas.py`, `shelf.py`). Chunk topics carry the version, so a newer
+version never mixes with an older one.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from wire_contract import codec
-from wire_contract.encoding import EncodingName, decode_vector, encode_vector
+from wire_contract.encoding import EncodedTensor, EncodingName, decode_vector, encode_vector
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, MODEL_LIMITS, Limits
@@ -31,11 +33,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What to publish for one version: `chunks` first, in order, then `manifest`."""
+    """What stands on the broker for one version: `deltas` and `chunks` first, in order, then `manifest`."""
 
     manifest: Manifest
     chunks: Sequence[bytes]
+    """Of the snapshot that the manifest names; empty when it is inline."""
     published: Published
+    deltas: Mapping[int, bytes]
+    """Version to the delta that leads to it, oldest first."""
 
 
 def announce(
@@ -50,41 +55,57 @@ def announce(
     update_bytes_max: int,
     published_at: float,
 ) -> Announcement:
-    """Encodes master `weights` (layout.size,) for publication.
+    """A version with the master `weights` (layout.size,) that can only be had whole.
 
     Raises:
         EncodeError: the weights are not finite or do not fit the encoding.
     """
-    tensors = encode_vector(weights, layout, encoding)
-    decoded = decode_vector(tensors, layout)
-    weights_digest = digest(decoded)
-    payload = codec.encode(
-        Model(
-            task=task,
-            version=version,
-            parent=parent,
-            layout=layout.tensors,
-            tensors=tensors,
-            digest=weights_digest,
-        )
-    )
+    payload, published = whole(weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding)
     inline = len(payload) <= INLINE_BYTES_MAX
     chunks = () if inline else split(payload)
     manifest = Manifest(
         task=task,
         version=version,
         parent=parent,
-        digest=weights_digest,
+        digest=published.digest,
         layout_fingerprint=layout.fingerprint,
         encoding=encoding,
         size_bytes=len(payload),
-        chunk_digests=tuple(hashlib.sha256(chunk).digest() for chunk in chunks),
+        chunk_digests=chunk_digests(chunks),
         inline=payload if inline else None,
         shards=shards,
         update_bytes_max=update_bytes_max,
         published_at=published_at,
     )
-    return Announcement(manifest, chunks, Published(task, version, layout, decoded, weights_digest))
+    return Announcement(manifest, chunks, published, {})
+
+
+def whole(
+    weights: Vector, *, task: str, version: int, parent: int | None, layout: Layout, encoding: EncodingName
+) -> tuple[bytes, Published]:
+    """The model message of `weights` (layout.size,), and what it decodes to.
+
+    Raises:
+        EncodeError: the weights are not finite or do not fit the encoding.
+    """
+    tensors = encode_vector(weights, layout, encoding)
+    decoded = decode_vector(tensors, layout)
+    published = Published(task, version, layout, decoded, digest(decoded))
+    return model_message(published, tensors, parent=parent), published
+
+
+def model_message(published: Published, tensors: tuple[EncodedTensor, ...], *, parent: int | None) -> bytes:
+    """A version whole; `tensors` decode to exactly its weights."""
+    return codec.encode(
+        Model(
+            task=published.task,
+            version=published.version,
+            parent=parent,
+            layout=published.layout.tensors,
+            tensors=tensors,
+            digest=published.digest,
+        )
+    )
 
 
 def split(payload: bytes) -> tuple[bytes, ...]:
@@ -92,10 +113,15 @@ def split(payload: bytes) -> tuple[bytes, ...]:
     return tuple(payload[start : start + CHUNK_BYTES_MAX] for start in range(0, len(payload), CHUNK_BYTES_MAX))
 
 
+def chunk_digests(chunks: Sequence[bytes]) -> tuple[bytes, ...]:
+    """As they stand in the manifest."""
+    return tuple(hashlib.sha256(chunk).digest() for chunk in chunks)
+
+
 def assemble(
     manifest: Manifest, chunks: Mapping[int, bytes] | None = None, *, limits: Limits = MODEL_LIMITS
 ) -> Published | None:
-    """The announced version out of its manifest and the chunks that are here by index; None while some are missing.
+    """The snapshot out of its manifest and the chunks that are here by index; None while some are missing.
 
     Raises:
         DecodeError: a chunk, the payload or the weights are not what the manifest says.
@@ -103,18 +129,30 @@ def assemble(
     payload = _joined(manifest, chunks or {}, limits)
     if payload is None:
         return None
-    model = codec.decode(payload, Model, limits=limits)
-    if (model.task, model.version, model.digest) != (manifest.task, manifest.version, manifest.digest):
-        raise DecodeError("model: task, version or digest differ from the manifest's")
-    layout = Layout(model.layout)
-    if layout.fingerprint != manifest.layout_fingerprint:
+    published = read_model(payload, limits=limits)
+    if (published.task, published.version) != (manifest.task, manifest.snapshot_version):
+        raise DecodeError("model: task or version differ from the manifest's")
+    if published.version == manifest.version and published.digest != manifest.digest:
+        raise DecodeError("model: its digest differs from the manifest's")
+    if published.layout.fingerprint != manifest.layout_fingerprint:
         raise DecodeError("model: its layout differs from the manifest's")
+    return published
+
+
+def read_model(payload: bytes, *, limits: Limits = MODEL_LIMITS) -> Published:
+    """What a model message stands for.
+
+    Raises:
+        DecodeError: it is none, its weights are not finite, or they do not have its digest.
+    """
+    model = codec.decode(payload, Model, limits=limits)
+    layout = Layout(model.layout)
     weights = decode_vector(model.tensors, layout)
-    if digest(weights) != manifest.digest:
-        raise DecodeError(f"model {manifest.version}: the weights do not have the digest of the manifest")
+    if digest(weights) != model.digest:
+        raise DecodeError(f"model {model.version}: the weights do not have the digest that it states")
     if not np.isfinite(weights).all():
-        raise DecodeError(f"model {manifest.version}: weights are not finite")
-    return Published(model.task, model.version, layout, weights, manifest.digest)
+        raise DecodeError(f"model {model.version}: weights are not finite")
+    return Published(model.task, model.version, layout, weights, model.digest)
 
 
 def chunk_fits(manifest: Manifest, index: int, payload: bytes) -> bool:
@@ -123,10 +161,27 @@ def chunk_fits(manifest: Manifest, index: int, payload: bytes) -> bool:
     return 0 <= index < len(digests) and hashlib.sha256(payload).digest() == digests[index]
 
 
+def with_inline(manifest: Manifest, published: Published, payload: bytes) -> Manifest:
+    """A manifest of `published` alone, with its model message inline; the rest as `manifest` says."""
+    return msgspec.structs.replace(
+        manifest,
+        version=published.version,
+        parent=published.version - 1 if published.version else None,
+        digest=published.digest,
+        snapshot=None,
+        size_bytes=len(payload),
+        chunk_digests=manifest.chunk_digests if published.version == manifest.snapshot_version else (),
+        inline=payload,
+        delta=None,
+        delta_sizes=(),
+    )
+
+
 def _joined(manifest: Manifest, chunks: Mapping[int, bytes], limits: Limits) -> bytes | None:
+    version = manifest.snapshot_version
     if manifest.size_bytes > limits.compressed_bytes:
         raise DecodeError(
-            f"model {manifest.version}: {manifest.size_bytes} bytes are over the limit of {limits.compressed_bytes}"
+            f"model {version}: {manifest.size_bytes} bytes are over the limit of {limits.compressed_bytes}"
         )
     if manifest.inline is not None:
         return manifest.inline
@@ -134,10 +189,8 @@ def _joined(manifest: Manifest, chunks: Mapping[int, bytes], limits: Limits) -> 
     if any(index not in chunks for index in indices):
         return None
     if not all(chunk_fits(manifest, index, chunks[index]) for index in indices):
-        raise DecodeError(f"model {manifest.version}: a chunk does not have its digest")
+        raise DecodeError(f"model {version}: a chunk does not have its digest")
     payload = b"".join(chunks[index] for index in indices)
     if len(payload) != manifest.size_bytes:
-        raise DecodeError(
-            f"model {manifest.version}: {len(payload)} bytes are here, the manifest says {manifest.size_bytes}"
-        )
+        raise DecodeError(f"model {version}: {len(payload)} bytes are here, the manifest says {manifest.size_bytes}")
     return payload

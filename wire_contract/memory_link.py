@@ -14,8 +14,9 @@ from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.event_queue import EventQueue
 from wire_contract.limits import KIB, MIB
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Will
-from wire_contract.mqtt_rules import check_filter, check_topic, matches, packet_bytes
+from wire_contract.mqtt_rules import check_topic, matches, packet_bytes
 from wire_contract.outgoing import Outgoing, OutgoingQueue
+from wire_contract.subscriptions import Subscriptions
 from wire_contract.traffic import Traffic, TrafficCounter
 
 _MESSAGE_IDS = 65_535
@@ -25,7 +26,7 @@ _MESSAGE_IDS = 65_535
 class _Session:
     """What the broker keeps of one client, connected or not."""
 
-    subscriptions: tuple[str, ...] = ()
+    subscriptions: dict[str, None] = field(default_factory=dict)
     waiting: deque[Delivery] = field(default_factory=deque)
     in_flight: dict[int, Delivery] = field(default_factory=dict)
     last_mid: int = 0
@@ -110,13 +111,23 @@ class MemoryBroker:
         for mid, delivery in session.in_flight.items():
             session.in_flight[mid] = replace(delivery, duplicate=True)
             link.deliver(session.in_flight[mid])
-        session.subscriptions = link.subscriptions
-        for topic_filter in link.subscriptions:
-            for topic, payload in self.retained.items():
-                if matches(topic_filter, topic):
-                    session.waiting.append(Delivery(topic, payload, retained=True))
+        for topic_filter in link.subscriptions.take_all():
+            self.subscribe(link.client_id, topic_filter)
         self._flow(link.client_id)
         return None
+
+    def subscribe(self, client_id: str, topic_filter: str) -> None:
+        """What is retained there comes, however often it came before."""
+        session = self._sessions[client_id]
+        session.subscriptions[topic_filter] = None
+        for topic, payload in self.retained.items():
+            if matches(topic_filter, topic):
+                session.waiting.append(Delivery(topic, payload, retained=True))
+        self._flow(client_id)
+
+    def unsubscribe(self, client_id: str, topic_filter: str) -> None:
+        """What waits already still comes."""
+        self._sessions[client_id].subscriptions.pop(topic_filter, None)
 
     def is_refused(self, client_id: str) -> bool:
         return client_id in self._refused
@@ -168,10 +179,8 @@ class MemoryLink:
         receive_maximum: int = 256,
         outgoing_messages_max: int = 10_000,
     ) -> None:
-        for topic_filter in subscriptions:
-            check_filter(topic_filter)
         self.client_id = client_id
-        self.subscriptions = subscriptions
+        self.subscriptions = Subscriptions(subscriptions)
         self.will = will
         self.receive_maximum = receive_maximum
         self._broker = broker
@@ -201,14 +210,25 @@ class MemoryLink:
             self._turn()
         return message
 
+    def subscribe(self, topic_filter: str) -> None:
+        self._check_open()
+        with self._broker.lock:
+            self.subscriptions.add(topic_filter)
+            self._turn()
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._check_open()
+        with self._broker.lock:
+            self.subscriptions.remove(topic_filter)
+            self._turn()
+
     def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
         """Up to `count` events that are there now; `timeout_seconds` is not waited for."""
         _ = timeout_seconds
         with self._broker.lock:
             if self._failure is not None:
                 raise LinkError(f"the link of {self.client_id} has died: {self._failure}")
-            if self._is_closed:
-                raise LinkError(f"the link of {self.client_id} is closed")
+            self._check_open()
             self._turn()
             return self._events.take(count, 0)
 
@@ -249,6 +269,10 @@ class MemoryLink:
         self._traffic.received(len(delivery.payload))
         self._events.put(replace(delivery, epoch=self._epoch))
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise LinkError(f"the link of {self.client_id} is closed")
+
     def _turn(self) -> None:
         """What the thread of a real link does meanwhile."""
         if self._is_closed or self._failure is not None:
@@ -259,6 +283,8 @@ class MemoryLink:
                 refused = self._broker.is_refused(self.client_id) and self._broker.running
                 self._events.put(Disconnected(f"broker in memory: {reason}", refused=refused))
                 return
+        for topic_filter, wanted in self.subscriptions.take_changes():
+            (self._broker.subscribe if wanted else self._broker.unsubscribe)(self.client_id, topic_filter)
         sent: list[tuple[int, Outgoing]] = []
 
         def publish(message: Outgoing) -> int:

@@ -13,6 +13,7 @@ from wire_contract.encoding import EncodedTensor
 from wire_contract.layout import DIGEST_BYTES, FINGERPRINT_BYTES, TensorSpec
 from wire_contract.limits import (
     CHUNKS_MAX,
+    KEPT_DELTAS,
     MAP_ITEMS_MAX,
     NAME_CHARACTERS_MAX,
     TENSORS_MAX,
@@ -36,6 +37,7 @@ Texts = Annotated[dict[Text, Text], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
 Counters = Annotated[dict[Text, int], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
 Tensors = Annotated[tuple[EncodedTensor, ...], msgspec.Meta(max_length=TENSORS_MAX)]
 
+Grid = Literal["float32", "float16"]
 Outcome = Literal["merged", "duplicate", "refused"]
 RefusalReason = Literal[
     "too_stale", "unknown_base", "malformed", "not_finite", "too_large", "norm", "layout", "budget", "rate"
@@ -96,8 +98,31 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = msgspec.field(name="v", default=1)
 
 
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """How a version comes of the one before it (`version` - 1), bit for bit; the arithmetic stands in `deltas.py`."""
+
+    task: Name = msgspec.field(name="t")
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = msgspec.field(name="n")
+    parent_digest: Digest = msgspec.field(name="pd")
+    """Of the weights that it must be added to."""
+    digest: Digest = msgspec.field(name="d")
+    """Of the weights that come of it."""
+    grid: Grid = msgspec.field(name="e")
+    """What the sum is rounded to: the encoding that holds this version exactly."""
+    tensors: Tensors = msgspec.field(name="x")
+    schema: int = msgspec.field(name="v", default=1)
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Announces a version. Retained; the model is inline when it fits, in retained chunks otherwise."""
+    """Announces a version and the ways to it. Retained.
+
+    - the delta from the version before, inline;
+    - the deltas before that, each in a retained topic of its own;
+    - a snapshot, of this version or of one that the deltas lead on from: inline when there is no delta and it fits, in
+      retained chunks otherwise.
+
+    Who knows nothing of deltas takes the snapshot, and is a few versions behind at most.
+    """
 
     task: Name = msgspec.field(name="t")
     version: Version = msgspec.field(name="n")
@@ -107,11 +132,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     layout_fingerprint: Fingerprint = msgspec.field(name="l")
     encoding: Text = msgspec.field(name="e")
     """Chosen by the aggregator, for people and telemetry; the model itself says how to decode each tensor."""
+    snapshot: Version | None = msgspec.field(name="sv", default=None)
+    """The version that can be had whole; None: this one."""
     size_bytes: Count = msgspec.field(name="s")
-    """Size of the model payload, all chunks together."""
+    """Size of the snapshot's model payload, all chunks together."""
     chunk_digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=CHUNKS_MAX)] = msgspec.field(name="c")
     """SHA-256 of each chunk payload, in order; empty when the model is inline."""
     inline: bytes | None = msgspec.field(name="x", default=None)
+    delta: bytes | None = msgspec.field(name="dx", default=None)
+    """A Delta message that leads to this version."""
+    delta_sizes: Annotated[tuple[Count, ...], msgspec.Meta(max_length=KEPT_DELTAS)] = msgspec.field(
+        name="ds", default=()
+    )
+    """Bytes of the deltas that lead to this version, the one before it, …, as far back as they are kept."""
     shards: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = msgspec.field(name="h", default=1)
     """Devices publish to shard crc32(device) mod shards."""
     update_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = msgspec.field(name="u")
@@ -119,7 +152,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     published_at: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="at")
     """Unix seconds at which the version was committed."""
     signature: bytes | None = msgspec.field(name="sig", default=None)
-    schema: int = msgspec.field(name="v", default=1)
+    schema: int = msgspec.field(name="v", default=2)
+
+    @property
+    def snapshot_version(self) -> int:
+        """The version that can be had whole."""
+        return self.version if self.snapshot is None else self.snapshot
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,4 +211,4 @@ class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = msgspec.field(name="v", default=1)
 
 
-Message = Update | Model | Manifest | Receipt | Presence | Evaluation | AggregatorStatus
+Message = Update | Model | Delta | Manifest | Receipt | Presence | Evaluation | AggregatorStatus

@@ -17,7 +17,6 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from threading import Lock, Thread, current_thread
 from typing import Any
 
@@ -28,12 +27,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from wire_contract.attempts import ENDINGS, REFUSALS, UNSUPPORTED_PROTOCOL, Attempt, Rests
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.event_queue import EventQueue
 from wire_contract.link import Connected, Delivery, Disconnected, Event
 from wire_contract.mqtt_rules import RECEIVE_MAXIMUM_MAX, check_topic, packet_bytes
 from wire_contract.mqtt_settings import MqttSettings, Tls
 from wire_contract.outgoing import Outgoing, OutgoingQueue
+from wire_contract.subscriptions import Subscriptions
 from wire_contract.traffic import Traffic, TrafficCounter
 from wire_contract.wakeup import Wakeup
 
@@ -56,33 +57,6 @@ STALLED_SECONDS = 120.0
 QUEUE_FACTOR = 2
 """The queue holds so many times the Receive Maximum: a broker that keeps to it never makes reading stop, and with it
 the acknowledgements of what this side publishes."""
-STABLE_SECONDS = 10.0
-"""A connection that ended sooner counts as failed, or two programs with one client id would throw each other out at
-full speed."""
-
-_UNSUPPORTED_PROTOCOL = 0x84
-_REFUSALS = frozenset({_UNSUPPORTED_PROTOCOL, 0x85, 0x86, 0x87, 0x8A, 0x8C})
-"""Client id, user name or password, authorisation, ban, method: the same answer will come again."""
-_ENDINGS = {
-    "Unspecified error": "the connection was lost",
-    "Keep alive timeout": "the broker does not answer",
-    "Session taken over": "another program connected with the same client id",
-}
-
-
-@dataclass
-class _Attempt:
-    """One connection, from the first try on."""
-
-    reached: bool = False
-    """Somebody accepted the connection."""
-    answered: bool = False
-    """…and spoke MQTT: a CONNACK came."""
-    unsupported: bool = False
-    """…and does not speak this version of it."""
-    established_at: float | None = None
-    ending: str | None = None
-    refused: bool = False
 
 
 class MqttLink:
@@ -99,11 +73,11 @@ class MqttLink:
         LinkError: the TLS files cannot be used.
         """
         self._settings = settings
-        self._uniform = uniform
         self._clock = clock
         self._tls = settings.tls_context()
         self._events = EventQueue(QUEUE_FACTOR * settings.receive_maximum)
         self._outgoing = OutgoingQueue(settings.outgoing_messages_max)
+        self._subscriptions = Subscriptions(settings.subscriptions)
         self._traffic = TrafficCounter()
         self._wakeup = Wakeup()
 
@@ -120,8 +94,14 @@ class MqttLink:
 
         # What follows belongs to the thread.
         self._in_flight_max = IN_FLIGHT_MAX
-        self._attempt = _Attempt()
-        self._failed_attempts = 0
+        self._attempt = Attempt()
+        self._rests = Rests(
+            shortest_seconds=settings.reconnect_delay_seconds,
+            longest_seconds=settings.reconnect_delay_max_seconds,
+            uniform=uniform,
+            clock=clock,
+        )
+        self._asked: dict[int, tuple[str, ...]] = {}  # message id of a SUBSCRIBE to its filters
         self._packets_read = 0
         self._v5 = settings.protocol != "3.1.1"
         self._protocol_settled = settings.protocol != "auto"
@@ -141,6 +121,16 @@ class MqttLink:
         self._outgoing.add(message)
         self._wakeup.set()
         return message
+
+    def subscribe(self, topic_filter: str) -> None:
+        self._check_open()
+        self._subscriptions.add(topic_filter)
+        self._wakeup.set()
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._check_open()
+        self._subscriptions.remove(topic_filter)
+        self._wakeup.set()
 
     def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
         self._check_alive()
@@ -170,11 +160,14 @@ class MqttLink:
     def _check_alive(self) -> None:
         if self._failure is not None:
             raise LinkError(f"the link to {self._settings.address} has died: {self._failure!r}") from self._failure
-        if self._closing:
-            raise LinkError(f"the link to {self._settings.address} is closed")
+        self._check_open()
         still_seconds = self._clock() - self._moved_at
         if still_seconds > STALLED_SECONDS:
             raise LinkError(f"the link to {self._settings.address} has not moved for {still_seconds:.0f} s")
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise LinkError(f"the link to {self._settings.address} is closed")
 
     def _check_size(self, topic: str, payload: bytes) -> None:
         limit = self._settings.packet_bytes_max
@@ -204,7 +197,7 @@ class MqttLink:
     def _live_once(self, client: paho.Client) -> paho.Client:
         """One connection, from the attempt to the rest after it. Returns the client for the next one."""
         self._rest_until(lambda: self._events.has_room or self._closing)
-        self._attempt = attempt = _Attempt()
+        self._attempt = attempt = Attempt()
         try:
             client.reconnect()
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
@@ -224,9 +217,9 @@ class MqttLink:
             if not self._v5:
                 log.info("%s does not speak MQTT 5, trying 3.1.1", self._settings.address)
                 return client
-        ending = attempt.ending or _ENDINGS["Unspecified error"]
+        ending = attempt.ending or ENDINGS["Unspecified error"]
         self._events.put(Disconnected(f"broker {self._settings.address}: {ending}", refused=attempt.refused))
-        deadline = time.monotonic() + self._draw_delay(attempt)
+        deadline = time.monotonic() + self._rests.after(attempt)
         self._rest_until(lambda: time.monotonic() >= deadline, deadline)
         return client
 
@@ -283,6 +276,11 @@ class MqttLink:
             return
         while self._acks:
             client.ack(self._acks.popleft(), 1)
+        changes = self._subscriptions.take_changes()
+        self._subscribe(client, tuple(topic_filter for topic_filter, wanted in changes if wanted))
+        unwanted = [topic_filter for topic_filter, wanted in changes if not wanted]
+        if unwanted:
+            client.unsubscribe(unwanted)
 
         def publish(message: Outgoing) -> int | None:
             info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
@@ -304,16 +302,7 @@ class MqttLink:
             self._established = False
             self._acks.clear()
 
-    def _draw_delay(self, attempt: _Attempt) -> float:
-        """Full jitter: a fleet that lost its broker does not come back all at once."""
-        if attempt.established_at is not None and self._clock() - attempt.established_at >= STABLE_SECONDS:
-            self._failed_attempts = 0
-        settings = self._settings
-        widest = min(settings.reconnect_delay_max_seconds, settings.reconnect_delay_seconds * 2**self._failed_attempts)
-        self._failed_attempts = min(self._failed_attempts + 1, 32)
-        return self._uniform(0, widest)
-
-    def _speaks_another_version(self, attempt: _Attempt) -> bool:
+    def _speaks_another_version(self, attempt: Attempt) -> bool:
         """Some brokers say so; some only hang up on a CONNECT that they do not understand, as one does that is just
         being stopped: that counts only until a version has worked once.
         """
@@ -366,8 +355,8 @@ class MqttLink:
         self._attempt.answered = True
         if reason.is_failure:
             self._attempt.ending = f"refused the connection: {reason}"
-            self._attempt.refused = reason.value in _REFUSALS
-            self._attempt.unsupported = reason.value == _UNSUPPORTED_PROTOCOL
+            self._attempt.refused = reason.value in REFUSALS
+            self._attempt.unsupported = reason.value == UNSUPPORTED_PROTOCOL
             return
         self._attempt.established_at = self._clock()
         self._protocol_settled = True
@@ -375,12 +364,8 @@ class MqttLink:
         self._server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
         self._fit_to_the_broker(client)
         # On every connect, whatever session_present says: the broker may have lost the subscriptions and not know it.
-        if self._settings.subscriptions:
-            client.subscribe(
-                [(name, SubscribeOptions(qos=1)) for name in self._settings.subscriptions]
-                if self._v5
-                else [(name, 1) for name in self._settings.subscriptions]
-            )
+        self._asked.clear()
+        self._subscribe(client, self._subscriptions.take_all())
         with self._ack_lock:
             self._epoch += 1
             self._established = True
@@ -403,15 +388,27 @@ class MqttLink:
         for reason in self._outgoing.reject(refuse):
             log.error("not published: %s", reason)
 
+    def _subscribe(self, client: paho.Client, filters: tuple[str, ...]) -> None:
+        if filters:
+            quality: Any = SubscribeOptions(qos=1) if self._v5 else 1
+            _, mid = client.subscribe([(topic_filter, quality) for topic_filter in filters])
+            if mid is not None:
+                self._asked[mid] = filters
+
     def _on_subscribe(
-        self, client: paho.Client, _: Any, __: int, reasons: list[ReasonCode], ___: Properties | None
+        self, client: paho.Client, _: Any, mid: int, reasons: list[ReasonCode], ___: Properties | None
     ) -> None:
-        answers = zip(self._settings.subscriptions, reasons, strict=False)
-        refused = [f"{name} ({reason})" for name, reason in answers if reason.is_failure]
-        if refused:
-            self._attempt.ending = f"refused the subscription to {', '.join(refused)}"
+        answers = zip(self._asked.pop(mid, ()), reasons, strict=False)
+        refused = {topic_filter: reason for topic_filter, reason in answers if reason.is_failure}
+        fatal = [f"{name} ({reason})" for name, reason in refused.items() if name in self._settings.subscriptions]
+        if fatal:
+            self._attempt.ending = f"refused the subscription to {', '.join(fatal)}"
             self._attempt.refused = True
             client.disconnect()  # a link that hears nothing must not look sound
+            return
+        for topic_filter, reason in refused.items():
+            self._subscriptions.forget(topic_filter)
+            log.warning("%s refused the subscription to %s: %s", self._settings.address, topic_filter, reason)
 
     def _on_message(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
         self._packets_read += 1
@@ -449,7 +446,7 @@ class MqttLink:
 
     def _on_disconnect(self, _: paho.Client, __: Any, ___: Any, reason: ReasonCode, ____: Properties | None) -> None:
         if self._attempt.ending is None:
-            self._attempt.ending = _ENDINGS.get(str(reason), f"ended the connection: {reason}")
+            self._attempt.ending = ENDINGS.get(str(reason), f"ended the connection: {reason}")
 
 
 def _hang_up(client: paho.Client) -> None:

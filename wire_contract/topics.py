@@ -15,6 +15,7 @@ from wire_contract.limits import NAME_CHARACTERS_MAX, TOPIC_SLASHES_MAX
 from wire_contract.messages import (
     NAME_PATTERN,
     AggregatorStatus,
+    Delta,
     Evaluation,
     Manifest,
     Message,
@@ -25,7 +26,7 @@ from wire_contract.messages import (
 
 DEFAULT_ROOT = "fedkd/v1"
 
-Kind = Literal["model", "chunk", "update", "receipt", "presence", "evaluation", "aggregator"]
+Kind = Literal["model", "chunk", "delta", "update", "receipt", "presence", "evaluation", "aggregator"]
 Writer = Literal["aggregator", "device"]
 
 
@@ -45,6 +46,7 @@ class Topic:
 TOPICS: Mapping[Kind, Topic] = {
     "model": Topic("{task}/model", Manifest, 1, True, "aggregator"),
     "chunk": Topic("{task}/model/{version}/{chunk}", None, 1, True, "aggregator"),
+    "delta": Topic("{task}/delta/{version}", Delta, 1, True, "aggregator"),
     "update": Topic("{task}/update/{shard}/{device}", Update, 1, False, "device"),
     "receipt": Topic("{task}/receipt/{device}", Receipt, 1, False, "aggregator"),
     "presence": Topic("{task}/presence/{device}", Presence, 1, True, "device"),

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from aggregator.ledger import Ledger
-from aggregator.model_line import LineSettings, ModelLine, announcement, restore, row_of
+from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, decode_vector, encode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
@@ -24,6 +24,8 @@ TASK = "toy"
 LAYOUT = Layout((TensorSpec("weight", (3, 4)), TensorSpec("bias", (4,))))
 CHUNKED = Layout((TensorSpec("weight", (90, 100)), TensorSpec("bias", (1_000,))))
 """40 KB in float32: two chunks."""
+FOLLOWED = Layout((TensorSpec("weight", (40, 60)), TensorSpec("bias", (300,))))
+"""5.4 KB in float16: fits a manifest, and deltas save some of it."""
 SETTINGS = LineSettings(task=TASK, updates_per_version=2, version_seconds=60.0, model_encoding="float32")
 T0 = 1_700_000_000.0
 
@@ -36,7 +38,7 @@ def begin(ledger: Ledger, settings: LineSettings = SETTINGS, layout: Layout = LA
     """The line in a ledger, begun where it is empty."""
     if ledger.layout() is None:
         weights = initial_weights(layout)
-        first = announcement(settings, layout, weights, version=0, parent=None, published_at=T0)
+        first = opening_shelf(settings, layout, weights, published_at=T0)
         ledger.begin_line(row_of(first), layout, weights)
     return restore(ledger, settings)
 
@@ -71,7 +73,7 @@ class SyntheticDevice:
             difference = 0.1 * self._random.standard_normal(self.layout.size).astype(np.float32)
         standing: dict[str, Any] = {}
         if line is not None:
-            standing = {"base_version": line.version, "base_digest": line.row.digest}
+            standing = {"base_version": line.version, "base_digest": line.shelf.published.digest}
         fields: dict[str, Any] = {
             "task": TASK,
             "device": self.name,

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from aggregator.admission import Duplicate, Merge, Policy, Refuse, Verdict, receipt_for
 from aggregator.ledger import INCARNATIONS_KEPT, Ledger
-from aggregator.model_line import BatchBuilder, Judged, LineSettings, ModelLine, announcement, row_of
+from aggregator.model_line import BatchBuilder, Judged, LineSettings, ModelLine, opening_shelf, row_of
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode
 from wire_contract.encoding import Float32, Int8
@@ -53,12 +53,9 @@ class Bench:
 
     def next_version(self) -> None:
         weights = self.line.next_weights()
-        version = self.line.version + 1
-        announced = announcement(
-            self.line.settings, LAYOUT, weights, version=version, parent=version - 1, published_at=T0
-        )
-        self.ledger.commit_version(row_of(announced), weights, journal_versions_kept=10)
-        self.line.advance(row_of(announced), weights)
+        shelf = self.line.next_shelf(weights, at=T0)
+        self.ledger.commit_version(row_of(shelf), weights, journal_versions_kept=10)
+        self.line.advance(shelf, weights)
 
 
 @pytest.fixture
@@ -257,7 +254,7 @@ def test_updates_that_overflow_only_when_weighed_never_reach_the_model(tmp_path:
     layout = Layout((TensorSpec("a", (2,)),))
     ledger = Ledger(tmp_path / "l", task=TASK)
     weights = np.full(2, 1e38, dtype=np.float32)
-    first = announcement(SETTINGS, layout, weights, version=0, parent=None, published_at=T0)
+    first = opening_shelf(SETTINGS, layout, weights, published_at=T0)
     ledger.begin_line(row_of(first), layout, weights)
     line = begin(ledger)
     device = SyntheticDevice("d", layout)

@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.ledger import SNAPSHOTS_KEPT, Batch, Ledger, LedgerBusy, LedgerError, MergedUpdate
 from aggregator.ledger_view import read_contributions, read_totals, read_versions
-from aggregator.model_line import BatchBuilder, restore
+from aggregator.model_line import BatchBuilder, restore, row_of
 from tests.aggregator.synthetic import CHUNKED, LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, initial_weights
 from wire_contract.codec import encode
 
@@ -66,8 +66,8 @@ def test_what_belongs_to_another_is_refused(path: Path) -> None:
     assert "its task is 'toy', not 'other'" in complaint(path, task="other")
     assert "its shard is '0', not '1'" in complaint(path, shard=1)
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
-    assert "its format is '2', not '1'" in complaint(path)
+        db.execute("UPDATE meta SET value = '3' WHERE key = 'format'")
+    assert "its format is '3', not '2'" in complaint(path)
 
 
 def test_another_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -188,10 +188,12 @@ def test_an_update_twice_is_a_broken_invariant(path: Path) -> None:
 
 def test_only_the_newest_snapshots_and_journals_are_kept(path: Path) -> None:
     with Ledger(path, task=TASK) as ledger:
-        row, weights = ledger.newest()
+        line = restore(ledger, SETTINGS)
         for version in range(1, 6):
             ledger.commit_batch(merged(SyntheticDevice("a"), version, into_version=version), now=T0)
-            ledger.commit_version(replace(row, version=version, parent=version - 1), weights, journal_versions_kept=3)
+            shelf = line.next_shelf(line.weights, at=T0)
+            ledger.commit_version(row_of(shelf), line.weights, journal_versions_kept=3)
+            line.advance(shelf, line.weights)
         rows = ledger._db.execute("SELECT version FROM version WHERE weights IS NOT NULL").fetchall()
         assert [row[0] for row in rows] == [4, 5]
         assert len(rows) == SNAPSHOTS_KEPT
@@ -201,6 +203,42 @@ def test_only_the_newest_snapshots_and_journals_are_kept(path: Path) -> None:
         assert (restored.version, restored.weights.tobytes()) == (5, initial_weights().tobytes())
     assert [moment.version for moment in read_versions(path)] == [0, 1, 2, 3, 4, 5]
     assert [row.sequence for row in read_contributions(path)] == [1, 2, 3, 4, 5], "who gave what is kept for ever"
+
+
+def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger", task=TASK) as ledger:
+        line = begin(ledger, SETTINGS, CHUNKED)
+        for version in range(1, 21):
+            weights = line.weights + np.float32(0.01 * version)
+            shelf = line.next_shelf(weights, at=T0 + version)
+            ledger.commit_version(row_of(shelf), weights, journal_versions_kept=3)
+            line.advance(shelf, weights)
+            restored = restore(ledger, SETTINGS).shelf
+            assert (restored.published.weights == shelf.published.weights).all()
+            assert (restored.model, restored.snapshot, restored.deltas) == (shelf.model, shelf.snapshot, shelf.deltas)
+        rows = ledger._db.execute(
+            "SELECT version, model IS NOT NULL, delta IS NOT NULL, chunks FROM version"
+        ).fetchall()
+    assert [version for version, model, _, _ in rows if model] == [16, 20], "the newest snapshot and the newest"
+    assert [version for version, _, delta, _ in rows if delta] == list(range(13, 21))
+    assert [version for version, _, _, chunks in rows if chunks is not None] == [0, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("UPDATE version SET model = NULL", "no model messages"),
+        ("UPDATE version SET model = x'00'", "frame"),
+        ("UPDATE version SET digest = zeroblob(32)", "another's"),
+        ("UPDATE version SET chunks = NULL", "published whole"),
+    ],
+)
+def test_a_damaged_message_is_one_line(path: Path, statement: str, words: str) -> None:
+    with Ledger(path, task=TASK) as ledger:
+        ledger._db.execute(statement)
+        with pytest.raises(LedgerError, match=words) as caught:
+            restore(ledger, SETTINGS)
+    assert "damaged" in str(caught.value)
 
 
 def test_reading_needs_no_lock_and_takes_any_name(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from wire_contract.topics import build, parse
 
 MODEL = build("model", root=ROOT, task=TASK)
 STATUS = build("aggregator", root=ROOT, task=TASK, shard=0)
+WHOLE = replace(SETTINGS, delta_encoding=None)
 
 
 class Stage:
@@ -246,8 +247,8 @@ def test_a_clock_that_goes_backwards_changes_nothing(stage: Stage) -> None:
     assert (version, weights.tobytes()) == (2, stage.line.weights.tobytes())
 
 
-def test_chunks_of_the_two_newest_versions_are_kept(make_stage: MakeStage) -> None:
-    stage = make_stage(layout=CHUNKED)
+def test_without_deltas_every_version_goes_whole_and_two_are_kept(make_stage: MakeStage) -> None:
+    stage = make_stage(WHOLE, layout=CHUNKED)
     stage.step()
     assert stage.chunks() == {0: [0, 1]}
     for version in range(1, 5):
@@ -263,7 +264,7 @@ def test_chunks_of_the_two_newest_versions_are_kept(make_stage: MakeStage) -> No
 
 
 def test_chunks_that_a_crash_left_are_swept(make_stage: MakeStage) -> None:
-    stage = make_stage(layout=CHUNKED)
+    stage = make_stage(WHOLE, layout=CHUNKED)
     stage.teach(3)
     stage.crash()
     for version in (0, 1):
@@ -333,7 +334,12 @@ def test_evaluations_of_versions_published_here_are_kept(stage: Stage, caplog: p
     stage.teach(1)
 
     def say(device: str, **changes: object) -> None:
-        fields: dict[str, object] = {"task": TASK, "device": device, "version": 1, "digest": stage.line.row.digest}
+        fields: dict[str, object] = {
+            "task": TASK,
+            "device": device,
+            "version": 1,
+            "digest": stage.line.shelf.published.digest,
+        }
         fields |= {"samples": 5, "metrics": {"accuracy": 0.5}, **changes}
         topic = build("evaluation", root=ROOT, task=TASK, device="judge")
         stage.mailbox.publish(topic, encode(Evaluation(**fields)))  # type: ignore[arg-type]
@@ -491,7 +497,7 @@ def test_a_changed_encoding_begins_with_the_next_version(make_stage: MakeStage) 
     stage.settings = replace(SETTINGS, model_encoding="int8")
     stage.start()
     stage.step()
-    assert stage.manifest.digest == digest == stage.line.row.digest
+    assert stage.manifest.digest == digest == stage.line.shelf.published.digest
     stage.send(stage.device("a"), early)
     stage.send(stage.device("b"))
     stage.step()
@@ -500,7 +506,7 @@ def test_a_changed_encoding_begins_with_the_next_version(make_stage: MakeStage) 
 
 
 def test_a_full_queue_only_delays_a_version(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = make_stage(layout=CHUNKED)
+    stage = make_stage(WHOLE, layout=CHUNKED)
     stage.step()
 
     def full(*_: object, **__: object) -> object:

@@ -90,6 +90,12 @@ class WatchedLink:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
         return self.inner.publish(topic, payload, retain=retain)
 
+    def subscribe(self, topic_filter: str) -> None:
+        self.inner.subscribe(topic_filter)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self.inner.unsubscribe(topic_filter)
+
     def ack(self, delivery: Delivery) -> None:
         self.acked.append(delivery)
         self.inner.ack(delivery)

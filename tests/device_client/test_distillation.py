@@ -40,21 +40,6 @@ def test_alpha_shares_out_the_two_losses() -> None:
         assert float(total) == pytest.approx((1 - alpha) * hard + alpha * soft, rel=1e-5)
 
 
-def test_the_anchor_takes_its_share_from_the_teacher() -> None:
-    base = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 2.0]])
-    hard, soft = float(cross_entropy(STUDENT, LABELS)), by_hand(2.0)
-    held = float(divergence(STUDENT, base, temperature=2.0))
-
-    def total(teacher: Tensor | None, known: Tensor | None) -> float:
-        return float(
-            distillation_loss(STUDENT, teacher, LABELS, temperature=2.0, alpha=0.5, base_logits=known, anchor=0.8)
-        )
-
-    assert total(TEACHER, base) == pytest.approx(0.5 * hard + 0.1 * soft + 0.4 * held, rel=1e-5)
-    assert total(TEACHER, None) == pytest.approx(0.9 * hard + 0.1 * soft, rel=1e-5), "no base: its share to the labels"
-    assert total(None, base) == pytest.approx(0.6 * hard + 0.4 * held, rel=1e-5), "no teacher: the same"
-
-
 def test_without_a_teacher_the_labels_count_in_full() -> None:
     total = distillation_loss(STUDENT, None, LABELS, temperature=2.0, alpha=0.9)
     assert torch.equal(total, cross_entropy(STUDENT, LABELS))

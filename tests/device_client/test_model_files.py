@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.initial_model import read_initial_model
-from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
+from device_client.model_files import PRIVATE, ModelFile, ModelFileError, read_model, write_model
 from wire_contract.layout import Layout, TensorSpec, digest
 
 # Not in the order of the alphabet, which is safetensors' own; one scalar, as of a learnable temperature.
@@ -96,6 +97,27 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     write_model(tmp_path / "m", MODEL)
     with pytest.raises(ModelFileError, match="is of task 'har', not 'physiotherapy'"):
         read_model(tmp_path / "m", task="physiotherapy")
+
+
+def test_a_changed_weight_is_seen_by_the_digest_and_files_without_one_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    write_model(path, MODEL)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="is damaged, its weights are not those of its metadata digest"):
+        read_model(path)
+    put(path, ONE, [["a", [2]]])
+    assert read_model(path).weights.tolist() == [1, 1]
+
+
+def test_the_rounds_of_a_teacher_are_kept_and_a_private_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    write_model(path, replace(MODEL, version=None, rounds=12), mode=PRIVATE)
+    assert (read_model(path).rounds, read_model(path).version) == (12, None)
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_model(path, MODEL)
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ NAMES = {"task": "walking", "device": "watch-1"}
 
 
 def line(rounds: int, *, version: int = 3) -> Line:
-    return Line(version, bytes([version]) * 32, rounds, np.full(5, rounds, dtype=np.float32), 100.0 + rounds)
+    residual = None if rounds == 1 else np.full(5, 0.25 * rounds, dtype=np.float32)
+    return Line(version, bytes([version]) * 32, rounds, np.full(5, rounds, dtype=np.float32), 100.0 + rounds, residual)
 
 
 def add(outbox: Outbox, payload: bytes, rounds: int = 1) -> Entry:
@@ -80,6 +81,8 @@ def test_what_is_kept_is_there_after_a_restart_in_its_order(path: Path) -> None:
         kept = outbox.line()
         assert kept is not None
         assert (kept.base_version, kept.rounds, kept.weights.tolist(), kept.finished_at) == (3, 3, [3.0] * 5, 103.0)
+        assert kept.residual is not None
+        assert kept.residual.tolist() == [0.75] * 5, "what is told later is kept together with it"
         assert outbox.next_identity.sequence == 4
 
 

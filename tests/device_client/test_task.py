@@ -1,13 +1,15 @@
 """Tasks are found by name, and what cannot be had is said in one line."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from device_client.task import Examples, SplitError, Task, TaskError, check_split, load_task, pooled
+from device_client import settings
+from device_client.task import Examples, Method, SplitError, Task, TaskError, check_split, load_task, pooled
 
 OWN = """
 from torch import nn
@@ -78,6 +80,10 @@ def test_a_file_that_is_not_a_task_says_why(own: Path, tmp_path: Path) -> None:
     broken.write_text("import nothing_of_this_name\n", encoding="utf-8")
     with pytest.raises(TaskError, match="cannot be imported: ModuleNotFoundError"):
         load_task(f"{broken}:task", data=None)
+
+
+def test_the_methods_of_the_flag_are_those_of_the_recipe() -> None:
+    assert get_args(settings.Method) == get_args(Method)
 
 
 def some(device: str = "") -> Examples:

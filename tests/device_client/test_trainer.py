@@ -1,15 +1,20 @@
 """The trainer behind the runner: torch, a small student, and the same outcome every time."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from device_client.local_teacher import LocalTeacher
+from device_client.model_files import read_model
+from device_client.rounds import Trained, is_finite
 from device_client.task import Examples, Recipe
 from device_client.trainer import StudentTrainer, round_seed
-from device_client.training import logits_of, seeded, train_student
-from device_client.vectors import layout_of, load_vector, vector_of
-from wire_contract.layout import Vector
+from device_client.training import seeded
+from device_client.vectors import layout_of, vector_of
 
 EXAMPLES = Examples.of(np.random.default_rng(0).standard_normal((40, 6)), np.arange(40) % 3)
 
@@ -127,36 +132,6 @@ def test_the_teacher_changes_what_is_learned() -> None:
     assert not np.array_equal(alone.weights, taught.weights)
 
 
-def test_a_second_round_keeps_to_the_published_model_it_came_from() -> None:
-    recipe = Recipe(batch_size=8, alpha=0.5, anchor=1.0)
-    line = START + np.float32(0.3)
-    seed = round_seed("watch-1", version=3, round_number=2)
-
-    def anchored_to(weights: Vector) -> Vector:
-        base, model = student(), student()
-        load_vector(base, LAYOUT, weights)
-        load_vector(model, LAYOUT, line)
-        answers = logits_of(base, EXAMPLES.inputs)
-        train_student(model, None, EXAMPLES, recipe, seed=seed, version=3, base_logits=answers)
-        return vector_of(model, LAYOUT)
-
-    device = trainer(recipe=recipe)
-    for start, version, round_number, anchor in (
-        (START, 3, 1, None),
-        (line, 3, 2, START),
-        (START * 2, 9, 1, None),
-        (START, 3, 1, None),
-        (line, 3, 2, START),
-    ):
-        trained = device.train(start, version=version, round=round_number, tick=always)
-        assert trained is not None
-        if anchor is not None:
-            np.testing.assert_array_equal(trained.weights, anchored_to(anchor))
-    restarted = trainer(recipe=recipe).train(line, version=3, round=2, tick=always)
-    assert restarted is not None
-    np.testing.assert_array_equal(restarted.weights, anchored_to(line), "the best that is left after a restart")
-
-
 def test_warming_up_changes_nothing_that_is_learned() -> None:
     teacher = nn.Linear(6, 3)
     cold, warm = trainer(teacher=teacher), trainer(teacher=teacher)
@@ -165,3 +140,128 @@ def test_warming_up_changes_nothing_that_is_learned() -> None:
     assert learned[0] is not None
     assert learned[1] is not None
     assert np.array_equal(learned[0].weights, learned[1].weights)
+
+
+# --- together with a local teacher ----------------------------------------------------------------------------------
+
+MUTUAL = Recipe(method="fedkd", batch_size=8)
+
+
+class Staged(nn.Module):
+    """A network that shows its hidden state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, width), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, 3))
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.body(inputs)
+        return hidden
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(features)
+        return logits
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.classify(self.features(inputs))
+
+
+class Device:
+    """One device that runs fedkd, from its file on."""
+
+    def __init__(self, path: Path, recipe: Recipe = MUTUAL) -> None:
+        with seeded(1):
+            self.student, network, projection = Staged(8), Staged(16), nn.Linear(8, 16, bias=False)
+        self.layout = layout_of(self.student)
+        self.start = vector_of(self.student, self.layout)
+        self.teacher = LocalTeacher(network, projection, task="t", path=path)
+        self.trainer = StudentTrainer(
+            device="watch-1",
+            student=self.student,
+            layout=self.layout,
+            examples=EXAMPLES,
+            recipe=recipe,
+            local_teacher=self.teacher,
+        )
+
+    def round(self, number: int, *, batches: int = 1000) -> Trained | None:
+        """One round from the same start, stopped after so many batches."""
+        ticks = iter([True] * batches)
+        return self.trainer.train(self.start, version=3, round=number, tick=lambda: next(ticks, False))
+
+
+def test_a_restart_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
+    through, halves = tmp_path / "through", tmp_path / "halves"
+    device = Device(through)
+    device.round(1)
+    first = device.round(2)
+    Device(halves).round(1)
+    restarted = Device(halves)
+    assert restarted.teacher.rounds == 1
+    restarted.trainer.warm_up()
+    second = restarted.round(2)
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(first.weights, second.weights)
+    assert first.metrics == second.metrics
+    one, other = read_model(through), read_model(halves)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    assert (one.rounds, other.rounds) == (2, 2)
+    fresh = Device(tmp_path / "fresh").round(2)
+    assert fresh is not None
+    assert not np.array_equal(fresh.weights, first.weights), "what the teacher has learned before counts"
+
+
+def test_a_round_tells_of_both_and_sends_the_student_only(tmp_path: Path) -> None:
+    device = Device(tmp_path / "teacher")
+    trained = device.round(1)
+    assert trained is not None
+    assert set(trained.metrics) == {"loss", "accuracy", "teacher_loss", "teacher_accuracy"}
+    assert trained.weights.shape == (device.layout.size,)
+    assert is_finite(trained)
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_a_round_given_up_leaves_the_teacher_as_it_was(tmp_path: Path, batches: int) -> None:
+    path = tmp_path / "teacher"
+    device = Device(path)
+    device.round(1)
+    content = path.read_bytes()
+    assert device.round(2, batches=batches) is None
+    assert path.read_bytes() == content
+    assert device.teacher.rounds == 1
+    again = device.round(2)
+    assert again is not None
+    other = Device(tmp_path / "undisturbed")
+    other.round(1)
+    undisturbed = other.round(2)
+    assert undisturbed is not None
+    np.testing.assert_array_equal(again.weights, undisturbed.weights)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(MUTUAL, learning_rate=1e30, local_teacher_learning_rate=1e30),
+        replace(MUTUAL, learning_rate=1e39, batch_size=40),  # one step: the student alone is lost
+    ],
+)
+def test_a_round_that_diverges_leaves_the_teacher_as_it_was(tmp_path: Path, recipe: Recipe) -> None:
+    device, fresh = Device(tmp_path / "teacher", recipe), Device(tmp_path / "fresh")
+    trained = device.round(1)
+    assert trained is not None
+    assert not is_finite(trained)
+    assert not (tmp_path / "teacher").exists()
+    for ours, theirs in zip(device.teacher.network.parameters(), fresh.teacher.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_warming_up_leaves_the_teacher_as_it_was(tmp_path: Path) -> None:
+    cold, warm = Device(tmp_path / "cold"), Device(tmp_path / "warm")
+    warm.trainer.warm_up()
+    assert not (tmp_path / "warm").exists()
+    learned = [device.round(1) for device in (cold, warm)]
+    assert learned[0] is not None
+    assert learned[1] is not None
+    np.testing.assert_array_equal(learned[0].weights, learned[1].weights)

@@ -107,26 +107,6 @@ def test_the_teacher_is_heard_but_not_changed() -> None:
     assert torch.equal(weights(one), weights(told)), "kept answers are the teacher's answers"
 
 
-def test_an_anchor_is_the_model_the_round_started_from_and_holds_the_student_near_it() -> None:
-    start = weights(student()).clone()
-    free, held, told = student(), student(), student()
-    anchored = replace(RECIPE, alpha=0.9, anchor=1.0, learning_rate=5e-3)
-    train_student(free, None, movements(1), replace(anchored, alpha=0.0), seed=1, version=0)
-    train_student(held, None, movements(1), anchored, seed=1, version=0)
-    answers = logits_of(student(), movements(1).inputs)
-    train_student(told, None, movements(1), anchored, seed=1, version=0, base_logits=answers)
-    assert float((weights(held) - start).norm()) < 0.9 * float((weights(free) - start).norm())
-    assert torch.equal(weights(held), weights(told)), "unless told otherwise, the base is the student as given"
-
-
-def test_alone_there_is_no_model_to_anchor_to() -> None:
-    one, other = student(), student()
-    for model, alpha, anchor in ((one, 0.125, 0.0), (other, 0.5, 0.75)):
-        recipe = replace(RECIPE, alpha=alpha, anchor=anchor)
-        train_alone(model, student(7), movements(1), recipe, epochs=1, seed=1)
-    assert torch.equal(weights(one), weights(other)), "the teacher's share is the same, and the labels get the rest"
-
-
 def test_the_rate_falls_to_a_half_where_the_recipe_says() -> None:
     recipe = Recipe(learning_rate=4e-3, schedule="inverse", schedule_versions=10)
     assert recipe.learning_rate_at(0) == 4e-3

@@ -15,6 +15,7 @@ from msgspec import structs
 
 from aggregator.ledger import Ledger
 from aggregator.ledger_view import read_totals
+from device_client.downlink import Downlink
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -142,7 +143,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 def test_killed(point: str, stage: Stage, mosquitto: Mosquitto) -> None:
     stage.port = mosquitto.port
     stage.layout = CHUNKED if "chunk" in point else LAYOUT
-    dying = stage.aggregator(crash=(point, 2))
+    dying = stage.aggregator("--snapshot-versions", "1", crash=(point, 2))
     senders = stage.senders(3, updates=3)
     turn_until(senders, lambda: not dying.is_running)
     assert dying.ends() == -9, dying.log
@@ -187,7 +188,7 @@ def test_aggregator_and_broker_are_killed_together(point: str, stage: Stage, mos
 @pytest.mark.parametrize("layout", [LAYOUT, CHUNKED], ids=["inline", "chunked"])
 def test_a_late_joiner_gets_the_newest_model(stage: Stage, mosquitto: Mosquitto, layout: Layout) -> None:
     stage.port, stage.layout = mosquitto.port, layout
-    process = stage.aggregator()
+    process = stage.aggregator("--no-model-deltas")
     senders = stage.senders(2, updates=4)
     turn_until(senders, lambda: all(sender.done for sender in senders))
     poll(lambda: read_totals(stage.ledger).waiting == 0, "for the last version")
@@ -206,6 +207,34 @@ def test_a_late_joiner_gets_the_newest_model(stage: Stage, mosquitto: Mosquitto,
     published = assemble(manifest, of_newest)
     assert published is not None
     assert published.weights.tobytes() == newest_weights(stage.ledger).tobytes()
+
+
+def test_a_device_that_follows_has_what_a_late_joiner_gets(stage: Stage, mosquitto: Mosquitto) -> None:
+    stage.port, stage.layout = mosquitto.port, CHUNKED
+    process = stage.aggregator()
+    model = build("model", root=ROOT, task=TASK)
+    following = stage.link("following", model)
+    downlinks = [(following, Downlink(following, root=ROOT, task=TASK))]
+    senders = stage.senders(2, updates=6)
+    turn_until(senders, lambda: all(sender.done for sender in senders))
+    poll(lambda: read_totals(stage.ledger).waiting == 0, "for the last version")
+    newest = read_totals(stage.ledger).version
+    late = stage.link("late", model)
+    downlinks.append((late, Downlink(late, root=ROOT, task=TASK)))
+
+    def versions() -> list[int]:
+        for link, downlink in downlinks:
+            for event in link.receive(count=100, timeout_seconds=0.05):
+                if isinstance(event, Delivery):
+                    downlink.take(parse(event.topic, root=ROOT), event.payload)
+                    link.ack(event)
+        return [downlink.held.published.version for _, downlink in downlinks if downlink.held is not None]
+
+    poll(lambda: versions() == [newest, newest], "for both to have it")
+    assert process.stop() == 0
+    with Ledger(stage.ledger, task=TASK) as ledger:
+        digest = ledger.newest()[0].digest
+    assert [downlink.held and downlink.held.published.digest for _, downlink in downlinks] == [digest, digest]
 
 
 def bomb(size: int) -> bytes:

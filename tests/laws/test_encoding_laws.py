@@ -13,6 +13,7 @@ from wire_contract.encoding import (
     EncodingName,
     Float16,
     Float32,
+    Int4,
     Int8,
     decode_vector,
     encode_vector,
@@ -44,23 +45,32 @@ def test_float16_is_as_near_as_it_says(vector: Vector) -> None:
     assert (np.abs(decoded.astype(np.float64) - vector) <= allowed).all()
 
 
-@given(vectors(4))
-def test_int8_is_off_by_half_a_step_at_most(vector: Vector) -> None:
-    tensor, decoded = there_and_back(vector, "int8")
-    assert isinstance(tensor, Int8)
+def nibbles(tensor: Int4, size: int) -> list[int]:
+    """The symbols, read the slow way."""
+    pairs = [(byte >> 4, byte & 15) for byte in tensor.data]
+    return [nibble - 16 * (nibble > 7) for pair in pairs for nibble in pair][:size]
+
+
+@pytest.mark.parametrize("encoding", ["int8", "int4"])
+@given(vectors(5))
+def test_integers_are_off_by_half_a_step_at_most(encoding: EncodingName, vector: Vector) -> None:
+    tensor, decoded = there_and_back(vector, encoding)
+    assert isinstance(tensor, Int8 | Int4)
     assert np.isfinite(decoded).all()
-    symbols = np.frombuffer(tensor.data, dtype=np.int8)
-    assert symbols.min() >= -127
+    symbols = np.frombuffer(tensor.data, dtype=np.int8) if isinstance(tensor, Int8) else nibbles(tensor, 5)
+    assert min(symbols) >= (-127 if isinstance(tensor, Int8) else -7)
+    assert (decoded == np.float32(tensor.scale) * np.array(symbols, dtype=np.float32)).all()
     # The quotient and the product are rounded to float32 once each.
     allowed = 0.5 * tensor.scale * (1 + 2.0**-15)
     assert (np.abs(decoded.astype(np.float64) - vector) <= allowed).all()
 
 
+@pytest.mark.parametrize("encoding", ["int8", "int4"])
 @given(st.lists(st.integers(-(2**12), 2**12), min_size=4, max_size=4))
-def test_int8_of_the_smallest_numbers_there_are(steps: list[int]) -> None:
+def test_integers_of_the_smallest_numbers_there_are(encoding: EncodingName, steps: list[int]) -> None:
     vector = (np.array(steps, dtype=np.float64) * 2.0**-149).astype(np.float32)
-    tensor, decoded = there_and_back(vector, "int8")
-    assert isinstance(tensor, Int8)
+    tensor, decoded = there_and_back(vector, encoding)
+    assert isinstance(tensor, Int8 | Int4)
     assert (np.abs(decoded.astype(np.float64) - vector) <= 0.5 * tensor.scale).all()
 
 
@@ -76,7 +86,7 @@ def test_what_was_decoded_encodes_to_itself(encoding: EncodingName, vector: Vect
     _, once = there_and_back(vector, encoding)
     _, twice = there_and_back(once, encoding)
     assert np.allclose(once, twice, rtol=1e-6, atol=1e-44)
-    if encoding != "int8":
+    if not encoding.startswith("int"):
         assert once.tobytes() == twice.tobytes()
 
 
@@ -110,10 +120,27 @@ def test_any_int8_tensor_decodes_or_is_refused(scale: float, data: bytes) -> Non
     assert decode_vector((Int8(scale, data),), ONE).tobytes() == expected.tobytes()
 
 
-@given(st.binary(max_size=40), st.sampled_from(["f4", "f2", "i1"]))
+@given(st.floats(), st.binary(min_size=2, max_size=2))
+def test_any_int4_tensor_decodes_or_is_refused(scale: float, data: bytes) -> None:
+    odd = Layout((TensorSpec("a", (3,)),))
+    if not abs(scale) <= float(np.finfo(np.float32).max):
+        with pytest.raises(DecodeError, match="scale"):
+            decode_vector((Int4(scale, data),), ONE)
+        return
+    with np.errstate(over="ignore"):
+        expected = np.array(nibbles(Int4(scale, data), 4), dtype=np.float32) * np.float32(scale)
+    assert decode_vector((Int4(scale, data),), ONE).tobytes() == expected.tobytes()
+    if data[1] & 15:
+        with pytest.raises(DecodeError, match="last nibble"):
+            decode_vector((Int4(scale, data),), odd)
+    else:
+        assert decode_vector((Int4(scale, data),), odd).tobytes() == expected[:3].tobytes()
+
+
+@given(st.binary(max_size=40), st.sampled_from(["f4", "f2", "i1", "i4"]))
 def test_a_byte_count_that_does_not_match_is_refused(data: bytes, tag: str) -> None:
-    tensor = {"f4": Float32(data), "f2": Float16(data), "i1": Int8(1.0, data)}[tag]
-    if len(data) != 4 * {"f4": 4, "f2": 2, "i1": 1}[tag]:
+    tensor = {"f4": Float32(data), "f2": Float16(data), "i1": Int8(1.0, data), "i4": Int4(1.0, data)}[tag]
+    if len(data) != {"f4": 16, "f2": 8, "i1": 4, "i4": 2}[tag]:
         with pytest.raises(DecodeError, match="tensor 'a'"):
             decode_vector((tensor,), ONE)
 

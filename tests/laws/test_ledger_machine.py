@@ -19,7 +19,7 @@ from aggregator.ledger import Batch, Ledger
 from aggregator.ledger_view import read_totals
 from aggregator.model_line import BatchBuilder, Judged, ModelLine, announcement, restore, row_of
 from tests.aggregator.synthetic import (
-    LAYOUT,
+    FOLLOWED,
     SETTINGS,
     T0,
     TASK,
@@ -31,10 +31,18 @@ from tests.aggregator.synthetic import (
     replay,
 )
 from wire_contract.codec import encode
+from wire_contract.limits import KEPT_DELTAS
 from wire_contract.messages import Evaluation, Update
+from wire_contract.planner import Plan
 
 DEVICES = st.integers(0, 2)
-LINE = replace(SETTINGS, journal_versions_kept=10_000)
+LINE = replace(
+    SETTINGS,
+    journal_versions_kept=10_000,
+    model_encoding="float16",
+    snapshot_versions=3,
+    delta_encoding=Plan(bytes_max=1_000),
+)
 
 
 @dataclass
@@ -53,7 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "ledger.sqlite3"
-        self.devices = [_Device(SyntheticDevice(f"device-{index}")) for index in range(3)]
+        self.devices = [_Device(SyntheticDevice(f"device-{index}", FOLLOWED)) for index in range(3)]
         self.broker: list[tuple[_Device, Update, bytes]] = []
         self.expected: list[tuple[str, bytes, int]] = []
         self.open_ledgers: list[Ledger] = []
@@ -61,9 +69,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.twin_ledger = self._opened(self.folder / "twin.sqlite3")
-        self.twin = begin(self.twin_ledger, LINE)
+        self.twin = begin(self.twin_ledger, LINE, FOLLOWED)
         self.ledger = self._opened(self.path)
-        self.line = begin(self.ledger, LINE)
+        self.line = begin(self.ledger, LINE, FOLLOWED)
 
     def teardown(self) -> None:
         for ledger in self.open_ledgers:
@@ -85,7 +93,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def _train(self, device: _Device, bad: str | None = None) -> None:
         changes: dict[str, Any] = {"base_digest": bytes(32)} if bad == "stale digest" else {}
         if bad == "diverged":
-            changes["difference"] = initial_weights() * 1e6
+            changes["difference"] = initial_weights(FOLLOWED) * 1e6
         update = device.maker.update(self.line, **changes)
         if bad:
             device.refused.add(update.sequence)
@@ -168,19 +176,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(end=st.sampled_from(["", "", "before", "after"]))
     def make_version(self, end: str) -> None:
         weights = self.line.next_weights()
-        announced = announcement(
-            LINE, LAYOUT, weights, version=self.line.version + 1, parent=self.line.version, published_at=T0
-        )
+        shelf = self.line.next_shelf(weights, at=T0)
         if end == "before":
             return self.crash()
-        row = row_of(announced)
+        row = row_of(shelf)
         self.ledger.commit_version(row, weights, journal_versions_kept=LINE.journal_versions_kept)
         twins = self.twin.next_weights()
         self.twin_ledger.commit_version(row, twins, journal_versions_kept=LINE.journal_versions_kept)
-        self.twin.advance(row, twins)
+        self.twin.advance(self.twin.next_shelf(twins, at=T0), twins)
         if end == "after":
             return self.crash()
-        self.line.advance(row, weights)
+        self.line.advance(shelf, weights)
         return None
 
     @rule()
@@ -207,8 +213,15 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.line.next_weights().tobytes() == self.twin.next_weights().tobytes()
 
     @invariant()
+    def what_is_published_has_the_bytes_of_its_twin(self) -> None:
+        ours, twins = announcement(LINE, self.line.shelf), announcement(LINE, self.twin.shelf)
+        assert encode(ours.manifest) == encode(twins.manifest)
+        assert (ours.chunks, ours.deltas) == (twins.chunks, twins.deltas)
+        assert len(ours.deltas) == min(self.line.version, KEPT_DELTAS)
+
+    @invariant()
     def the_journal_makes_the_same_weights_again(self) -> None:
-        version, weights = replay(self.path, LAYOUT, initial_weights())
+        version, weights = replay(self.path, FOLLOWED, initial_weights(FOLLOWED))
         assert version == self.line.version
         assert weights.tobytes() == newest_weights(self.path).tobytes() == self.line.weights.tobytes()
 

@@ -104,7 +104,8 @@ def test_a_manifest_that_says_something_else_is_refused(chunked: Announcement) -
         ({"size_bytes": MODEL_LIMITS.compressed_bytes + 1}, "over the limit"),
         ({"version": 8}, "differ from the manifest"),
         ({"task": "u"}, "differ from the manifest"),
-        ({"digest": bytes(32)}, "differ from the manifest"),
+        ({"digest": bytes(32)}, "digest differs from the manifest"),
+        ({"snapshot": 6}, "differ from the manifest"),
         ({"layout_fingerprint": bytes(8)}, "layout differs"),
     ):
         with pytest.raises(DecodeError, match=said):

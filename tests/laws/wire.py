@@ -4,10 +4,11 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from wire_contract.encoding import EncodedTensor, EncodingName, Float16, Float32, Int8
+from wire_contract.encoding import EncodedTensor, EncodingName, Float16, Float32, GapCoded, Int4, Int8, LowRank
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.messages import (
     AggregatorStatus,
+    Delta,
     Evaluation,
     Manifest,
     Message,
@@ -25,18 +26,24 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
 DIGESTS = st.binary(min_size=32, max_size=32)
 EIGHT = st.binary(min_size=8, max_size=8)
 REASONS = st.sampled_from(["too_stale", "unknown_base", "malformed", "not_finite", "too_large", "norm", "layout"])
-ENCODINGS: st.SearchStrategy[EncodingName] = st.sampled_from(["float32", "float16", "int8"])
+ENCODINGS: st.SearchStrategy[EncodingName] = st.sampled_from(["float32", "float16", "int8", "int4"])
 
 SHAPES = st.lists(st.integers(1, 5), max_size=3).map(tuple)
 LAYOUTS: st.SearchStrategy[Layout] = st.lists(
     st.builds(TensorSpec, TEXTS, SHAPES), min_size=1, max_size=4, unique_by=lambda spec: spec.name
 ).map(lambda specs: Layout(tuple(specs)))
 
+DENSE: st.SearchStrategy[Float32 | Float16 | Int8 | Int4] = st.one_of(
+    st.builds(Float32, st.binary(max_size=16)),
+    st.builds(Float16, st.binary(max_size=16)),
+    st.builds(Int8, FINITE, st.binary(max_size=16)),
+    st.builds(Int4, FINITE, st.binary(max_size=16)),
+)
 TENSORS: st.SearchStrategy[tuple[EncodedTensor, ...]] = st.lists(
     st.one_of(
-        st.builds(Float32, st.binary(max_size=16)),
-        st.builds(Float16, st.binary(max_size=16)),
-        st.builds(Int8, FINITE, st.binary(max_size=16)),
+        DENSE,
+        st.builds(LowRank, st.integers(-1, 5), st.integers(-1, 5), DENSE, DENSE),
+        st.builds(GapCoded, st.integers(1, 5), st.binary(max_size=16)),
     ),
     max_size=4,
 ).map(tuple)
@@ -71,6 +78,16 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         schema=st.just(1),
     ),
     st.builds(
+        Delta,
+        task=NAMES,
+        version=st.integers(1, 2**53),
+        parent_digest=DIGESTS,
+        digest=DIGESTS,
+        grid=st.sampled_from(["float32", "float16"]),
+        tensors=TENSORS,
+        schema=st.just(1),
+    ),
+    st.builds(
         Manifest,
         task=NAMES,
         version=COUNTS,
@@ -81,11 +98,14 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         size_bytes=COUNTS,
         chunk_digests=st.lists(DIGESTS, max_size=3).map(tuple),
         inline=st.none() | st.binary(max_size=40),
+        snapshot=st.none() | COUNTS,
+        delta=st.none() | st.binary(max_size=40),
+        delta_sizes=st.lists(COUNTS, max_size=8).map(tuple),
         shards=st.integers(1, 65_536),
         update_bytes_max=st.integers(1, 2**40),
         published_at=st.floats(0, 1e12),
         signature=st.none() | st.binary(max_size=64),
-        schema=st.just(1),
+        schema=st.just(2),
     ),
     st.builds(
         Receipt,

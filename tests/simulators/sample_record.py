@@ -4,7 +4,7 @@ from aggregator.ledger_view import Contribution
 from simulators.balance import Balance, OutboxCount, balance
 from simulators.baselines import Baselines
 from simulators.observer import Flow, SeenEvaluation
-from simulators.record import DeviceRecord, Record, WireRecord
+from simulators.record import DeviceRecord, Record, TrafficSample, WireRecord
 from simulators.story import Span, Story
 
 STARTED = 1_000.0
@@ -103,6 +103,7 @@ def sample_record(*, lost: int = 0, largest_bytes: int = 32_768) -> Record:
             teacher_parameters=205_767,
             student_parameters=20_151,
         ),
+        traffic=[TrafficSample(STARTED + second, 1_000 * second, 9_000 * second) for second in range(10)],
         teacher_bytes=823_068,
         phases={"teacher": 12.0, "federation": 30.0},
         seconds=60.0,

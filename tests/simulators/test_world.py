@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from device_client.rounds import Trained
 from device_client.task import load_task
 from device_client.training import evaluate, seeded
 from device_client.vectors import layout_of, load_vector, vector_of
-from simulators.world import Learned, Rules, StudentLearner, VirtualDevice, run_asynchronous, run_synchronous
+from simulators.learners import MutualLearner, StudentLearner
+from simulators.virtual_server import Rules
+from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
+from wire_contract.encoding_choice import TopShare
 from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.planner import Plan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 LAYOUT = Layout((TensorSpec("weight", (2, 2)), TensorSpec("bias", (2,))))
@@ -25,13 +30,16 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def stepping(calls: list[tuple[str, int, int]]) -> Callable[..., Learned]:
+def learned(weights: Vector) -> Trained:
+    return Trained(weights=weights, samples=10, steps=1, metrics={})
+
+
+def stepping(calls: list[tuple[str, int, int]]) -> Callable[..., Trained]:
     """A learner that adds one to every weight and writes down when it was asked."""
 
-    def learn(device: str, start: Vector, *, base: Vector, version: int, round_number: int) -> Learned:
-        del base
+    def learn(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         calls.append((device, version, round_number))
-        return Learned(weights=start + np.float32(1), samples=10)
+        return learned(start + np.float32(1))
 
     return learn
 
@@ -57,24 +65,24 @@ def test_a_version_is_base_plus_the_rated_mean_difference() -> None:
         LAYOUT,
         rules=rules,
         versions=2,
-        observe=lambda version, _seconds, weights: versions.append((version, float(weights[0]))),
+        observe=lambda told: versions.append((told.version, float(told.weights[0]))),
     )
     assert versions == [(0, 0.0), (1, 0.5), (2, 1.0)], "differences, not weights; each buffer is forgotten once merged"
     np.testing.assert_array_equal(history.weights, np.full(LAYOUT.size, 1.0, dtype=np.float32))
 
 
 def test_without_a_newer_version_a_device_goes_on_along_its_own_line() -> None:
-    starts: list[tuple[str, float, float]] = []
+    starts: list[tuple[str, float]] = []
 
-    def learn(device: str, start: Vector, *, base: Vector, version: int, round_number: int) -> Learned:
+    def learn(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         del version, round_number
-        starts.append((device, float(start[0]), float(base[0])))
-        return Learned(weights=start + np.float32(1), samples=10)
+        starts.append((device, float(start[0])))
+        return learned(start + np.float32(1))
 
     devices = [VirtualDevice(name="fast", round_seconds=1.0), VirtualDevice(name="slow", round_seconds=2.5)]
     rules = Rules(updates_per_version=2, server_rate=1.0, update_encoding="float32", model_encoding="float32")
     history = run_asynchronous(devices, learn, ZERO, LAYOUT, rules=rules, versions=1)
-    assert starts == [("fast", 0.0, 0.0), ("fast", 1.0, 0.0), ("slow", 0.0, 0.0)]
+    assert starts == [("fast", 0.0), ("fast", 1.0), ("slow", 0.0)]
     assert float(history.weights[0]) == 1.5, "fast went 2 and slow 1; one slot each"
 
 
@@ -91,9 +99,9 @@ def test_what_is_learned_offline_is_handed_in_late_and_stale() -> None:
 
 
 def test_models_and_updates_travel_encoded() -> None:
-    def thirds(device: str, start: Vector, *, base: Vector, version: int, round_number: int) -> Learned:
-        del device, base, version, round_number
-        return Learned(weights=start + np.linspace(0.03, 0.33, LAYOUT.size, dtype=np.float32), samples=1)
+    def thirds(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
+        del device, version, round_number
+        return learned(start + np.linspace(0.03, 0.33, LAYOUT.size, dtype=np.float32))
 
     devices = [VirtualDevice(name="one", round_seconds=1.0)]
     rules = Rules(updates_per_version=1, server_rate=1.0)
@@ -137,3 +145,72 @@ def test_real_training_is_repeatable_and_learns() -> None:
     np.testing.assert_array_equal(weights, run())
     load_vector(student, layout, weights)
     assert evaluate(student, task.held_out(), task.classes)["accuracy"] > 0.8
+
+
+WIDE = Layout((TensorSpec("weight", (60, 100)), TensorSpec("bias", (60,))))
+
+
+def small_steps(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
+    """Learns a little noise, another one each time."""
+    random = np.random.default_rng([len(device), version, round_number])
+    return learned(start + (0.01 * random.laplace(size=start.size)).astype(np.float32))
+
+
+def bytes_of(rules: Rules) -> tuple[int, int]:
+    """Up and down of the first of three devices, after ten versions."""
+    devices = [VirtualDevice(name="d" * number, round_seconds=1.0) for number in (1, 2, 3)]
+    zero = np.zeros(WIDE.size, dtype=np.float32)
+    history = run_asynchronous(devices, small_steps, zero, WIDE, rules=rules, versions=10)
+    assert history.bytes_up.keys() == history.bytes_down.keys() == {"d", "dd", "ddd"}
+    return history.bytes_up["d"], history.bytes_down["d"]
+
+
+def test_bytes_are_those_of_the_payloads() -> None:
+    whole = Rules(updates_per_version=3, update_encoding="float32", model_encoding="float32")
+    up, down = bytes_of(whole)
+    assert 10 * 4 * WIDE.size < up < 10 * (4 * WIDE.size + 400), "ten updates"
+    assert 10 * 4 * WIDE.size < down < 11 * (4 * WIDE.size + 900), "ten versions whole, zeros, and ten receipts"
+    planned = Rules(updates_per_version=3, update_encoding=Plan(bytes_max=300), delta_encoding=Plan(bytes_max=500))
+    up, down = bytes_of(planned)
+    assert 10 * 290 < up < 10 * (300 + 250)
+    assert down < 2 * WIDE.size + 900 + 10 * (500 + 700), "version 0 whole in float16, then ten deltas"
+
+
+def test_error_feedback_can_be_left_out() -> None:
+    def only_the_first(*, feedback: bool) -> Vector:
+        rules = Rules(
+            updates_per_version=1,
+            server_rate=1.0,
+            update_encoding=TopShare(share=0.001),
+            model_encoding="float32",
+            error_feedback=feedback,
+        )
+
+        def steady(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
+            del device, version, round_number
+            return learned(start + np.linspace(1.0, 1.2, start.size, dtype=np.float32))
+
+        zero = np.zeros(WIDE.size, dtype=np.float32)
+        one = [VirtualDevice(name="one", round_seconds=1.0)]
+        return run_asynchronous(one, steady, zero, WIDE, rules=rules, versions=20).weights
+
+    assert np.count_nonzero(only_the_first(feedback=True)) > 10 * np.count_nonzero(only_the_first(feedback=False))
+
+
+def test_teachers_that_learn_stay_with_their_devices() -> None:
+    task = load_task(f"{EXAMPLE}:task", data=None)
+    assert task.teacher is not None
+    with seeded(3):
+        student, teacher = task.student(), task.teacher()
+    layout = layout_of(student)
+    data = {device: task.examples_of(device) for device in task.devices[:2]}
+    learner = MutualLearner(task, data, teacher, layout, seed=3)
+    before = {device: vector_of(own, layout_of(own)) for device, own in learner.teachers.items()}
+    devices = [VirtualDevice(name=device, round_seconds=1.0) for device in data]
+    rules = Rules(updates_per_version=2, server_rate=1.0)
+    run_asynchronous(devices, learner, vector_of(student, layout), layout, rules=rules, versions=1)
+    after = {device: vector_of(own, layout_of(own)) for device, own in learner.teachers.items()}
+    one, other = data
+    assert np.array_equal(before[one], before[other])
+    assert not np.array_equal(after[one], before[one])
+    assert not np.array_equal(after[one], after[other])

@@ -171,6 +171,67 @@ class LinkContract:
         late = world.link("late", UP + "+")
         assert [delivery.payload for delivery in messages(late, 1)] == [b"2"]
 
+    def test_who_subscribes_gets_what_is_retained_and_what_comes(self, world: World) -> None:
+        writer, reader = world.link("writer"), world.link("reader", UP + "sync")
+        publish(writer, 1, 2, retain=True)
+        listening(reader)
+        reader.subscribe(UP + "1")
+        (first,) = messages(reader, 1)
+        assert (first.payload, first.retained) == (b"1", True)
+        publish(writer, 1, 2)
+        (second,) = messages(reader, 1)
+        assert (second.topic, second.payload, second.retained) == (UP + "1", b"1", False)
+        reader.subscribe(UP + "1")
+        (again,) = messages(reader, 1)
+        assert again.retained, "whoever asks again is sent it again"
+
+    def test_who_unsubscribes_hears_no_more(self, world: World) -> None:
+        writer, reader = world.link("writer"), world.link("reader", UP + "sync")
+        listening(reader)
+        for number in (1, 2):
+            reader.subscribe(f"{UP}{number}")
+        listening(reader)
+        reader.unsubscribe(UP + "1")
+        listening(reader)
+        publish(writer, 1, 2)
+        assert [delivery.payload for delivery in messages(reader, 1)] == [b"2"]
+        world.cut("reader")
+        connection(reader)
+        publish(writer, 1, 2)
+        assert [delivery.payload for delivery in messages(reader, 1)] == [b"2"], "nor after a reconnection"
+
+    def test_what_was_subscribed_to_later_outlives_a_broker_without_memory(self, world: World) -> None:
+        writer, reader = world.link("writer"), world.link("reader", UP + "sync")
+        listening(reader)
+        reader.subscribe(UP + "1")
+        listening(reader)
+        world.stop(lose_state=True)
+        world.start()
+        publish(writer, 1, retain=True)
+        events = gather(reader, lambda events: any(delivery.payload == b"1" for delivery in deliveries(events)))
+        assert any(isinstance(event, Connected) for event in events)
+
+    def test_what_changes_while_there_is_no_broker_is_told_to_it_later(self, world: World) -> None:
+        writer, reader = world.link("writer"), world.link("reader", UP + "sync")
+        listening(reader)
+        reader.subscribe(UP + "1")
+        listening(reader)
+        world.stop(lose_state=False)
+        reader.unsubscribe(UP + "1")
+        reader.subscribe(UP + "2")
+        reader.subscribe(UP + "3")
+        reader.unsubscribe(UP + "3")
+        world.start()
+        gather(reader, lambda events: any(isinstance(event, Connected) for event in events))
+        listening(reader)
+        publish(writer, 1, 3, 2)
+        assert [delivery.payload for delivery in messages(reader, 1)] == [b"2"]
+
+    @pytest.mark.parametrize("topic_filter", ["", "a+", "#/a", "x" * 65_536])
+    def test_a_filter_that_cannot_be_is_refused(self, world: World, topic_filter: str) -> None:
+        with pytest.raises(LinkError):
+            world.link("device").subscribe(topic_filter)
+
     def test_the_will_is_published_when_the_line_is_cut_but_not_after_a_goodbye(self, world: World) -> None:
         watcher = world.link("watcher", "presence/+")
         listening(watcher, "presence/sync")
@@ -226,6 +287,9 @@ class LinkContract:
             link.publish(f"{UP}1", b"")
         with pytest.raises(LinkError, match="closed"):
             link.receive(count=1, timeout_seconds=0)
+        for change in (link.subscribe, link.unsubscribe):
+            with pytest.raises(LinkError, match="closed"):
+                change(UP)
 
     def test_it_counts_what_it_carries(self, world: World) -> None:
         aggregator, device = world.link("aggregator", UP + "+"), world.link("device")

@@ -1,0 +1,90 @@
+"""The ways of learning that the communication benchmark compares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from simulators.virtual_server import Rules
+from wire_contract.encoding_choice import Energy, TopShare
+from wire_contract.planner import Plan
+
+UPDATE_BYTES, DELTA_BYTES = 1_024, 1_536
+"""Budgets of the default, for the tensors of one update and of one version's difference."""
+BUDGETS = (384, 2_048, 4_096)
+"""Further budgets, of both."""
+TOP_SHARE = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way."""
+
+    letter: str
+    """As in the issue that asked: (a) is what the others are compared with."""
+    name: str
+    says: str
+    network: Literal["student", "teacher"] = "student"
+    """Which one is federated."""
+    mutual: bool = False
+    """Each device trains a teacher of its own together with the student; else the teacher is frozen."""
+    synchronous: bool = False
+    rules: Rules
+
+
+def arms(devices: int) -> Sequence[Arm]:
+    """All of them; versions of the asynchronous ones are made of half of the devices' updates."""
+    half = max(1, devices // 2)
+
+    def asynchronous(update: Plan | TopShare | Literal["int8"], delta: Plan | TopShare | Literal["int8"]) -> Rules:
+        return Rules(updates_per_version=half, server_rate=0.5, update_encoding=update, delta_encoding=delta)
+
+    def planned(update_bytes: int, delta_bytes: int) -> Rules:
+        return asynchronous(Plan(bytes_max=update_bytes), Plan(bytes_max=delta_bytes))
+
+    plain = Rules(update_encoding="float32", model_encoding="float32", error_feedback=False)
+    return (
+        Arm(
+            letter="a",
+            name="fedavg_teacher",
+            says="FedAvg of the teacher, float32",
+            network="teacher",
+            synchronous=True,
+            rules=plain,
+        ),
+        Arm(letter="b", name="fedavg_student", says="FedAvg of the student, float32", synchronous=True, rules=plain),
+        Arm(
+            letter="c",
+            name="fedkd",
+            says="FedKD as published: mutual distillation, low rank both ways",
+            mutual=True,
+            synchronous=True,
+            rules=Rules(
+                update_encoding=Energy(versions=1.0),  # the number of rounds is filled in
+                delta_encoding=Energy(versions=1.0),
+                model_encoding="float32",
+                error_feedback=False,
+            ),
+        ),
+        Arm(
+            letter="d",
+            name="ours",
+            says=f"ours at default: {UPDATE_BYTES} B up, {DELTA_BYTES} B down, error feedback",
+            rules=planned(UPDATE_BYTES, DELTA_BYTES),
+        ),
+        *(
+            Arm(
+                letter="e",
+                name=f"ours_{budget}",
+                says=f"ours within {budget} B up and down",
+                rules=planned(budget, budget),
+            )
+            for budget in BUDGETS
+        ),
+        Arm(letter="f", name="int8", says="int8 alone, both ways", rules=asynchronous("int8", "int8")),
+        Arm(
+            letter="f",
+            name="top_k",
+            says=f"top {TOP_SHARE:.0%} alone, both ways",
+            rules=asynchronous(TopShare(share=TOP_SHARE), TopShare(share=TOP_SHARE)),
+        ),
+    )

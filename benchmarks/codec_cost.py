@@ -1,0 +1,82 @@
+"""What encoding and decoding cost, and how near the bytes come to the entropy of what they say."""
+
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+
+from wire_contract.encoding import decode_vector
+from wire_contract.encoding_choice import EncodingChoice, TopShare, encode_as
+from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.planner import encoded_bytes, entropy_bits
+
+REPEATS = 21
+LARGE = Layout((TensorSpec("weight", (250, 1000)),))
+"""The size that the issue asks about."""
+LARGE_SHARE = 0.02
+"""Of the elements that are told: about the density of the default budget."""
+
+
+def cost_of_choice(choice: EncodingChoice, vector: Vector, layout: Layout, *, version: int) -> dict[str, float]:
+    """Bytes, bits a parameter against the entropy of the symbols, medians of time in µs, and the peak of memory."""
+    tensors = encode_as(choice, vector, layout, version=version)
+    out = np.empty(layout.size, dtype=np.float32)
+    spent = entropy_bits(tensors, layout)
+    return {
+        "update_bytes": float(encoded_bytes(tensors)),
+        "bits_per_parameter": 8.0 * encoded_bytes(tensors) / layout.size,
+        "symbol_bits_per_parameter": (spent.symbols + spent.heads) / layout.size,
+        "entropy_bits_per_parameter": spent.entropy / layout.size,
+        "encode_microseconds": microseconds(lambda: encode_as(choice, vector, layout, version=version)),
+        "decode_microseconds": microseconds(lambda: decode_vector(tensors, layout, out=out)),
+        "peak_bytes": float(peak_bytes(lambda: encode_as(choice, vector, layout, version=version))),
+    }
+
+
+def cost_of_large_vector() -> dict[str, float]:
+    """Decoding one update of 250,000 parameters, beside the plainest pass there is: out += scale · int8."""
+    random = np.random.default_rng(0)
+    vector = random.laplace(size=LARGE.size).astype(np.float32)
+    tensors = encode_as(TopShare(share=LARGE_SHARE), vector, LARGE, version=0)
+    symbols = np.clip(np.rint(vector * 20), -127, 127).astype(np.int8)
+    out, scratch = np.zeros(LARGE.size, dtype=np.float32), np.empty(LARGE.size, dtype=np.float32)
+
+    def int8_add() -> None:
+        np.multiply(symbols, np.float32(0.05), out=scratch, dtype=np.float32)
+        np.add(out, scratch, out=out)
+
+    # In turns, so that whatever else the machine does meets both.
+    decoded, added = [], []
+    for _ in range(REPEATS):
+        decoded.append(microseconds(lambda: decode_vector(tensors, LARGE, out=scratch), repeats=5))
+        added.append(microseconds(int8_add, repeats=5))
+    return {
+        "parameters": LARGE.size,
+        "update_bytes": encoded_bytes(tensors),
+        "decode_microseconds": statistics.median(decoded),
+        "int8_add_microseconds": statistics.median(added),
+        "decode_to_int8_add": statistics.median(one / other for one, other in zip(decoded, added, strict=True)),
+    }
+
+
+def microseconds(act: Callable[[], object], *, repeats: int = REPEATS) -> float:
+    """Median time of `act`."""
+    act()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e6
+
+
+def peak_bytes(act: Callable[[], object]) -> int:
+    """The most memory that `act` held at once, beyond what was there."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,122 @@
+"""The one training loop, whatever is trained by whatever loss."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from device_client.task import Examples, Recipe
+
+Rate = Callable[[int, int], float]
+"""Learning rate at a step of so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What one round of training did. The weights are in the module that was given."""
+
+    samples: int
+    """Examples of the device; a weight in merging."""
+    local_steps: int
+    """Optimiser steps taken."""
+    train_seconds: float
+    """By the given clock; telemetry only."""
+    metrics: dict[str, float]
+    """`loss` (mean over the last epoch) and `accuracy` (of the student in training mode, last epoch); of mutual
+    training also those of the teacher."""
+    finished: bool
+    """False when `should_stop` ended it early: the weights are then halfway."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one batch said."""
+
+    loss: Tensor
+    """A scalar, to be made smaller."""
+    sums: dict[str, float]
+    """By name, over the batch; over an epoch and divided by its examples they become the metrics."""
+
+
+Learn = Callable[[Tensor, Tensor, Tensor], Learned]
+"""Of inputs (batch, …), labels (batch,) and their places among the examples (batch,)."""
+
+
+def summed(mean_loss: Tensor, labels: Tensor) -> float:
+    """A batch's mean loss as a sum."""
+    return float(mean_loss.detach()) * len(labels)
+
+
+def right_ones(logits: Tensor, labels: Tensor) -> int:
+    """How many of logits (batch, class) say what labels (batch,) say."""
+    return int((logits.detach().argmax(dim=1) == labels).sum())
+
+
+def optimise(
+    networks: Sequence[tuple[nn.Module, Rate]],
+    learn: Learn,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    clock: Callable[[], float],
+    should_stop: Callable[[], bool],
+) -> TrainingResult:
+    """The one training loop: AdamW, started afresh, since moments of another base would pull the wrong way.
+
+    Args:
+        networks: each with its learning rate; changed in place, and left in evaluation mode.
+        learn: the loss of a batch.
+        examples: augmented by the recipe, shuffled each epoch.
+        recipe: augmentation and weight decay.
+        epochs: passes over the examples.
+        batch_size: examples.
+        seed: of shuffling, augmentation and dropout.
+        clock: seconds.
+        should_stop: looked at before each batch.
+    """
+    started = clock()
+    generator = torch.Generator().manual_seed(seed)
+    groups = [{"params": list(network.parameters())} for network, _rate in networks]
+    optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+    steps = epochs * math.ceil(len(examples) / batch_size)
+    sums: dict[str, float] = {}
+    step, seen, finished = 0, 0, True
+    for network, _rate in networks:
+        network.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of dropout
+        for _epoch in range(epochs):
+            seen, sums = 0, {}
+            for chosen in torch.split(torch.randperm(len(examples), generator=generator), batch_size):
+                if should_stop():
+                    finished = False
+                    break
+                inputs, labels = examples.inputs[chosen], examples.labels[chosen]
+                if recipe.augment is not None:
+                    inputs = recipe.augment(inputs, generator)
+                learned = learn(inputs, labels, chosen)
+                for group, (_network, rate) in zip(optimiser.param_groups, networks, strict=True):
+                    group["lr"] = rate(step, steps)
+                optimiser.zero_grad()
+                learned.loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                step += 1
+                seen += len(chosen)
+                for name, value in learned.sums.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            if not finished:
+                break
+    for network, _rate in networks:
+        network.eval()
+    return TrainingResult(
+        samples=len(examples),
+        local_steps=step,
+        train_seconds=clock() - started,
+        metrics={name: value / seen for name, value in sums.items()},
+        finished=finished,
+    )

@@ -1,0 +1,70 @@
+"""The receiving half of a device: gives the inbox what comes, and asks the broker for what the inbox wants."""
+
+import contextlib
+
+from device_client.inbox import Inbox, NewModel, Outcome, Wanted
+from wire_contract.errors import LinkError
+from wire_contract.link import Link
+from wire_contract.messages import Manifest
+from wire_contract.topics import ParsedTopic, topic_filter
+
+
+class Downlink:
+    """Subscribes to deltas and chunks only while they are wanted: a broker sends to everybody who has asked."""
+
+    def __init__(self, link: Link, *, root: str, task: str) -> None:
+        """`link` is subscribed to the model topic."""
+        self._link = link
+        self._root = root
+        self._task = task
+        self._inbox = Inbox(task)
+        self._asked_for: dict[str, None] = {}
+
+    @property
+    def held(self) -> NewModel | None:
+        """The newest complete model."""
+        return self._inbox.held
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a newer version was announced than is held."""
+        return self._inbox.is_behind
+
+    def restore(self, manifest: Manifest) -> Outcome:
+        """A cached manifest with its model inline."""
+        return self._inbox.announced(manifest)
+
+    def take(self, topic: ParsedTopic, payload: bytes) -> Outcome:
+        """What came on a topic of the contract."""
+        outcome: Outcome = None
+        if topic.task != self._task:
+            return None
+        match topic.kind:
+            case "model":
+                outcome = self._inbox.manifest(payload)
+            case "delta":
+                outcome = self._inbox.delta(int(topic.parts["version"]), payload)
+            case "chunk":
+                outcome = self._inbox.chunk(int(topic.parts["version"]), int(topic.parts["chunk"]), payload)
+            case _:
+                return None
+        self._ask()
+        return outcome
+
+    def _ask(self) -> None:
+        wanted = self._filters(self._inbox.wanted)
+        with contextlib.suppress(LinkError):  # the link has died, and `receive` will say so
+            for one in [old for old in self._asked_for if old not in wanted]:
+                self._link.unsubscribe(one)
+                del self._asked_for[one]
+            for one in wanted:
+                if one not in self._asked_for:
+                    self._link.subscribe(one)
+                    self._asked_for[one] = None
+
+    def _filters(self, wanted: Wanted) -> dict[str, None]:
+        """Deltas first: they are small, and then the snapshot leads all the way when it is here."""
+        filters = [topic_filter("delta", root=self._root, task=self._task, version=one) for one in wanted.deltas]
+        if wanted.snapshot is not None:
+            filters.append(topic_filter("chunk", root=self._root, task=self._task, version=wanted.snapshot))
+        return dict.fromkeys(filters)

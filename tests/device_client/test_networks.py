@@ -1,0 +1,50 @@
+"""What others rely on: the names and the order of the weights, and the two stages of a network."""
+
+import pytest
+import torch
+
+from device_client.networks import STUDENT, TEACHER, Sensor, Size, WindowClassifier
+from device_client.training import seeded
+
+NAMES = [
+    "convolutions.0.weight",
+    "convolutions.1.weight",
+    "convolutions.1.bias",
+    "convolutions.3.weight",
+    "convolutions.4.weight",
+    "convolutions.4.bias",
+    "convolutions.6.weight",
+    "convolutions.7.weight",
+    "convolutions.7.bias",
+    "spectral.0.weight",
+    "spectral.0.bias",
+    "spectral.1.weight",
+    "spectral.1.bias",
+    "head.weight",
+    "head.bias",
+]
+"""Recorded. Another order is another layout: devices and aggregators of different releases would not work together."""
+
+
+def network(size: Size) -> WindowClassifier:
+    with seeded(1):
+        return WindowClassifier(Sensor(samples=50, acceleration_unit=9.81), size, 5)
+
+
+@pytest.mark.parametrize(("size", "hidden"), [(STUDENT, 2 * 48 + 48), (TEACHER, 2 * 160 + 256)])
+def test_the_weights_keep_their_names_and_order(size: Size, hidden: int) -> None:
+    weights = network(size).state_dict()
+    assert list(weights) == NAMES
+    assert weights["head.weight"].shape == (5, hidden)
+
+
+def test_forward_is_its_two_stages_one_after_the_other() -> None:
+    model, windows = network(STUDENT), torch.randn(3, 6, 50)
+    hidden = model.eval().features(windows)
+    assert hidden.shape == (3, model.head.in_features)
+    assert torch.equal(model.classify(hidden), model(windows))
+    model.train()
+    with seeded(2):
+        whole = model(windows)
+    with seeded(2):
+        assert torch.equal(model.classify(model.features(windows)), whole), "dropout draws the same numbers"

@@ -1,0 +1,205 @@
+"""A plan's limit always holds, is used well, and what is sent is the same each time."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.laws.wire import LAYOUTS, vectors
+from wire_contract.encoding import (
+    Float16,
+    Float32,
+    GapCoded,
+    Int8,
+    LowRank,
+    decode_vector,
+    encode_vector,
+)
+from wire_contract.errors import EncodeError, LayoutError
+from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.planner import Plan, encode_planned, encoded_bytes, entropy_bits, relative_error, top_share
+
+SHAPES = [(24, 8, 5), (24,), (24,), (32, 24, 5), (32,), (32,), (48, 32, 5), (48,), (48,), (128,), (128,)]
+STUDENT = Layout(
+    tuple(TensorSpec(str(at), shape) for at, shape in enumerate([*SHAPES, (48, 128), (48,), (5, 144), (5,)]))
+)
+
+
+def difference(kind: str, seed: int, *, spread: float = 1.0) -> Vector:
+    """Something like an update: tensors of unlike strength, elements of unlike rarity."""
+    chance = np.random.default_rng(seed)
+    size = STUDENT.size
+    values = {
+        "laplace": lambda: chance.laplace(size=size),
+        "gauss": lambda: chance.normal(size=size),
+        "heavy": lambda: chance.standard_t(3, size=size),
+    }[kind]()
+    strengths = 10 ** chance.uniform(-3.5, -3.5 + spread, size=len(STUDENT.tensors))
+    return (values * np.repeat(strengths, [spec.size for spec in STUDENT.tensors])).astype(np.float32)
+
+
+KINDS = pytest.mark.parametrize("kind", ["laplace", "gauss", "heavy"])
+
+
+@KINDS
+@pytest.mark.parametrize("bytes_max", [100, 200, 500, 1_000, 1_500, 2_000, 4_000, 6_000])
+@pytest.mark.parametrize("spread", [0.0, 1.5])
+def test_a_budget_is_kept_and_used(kind: str, bytes_max: int, spread: float) -> None:
+    vector = difference(kind, bytes_max, spread=spread)
+    tensors = encode_planned(vector, STUDENT, Plan(bytes_max=bytes_max))
+    assert 0.95 * bytes_max <= encoded_bytes(tensors) <= bytes_max
+    assert relative_error(vector, decode_vector(tensors, STUDENT)) < 1
+
+
+@KINDS
+@pytest.mark.parametrize("error_max", [0.95, 0.7, 0.5, 0.3, 0.1, 0.05])
+def test_an_error_is_kept_and_nearly_reached(kind: str, error_max: float) -> None:
+    vector = difference(kind, 0)
+    tensors = encode_planned(vector, STUDENT, Plan(error_max=error_max))
+    assert 0.93 * error_max < relative_error(vector, decode_vector(tensors, STUDENT)) <= error_max
+
+
+@settings(max_examples=60)
+@given(LAYOUTS, st.integers(1, 200), st.booleans(), st.data())
+def test_a_budget_holds_for_any_vector(layout: Layout, bytes_max: int, low_rank: bool, data: st.DataObject) -> None:
+    vector = data.draw(vectors(layout.size, largest=data.draw(st.sampled_from([1.0, 1e-38, 1e30, 3e38]))))
+    plan = Plan(bytes_max=bytes_max, low_rank=low_rank)
+    if bytes_max < 8:  # in an entry of one byte of data
+        with pytest.raises(EncodeError, match="a message of zeros takes 8"):
+            encode_planned(vector, layout, plan)
+        return
+    tensors = encode_planned(vector, layout, plan)
+    assert encoded_bytes(tensors) <= bytes_max
+    decoded = decode_vector(tensors, layout)
+    assert np.isfinite(decoded).all()
+    assert tensors == encode_planned(vector, layout, plan)
+
+
+@settings(max_examples=60)
+@given(LAYOUTS, st.floats(1e-7, 0.999), st.booleans(), st.data())
+def test_an_error_holds_for_any_vector(layout: Layout, error_max: float, low_rank: bool, data: st.DataObject) -> None:
+    vector = data.draw(vectors(layout.size, largest=data.draw(st.sampled_from([1.0, 1e-38, 1e30, 3e38]))))
+    tensors = encode_planned(vector, layout, Plan(error_max=error_max, low_rank=low_rank))
+    assert relative_error(vector, decode_vector(tensors, layout)) <= error_max
+
+
+def test_more_bytes_mean_less_error() -> None:
+    vector = difference("laplace", 1)
+    errors = [
+        relative_error(vector, decode_vector(encode_planned(vector, STUDENT, Plan(bytes_max=bytes_max)), STUDENT))
+        for bytes_max in (200, 400, 800, 1_600, 3_200, 6_400)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+@KINDS
+def test_it_is_better_than_the_same_encoding_for_all(kind: str) -> None:
+    vector = difference(kind, 2)
+    int4 = encode_vector(vector, STUDENT, "int4")
+    planned = encode_planned(vector, STUDENT, Plan(bytes_max=encoded_bytes(int4)))
+    error = relative_error(vector, decode_vector(planned, STUDENT))
+    assert error < 0.4 * relative_error(vector, decode_vector(int4, STUDENT))
+
+
+@KINDS
+def test_it_is_better_than_the_largest_elements_alone(kind: str) -> None:
+    vector = difference(kind, 3)
+    largest = top_share(vector, STUDENT, 0.05)
+    planned = encode_planned(vector, STUDENT, Plan(bytes_max=encoded_bytes(largest)))
+    error = relative_error(vector, decode_vector(planned, STUDENT))
+    assert error < 0.95 * relative_error(vector, decode_vector(largest, STUDENT))
+
+
+def test_a_matrix_of_low_rank_is_sent_as_factors() -> None:
+    chance = np.random.default_rng(0)
+    vector = difference("gauss", 4, spread=0.0)
+    start, stop = STUDENT.bounds[11]
+    vector[start:stop] = (chance.normal(size=(48, 2)) @ chance.normal(size=(2, 128))).ravel()
+    with_factors = encode_planned(vector, STUDENT, Plan(bytes_max=800))
+    without = encode_planned(vector, STUDENT, Plan(bytes_max=800, low_rank=False))
+    assert [type(entry) for entry in with_factors] == [GapCoded, LowRank, GapCoded]
+    assert not any(isinstance(entry, LowRank) for entry in without)
+    errors = [relative_error(vector, decode_vector(tensors, STUDENT)) for tensors in (with_factors, without)]
+    assert errors[0] < 0.3 * errors[1]
+
+
+def test_noise_of_full_rank_is_never_factored() -> None:
+    tensors = encode_planned(difference("gauss", 5), STUDENT, Plan(bytes_max=1_000))
+    assert [type(entry) for entry in tensors] == [GapCoded]
+
+
+def test_levels_take_hardly_more_than_their_entropy() -> None:
+    tensors = encode_planned(difference("laplace", 6), STUDENT, Plan(bytes_max=1_000))
+    figures = entropy_bits(tensors, STUDENT)
+    assert figures.symbols <= 1.03 * figures.entropy
+    assert figures.heads < 0.05 * 8 * 1_000
+
+
+def test_zeros_take_next_to_nothing() -> None:
+    for plan in (Plan(bytes_max=1_000), Plan(error_max=0.5)):
+        tensors = encode_planned(np.zeros(STUDENT.size, dtype=np.float32), STUDENT, plan)
+        assert encoded_bytes(tensors) == 9
+    assert encode_planned(np.zeros(0, dtype=np.float32), Layout(()), Plan(bytes_max=1)) == ()
+
+
+def test_a_budget_without_end_is_exact() -> None:
+    vector = difference("heavy", 7)
+    tensors = encode_planned(vector, STUDENT, Plan(bytes_max=10**6))
+    assert (decode_vector(tensors, STUDENT) == vector).all()
+
+
+def test_what_a_plan_cannot_be() -> None:
+    for bytes_max, error_max in ((None, None), (100, 0.5)):
+        with pytest.raises(ValueError, match="exactly one"):
+            Plan(bytes_max=bytes_max, error_max=error_max)
+    for error_max in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="error_max"):
+            Plan(error_max=error_max)
+    with pytest.raises(ValueError, match="bytes_max"):
+        Plan(bytes_max=0)
+
+
+def test_what_cannot_be_planned() -> None:
+    with pytest.raises(EncodeError, match="8 bytes are too few; a message of zeros takes 9"):
+        encode_planned(difference("gauss", 0), STUDENT, Plan(bytes_max=8))
+    with pytest.raises(LayoutError):
+        encode_planned(np.zeros(3, dtype=np.float32), STUDENT, Plan(bytes_max=100))
+    for value in (np.nan, np.inf):
+        vector = difference("gauss", 0)
+        vector[7] = value
+        with pytest.raises(EncodeError, match="not finite"):
+            encode_planned(vector, STUDENT, Plan(bytes_max=100))
+
+
+class TestTopShare:
+    @given(LAYOUTS, st.floats(0, 1), st.data())
+    def test_it_keeps_that_many_of_the_largest(self, layout: Layout, share: float, data: st.DataObject) -> None:
+        vector = data.draw(vectors(layout.size, largest=1e6))
+        vector[np.abs(vector) < 1e-30] = 0
+        decoded = decode_vector(top_share(vector, layout, share), layout)
+        kept, number = np.flatnonzero(decoded), round(share * layout.size)
+        assert len(kept) == min(number, np.count_nonzero(vector))
+        left_out = np.abs(np.delete(vector, kept))
+        assert not left_out.size or not kept.size or np.abs(vector[kept]).min() >= left_out.max()
+        assert (np.sign(decoded[kept]) == np.sign(vector[kept])).all()
+
+    def test_magnitudes_are_within_a_step(self) -> None:
+        vector = difference("laplace", 8)
+        decoded = decode_vector(top_share(vector, STUDENT, 1.0), STUDENT)
+        for start, stop in STUDENT.bounds:
+            step = np.abs(vector[start:stop]).max() / 15 * 1.05
+            assert np.abs(decoded[start:stop] - vector[start:stop]).max() <= step
+
+    def test_what_it_refuses(self) -> None:
+        for share in (-0.1, 1.1, float("nan")):
+            with pytest.raises(ValueError, match="share"):
+                top_share(difference("gauss", 0), STUDENT, share)
+
+
+def test_every_encoding_has_its_place() -> None:
+    """From a few bytes to exact, no option is dead weight."""
+    vector = difference("heavy", 9, spread=2.0)
+    used: set[type] = set()
+    for bytes_max in (1_000, 12_000, 16_000, 20_000, 30_000, 45_000, 90_000):
+        used |= {type(entry) for entry in encode_planned(vector, STUDENT, Plan(bytes_max=bytes_max))}
+    assert used >= {GapCoded, Int8, Float16, Float32}

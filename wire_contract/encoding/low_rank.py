@@ -1,0 +1,68 @@
+"""A matrix as the product of two thin ones.
+
+    ["lr", rank, rows, left, right]     value[i, j] = Σ left[i, r] · right[r, j]
+
+`rows` divides the tensor's element count n; columns = n / rows. `left` is (rows, rank) and `right` is (rank, columns),
+both in C order, each a dense encoding of its own ("f4", "f2", "i1" or "i4"). 1 ≤ rank ≤ min(rows, columns), and at
+most 256.
+
+Every product and every sum is rounded to float32, r rising, beginning with the product of r = 0, never fused: so the
+result is the same bits on every machine, which a matrix product of a linear algebra library is not.
+
+Refused: rows that do not divide n, a rank outside its bounds, and what the factors' own encodings refuse.
+"""
+
+import msgspec
+import numpy as np
+
+from wire_contract.encoding.dense import DenseTensor
+from wire_contract.errors import DecodeError
+from wire_contract.layout import Vector
+
+RANK_MAX = 256
+"""The time to decode grows with the rank, and a few bytes of zeros would buy a large one."""
+
+_BLOCK_ELEMENTS = 16_384
+"""The matrix is built in stretches of rows that stay in the cache."""
+
+
+class LowRank(msgspec.Struct, frozen=True, array_like=True, tag="lr", forbid_unknown_fields=True):
+    """rank · (rows + columns) numbers instead of rows · columns."""
+
+    rank: int
+    rows: int
+    left: DenseTensor
+    right: DenseTensor
+
+    def decode_into(self, out: Vector) -> None:
+        if self.rows < 1 or out.size % self.rows:
+            raise DecodeError(f"low rank: {self.rows} rows do not divide {out.size} elements")
+        columns = out.size // self.rows
+        if not 1 <= self.rank <= min(self.rows, columns, RANK_MAX):
+            raise DecodeError(
+                f"low rank: rank {self.rank} of {self.rows} x {columns} is not within 1 and "
+                f"{min(self.rows, columns, RANK_MAX)}"
+            )
+        left, right = self._factor("left", self.rows), self._factor("right", columns)
+        _product_into(left.reshape(self.rows, self.rank), right.reshape(self.rank, columns), out)
+
+    def _factor(self, name: str, length: int) -> Vector:
+        factor: Vector = np.empty(length * self.rank, dtype=np.float32)
+        try:
+            (self.left if name == "left" else self.right).decode_into(factor)
+        except DecodeError as error:
+            raise DecodeError(f"low rank, {name} factor: {error}") from None
+        return factor
+
+
+def _product_into(left: np.ndarray, right: np.ndarray, out: Vector) -> None:
+    """`left` (rows, rank) times `right` (rank, columns), term by term."""
+    rows, rank = left.shape
+    matrix = out.reshape(rows, -1)
+    block = max(1, _BLOCK_ELEMENTS // matrix.shape[1])
+    with np.errstate(all="ignore"):  # what is not finite is for admission to refuse
+        for start in range(0, rows, block):
+            stretch = slice(start, start + block)
+            np.multiply(left[stretch, 0, None], right[0], out=matrix[stretch])
+            for term in range(1, rank):
+                matrix[stretch] += left[stretch, term, None] * right[term]

@@ -1,0 +1,57 @@
+"""The filters of one link, and what of them the broker has not been told yet: they outlive connections."""
+
+from collections.abc import Sequence
+from threading import Lock
+
+from wire_contract.mqtt_rules import check_filter
+
+
+class Subscriptions:
+    """Any thread changes them; one thread tells the broker."""
+
+    def __init__(self, filters: Sequence[str]) -> None:
+        """Raises:
+        LinkError: nobody can subscribe to one of them.
+        """
+        for topic_filter in filters:
+            check_filter(topic_filter)
+        self._lock = Lock()
+        self._filters = dict.fromkeys(filters)
+        self._untold: dict[str, bool] = {}
+        """Filter to whether it is wanted, in the order of the changes."""
+
+    def add(self, topic_filter: str) -> None:
+        """Raises:
+        LinkError: nobody can subscribe to it.
+        """
+        check_filter(topic_filter)
+        self._change(topic_filter, wanted=True)
+
+    def remove(self, topic_filter: str) -> None:
+        self._change(topic_filter, wanted=False)
+
+    def take_all(self) -> tuple[str, ...]:
+        """For a new connection. What was removed meanwhile stays untold: the session may still have it."""
+        with self._lock:
+            self._untold = {topic_filter: False for topic_filter, wanted in self._untold.items() if not wanted}
+            return tuple(self._filters)
+
+    def take_changes(self) -> Sequence[tuple[str, bool]]:
+        """Filters and whether they are wanted, since the last call."""
+        with self._lock:
+            untold, self._untold = self._untold, {}
+            return tuple(untold.items())
+
+    def forget(self, topic_filter: str) -> None:
+        """The broker has refused it."""
+        with self._lock:
+            self._filters.pop(topic_filter, None)
+
+    def _change(self, topic_filter: str, *, wanted: bool) -> None:
+        with self._lock:
+            if wanted:
+                self._filters[topic_filter] = None
+            else:
+                self._filters.pop(topic_filter, None)
+            self._untold.pop(topic_filter, None)
+            self._untold[topic_filter] = wanted
