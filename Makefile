@@ -4,9 +4,10 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= out/demo
+PAYLOADS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format services clean
+.PHONY: help demo test fuzz check format services clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -16,6 +17,9 @@ demo: $(VENV)/.simulators  ## Six people's watches teach one model over MQTT; th
 
 test: $(VENV)/.dev services  ## All tests; those with a broker start their own mosquitto on a free port
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev  ## Damaged payloads on all cores, for the night: PAYLOADS=1000000, SEED=… to have a run again
+	$(BIN)/python -m tests.fuzz --payloads $(PAYLOADS) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev  ## Lint, types and import directions
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from aggregator.model_line import DELTA_BYTES, LineSettings
 from aggregator.staleness import Decay, SampleWeight
 from wire_contract.connection import CommandSettings, ConnectionSettings
 from wire_contract.encoding import EncodingName
+from wire_contract.encoding_choice import EncodingChoice, Energy
 from wire_contract.limits import DELTA_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
 from wire_contract.planner import Plan
 
@@ -50,6 +51,9 @@ class RunSettings(ConnectionSettings):
     delta_error: float | None = Field(
         None, gt=0, lt=1, description="instead of --delta-bytes: relative error of a delta; its size is what that takes"
     )
+    delta_low_rank_versions: float | None = Field(
+        None, gt=0, description="instead of both: FedKD's low-rank deltas, their energy rising over so many versions"
+    )
     snapshot_versions: int = Field(
         KEPT_DELTAS,
         ge=1,
@@ -76,7 +80,11 @@ class RunSettings(ConnectionSettings):
             )
         return self
 
-    def _delta_plan(self) -> Plan:
+    def _delta_encoding(self) -> EncodingChoice | None:
+        if not self.model_deltas:
+            return None
+        if self.delta_low_rank_versions is not None:
+            return Energy(versions=self.delta_low_rank_versions)
         return Plan(bytes_max=self.delta_bytes) if self.delta_error is None else Plan(error_max=self.delta_error)
 
     def line_settings(self) -> LineSettings:
@@ -96,7 +104,7 @@ class RunSettings(ConnectionSettings):
             version_seconds=self.version_seconds,
             server_rate=self.server_rate,
             model_encoding=self.model_encoding,
-            delta_encoding=self._delta_plan() if self.model_deltas else None,
+            delta_encoding=self._delta_encoding(),
             snapshot_versions=self.snapshot_versions,
             journal_versions_kept=self.journal_versions_kept,
             policy=policy,

@@ -271,7 +271,8 @@ def _rows(
 
 def _row(arm: Arm, each: list[dict[str, Any]], centralised: list[float], who: str) -> dict[str, Any]:
     reached = [
-        _target(one["curve"], ceiling - TARGET_POINTS, who) for one, ceiling in zip(each, centralised, strict=True)
+        first_reaching(one["curve"], ceiling - TARGET_POINTS, who)
+        for one, ceiling in zip(each, centralised, strict=True)
     ]
     student = [one["accuracy"][who] for one in each] if arm.network == "student" else None
     row: dict[str, Any] = {
@@ -289,7 +290,7 @@ def _row(arm: Arm, each: list[dict[str, Any]], centralised: list[float], who: st
     return row | {cost: statistics.median(one[cost] for one in each) for cost in COSTS}
 
 
-def _target(curve: list[dict[str, Any]], accuracy: float, who: str) -> dict[str, Any] | None:
+def first_reaching(curve: list[dict[str, Any]], accuracy: float, who: str) -> dict[str, Any] | None:
     """The first point whose last three versions are as good as that in the mean."""
     values = [point["accuracy"][who] for point in curve]
     for at in range(SMOOTHED_VERSIONS - 1, len(values)):

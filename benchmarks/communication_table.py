@@ -21,11 +21,12 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(heads)
         lines += [_line(row) for row in part["rows"]]
     large = figures["large_vector"]
-    lines.append(
-        f"\n{large['parameters']:,} parameters in {large['update_bytes']:,} B: decoded in "
-        f"{large['decode_microseconds']:.0f} µs, {large['decode_to_int8_add']:.2f} times an int8 pass "
-        f"({large['int8_add_microseconds']:.0f} µs)"
-    )
+    lines.append(f"\ndecoding {large['parameters']:,} parameters, beside an int8 dequantise-and-add pass over them:")
+    lines += [
+        f"   {row['name']:8} {row['update_bytes']:>7,} B {row['decode_microseconds']:>6.0f} µs, "
+        f"{row['decode_to_int8_add']:.2f} times the {row['int8_add_microseconds']:.0f} µs of the pass"
+        for row in large["rows"]
+    ]
     return "\n".join(lines)
 
 

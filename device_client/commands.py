@@ -33,7 +33,7 @@ from device_client.settings import (
     PretrainTeacherSettings,
     RunSettings,
 )
-from device_client.task import Examples, Task, TaskError, load_task
+from device_client.task import Examples, Recipe, Task, TaskError, load_task
 from device_client.trainer import StudentTrainer
 from device_client.training import evaluate, seeded, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
@@ -123,7 +123,7 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
             clock=SYSTEM_CLOCK,
             uniform=random.uniform,
             emit=emit,
-            settings=_runner_settings(settings, firmware),
+            settings=_runner_settings(settings, task.recipe, firmware),
             traffic=lambda: link.traffic,
         )
         on_stop(runner.stop)
@@ -155,9 +155,9 @@ def _trainer(
     )
 
 
-def _runner_settings(settings: RunSettings, firmware: str) -> RunnerSettings:
+def _runner_settings(settings: RunSettings, recipe: Recipe, firmware: str) -> RunnerSettings:
     return RunnerSettings(
-        encoding=settings.encoding,
+        encoding=settings.encoding(schedule_versions=recipe.schedule_versions),
         local_rounds_max=settings.local_rounds_max,
         retrain_after_seconds=settings.retrain_after_seconds,
         receipt_timeout_seconds=settings.receipt_timeout_seconds,

@@ -13,12 +13,12 @@ from device_client.events import LogFormat
 from device_client.policy import Policy, PredicateName, parse_quiet_hours
 from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, check_broker
 from wire_contract.encoding import EncodingName
-from wire_contract.encoding_choice import EncodingChoice
+from wire_contract.encoding_choice import EncodingChoice, Energy
 from wire_contract.planner import Plan
 
 Method = Literal["asyncfedkd", "fedkd"]
 """As `task.Method`, which torch stands behind."""
-UpdateEncoding = EncodingName | Literal["planned"]
+UpdateEncoding = EncodingName | Literal["planned", "low-rank"]
 UPDATE_BYTES = 1_024
 """Default budget of an update's tensors."""
 UPDATE_BYTES_MIN = 128
@@ -79,7 +79,8 @@ class RunSettings(OnlineSettings):
     )
 
     update_encoding: UpdateEncoding = Field(
-        "planned", description="of updates: one for all tensors, or planned, the best of them within --update-bytes"
+        "planned",
+        description="of updates: planned says most within --update-bytes; low-rank: FedKD's factors; else one for all",
     )
     update_bytes: int = Field(
         UPDATE_BYTES,
@@ -116,10 +117,15 @@ class RunSettings(OnlineSettings):
             raise ValueError("--train-approval needs --approval FILE")
         return self
 
-    @property
-    def encoding(self) -> EncodingChoice:
-        """Of updates."""
-        return Plan(bytes_max=self.update_bytes) if self.update_encoding == "planned" else self.update_encoding
+    def encoding(self, *, schedule_versions: float) -> EncodingChoice:
+        """Of updates; low-rank factors grow more exact until the recipe's schedule ends."""
+        match self.update_encoding:
+            case "planned":
+                return Plan(bytes_max=self.update_bytes)
+            case "low-rank":
+                return Energy(versions=schedule_versions)
+            case name:
+                return name
 
     @property
     def upload_policy(self) -> Policy:

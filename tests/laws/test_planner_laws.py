@@ -115,8 +115,8 @@ def test_a_matrix_of_low_rank_is_sent_as_factors() -> None:
     vector = difference("gauss", 4, spread=0.0)
     start, stop = STUDENT.bounds[11]
     vector[start:stop] = (chance.normal(size=(48, 2)) @ chance.normal(size=(2, 128))).ravel()
-    with_factors = encode_planned(vector, STUDENT, Plan(bytes_max=800))
-    without = encode_planned(vector, STUDENT, Plan(bytes_max=800, low_rank=False))
+    with_factors = encode_planned(vector, STUDENT, Plan(bytes_max=800, low_rank=True))
+    without = encode_planned(vector, STUDENT, Plan(bytes_max=800))
     assert [type(entry) for entry in with_factors] == [GapCoded, LowRank, GapCoded]
     assert not any(isinstance(entry, LowRank) for entry in without)
     errors = [relative_error(vector, decode_vector(tensors, STUDENT)) for tensors in (with_factors, without)]
@@ -124,7 +124,7 @@ def test_a_matrix_of_low_rank_is_sent_as_factors() -> None:
 
 
 def test_noise_of_full_rank_is_never_factored() -> None:
-    tensors = encode_planned(difference("gauss", 5), STUDENT, Plan(bytes_max=1_000))
+    tensors = encode_planned(difference("gauss", 5), STUDENT, Plan(bytes_max=1_000, low_rank=True))
     assert [type(entry) for entry in tensors] == [GapCoded]
 
 
@@ -201,5 +201,5 @@ def test_every_encoding_has_its_place() -> None:
     vector = difference("heavy", 9, spread=2.0)
     used: set[type] = set()
     for bytes_max in (1_000, 12_000, 16_000, 20_000, 30_000, 45_000, 90_000):
-        used |= {type(entry) for entry in encode_planned(vector, STUDENT, Plan(bytes_max=bytes_max))}
+        used |= {type(entry) for entry in encode_planned(vector, STUDENT, Plan(bytes_max=bytes_max, low_rank=True))}
     assert used >= {GapCoded, Int8, Float16, Float32}

@@ -1,0 +1,65 @@
+"""The communication benchmark, run small on the example task."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.arms import arms
+from benchmarks.communication import first_reaching
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
+KEYS = {
+    *("name", "letter", "bytes_up", "bytes_down", "accuracy_student", "accuracy_teacher", "reduction"),
+    *("bytes_up_to_target", "bytes_down_to_target", "reduction_to_target", "encode_microseconds"),
+    *("decode_microseconds", "peak_bytes", "bits_per_parameter", "entropy_bits_per_parameter"),
+}
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("out") / "communication.json"
+    arguments = ["communication", "--task", f"{EXAMPLE}:task", "--seeds", "1", "--rounds", "2", "--processes", "1"]
+    assert main([*arguments, "--json", str(file)]) == 0
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_way_is_a_row_with_its_figures(figures: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in figures["rows"]}
+    assert set(rows) == {arm.name for arm in arms(10)}
+    assert sorted({row["letter"] for row in rows.values()}) == ["a", "b", "c", "d", "e", "f"]
+    assert all(row.keys() >= KEYS for row in rows.values())
+    assert 0 < figures["centralised"] <= 1
+    assert rows["fedavg_teacher"]["accuracy_student"] is None
+    assert all(0 < row["accuracy_student"] <= 1 for name, row in rows.items() if name != "fedavg_teacher")
+
+
+def test_bytes_are_those_of_what_travelled(figures: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in figures["rows"]}
+    teacher, student = rows["fedavg_teacher"], rows["fedavg_student"]
+    assert teacher["bytes_up"] > 2 * teacher["update_bytes"] > 2 * student["update_bytes"] > 0
+    assert teacher["reduction"] == 0
+    both = student["bytes_up"] + student["bytes_down"]
+    assert student["reduction"] == pytest.approx(1 - both / (teacher["bytes_up"] + teacher["bytes_down"]))
+    assert rows["ours_384"]["bytes_up"] <= rows["ours_4096"]["bytes_up"] <= student["bytes_up"]
+
+
+def test_decoding_is_set_beside_an_int8_pass(figures: dict[str, Any]) -> None:
+    large = figures["large_vector"]
+    assert large["parameters"] == 250_000
+    assert large["rows"][0]["decode_to_int8_add"] > 0
+    assert large["int8_add_microseconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "version"),
+    [((0.1, 0.9, 0.1, 0.1), None), ((0.1, 0.7, 0.9, 0.8, 0.9), 3), ((0.8, 0.8, 0.8), 2), ((0.9, 0.9), None)],
+)
+def test_the_target_is_reached_when_three_versions_reach_it(accuracies: tuple[float, ...], version: int | None) -> None:
+    curve = [{"version": at, "accuracy": {"held_out": value}} for at, value in enumerate(accuracies)]
+    point = first_reaching(curve, 0.8 - 1e-9, "held_out")
+    assert (None if point is None else point["version"]) == version

@@ -1,0 +1,219 @@
+"""One message of each kind, layouts with their fingerprints, and a line of versions by deltas."""
+
+import hashlib
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tests.vectors.form import as_json, fields_of, packed, unframed
+from wire_contract import topics
+from wire_contract.codec import encode
+from wire_contract.deltas import GRIDS, make_delta
+from wire_contract.encoding import EncodedTensor, GapCoded, encode_vector
+from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.layout import Layout, TensorSpec, Vector, digest
+from wire_contract.manifest import Published, announce, chunk_digests, whole
+from wire_contract.messages import (
+    AggregatorStatus,
+    Delta,
+    Evaluation,
+    Message,
+    Model,
+    Presence,
+    Receipt,
+    Update,
+)
+
+LAYOUT = Layout((TensorSpec("conv.weight", (2, 3)), TensorSpec("conv.bias", (2,)), TensorSpec("gain", ())))
+SIZES = [spec.size for spec in LAYOUT.tensors]
+WEIGHTS: Vector = np.array([1, -0.5, 0.25, 3, 0.1, -0.2, 0.001, 7, -1.5], dtype=np.float32)
+TASK, DEVICE = "har", "watch-1"
+INCARNATION = bytes(range(8))
+LEVELS = [1, 0, -2, 0, 0, 1, 0, 0, -1]
+
+
+def _levels(exponents: list[int]) -> tuple[EncodedTensor, ...]:
+    return (code_levels(np.array(LEVELS), exponents, SIZES),)
+
+
+def line() -> tuple[bytes, Published, list[bytes], list[Published]]:
+    """The snapshot of version 0 in float16, and two deltas: one of int8 steps, one gap-coded."""
+    payload, start = whole(WEIGHTS, task=TASK, version=0, parent=None, layout=LAYOUT, encoding="float16")
+    deltas, reached = [], [start]
+    steps = (
+        lambda _d, layout: encode_vector(WEIGHTS * np.float32(0.01), layout, "int8"),
+        lambda *_: _levels([-56] * 3),
+    )
+    for step in steps:
+        delta, published = make_delta(WEIGHTS, reached[-1], encoding="float16", encode=step)
+        deltas.append(delta)
+        reached.append(published)
+    return payload, start, deltas, reached
+
+
+def deltas() -> list[dict[str, Any]]:
+    payload, start, sent, reached = line()
+    ties = [2049.0, 2051.0, 2.0**-25, 3 * 2.0**-25, -(2.0**-26), 65519.0, 0.1, 1e-40]
+    rounded = GRIDS["float16"](np.array(ties, dtype=np.float32))
+    return [
+        {
+            "why": "version 0 whole in float16, then p_v = float16(p_(v-1) + delta), each sum rounded to float32",
+            "snapshot": payload.hex(),
+            "layout": as_json(msgspec.to_builtins(LAYOUT)[0]),
+            "weights": start.weights.tobytes().hex(),
+            "digest": start.digest.hex(),
+            "steps": [
+                {"delta": delta.hex(), "weights": after.weights.tobytes().hex(), "digest": after.digest.hex()}
+                for delta, after in zip(sent, reached[1:], strict=True)
+            ],
+        },
+        {
+            "why": "the float16 grid: to nearest, ties to even, and back to float32",
+            "from": np.array(ties, dtype="<f4").tobytes().hex(),
+            "to": rounded.astype("<f4").tobytes().hex(),
+        },
+    ]
+
+
+def layouts() -> list[dict[str, Any]]:
+    one = Layout((TensorSpec("gewicht/ü", (300, 70_000)),))
+    return [
+        {
+            "why": why,
+            "tensors": as_json([[spec.name, list(spec.shape), spec.dtype] for spec in layout.tensors]),
+            "hashed": packed([[[spec.name, list(spec.shape), spec.dtype] for spec in layout.tensors]]).hex(),
+            "fingerprint": layout.fingerprint.hex(),
+            **({"weights": WEIGHTS.tobytes().hex(), "digest": digest(WEIGHTS).hex()} if layout is LAYOUT else {}),
+        }
+        for why, layout in (
+            ("three tensors, the last one a scalar; the digest is of the 9 float32 weights", LAYOUT),
+            ("numbers take the fewest bytes msgpack has, names are UTF-8", one),
+        )
+    ]
+
+
+def messages() -> list[dict[str, Any]]:
+    return [_vector(name, kind, message, parts) for name, kind, message, parts in _all()] + [_stored()]
+
+
+def _vector(name: str, kind: topics.Kind | None, message: Message, parts: dict[str, str | int]) -> dict[str, Any]:
+    payload = encode(message)
+    return {
+        "name": name,
+        "kind": type(message).__name__,
+        "topic": topics.build(kind, root=topics.DEFAULT_ROOT, task=TASK, **parts) if kind else None,
+        "canonical": True,
+        "payload": payload.hex(),
+        "content": unframed(payload).hex(),
+        "message": fields_of(message),
+    }
+
+
+def _stored() -> dict[str, Any]:
+    """What firmware without a compressor writes, with fields that it does not set left out."""
+    fields = {"o": "online", "v": 1, "unknown": [None, {"a": 1}]}
+    content = packed(fields)
+    header = b"\x68\x40" + struct.pack("<Q", len(content))
+    payload = bytes.fromhex("04224d18") + header + b"\x00" + struct.pack("<I", 1 << 31 | len(content)) + content
+    payload = _with_checksum(payload + bytes(4))
+    return {
+        "name": "presence in a frame of one stored block, with an unknown key and without the optional ones",
+        "kind": "Presence",
+        "topic": topics.build("presence", root=topics.DEFAULT_ROOT, task=TASK, device=DEVICE),
+        "canonical": False,
+        "payload": payload.hex(),
+        "content": content.hex(),
+        "message": fields_of(Presence(status="online")),
+    }
+
+
+def _with_checksum(payload: bytes) -> bytes:
+    """The header checksum as the reference implementation finds it, by asking it for each of the 256."""
+    return next(
+        candidate
+        for byte in range(256)
+        for candidate in [payload[:14] + bytes([byte]) + payload[15:]]
+        if _is_frame(candidate)
+    )
+
+
+def _is_frame(payload: bytes) -> bool:
+    try:
+        return bool(unframed(payload))
+    except RuntimeError:
+        return False
+
+
+def update(name: str, tensors: tuple[EncodedTensor, ...]) -> tuple[str, topics.Kind, Message, dict[str, str | int]]:
+    message = Update(
+        task=TASK,
+        device=DEVICE,
+        incarnation=INCARNATION,
+        sequence=17,
+        base_version=0,
+        base_digest=digest(WEIGHTS),
+        layout_fingerprint=LAYOUT.fingerprint,
+        samples=960,
+        local_steps=30,
+        train_seconds=12.5,
+        metrics={"loss": 0.75},
+        tensors=tensors,
+    )
+    return name, "update", message, {"shard": 0, "device": DEVICE}
+
+
+def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]]:
+    snapshot, start, sent, reached = line()
+    whole_one = announce(
+        WEIGHTS,
+        task=TASK,
+        version=0,
+        parent=None,
+        layout=LAYOUT,
+        encoding="float16",
+        shards=1,
+        update_bytes_max=1 << 20,
+        published_at=1_700_000_000.25,
+    ).manifest
+    later = msgspec.structs.replace(
+        whole_one,
+        version=2,
+        parent=1,
+        digest=reached[-1].digest,
+        snapshot=0,
+        chunk_digests=chunk_digests([snapshot[:100], snapshot[100:]]),
+        inline=None,
+        delta=sent[-1],
+        delta_sizes=tuple(map(len, reversed(sent))),
+    )
+    refused = Receipt(
+        outcome="refused",
+        version=3,
+        reason="malformed",
+        detail="frame: not an LZ4 frame",
+        payload_digest=hashlib.sha256(b"not a frame").digest()[:8],
+    )
+    merged = Receipt(incarnation=INCARNATION, sequence=17, outcome="merged", version=2, weight=0.5, staleness=2)
+    measured = Evaluation(
+        task=TASK, device="judge", version=2, digest=start.digest, samples=400, metrics={"accuracy": 0.875, "f1": 0.5}
+    )
+    status = AggregatorStatus(status="online", version=2, counters={"merged": 5, "refused": 0})
+    here: dict[str, str | int] = {"device": DEVICE}
+    return [
+        update("update in float32", encode_vector(WEIGHTS, LAYOUT, "float32")),
+        update("update in int8", encode_vector(WEIGHTS, LAYOUT, "int8")),
+        update("update of levels in one entry", _levels([0, -8, 3])),
+        update("update of zeros: one bit a tensor", (GapCoded(3, b"\0"),)),
+        ("model in float16", None, msgspec.msgpack.decode(unframed(snapshot), type=Model), {}),
+        ("delta in int8", "delta", msgspec.msgpack.decode(unframed(sent[0]), type=Delta), {"version": 1}),
+        ("manifest with the model inline", "model", whole_one, {}),
+        ("manifest with a delta inline and a snapshot in two chunks", "model", later, {}),
+        ("receipt: merged", "receipt", merged, here),
+        ("receipt: refused, unreadable", "receipt", refused, here),
+        ("presence", "presence", Presence(status="online", firmware="fw 1.2", capability={"int8": "yes"}), here),
+        ("presence: the will", "presence", Presence(status="offline", firmware="fw 1.2"), here),
+        ("evaluation", "evaluation", measured, {"device": "judge"}),
+        ("aggregator status", "aggregator", status, {"shard": 0}),
+    ]

@@ -1,0 +1,192 @@
+"""The test vectors are what the library says, and what a plain reader of docs/wire-format.md says."""
+
+import hashlib
+import struct
+from typing import Any
+
+import msgpack
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.laws.test_codec_laws import mutated
+from tests.laws.test_gap_coded_laws import entries
+from tests.vectors import bit_by_bit
+from tests.vectors.form import FOLDER, as_json, fields_of, from_json, load, text_of, unframed
+from tests.vectors.make import FILES
+from tests.vectors.of_tensors import layout_of
+from wire_contract import codec, messages, topics
+from wire_contract.deltas import GRIDS, follow
+from wire_contract.encoding import EncodedTensor, GapCoded, decode_vector
+from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.errors import DecodeError
+from wire_contract.layout import Layout, TensorSpec, digest
+from wire_contract.manifest import read_model
+
+SAME_EACH_TIME = settings(derandomize=True, deadline=None, max_examples=200)
+
+
+def each(name: str, label: str) -> pytest.MarkDecorator:
+    vectors = load(name)
+    return pytest.mark.parametrize("vector", vectors, ids=[vector[label] for vector in vectors])
+
+
+def kind_of(vector: dict[str, Any]) -> type[messages.Message]:
+    kind: type[messages.Message] = getattr(messages, vector["kind"])
+    return kind
+
+
+def entry_of(built: Any) -> EncodedTensor:
+    entry: EncodedTensor = msgspec.convert(from_json(built), EncodedTensor)
+    return entry
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_the_files_are_what_the_generator_writes(name: str) -> None:
+    """A difference is a change of the format, unless it is one of LZ4's own bytes: then another lz4 is installed."""
+    assert (FOLDER / f"{name}.json").read_text() == text_of(FILES[name]())
+
+
+@each("messages", "name")
+def test_a_payload_is_the_message(vector: dict[str, Any]) -> None:
+    payload = bytes.fromhex(vector["payload"])
+    content = unframed(payload)
+    assert content.hex() == vector["content"]
+    message = codec.decode(payload, kind_of(vector))
+    assert fields_of(message) == vector["message"]
+    if vector["canonical"]:
+        assert as_json(msgpack.unpackb(content)) == vector["message"]
+        assert codec.encode(message) == payload
+        assert msgpack.packb(from_json(vector["message"])) == content
+    if vector["topic"] is not None:
+        parsed = topics.parse(vector["topic"], root=topics.DEFAULT_ROOT)
+        assert topics.TOPICS[parsed.kind].payload is kind_of(vector)
+
+
+def test_there_is_a_vector_of_every_message_and_every_encoding() -> None:
+    assert {vector["kind"] for vector in load("messages")} == {kind.__name__ for kind in codec.SCHEMAS}
+    tags = {vector["entry"][0] for vector in load("tensors")} | ({"g"} if load("gap_coded") else set())
+    assert tags == {kind.__struct_config__.tag for kind in EncodedTensor.__args__}
+
+
+@each("layouts", "why")
+def test_a_layout_has_its_fingerprint_and_weights_their_digest(vector: dict[str, Any]) -> None:
+    layout = Layout(tuple(TensorSpec(name, tuple(shape)) for name, shape, _ in vector["tensors"]))
+    hashed = bytes.fromhex(vector["hashed"])
+    assert msgpack.unpackb(hashed) == [vector["tensors"]]
+    assert hashed == b"\x91" + msgpack.packb(vector["tensors"]), "key `l` of a model, in an array of one"
+    assert hashlib.sha256(hashed).hexdigest()[:16] == layout.fingerprint.hex() == vector["fingerprint"]
+    if "weights" in vector:
+        weights = bytes.fromhex(vector["weights"])
+        assert hashlib.sha256(weights).hexdigest() == vector["digest"]
+        assert digest(np.frombuffer(weights, dtype=np.float32)).hex() == vector["digest"]
+
+
+@each("tensors", "why")
+def test_an_entry_is_its_numbers(vector: dict[str, Any]) -> None:
+    entry = entry_of(vector["entry"])
+    assert decode_vector((entry,), layout_of(vector["sizes"])).astype("<f4").tobytes().hex() == vector["float32"]
+    assert as_json(msgspec.to_builtins(entry, builtin_types=(bytes,))) == vector["entry"]
+
+
+@each("gap_coded", "why")
+def test_a_gap_coded_entry_is_its_levels(vector: dict[str, Any]) -> None:
+    data, sizes = bytes.fromhex(vector["data"]), vector["sizes"]
+    plain = bit_by_bit.read(data, sizes)
+    assert plain.levels == vector["levels"]
+    assert plain.float32.hex() == vector["float32"]
+    assert [tensor.exponent for tensor in plain.tensors] == vector["exponents"]
+    entry = GapCoded(len(sizes), data)
+    assert decode_vector((entry,), layout_of(sizes)).astype("<f4").tobytes().hex() == vector["float32"]
+    assert code_levels(np.array(vector["levels"]), vector["exponents"], sizes) == entry
+    assert "".join(vector["bits"].values()) == "".join(f"{byte:08b}" for byte in data)
+
+
+def plainly(data: bytes, sizes: list[int]) -> bytes | None:
+    try:
+        return bit_by_bit.read(data, sizes).float32
+    except bit_by_bit.Refused:
+        return None
+
+
+def by_the_library(data: bytes, sizes: list[int]) -> bytes | None:
+    try:
+        return decode_vector((GapCoded(len(sizes), data),), layout_of(sizes)).astype("<f4").tobytes()
+    except DecodeError:
+        return None
+
+
+@SAME_EACH_TIME
+@given(entries())
+def test_the_plain_reader_and_the_library_read_the_same(drawn: tuple[GapCoded, list[int]]) -> None:
+    entry, sizes = drawn
+    read = plainly(entry.data, sizes)
+    assert read is not None
+    assert read == by_the_library(entry.data, sizes)
+
+
+@SAME_EACH_TIME
+@given(entries(), st.data())
+def test_the_plain_reader_and_the_library_refuse_the_same(
+    drawn: tuple[GapCoded, list[int]], data: st.DataObject
+) -> None:
+    entry, sizes = drawn
+    damaged = data.draw(mutated(st.just(entry.data)))
+    assert plainly(damaged, sizes) == by_the_library(damaged, sizes)
+
+
+def test_deltas_lead_from_the_snapshot_to_the_digest() -> None:
+    vector = load("deltas")[0]
+    held = read_model(bytes.fromhex(vector["snapshot"]))
+    assert as_json(msgspec.to_builtins(held.layout)[0]) == vector["layout"]
+    assert (held.weights.tobytes().hex(), held.digest.hex()) == (vector["weights"], vector["digest"])
+    for step in vector["steps"]:
+        delta = codec.decode(bytes.fromhex(step["delta"]), messages.Delta)
+        plain = [
+            _float16(_float32(before + difference))
+            for before, difference in zip(
+                _floats(held.weights.tobytes()),
+                _floats(decode_vector(delta.tensors, held.layout).tobytes()),
+                strict=True,
+            )
+        ]
+        held = follow(held, delta)
+        assert struct.pack(f"<{len(plain)}f", *plain).hex() == held.weights.tobytes().hex() == step["weights"]
+        assert held.digest.hex() == hashlib.sha256(bytes.fromhex(step["weights"])).hexdigest() == step["digest"]
+
+
+def test_the_float16_grid_is_that_of_the_standard_library() -> None:
+    vector = load("deltas")[1]
+    values = np.frombuffer(bytes.fromhex(vector["from"]), dtype="<f4")
+    assert GRIDS["float16"](values.astype(np.float32)).astype("<f4").tobytes().hex() == vector["to"]
+    assert [_float16(value) for value in values.tolist()] == _floats(bytes.fromhex(vector["to"]))
+
+
+def _floats(data: bytes) -> list[float]:
+    return list(struct.unpack(f"<{len(data) // 4}f", data))
+
+
+def _float32(value: float) -> float:
+    (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(rounded)
+
+
+def _float16(value: float) -> float:
+    (rounded,) = struct.unpack("<e", struct.pack("<e", value))
+    return float(rounded)
+
+
+@each("refused_payloads", "name")
+def test_a_payload_that_is_no_message_is_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError) as caught:
+        codec.decode(bytes.fromhex(vector["payload"]), kind_of(vector))
+    assert vector["error"] in str(caught.value)
+
+
+@each("refused_tensors", "name")
+def test_entries_that_are_not_of_the_layout_are_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_vector([entry_of(built) for built in vector["entries"]], layout_of(vector["sizes"]))
+    assert vector["error"] in str(caught.value)
