@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from aggregator.model_line import DELTA_BYTES
+from device_client.settings import UPDATE_BYTES
 from simulators.virtual_server import Rules
 from wire_contract.encoding_choice import Energy, TopShare
 from wire_contract.planner import Plan
 
-UPDATE_BYTES, DELTA_BYTES = 1_024, 1_536
-"""Budgets of the default, for the tensors of one update and of one version's difference."""
 BUDGETS = (384, 2_048, 4_096)
 """Further budgets, of both."""
 TOP_SHARE = 0.03

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arms import UPDATE_BYTES
+from device_client.settings import UPDATE_BYTES
 from wire_contract.encoding import decode_vector
 from wire_contract.encoding_choice import EncodingChoice, TopShare, encode_as
 from wire_contract.layout import Layout, TensorSpec, Vector

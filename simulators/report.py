@@ -86,7 +86,7 @@ def _kpis(record: Record) -> str:
         ),
         (
             "",
-            f"{record.update_payload_bytes:,.0f} bytes",
+            f"{record.update_payload_bytes / _KB:.1f} kB",
             f"an update; {record.bytes_up / _KB:,.0f} kB up and {record.bytes_down / _KB:,.0f} kB down in all",
         ),
         (
