@@ -163,7 +163,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one update. The device keeps an update until this comes."""
 
-    incarnation: bytes = msgspec.field(name="i", default=b"")
+    incarnation: Annotated[bytes, msgspec.Meta(max_length=INCARNATION_BYTES)] = msgspec.field(name="i", default=b"")
     """Empty when the update could not be read; `payload_digest` names it then."""
     sequence: Count = msgspec.field(name="n", default=0)
     outcome: Outcome = msgspec.field(name="o")
@@ -174,7 +174,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     reason: RefusalReason | None = msgspec.field(name="r", default=None)
     detail: Text = msgspec.field(name="x", default="")
     """One line for a person."""
-    payload_digest: bytes = msgspec.field(name="p", default=b"")
+    payload_digest: Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_DIGEST_BYTES)] = msgspec.field(
+        name="p", default=b""
+    )
     """First 8 bytes of the SHA-256 of the refused payload, where there is no identity."""
     schema: int = msgspec.field(name="v", default=1)
 
