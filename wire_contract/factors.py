@@ -89,11 +89,18 @@ def balanced_factors(matrix: np.ndarray, tried: Sequence[int]) -> Iterator[LowRa
     """`matrix` (rows, columns) in the ranks `tried`, in int4 and in int8; both take the root of each singular value."""
     if not tried:
         return
-    left, sigma, right = decompose(matrix)
-    root = np.sqrt(sigma)
+    # The eigenvectors of AAᵀ are the left vectors of A, in a third of the time. What is lost, a singular value below
+    # 10⁻⁷ of the first, is far less than the steps of the factors.
+    flat = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    energies, vectors = np.linalg.eigh(flat @ flat.T)
+    vectors = vectors[:, ::-1][:, : max(tried)]
+    root = np.maximum(energies[::-1][: max(tried)], energies[-1] * 1e-14) ** 0.25
+    left, right = vectors * root, vectors.T @ flat / root[:, None]
+    if flat is not matrix:
+        left, right = right.T, left.T
     for rank in tried:
         for name in ("int4", "int8"):
-            yield _factored(left[:, :rank] * root[:rank], root[:rank, None] * right[:rank], _ENCODERS[name])
+            yield _factored(left[:, :rank], right[:rank], _ENCODERS[name])
 
 
 def ranks(rank_max: int) -> list[int]:

@@ -57,12 +57,17 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     @cached_property
     def size(self) -> int:
         """Elements of all tensors together."""
-        return sum(spec.size for spec in self.tensors)
+        return sum(self.sizes)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of each tensor."""
+        return tuple(spec.size for spec in self.tensors)
 
     @cached_property
     def bounds(self) -> tuple[tuple[int, int], ...]:
         """Start and stop of each tensor in the vector."""
-        stops = np.cumsum([spec.size for spec in self.tensors], dtype=np.int64).tolist()
+        stops = np.cumsum(self.sizes, dtype=np.int64).tolist()
         return tuple(zip([0, *stops[:-1]], stops, strict=True)) if stops else ()
 
     @cached_property

@@ -6,7 +6,8 @@ of a pass over the elements. With k_j elements of level j or more, and S_j the s
     D = Σx² - 2·scale·Σ_j S_j + scale²·Σ_j (2j - 1)·k_j         R = the entropy of the layers, signs and heads
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from wire_contract.layout import Layout, Vector
 _STEP_PER_ROOT_LAMBDA = 2.9
 """Uniform quantisation at a high rate has D = step²/12 an element and loses 6 dB a bit: λ = step²·ln 2 / 6."""
 
-_SCALES_TRIED = 6
-"""From that step upwards, an eighth of an octave apart: at a low rate what is kept at all is far beyond the step."""
+_SCALES_TRIED = (0, 1, 2, 3, 4, 5)
+"""From that step upwards, in eighths of an octave: at a low rate what is kept at all is far beyond the step."""
 
-_SCALES_TRIED_FINE = 3
+_SCALES_TRIED_FINE = (0, 1, 2)
 _FINE = 24
 """With more levels than this the rate is high, and the step is near what it should be."""
 
@@ -56,19 +57,27 @@ class Magnitudes:
     """A vector's magnitudes, sorted within each tensor."""
 
     def __init__(self, vector: Vector, layout: Layout) -> None:
-        self.sizes = np.array([spec.size for spec in layout.tensors], dtype=np.int64)
-        self._stops = np.cumsum(self.sizes)
-        starts = self._stops - self.sizes
+        self.sizes = np.array(layout.sizes)
+        stops = np.cumsum(self.sizes)
+        starts = stops - self.sizes
         self._absolute = np.abs(vector).astype(np.float64)
         self.peaks = np.maximum.reduceat(self._absolute, starts)
+        self.peak = float(self.peaks.max())
         self.energies = np.add.reduceat(self._absolute**2, starts)
+        self.sizes_entropy = _xlog2x(self.sizes)
+        self.head_bits = 3 + np.log2(self.sizes)
         # One sort and one binary search serve all tensors: tensor t has the keys from 2t to 2t + 1.
-        self._unit = np.where(self.peaks > 0, self.peaks, 1.0)
-        self._offsets = 2.0 * np.arange(len(self.sizes))
-        units, offsets = np.repeat(self._unit, self.sizes), np.repeat(self._offsets, self.sizes)
-        self._keys = self._absolute / units + offsets
+        unit = np.where(self.peaks > 0, self.peaks, 1.0)
+        offsets = 2.0 * np.arange(len(self.sizes))
+        units, offset = unit.repeat(self.sizes), offsets.repeat(self.sizes)
+        self._keys = self._absolute / units
+        self._keys += offset
         self._keys.sort()
-        self._sums = np.concatenate(([0.0], np.cumsum((self._keys - offsets) * units)))
+        self._sums = np.zeros(vector.size + 1)
+        np.cumsum((self._keys - offset) * units, out=self._sums[1:])
+        # (tensor, 1, 1), for thresholds (tensor, scale, level)
+        self._unit, self._offsets, self._stops = (column[:, None, None] for column in (unit, offsets, stops))
+        self._sums_to_stop = self._sums[self._stops]
 
     def largest(self, count: float) -> float:
         """A magnitude that about `count` elements of all tensors reach."""
@@ -76,33 +85,32 @@ class Magnitudes:
         return float(np.partition(self._absolute, at)[at])
 
     def reaching(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many elements reach `thresholds` (tensor, …), and the sum of their magnitudes."""
-        shape = (-1, *[1] * (thresholds.ndim - 1))
-        keys = np.minimum(thresholds / self._unit.reshape(shape), 1.5) + self._offsets.reshape(shape)
-        first = np.searchsorted(self._keys, keys.ravel()).reshape(thresholds.shape)
-        stops = self._stops.reshape(shape)
-        return (stops - first).astype(np.float64), self._sums[stops] - self._sums[first]
+        """How many elements reach `thresholds` (tensor or 1, scale, level), and the sum of their magnitudes."""
+        keys = thresholds / self._unit
+        np.minimum(keys, 1.5, out=keys)
+        keys += self._offsets
+        first = self._keys.searchsorted(keys.ravel()).reshape(keys.shape)
+        sums = self._sums_to_stop - self._sums.take(first)
+        return self._stops - first.astype(np.float64), sums
 
 
 def choose_levels(magnitudes: Magnitudes, price: float) -> Choice:
     """The best scale and levels of every tensor when a bit costs `price` (λ)."""
-    step = _STEP_PER_ROOT_LAMBDA * np.sqrt(price)
-    lowest = int(np.floor(np.log2(step) * STEPS_PER_OCTAVE))
-    depth = magnitudes.peaks.max() / step
-    tried = _SCALES_TRIED if depth < _FINE else _SCALES_TRIED_FINE
-    exponents = np.clip(np.arange(lowest, lowest + tried), EXPONENT_MIN, EXPONENT_MAX)
-    scales = scales_of(exponents.tolist()).astype(np.float64)[None]  # (1, scale)
-    levels = np.arange(int(np.clip(np.ceil(magnitudes.peaks.max() / scales[0, 0] + 0.5), 1, LEVELS_MAX)))
-    offsets = np.where(levels > 0, _ROUNDING, _DEAD_ZONE)
-    tensors = len(magnitudes.sizes)
-    first = np.broadcast_to((levels + offsets) * scales[..., None], (tensors, tried, len(levels)))
-    level_bits = _level_bits(magnitudes.reaching(first)[0], magnitudes.sizes)
+    step = _STEP_PER_ROOT_LAMBDA * math.sqrt(price)
+    lowest = math.floor(math.log2(step) * STEPS_PER_OCTAVE)
+    tried = _SCALES_TRIED if magnitudes.peak < _FINE * step else _SCALES_TRIED_FINE
+    exponents = [min(max(lowest + further, EXPONENT_MIN), EXPONENT_MAX) for further in tried]
+    scales = scales_of(exponents).astype(np.float64)[None]  # (1, scale)
+    levels = np.arange(min(max(math.ceil(magnitudes.peak / float(scales[0, 0]) + 0.5), 1), LEVELS_MAX))
+    first = (levels + _ROUNDING) * scales[..., None]
+    first[..., 0] = _DEAD_ZONE * scales
+    level_bits = _level_bits(magnitudes, magnitudes.reaching(first)[0])
     thresholds = _thresholds(scales, level_bits, price)
     distortion, bits = _cost(magnitudes, scales, thresholds)
     best = np.argmin(distortion + price * bits, axis=1)
-    each = np.arange(tensors)
+    each = np.arange(len(best))
     return Choice(
-        exponents[best],
+        np.array(exponents)[best],
         scales[0, best],
         level_bits[each, best],
         thresholds[each, best],
@@ -118,37 +126,42 @@ def at_price(magnitudes: Magnitudes, choice: Choice, price: float) -> Choice:
     return replace(choice, thresholds=thresholds, distortion=distortion[:, 0], bits=bits[:, 0])
 
 
+def merged(one: Choice, other: Choice, chosen: np.ndarray) -> Choice:
+    """`other` for the tensors of `chosen` (tensor,) bool, `one` for the rest."""
+    width = max(one.level_bits.shape[1], other.level_bits.shape[1])
+
+    def of(name: str) -> np.ndarray:
+        parts = [getattr(choice, name) for choice in (one, other)]
+        if parts[0].ndim > 1:  # levels that one of them has not are out of reach
+            rest = [((0, 0), (0, width - part.shape[1])) for part in parts]
+            parts = [np.pad(part, pad, constant_values=np.inf) for part, pad in zip(parts, rest, strict=True)]
+        return np.asarray(np.where(chosen if parts[0].ndim == 1 else chosen[:, None], parts[1], parts[0]))
+
+    return Choice(**{entry.name: of(entry.name) for entry in fields(Choice)})
+
+
 def _thresholds(scales: np.ndarray, level_bits: np.ndarray, price: float) -> np.ndarray:
     """Where the squared error that a level saves is worth its bits: (…, level) for `scales` (…)."""
     scale = scales[..., None]
-    middle = (np.arange(level_bits.shape[-1]) + 0.5) * scale
-    return np.maximum.accumulate(middle + level_bits * (price / (2 * scale)), axis=-1)
+    thresholds = level_bits * (price / (2 * scale)) + (np.arange(level_bits.shape[-1]) + 0.5) * scale
+    return np.asarray(np.maximum.accumulate(thresholds, axis=-1))
 
 
 def _cost(magnitudes: Magnitudes, scales: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Squared error and bits, (tensor, scale), of `scales` (tensor or 1, scale) with `thresholds` (…, level)."""
     counts, sums = magnitudes.reaching(thresholds)
-    squares = counts @ (2.0 * np.arange(counts.shape[-1]) + 1)
-    distortion = magnitudes.energies[:, None] - 2 * scales * sums.sum(axis=-1) + scales**2 * squares
-    return np.maximum(distortion, 0), _bits(counts, magnitudes.sizes)
+    squares = counts @ np.arange(1.0, 2.0 * counts.shape[-1], 2.0)
+    distortion = magnitudes.energies[:, None] + scales * (scales * squares - 2 * sums.sum(axis=-1))
+    return np.maximum(distortion, 0), _bits(magnitudes, counts)
 
 
 def levels_of(vector: Vector, layout: Layout, choice: Choice, tensors: np.ndarray) -> np.ndarray:
     """(layout.size,) int64 levels of `vector` by the thresholds of `choice`; zeros outside `tensors` (indices)."""
-    sizes = [spec.size for spec in layout.tensors]
-    thresholds = np.full(choice.thresholds.shape, np.inf)
-    thresholds[tensors] = choice.thresholds[tensors]
     magnitudes = np.abs(vector).astype(np.float64)
     levels = np.zeros(vector.size, dtype=np.int64)
-    members = np.flatnonzero(magnitudes >= np.repeat(thresholds[:, 0], sizes))
-    tensor = np.repeat(np.arange(len(sizes)), sizes)[members]
-    magnitudes = magnitudes[members]
-    for of_level in thresholds.T:
-        stay = magnitudes >= of_level[tensor]
-        members, tensor, magnitudes = members[stay], tensor[stay], magnitudes[stay]
-        if not members.size:
-            break
-        levels[members] += 1
+    for tensor in tensors.tolist():
+        start, stop = layout.bounds[tensor]
+        levels[start:stop] = choice.thresholds[tensor].searchsorted(magnitudes[start:stop], side="right")
     np.negative(levels, out=levels, where=vector < 0)
     return levels
 
@@ -156,29 +169,37 @@ def levels_of(vector: Vector, layout: Layout, choice: Choice, tensors: np.ndarra
 def code_choice(levels: np.ndarray, choice: Choice, layout: Layout, first: int, after: int) -> GapCoded:
     """One entry for the tensors `first` … `after` - 1."""
     start, stop = layout.bounds[first][0], layout.bounds[after - 1][1]
-    sizes = [spec.size for spec in layout.tensors[first:after]]
+    sizes = layout.sizes[first:after]
     return code_levels(levels[start:stop], choice.exponents[first:after].tolist(), sizes)
 
 
-def _level_bits(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _level_bits(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
     """Bits by which each level costs more than the one below it, (tensor, scale, level), of layers of `counts`."""
-    outer = np.concatenate((np.broadcast_to(sizes[:, None, None], (*counts.shape[:2], 1)), counts[..., :-1]), axis=-1)
-    further = (counts + 0.25) / (outer + 0.5)  # never 0 nor 1: one element less does not make a level free or forbidden
+    # Never 0 nor 1: one element less does not make a level free or forbidden.
+    further = (counts + 0.25) / (_outer(magnitudes, counts) + 0.5)
     stop = np.log2(1 - further)
-    prices = -np.log2(further) + stop
+    prices = stop - np.log2(further)
     prices[..., :-1] -= stop[..., 1:]
     prices[..., 0] += 1
-    return np.asarray(np.maximum(prices, 0))
+    return np.asarray(np.maximum(prices, 0, out=prices))
 
 
-def _bits(counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _bits(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
     """Of layers (tensor, scale, level): gaps, signs and head."""
-    outer = np.concatenate((np.broadcast_to(sizes[:, None, None], (*counts.shape[:2], 1)), counts[..., :-1]), axis=-1)
-    rest = outer - counts
-    entropy = _xlog2x(outer) - _xlog2x(counts) - _xlog2x(rest)
+    rest = _outer(magnitudes, counts) - counts
+    # Σ of x·log2 x over what each layer is a subset of, less that over the layers, is but that of the first and last.
+    entropy = magnitudes.sizes_entropy[:, None] - _xlog2x(counts[..., -1]) - _xlog2x(rest).sum(axis=-1)
     signs = counts[..., 0]
-    head = 3 + np.log2(sizes)[:, None] + np.where(counts > 0, np.log2(np.maximum(counts, 1)) + 1, 0).sum(axis=-1)
-    return np.where(signs > 0, _GOLOMB_OVERHEAD * entropy.sum(axis=-1) + signs + head, 0) + 1
+    head = magnitudes.head_bits[:, None] + np.log2(counts + 1).sum(axis=-1)
+    return np.asarray((_GOLOMB_OVERHEAD * entropy + signs + head) * (signs > 0) + 1)
+
+
+def _outer(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
+    """What each layer of `counts` is a subset of: the tensor, or the layer before it."""
+    outer = np.empty_like(counts)
+    outer[..., 0] = magnitudes.sizes[:, None]
+    outer[..., 1:] = counts[..., :-1]
+    return outer
 
 
 def _xlog2x(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from wire_contract.encoding.entropy import EntropyBits, entropy_bits
 from wire_contract.errors import EncodeError
 from wire_contract.factors import energy_at, low_rank_by_energy
 from wire_contract.layout import Layout, Vector
-from wire_contract.rate_search import Point, RateSearch, encoded_bytes
+from wire_contract.rate_search import RateSearch, encoded_bytes
 from wire_contract.top_share import top_share
 
 __all__ = [
@@ -33,10 +33,11 @@ __all__ = [
 Entries = tuple[EncodedTensor, ...]
 
 _AIM = 0.994
-_FILL = 0.98
-"""The size, or error, that a further attempt aims at, and the one that is near enough, of the largest allowed."""
+_FILL, _FILL_LATER = 0.98, 0.95
+"""The size, or error, that a further attempt aims at, and the one that is near enough, of the largest allowed: first,
+and after some attempts."""
 
-_ATTEMPTS = 8
+_ATTEMPTS, _ATTEMPTS_FILL = 8, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +100,13 @@ def _within_bytes(search: RateSearch, bytes_max: int, best: tuple[EncodedTensor,
     """The largest message found up to `bytes_max`; `best`, of zeros, if no other one fits."""
     size_best = size = 0
     target = _bits_left(bytes_max, search)
-    point: Point | None = None
-    for _ in range(_ATTEMPTS):
+    price: float | None = None
+    point = None
+    for attempt in range(_ATTEMPTS):
         if point is None:
-            point = search.with_bits(target)
+            point = search.with_bits(target, price)
             if low_rank and search.add_factors(point):
-                point = search.with_bits(target)
+                point = search.with_bits(target, point.price)
             low_rank = False
         else:
             point = search.moved_to_bits(point, target)
@@ -112,10 +114,11 @@ def _within_bytes(search: RateSearch, bytes_max: int, best: tuple[EncodedTensor,
         size_before, size = size, encoded_bytes(tensors)
         if size_best < size <= bytes_max:
             best, size_best = tensors, size
-        if size <= bytes_max and (size >= _FILL * bytes_max or size == size_before or point.distortion == 0):
+        filled = size_best >= (_FILL if attempt < _ATTEMPTS_FILL - 1 else _FILL_LATER) * bytes_max
+        if filled or (size <= bytes_max and (size == size_before or point.distortion == 0)):
             break
-        bits = point.bits
-        if not 0.97 * target < bits < 1.01 * target:
+        bits, price = point.bits, point.price
+        if not 0.97 * target < bits < 1.01 * target or search.is_high_rate(bits):
             point = None  # the thresholds alone do not lead there
         target = max(bits + 8 * (_AIM * bytes_max - size), target / 4, 1.0)
     return best
@@ -135,12 +138,12 @@ def _within_error(search: RateSearch, error_max: float, *, low_rank: bool) -> En
     size_best = encoded_bytes(best)
     error = 0.0
     wanted = (error_max * _AIM) ** 2 * search.energy
-    point: Point | None = None
+    point = None
     for _ in range(_ATTEMPTS):
         if point is None:
             point = search.with_distortion(wanted)
             if low_rank and search.add_factors(point):
-                point = search.with_distortion(wanted)
+                point = search.with_distortion(wanted, point.price)
             low_rank = False
         else:
             point = search.moved_to_distortion(point, wanted)

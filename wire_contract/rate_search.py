@@ -4,9 +4,9 @@ Each tensor takes what minimises D + λ·R, its squared error plus λ times its 
 that is reverse water-filling, no bit would do more good in another tensor.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import msgspec
 import numpy as np
@@ -15,7 +15,8 @@ from wire_contract.encoding import EncodedTensor
 from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int8
 from wire_contract.factors import balanced_factors, matrix_shape, ranks
 from wire_contract.layout import Layout, Vector
-from wire_contract.level_choice import Choice, Magnitudes, at_price, choose_levels, code_choice, levels_of
+from wire_contract.level_choice import Magnitudes, at_price, choose_levels, code_choice, levels_of
+from wire_contract.price_search import Point, mixed, solve
 
 _ENTRY_BITS = 8 * 20
 """Beyond its data: an entry's opening, tag, lengths and scale, and the entry of levels that it cuts in two."""
@@ -31,14 +32,25 @@ _DENSE: Mapping[str, Callable[[Vector], EncodedTensor]] = {
 }
 _FLOAT16_MAX = 65_504.0
 
-_COARSE, _FINE = 0.1, 0.002
+_FURTHER_RANKS = 3
+
+_NEAR, _NEAR_MOVED = 0.03, 0.003
 """How near the wanted value a search ends, in octaves: first among all prices, then with the scales as they are."""
 
-_STEPS = 30
-"""Prices tried at most."""
+_NARROW, _NARROW_MOVED = 0.1, 0.002
+"""Octaves of price that are not worth another try, likewise."""
 
-_MOVED_ENOUGH = 0.98
-"""Of the bits wanted, by other thresholds."""
+_FILLED = 0.95
+"""Of the bits wanted: with less, larger options are tried."""
+
+_WORTH = 64.0
+"""A bit of a larger option may save so many times less than the price."""
+
+_MOVED_MAX = 32.0
+"""So many times higher, or lower, is the price that thresholds are moved to."""
+
+_HIGH_RATE = 2.5
+"""Bits an element: so many that hardly one is zero, and other thresholds change little."""
 
 _PRICE_MIN, _PRICE_MAX = 1e-20, 10.0
 """Of the vector's energy: below, all is float32; above, all is zero."""
@@ -47,25 +59,6 @@ _PRICE_MIN, _PRICE_MAX = 1e-20, 10.0
 def encoded_bytes(tensors: tuple[EncodedTensor, ...]) -> int:
     """What they take in a message, before its compression."""
     return len(msgspec.msgpack.encode(tensors))
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """What every tensor takes at one price."""
-
-    price: float
-    levels: Choice
-    option: np.ndarray
-    """(tensor,) which of the tensor's other options it takes; -1: levels, or nothing."""
-    zero: np.ndarray
-    """(tensor,) bool: nothing."""
-    fixed_bits: float
-    """Of the tensors without levels."""
-    fixed_distortion: float
-    bits: float = 0.0
-    """Expected, of all tensors."""
-    distortion: float = 0.0
-    """Expected squared error of all tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,35 +87,74 @@ class RateSearch:
         self.energy = float(self._energies.sum())
         columns = (self._magnitudes.sizes, self._magnitudes.peaks, self._energies)
         self._options = [_dense_options(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        self._prices = self.energy * _PRICE_MIN, self.energy * _PRICE_MAX
         self._tabulate()
 
-    def with_bits(self, bits: float) -> Point:
-        """The point with the least distortion among those with about so many bits, by its own count."""
-        price = self._magnitudes.largest(bits / 8) ** 2 / 4
-        best: Point | None = None
-        for tolerance in (_COARSE, _FINE):
-            found = [self.moved_to_bits(end, bits) for end in self._solve(self.at, _more_bits(bits), price, tolerance)]
-            best = min(found, key=lambda point: (point.bits > bits, point.distortion))
-            if _MOVED_ENOUGH * bits < best.bits <= bits:
-                break
-        assert best is not None
-        return best
+    def with_bits(self, bits: float, price: float | None = None) -> Point:
+        """The point with the least distortion among those with about so many bits, by its own count; near `price`."""
+        start = self._price_of_bits(bits) if price is None else price
+        ends = solve(self.at, _more_bits(bits), start, self._prices, tolerance=_NEAR, narrow=_NARROW)
+        if len(ends) > 1:
+            ends[0] = mixed(ends[0], ends[1], bits)
+        found = [self._filled(self.moved_to_bits(end, bits), bits, end.price) for end in ends]
+        return min(found, key=lambda point: (point.bits > bits, point.distortion))
 
-    def with_distortion(self, distortion: float) -> Point:
-        """The point with the fewest bits among those with about that squared error, by its own count."""
-        excess, price = _more_distortion(distortion), distortion / self.vector.size
-        ends = self._solve(self.at, excess, price, _COARSE, rising=True)
+    def _filled(self, point: Point, bits: float, price: float) -> Point:
+        """As `point`, but when no price led near `bits`, tensors take a larger option, the best for its bits first.
+
+        Not just any: one that is far from worth the `price` is left out, though there are bits for it.
+        """
+        while point.bits < _FILLED * bits:
+            more = self._bits_of - point.tensor_bits[:, None]
+            gain = point.tensor_distortion[:, None] - self._distortion_of
+            worth = np.divide(gain, more, out=np.zeros_like(gain), where=(more > 0) & (more <= bits - point.bits))
+            tensor, option = divmod(int(np.argmax(worth)), worth.shape[1])
+            if worth[tensor, option] * _WORTH < price:
+                break
+            chosen = np.arange(len(worth)) == tensor
+            point = replace(
+                point,
+                option=np.where(chosen, option, point.option),
+                zero=point.zero & ~chosen,
+                fixed_bits=np.where(chosen, self._bits_of[tensor, option], point.fixed_bits),
+                fixed_distortion=np.where(chosen, self._distortion_of[tensor, option], point.fixed_distortion),
+            )
+        return point
+
+    def _price_of_bits(self, bits: float) -> float:
+        """About, to begin with."""
+        if self.is_high_rate(bits):  # six decibels a bit
+            return self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
+        return self._magnitudes.largest(bits / 8) ** 2 / 8
+
+    def is_high_rate(self, bits: float) -> bool:
+        """Whether only other scales lead to another size."""
+        return bits > _HIGH_RATE * self.vector.size
+
+    def with_distortion(self, distortion: float, price: float | None = None) -> Point:
+        """The point with the fewest bits among those with about that squared error, by its own count; near `price`."""
+        start, excess = distortion / self.vector.size if price is None else price, _more_distortion(distortion)
+        ends = solve(self.at, excess, start, self._prices, tolerance=_NEAR, narrow=_NARROW, rising=True)
         found = [self.moved_to_distortion(point, distortion) for point in ends]
         return min(found, key=lambda point: (point.distortion > distortion, point.bits))
 
     def moved_to_bits(self, point: Point, bits: float) -> Point:
         """The same scales and options as in `point`, with other thresholds: as near `bits` as they lead."""
-        return self._solve(partial(self._moved, point), _more_bits(bits), point.price, _FINE, width=0.25)[0]
+        return self._moved_to(point, _more_bits(bits), rising=False)
 
     def moved_to_distortion(self, point: Point, distortion: float) -> Point:
         """The same scales and options as in `point`, with other thresholds: as near `distortion` as they lead."""
-        excess = _more_distortion(distortion)
-        return self._solve(partial(self._moved, point), excess, point.price, _FINE, width=0.25, rising=True)[0]
+        return self._moved_to(point, _more_distortion(distortion), rising=True)
+
+    def _moved_to(self, point: Point, excess: Callable[[Point], float], *, rising: bool) -> Point:
+        if -_NEAR_MOVED < excess(point) <= 0:
+            return point
+
+        def moved(price: float) -> Point:
+            return replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price))
+
+        bounds = point.price / _MOVED_MAX, point.price * _MOVED_MAX
+        return solve(moved, excess, point.price, bounds, tolerance=_NEAR_MOVED, narrow=_NARROW_MOVED, rising=rising)[0]
 
     def at(self, price: float) -> Point:
         """What every tensor takes at `price`."""
@@ -136,64 +168,18 @@ class RateSearch:
         option = np.where(option_costs[each, best] < cost, best, -1)
         taken = option >= 0
         zero &= ~taken
-        fixed = Point(
+        return Point(
             price=price,
             levels=levels,
             option=option,
             zero=zero,
-            fixed_bits=float(self._bits_of[each, best][taken].sum() + np.count_nonzero(zero)),
-            fixed_distortion=float(self._distortion_of[each, best][taken].sum() + self._energies[zero].sum()),
+            fixed_bits=np.where(taken, self._bits_of[each, best], zero),
+            fixed_distortion=np.where(taken, self._distortion_of[each, best], np.where(zero, self._energies, 0.0)),
         )
-        return _summed(fixed)
-
-    def _moved(self, point: Point, price: float) -> Point:
-        return _summed(replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price)))
-
-    def _solve(
-        self,
-        point_at: Callable[[float], Point],
-        excess: Callable[[Point], float],
-        price: float,
-        tolerance: float,
-        *,
-        width: float = 2.0,
-        rising: bool = False,
-    ) -> list[Point]:
-        """The point whose `excess`, in octaves, is highest up to 0; then, unless it is near 0, the one beyond.
-
-        The excess falls with the price, or is `rising` with it. Both go over many powers of ten: all is in logarithms.
-        It may leap, where a tensor that was nothing becomes something; then there is a point on both sides, and only
-        other thresholds lead between them.
-        """
-        sign = -1.0 if rising else 1.0
-        lowest, highest = np.log2(self.energy * _PRICE_MIN), np.log2(self.energy * _PRICE_MAX)
-        at = float(sign * np.clip(np.log2(max(price, 1e-300)), lowest, highest))
-        within: tuple[float, float, Point] | None = None
-        over: tuple[float, float, Point] | None = None
-        for _ in range(_STEPS):
-            point = point_at(2.0 ** (sign * at))
-            found = (at, excess(point), point)
-            if found[1] <= 0:
-                within = found
-            else:
-                over = found
-            if within is not None and within[1] > -tolerance:
-                return [within[2]]
-            if within is None or over is None:
-                if not lowest <= sign * at <= highest:
-                    break
-                at += width if within is None else -width
-                width *= 2
-            elif within[0] - over[0] < tolerance / 4:
-                break
-            else:
-                share = min(max(over[1] / (over[1] - within[1] - tolerance / 2), 0.1), 0.9)
-                at = over[0] + share * (within[0] - over[0])
-        return [end[2] for end in (within, over) if end is not None]
 
     def encode(self, point: Point) -> tuple[EncodedTensor, ...]:
         """The entries of `point`."""
-        levels = levels_of(self.vector, self.layout, point.levels, np.flatnonzero(~point.zero & (point.option < 0)))
+        levels = levels_of(self.vector, self.layout, point.levels, np.flatnonzero(point.by_levels))
         entries: list[EncodedTensor] = []
         first, count = 0, len(self.layout.tensors)
         for tensor in [*np.flatnonzero(point.option >= 0).tolist(), count]:
@@ -243,12 +229,7 @@ class RateSearch:
 
     def _cost(self, point: Point, tensor: int) -> float:
         """D + λ·R of what one tensor took."""
-        if point.option[tensor] >= 0:
-            option = int(point.option[tensor])
-            return float(self._distortion_of[tensor, option] + point.price * self._bits_of[tensor, option])
-        if point.zero[tensor]:
-            return float(self._energies[tensor] + point.price)
-        return float(point.levels.distortion[tensor] + point.price * point.levels.bits[tensor])
+        return float(point.tensor_distortion[tensor] + point.price * point.tensor_bits[tensor])
 
 
 def _more_bits(bits: float) -> Callable[[Point], float]:
@@ -259,32 +240,27 @@ def _more_distortion(distortion: float) -> Callable[[Point], float]:
     return lambda point: float(np.log2(max(point.distortion, 1e-300) / distortion))
 
 
-def _summed(point: Point) -> Point:
-    by_levels = ~point.zero & (point.option < 0)
-    return replace(
-        point,
-        bits=point.fixed_bits + float(point.levels.bits[by_levels].sum()),
-        distortion=point.fixed_distortion + float(point.levels.distortion[by_levels].sum()),
-    )
-
-
 def _ranks_worth_trying(matrix: np.ndarray, price: float, cost: float) -> list[int]:
-    """The ranks that might cost less than `cost`, mostly none: a decomposition takes longer than all the rest.
+    """The ranks that promise most in int4 and in int8, if they might cost less than `cost`: mostly none.
 
-    The r largest of some σ² sum up to √(r·Σσ⁴) at most (Cauchy-Schwarz), and Σσ⁴ = ‖AAᵀ‖² needs no decomposition.
+    Further ranks above them too, for when what the factors save makes bits cheaper.
     """
     rows, columns = matrix.shape
     gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
     energy, fourth = float(np.trace(gram)), float((gram * gram).sum())
-    worth = []
-    for rank in ranks(min(rows, columns)):
-        kept = min(energy, float(np.sqrt(rank * fourth)))
-        int4_bits = 4 * rank * (rows + columns) + 2 * _ENTRY_BITS
-        as_int4 = energy - kept + _INT4_ERROR * kept + price * int4_bits
-        as_int8 = energy - kept + price * (2 * int4_bits - 2 * _ENTRY_BITS)
-        if min(as_int4, as_int8) < cost:
-            worth.append(rank)
-    return worth
+    tried = np.array(ranks(min(rows, columns)))
+    bits = 4.0 * tried * (rows + columns) + 2 * _ENTRY_BITS
+
+    def best(kept: np.ndarray) -> list[int]:
+        in_int4 = energy - kept * (1 - _INT4_ERROR) + price * bits
+        in_int8 = energy - kept + price * (2 * bits - 2 * _ENTRY_BITS)
+        first = [int(np.argmin(costs)) for costs in (in_int4, in_int8) if costs.min() < cost]
+        return tried[min(first) : max(first) + _FURTHER_RANKS + 1].tolist() if first else []
+
+    # The r largest of some σ² sum up to √(r·Σσ⁴) at most (Cauchy-Schwarz), and Σσ⁴ = ‖AAᵀ‖² needs no decomposition.
+    if not best(np.minimum(energy, np.sqrt(tried * fourth))):
+        return []
+    return best(np.cumsum(np.linalg.eigvalsh(gram)[::-1])[tried - 1])
 
 
 def _dense_options(size: int, peak: float, energy: float) -> _Options:

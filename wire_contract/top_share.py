@@ -25,16 +25,27 @@ def top_share(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTens
     check_encodable(vector, layout)
     if not layout.tensors:
         return ()
-    kept = np.zeros(vector.size, dtype=np.bool_)
-    order = np.argsort(-np.abs(vector), kind="stable")
-    kept[order[: round(share * vector.size)]] = True
+    magnitudes = np.abs(vector)
+    kept = _largest(magnitudes, round(share * vector.size))
     levels = np.zeros(vector.size, dtype=np.int64)
+    stops = kept.searchsorted([stop for _, stop in layout.bounds])
     exponents = []
-    for start, stop in layout.bounds:
-        values = vector[start:stop].astype(np.float64)
-        peak = float(np.abs(values).max())
+    for first, after in zip([0, *stops[:-1]], stops, strict=True):
+        places = kept[first:after]
+        values = vector[places].astype(np.float64)
+        # The largest of a tensor is kept before any other of it.
+        peak = float(magnitudes[places].max(initial=0.0))
         exponents.append(nearest_exponent(peak / LEVELS) if peak else 0)
         scale = float(scales_of(exponents[-1:])[0])
-        symbols = np.sign(values) * np.clip(np.rint(np.abs(values) / scale), 1, LEVELS)
-        levels[start:stop] = np.where(kept[start:stop], symbols, 0)
-    return (code_levels(levels, exponents, [spec.size for spec in layout.tensors]),)
+        levels[places] = np.sign(values) * np.clip(np.rint(np.abs(values) / scale), 1, LEVELS)
+    return (code_levels(levels, exponents, layout.sizes),)
+
+
+def _largest(magnitudes: Vector, count: int) -> np.ndarray:
+    """(count,) places of the largest, rising; the first ones of equals."""
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    border = np.partition(magnitudes, magnitudes.size - count)[magnitudes.size - count]
+    above = (magnitudes > border).nonzero()[0]
+    equal = (magnitudes == border).nonzero()[0][: count - above.size]
+    return np.sort(np.concatenate((above, equal)))

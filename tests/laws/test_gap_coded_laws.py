@@ -253,7 +253,7 @@ def test_a_place_outside_its_set_is_refused(gap: int, sound: bool) -> None:
     """…and never reaches into the tensor that follows."""
     sizes = [10, 10]
     heads, count = write_heads([Head(0, (1,)), Head()], sizes)
-    symbols = write_subsets(Subsets.of(np.array([10]), np.array([1])), np.array([gap]))
+    symbols = write_subsets(Subsets.of([10], [1]), np.array([gap]))
     bits = [int(bit) for bit in f"{heads:0{count}b}"] + [0] + symbols.tolist()
     entry = GapCoded(2, np.packbits(np.array(bits, dtype=np.uint8)).tobytes())
     if sound:

@@ -88,7 +88,7 @@ def decode_vector(tensors: Sequence[EncodedTensor], layout: Layout, *, out: Vect
         start, stop = layout.bounds[first][0], layout.bounds[after - 1][1]
         try:
             if isinstance(tensor, GapCoded):
-                tensor.decode_into(vector[start:stop], [spec.size for spec in layout.tensors[first:after]])
+                tensor.decode_into(vector[start:stop], layout.sizes[first:after])
             else:
                 tensor.decode_into(vector[start:stop])
         except DecodeError as error:

@@ -18,7 +18,7 @@ entry of levels has exactly one form.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import accumulate, chain, zip_longest
 from typing import Annotated
 
 import msgspec
@@ -27,9 +27,11 @@ import numpy as np
 from wire_contract.encoding.heads import LEVELS_MAX, Head, read_heads, write_heads
 from wire_contract.encoding.scales import scales_of
 from wire_contract.encoding.subsets import SET_MAX, Subsets, read_subsets, write_subsets
-from wire_contract.errors import EncodeError
+from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Vector
 from wire_contract.limits import TENSORS_MAX
+
+_SIGN_BIT = np.uint32(31)
 
 
 class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unknown_fields=True):
@@ -42,22 +44,27 @@ class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unk
         """Fills `out` with the tensors of `sizes` elements, one after another."""
         assert len(sizes) == self.span
         heads, at = read_heads(self.data, sizes)
-        tables = [list(sizes), *_layers(heads)]
-        outer, layers = np.array(tables[:-1], dtype=np.int64), np.array(tables[1:], dtype=np.int64)  # (layer, tensor)
-        starts = np.cumsum(outer, axis=-1) - outer
-        subsets = Subsets.of(outer.ravel(), layers.ravel())
-        signs_end = at + (sum(tables[1]) if len(tables) > 1 else 0)
-        places = read_subsets(subsets, starts.ravel(), self.data, signs_end)
-        out[...] = 0
+        tables = [sizes, *zip_longest(*[head.layers for head in heads], fillvalue=0)]  # (layer, tensor)
         if len(tables) == 1:
+            if at + 8 <= 8 * len(self.data) or _bits(self.data, at, 8 * len(self.data)).any():
+                raise DecodeError(f"gap-coded: {len(self.data)} bytes are more than tensors of zeros take")
+            out.fill(0)
             return
-        members = _members(outer, starts, subsets, places)
-        filled = next(members)
-        values = np.repeat(scales_of([head.exponent for head in heads]), tables[1])
+        subsets = Subsets.of([*chain(*tables[:-1])], [*chain(*tables[1:])])
+        starts = [start for sets in tables[:-1] for start in accumulate(sets[:-1], initial=0)]
+        signs_end = at + sum(tables[1])
+        places = read_subsets(subsets, starts, self.data, signs_end)
+        members = _members(subsets, starts, len(sizes), places)
+        values = scales_of([head.exponent for head in heads]).repeat(tables[1])
         if len(tables) > 2:  # noqa: PLR2004 — more than one layer
-            values *= _magnitudes(filled.size, members)
+            values *= _magnitudes(members, tables)
+        filled = next(members)
         # The sign bit of a float32 is its highest: far faster than a negation of some.
-        values.view(np.uint32)[...] ^= _bits(self.data, at, signs_end).astype(np.uint32) << 31
+        signs = _bits(self.data, at, signs_end).astype(np.uint32)
+        signs <<= _SIGN_BIT
+        bits = values.view(np.uint32)
+        bits ^= signs
+        out.fill(0)
         out[filled] = values
 
 
@@ -74,91 +81,98 @@ def code_levels(levels: np.ndarray, exponents: Sequence[int], sizes: Sequence[in
     """
     if max(sizes, default=0) > SET_MAX:
         raise EncodeError(f"gap-coded: a tensor of {max(sizes)} elements is over the largest, {SET_MAX}")
-    outer, layers, places = _layers_of(levels, sizes)
+    tables, members = _layers_of(levels, sizes)
     heads = [
         Head(exponent, tuple(count for count in column if count))
-        for exponent, column in zip(exponents, layers.T.tolist(), strict=True)
+        for exponent, column in zip(exponents, zip(*tables, strict=True), strict=True)
     ]
-    head_bits, head_count = write_heads(heads, sizes)
-    subsets = Subsets.of(outer.ravel(), layers.ravel())
-    bits = np.concatenate(
-        (
-            _bits_of_number(head_bits, head_count),
-            (levels[levels != 0] < 0).astype(np.uint8),
-            write_subsets(subsets, _gaps(subsets, places)),
-        )
-    )
-    return GapCoded(len(sizes), np.packbits(bits).tobytes())
+    runs = [_bits_of_number(*write_heads(heads, sizes))]
+    if members:
+        runs.append(levels[members[0]] < 0)
+        subsets = Subsets.of([*sizes, *chain(*tables[:-1])], [*chain(*tables)])
+        runs.append(write_subsets(subsets, _gaps(subsets, members)))
+    return GapCoded(len(sizes), np.packbits(np.concatenate(runs)).tobytes())
 
 
-def _layers_of(levels: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The sizes of the sets, (layer, tensor), those of their subsets, and the (member,) places, all sets joined."""
-    places = np.flatnonzero(levels)
-    magnitudes = np.abs(levels[places])
-    assert magnitudes.max(initial=0) <= LEVELS_MAX
-    outer = [np.array(sizes, dtype=np.int64)]
-    joined = [places]
-    offset = int(outer[0].sum())
-    while places.size:
-        outer.append(np.diff(np.searchsorted(places, np.cumsum(outer[-1])), prepend=0))
-        places = np.flatnonzero(magnitudes >= len(outer))
-        magnitudes = magnitudes[places]
-        joined.append(places + offset)
-        offset += int(outer[-1].sum())
-    table = np.array(outer)
-    return table[:-1], table[1:], np.concatenate(joined)
+def _layers_of(levels: np.ndarray, sizes: Sequence[int]) -> tuple[list[list[int]], list[np.ndarray]]:
+    """The sizes of the layers, (layer, tensor), and of each layer the (member,) places in what it is a subset of.
 
-
-def _gaps(subsets: Subsets, places: np.ndarray) -> np.ndarray:
-    """Gaps between the coded places of each set, (coded place,), of the members' `places`, all sets joined."""
-    ends = np.cumsum(subsets.sizes)
-    starts = ends - subsets.sizes
-    mask = np.zeros(int(ends[-1]) if ends.size else 0, dtype=np.bool_)
-    mask[places] = True
-    for at in np.flatnonzero(subsets.inverted).tolist():
-        mask[starts[at] : ends[at]] ^= True
-    gaps = np.flatnonzero(mask)
-    gaps[1:] -= gaps[:-1] + 1
-    some = subsets.coded > 0
-    firsts = (np.cumsum(subsets.coded) - subsets.coded)[some]
-    gaps[firsts] = np.flatnonzero(mask)[firsts] - starts[some]
-    return gaps
-
-
-def _members(outer: np.ndarray, starts: np.ndarray, subsets: Subsets, places: np.ndarray) -> Iterator[np.ndarray]:
-    """Of each layer the (member,) places in the layer before it, all tensors joined.
-
-    `outer` and `starts` are (layer, tensor): the sets' sizes, and where each begins among the joined ones.
+    There is one row at least, of zeros when there are no layers.
     """
-    inverted = np.reshape(subsets.inverted, outer.shape)
-    ends = np.cumsum(np.reshape(subsets.coded, outer.shape).sum(axis=1)).tolist()
-    some_inverted = set(np.flatnonzero(inverted.any(axis=1)).tolist())
-    for layer, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if layer not in some_inverted:
-            yield places[start:end]
+    places = (levels != 0).nonzero()[0]
+    magnitudes = np.abs(levels[places]).astype(np.int16)
+    highest = int(magnitudes.max(initial=0))
+    assert highest <= LEVELS_MAX
+    stops = places.searchsorted([*accumulate(sizes)]).tolist()
+    of_level = np.array(
+        [
+            np.bincount(magnitudes[start:stop], minlength=highest + 1)[:0:-1]
+            for start, stop in zip([0, *stops], stops, strict=False)
+        ]
+    )  # (tensor, level), the highest first
+    tables = of_level.cumsum(axis=1)[:, ::-1].T.tolist() or [[0] * len(sizes)]
+    members = []
+    while places.size:
+        members.append(places)
+        places = (magnitudes > len(members)).nonzero()[0]
+        magnitudes = magnitudes[places]
+    return tables, members
+
+
+def _gaps(subsets: Subsets, members: Sequence[np.ndarray]) -> np.ndarray:
+    """Gaps between the coded places of each set, (coded place,), of each layer's `members`."""
+    tensors = len(subsets.sizes) // len(members)
+    ends = list(accumulate(subsets.sizes))
+    mask = np.zeros(ends[-1], dtype=np.bool_)
+    for layer, places in enumerate(members):
+        start = ends[layer * tensors - 1] if layer else 0
+        mask[start : ends[layer * tensors + tensors - 1]][places] = True
+    for size, end, inverted in zip(subsets.sizes, ends, subsets.inverted, strict=True):
+        if inverted:
+            mask[end - size : end] ^= True
+    coded = mask.nonzero()[0]
+    before = np.empty_like(coded)  # the place before it and one more, or where its set begins
+    np.add(coded[:-1], 1, out=before[1:])
+    firsts = np.array([*accumulate(subsets.coded, initial=0)][:-1])
+    some = np.array(subsets.coded) > 0
+    before[firsts[some]] = (np.array(ends) - subsets.sizes)[some]
+    return coded - before
+
+
+def _members(subsets: Subsets, starts: Sequence[int], tensors: int, places: np.ndarray) -> Iterator[np.ndarray]:
+    """Of each layer of `tensors` subsets, the last one first, the (member,) places in the layer before it, joined.
+
+    `starts` says where each set begins among the joined ones of its layer.
+    """
+    inverted = subsets.inverted
+    stop = len(places)
+    for first in range(len(starts) - tensors, -1, -tensors):
+        layer = slice(first, first + tensors)
+        start = stop - sum(subsets.coded[layer])
+        coded, stop = places[start:stop], start
+        if True not in inverted[layer]:
+            yield coded
             continue
-        mask = np.zeros(int(outer[layer].sum()), dtype=np.bool_)
-        mask[places[start:end]] = True
-        for tensor in np.flatnonzero(inverted[layer]).tolist():
-            first = int(starts[layer, tensor])
-            mask[first : first + int(outer[layer, tensor])] ^= True
-        yield np.flatnonzero(mask)
+        mask = np.zeros(sum(subsets.sizes[layer]), dtype=np.bool_)
+        mask[coded] = True
+        for at in range(first, first + tensors):
+            if inverted[at]:
+                mask[starts[at] : starts[at] + subsets.sizes[at]] ^= True
+        yield mask.nonzero()[0]
 
 
-def _magnitudes(count: int, further: Iterator[np.ndarray]) -> np.ndarray:
-    """(count,) float32 of the first layer's members, out of the members of the `further` layers."""
-    magnitudes = np.ones(count, dtype=np.float32)
-    chosen = None
-    for inner in further:
-        chosen = inner if chosen is None else chosen[inner]
-        magnitudes[chosen] += 1
+def _magnitudes(members: Iterator[np.ndarray], tables: Sequence[Sequence[int]]) -> np.ndarray:
+    """(member,) float32 of the first layer's members, out of the `members` of all further layers, the last one first.
+
+    A member of a layer is one more than it is in the next layer, or 1 when it is not among its members.
+    """
+    magnitudes = np.ones(sum(tables[-1]), dtype=np.float32)
+    for outer in tables[-2:0:-1]:
+        before = np.ones(sum(outer), dtype=np.float32)
+        magnitudes += 1
+        before[next(members)] = magnitudes
+        magnitudes = before
     return magnitudes
-
-
-def _layers(heads: Sequence[Head]) -> list[list[int]]:
-    """(layer, tensor), zeros below each tensor's last layer."""
-    columns = [head.layers for head in heads]
-    return [list(row) for row in zip_longest(*columns, fillvalue=0)]
 
 
 def _bits(data: bytes, start: int, end: int) -> np.ndarray:

@@ -26,6 +26,11 @@ _WINDOW_BYTES = 64
 _STEP_ZEROS_MAX = 11
 """No difference of two exponents needs more."""
 
+_EXPONENT_BITS_MAX = 2 * _STEP_ZEROS_MAX + 2
+_EXPONENT_MASK = (1 << _EXPONENT_BITS_MAX) - 1
+_TO_LAYERS_BITS = 1 + _EXPONENT_BITS_MAX
+"""What comes before k1, at most."""
+
 
 class Head(NamedTuple):
     """What precedes one tensor's symbols."""
@@ -33,6 +38,9 @@ class Head(NamedTuple):
     exponent: int = 0
     layers: tuple[int, ...] = ()
     """Elements whose level is at least 1, at least 2, …; empty for a tensor of zeros, none of them 0."""
+
+
+_ZEROS = Head()
 
 
 def write_heads(heads: Sequence[Head], sizes: Sequence[int]) -> tuple[int, int]:
@@ -70,65 +78,61 @@ def read_heads(data: bytes, sizes: Sequence[int]) -> tuple[list[Head], int]:
     Raises:
         DecodeError: they run past the end, or a number in them is outside its bounds.
     """
-    reader = _BitReader(data)
+    # All numbers of a tensor but one are shifted out of a window of some hundred bits right here: a call for each of
+    # them would double the time.
     heads = []
-    previous: int | None = None
+    exponent: int | None = None
+    at = window = end = 0
     for size in sizes:
-        if not reader.take(1):
-            heads.append(Head())
+        width = (size - 1).bit_length()
+        if end < at + _TO_LAYERS_BITS + width:
+            window, end = _window(data, at)
+        at += 1
+        if not window >> (end - at) & 1:
+            heads.append(_ZEROS)
             continue
-        previous = _read_exponent(reader, previous)
-        heads.append(Head(previous, _read_layers(reader, size)))
-    return heads, reader.at
+        exponent, length = _exponent(window >> (end - at - _EXPONENT_BITS_MAX) & _EXPONENT_MASK, exponent)
+        at += length
+        at += width
+        outer, inner = size, (window >> (end - at) & (1 << width) - 1) + 1
+        layers = []
+        for _ in range(LEVELS_MAX):
+            if inner > outer:
+                raise DecodeError(f"gap-coded: a layer of {inner} out of {outer} elements")
+            layers.append(inner)
+            width = inner.bit_length()
+            at += width
+            if end < at:
+                window, end = _window(data, at - width)
+            outer, inner = inner, window >> (end - at) & (1 << width) - 1
+            if not inner:
+                break
+        if len(layers) == LEVELS_MAX:
+            at -= width  # nothing follows the 127th
+        heads.append(Head(exponent, tuple(layers)))
+    if at > 8 * len(data):
+        raise DecodeError(f"gap-coded: the heads run past the end of {len(data)} bytes")
+    return heads, at
 
 
-def _read_exponent(reader: "_BitReader", previous: int | None) -> int:
+def _window(data: bytes, at: int) -> tuple[int, int]:
+    """Bits from `at` or a few before it on, as one number, and where they end; zeros follow the end of `data`."""
+    first = at >> 3
+    chunk = data[first : first + _WINDOW_BYTES]
+    return int.from_bytes(chunk) << 8 * (_WINDOW_BYTES - len(chunk)), 8 * (first + _WINDOW_BYTES)
+
+
+def _exponent(ahead: int, previous: int | None) -> tuple[int, int]:
+    """The exponent that `_EXPONENT_BITS_MAX` bits begin with, and how many of them say it."""
     if previous is None:
-        exponent = reader.take(_EXPONENT_BITS) + EXPONENT_MIN
+        length = _EXPONENT_BITS
+        exponent = (ahead >> _EXPONENT_BITS_MAX - length) + EXPONENT_MIN
     else:
-        zeros = 0
-        while not reader.take(1):
-            zeros += 1
-            if zeros > _STEP_ZEROS_MAX:
-                raise DecodeError("gap-coded: a scale differs by more than any two scales do")
-        step = (2 << zeros | reader.take(zeros + 1)) - 2
+        length = 2 * (_EXPONENT_BITS_MAX - ahead.bit_length()) + 2
+        if length > _EXPONENT_BITS_MAX:
+            raise DecodeError("gap-coded: a scale differs by more than any two scales do")
+        step = (ahead >> _EXPONENT_BITS_MAX - length) - 2
         exponent = previous + (-(step + 1 >> 1) if step & 1 else step >> 1)
     if not EXPONENT_MIN <= exponent <= EXPONENT_MAX:
         raise DecodeError(f"gap-coded: scale exponent {exponent} is not within {EXPONENT_MIN} and {EXPONENT_MAX}")
-    return exponent
-
-
-def _read_layers(reader: "_BitReader", size: int) -> tuple[int, ...]:
-    inner = reader.take((size - 1).bit_length()) + 1
-    outer = size
-    layers = []
-    while inner:
-        if inner > outer:
-            raise DecodeError(f"gap-coded: a layer of {inner} out of {outer} elements")
-        layers.append(inner)
-        if len(layers) == LEVELS_MAX:
-            break
-        outer, inner = inner, reader.take(inner.bit_length())
-    return tuple(layers)
-
-
-class _BitReader:
-    """Takes fields of a few bits, most significant first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._bits = 8 * len(data)
-        self._window, self._window_end = 0, 0
-        self.at = 0
-        """Bits taken so far."""
-
-    def take(self, count: int) -> int:
-        at = self.at = self.at + count
-        if at > self._window_end:
-            if at > self._bits:
-                raise DecodeError(f"gap-coded: the heads run past the end of {len(self._data)} bytes")
-            # Shifts of a number of some hundred bits cost no more than those of a small one.
-            first = (at - count) >> 3
-            chunk = self._data[first : first + _WINDOW_BYTES]
-            self._window, self._window_end = int.from_bytes(chunk), 8 * (first + len(chunk))
-        return self._window >> (self._window_end - at) & (1 << count) - 1
+    return exponent, length

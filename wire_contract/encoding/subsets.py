@@ -17,7 +17,10 @@ significant bit of a byte first:
     unary      quotient zeros, then a one
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,133 +29,157 @@ from wire_contract.errors import DecodeError
 SET_MAX = 1 << 25
 """Fields of 25 bits are what a window of 32 holds wherever in its first byte a field starts."""
 
+_ZERO, _ONE = np.int32(0), np.int32(1)
+_SEVEN, _WORD = np.uint32(7), np.uint32(32)
 
-@dataclass(frozen=True, eq=False)
-class Subsets:
-    """The sizes of the sets and of their subsets, in the order of coding; all arrays are (subset,) int64."""
 
-    sizes: np.ndarray
-    counts: np.ndarray
-    coded: np.ndarray
+class Subsets(NamedTuple):
+    """The codes of some subsets, in the order of coding; one number for each of them.
+
+    Plain numbers: arrays of some ten are slower than a loop.
+    """
+
+    sizes: Sequence[int]
+    """Of the sets."""
+    counts: Sequence[int]
+    """Of the subsets."""
+    coded: Sequence[int]
     """Places that are coded of each one."""
-    divisor: np.ndarray
-    """Beyond the size of a set of which nothing is coded."""
-    field_bits: np.ndarray
-    short: np.ndarray
+    divisor: Sequence[int]
+    field_bits: Sequence[int]
+    short: Sequence[int]
     """Remainders below this one are written without an extra bit."""
 
     @classmethod
-    def of(cls, sizes: np.ndarray, counts: np.ndarray) -> "Subsets":
-        coded = np.minimum(counts, sizes - counts)
-        divisor = np.maximum(1, (177 * sizes + 43 * coded) // np.maximum(1, 256 * coded))
-        field_bits = np.frexp(divisor)[1].astype(np.int64) - 1
-        return cls(sizes, counts, coded, divisor, field_bits, (2 << field_bits) - divisor)
+    def of(cls, sizes: Sequence[int], counts: Sequence[int]) -> "Subsets":
+        """The codes of at least one subset."""
+        coded = [count if 2 * count < size else size - count for size, count in zip(sizes, counts, strict=True)]
+        divisor = [(177 * size + 43 * some) // (256 * some or 1) or 1 for size, some in zip(sizes, coded, strict=True)]
+        field_bits = [number.bit_length() - 1 for number in divisor]
+        short = [(2 << bits) - number for bits, number in zip(field_bits, divisor, strict=True)]
+        return cls(sizes, counts, coded, divisor, field_bits, short)
 
     @property
-    def inverted(self) -> np.ndarray:
-        """(subset,) bool: the complement is coded."""
-        return self.counts > self.coded
-
-    @property
-    def bits_max(self) -> int:
-        """No coding of these subsets is longer."""
-        return int((self.coded * (self.field_bits + 2) + (self.sizes - self.coded) // self.divisor).sum())
+    def inverted(self) -> list[bool]:
+        """Whether the complement of each one is coded."""
+        return [count > coded for count, coded in zip(self.counts, self.coded, strict=True)]
 
 
 def write_subsets(subsets: Subsets, gaps: np.ndarray) -> np.ndarray:
     """The three runs as single bits, (bit,) uint8, of `gaps` (coded place,)."""
-    divisor, field_bits, short = np.repeat(
-        np.stack((subsets.divisor, subsets.field_bits, subsets.short)), subsets.coded, axis=1
-    )
-    quotient, remainder = np.divmod(gaps, divisor)
+    divisor, field_bits, short = np.array(subsets[3:], dtype=np.int32).repeat(subsets.coded, axis=1)
+    quotient, remainder = np.divmod(gaps.astype(np.int32), divisor)
     long = remainder >= short
-    remainder = remainder + np.where(long, short, 0)
+    remainder += short * long
     fields = _bits_of(remainder >> long, field_bits)
-    extras = (remainder[long] & 1).astype(np.uint8)
-    ends = np.cumsum(quotient + 1)
+    extras = (remainder[long] & _ONE).astype(np.uint8)
+    quotient += _ONE
+    ends = quotient.cumsum()
     unary = np.zeros(int(ends[-1]) if ends.size else 0, dtype=np.uint8)
     unary[ends - 1] = 1
     return np.concatenate((fields, extras, unary))
 
 
-def read_subsets(subsets: Subsets, starts: np.ndarray, data: bytes, at: int) -> np.ndarray:
-    """The coded places, each plus its set's start, (coded place,); their bits end with the last byte of `data`.
+def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) -> np.ndarray:
+    """The coded places, each plus its set's start, (coded place,) int64; their bits end with the last byte of `data`.
 
     Args:
         subsets: what is to be read.
-        starts: (subset,) what is added to the places of each set.
+        starts: what is added to the places of each set.
         data: the bytes.
         at: the bit that the fields start at.
 
     Raises:
         DecodeError: the bits end too early or too late, or a place is outside its set.
     """
-    places = int(subsets.coded.sum())
-    fields_end = at + int((subsets.coded * subsets.field_bits).sum())
+    places = sum(subsets.coded)
+    fields_end = at + sum(map(mul, subsets.coded, subsets.field_bits))
     if fields_end + places > 8 * len(data):
         raise DecodeError(f"gap-coded: {places} places need more than the {len(data)} bytes that are here")
-    if 8 * len(data) >= at + subsets.bits_max + 8:
+    # The quotients of κ places sum up to (n - κ) div m < 2κ, and each place has a one and at most one extra bit.
+    if 8 * len(data) >= fields_end + 4 * places + 8:
         raise DecodeError(f"gap-coded: {len(data)} bytes are more than what the heads tell can take")
-    if subsets.sizes.max(initial=0) > SET_MAX:
-        raise DecodeError(f"gap-coded: a set of {subsets.sizes.max()} is over the largest, {SET_MAX}")
-    remainder = _fields(subsets, data, at)
-    short = np.repeat(subsets.short.astype(np.int32), subsets.coded)
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8)[fields_end >> 3 :])[fields_end & 7 :]
-    long = np.flatnonzero(remainder >= short)
+    if max(subsets.sizes) > SET_MAX:
+        raise DecodeError(f"gap-coded: a set of {max(subsets.sizes)} is over the largest, {SET_MAX}")
+    # One column more than there are places: sums of what is before a field are where it begins, in bits of the bytes
+    # that are read, and before the first one is a part of its byte.
+    table = np.array(
+        ((at & 7, *subsets.field_bits), (0, *subsets.short), (0, *subsets.divisor)), dtype=np.int32
+    ).repeat((1, *subsets.coded), axis=1)
+    widths, short, divisor = table[0], table[1, 1:], table[2, 1:]
+    remainder = _fields(widths, data[at >> 3 : (fields_end >> 3) + 1])
+    above = remainder - short
+    long = (above >= _ZERO).nonzero()[0]
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8, offset=fields_end >> 3))[fields_end & 7 :]
     if long.size > bits.size:
         raise DecodeError("gap-coded: the extra bits run past the end")
-    remainder += np.maximum(remainder - short, 0)
+    remainder += np.maximum(above, _ZERO, out=above)
     remainder[long] += bits[: long.size]
     unary = bits[long.size :]
-    ends = np.flatnonzero(unary.view(np.bool_))
-    if ends.size != places or unary.size - (int(ends[-1]) + 1 if places else 0) >= 8:  # noqa: PLR2004 — bits of a byte
-        raise DecodeError(f"gap-coded: {ends.size} ends of a gap in {unary.size} bits are not the {places} expected")
-    return _places(subsets, starts, remainder, ends)
+    ones = unary.view(np.bool_).nonzero()[0]
+    if ones.size != places or unary.size - (int(ones[-1]) + 1 if places else 0) >= 8:  # noqa: PLR2004 — bits of a byte
+        raise DecodeError(f"gap-coded: {ones.size} ends of a gap in {unary.size} bits are not the {places} expected")
+    return _places(subsets, starts, divisor, remainder, ones) if places else ones
 
 
-def _places(subsets: Subsets, starts: np.ndarray, remainder: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Running sums of quotient · divisor + remainder + 1 within each subset, less one.
+def _places(
+    subsets: Subsets, starts: Sequence[int], divisor: np.ndarray, remainder: np.ndarray, ones: np.ndarray
+) -> np.ndarray:
+    """Running sums of quotient · divisor + remainder + 1 within each subset, less one, plus its start.
 
-    The sum of the quotients up to a place is the number of zeros before its end: no difference is ever taken.
+    The sum of the quotients up to a place is the distance of its one from where the subset's unary codes begin, less
+    the number of its places up to there. So place = one · divisor + sum of (remainder + 1 - divisor) + what is the same
+    for all places of a subset; and that sum may as well begin before the subset.
+
+    Args:
+        subsets: what is read.
+        starts: of their sets.
+        divisor: (coded place,) int32
+        remainder: (coded place,) int32; overwritten.
+        ones: (coded place,) int64, which bit of the unary run is its one; becomes the places.
     """
-    zeros = np.empty(ends.size + 1, dtype=np.int64)
-    zeros[0] = 0
-    np.subtract(ends, np.arange(ends.size), out=zeros[1:])
-    rest = np.empty_like(zeros)
-    rest[0] = 0
-    np.cumsum(remainder.astype(np.int64) + 1, out=rest[1:])
-    last = np.cumsum(subsets.coded)
-    first = last - subsets.coded
-    before = zeros[first] * subsets.divisor + rest[first]
-    if (zeros[last] * subsets.divisor + rest[last] - before > subsets.sizes).any():
-        raise DecodeError("gap-coded: a place is outside its set")
-    places = zeros[1:]
-    places *= np.repeat(subsets.divisor, subsets.coded)
-    places += rest[1:]
-    places += np.repeat(starts - 1 - before, subsets.coded)
-    return places
+    remainder -= divisor
+    remainder += _ONE
+    sums = remainder.cumsum(dtype=np.int64)
+    last = np.array([*accumulate(subsets.coded, initial=-1)][1:])
+    last_ones, last_sums = ones[last].tolist(), sums[last].tolist()
+    shifts = []
+    begin = before = 0
+    for some, step, start, size, one, total in zip(
+        subsets.coded, subsets.divisor, starts, subsets.sizes, last_ones, last_sums, strict=True
+    ):
+        shift = start - 1 + step * (1 - begin) - before
+        shifts.append(shift)
+        if some:
+            if one * step + total + shift >= start + size:
+                raise DecodeError("gap-coded: a place is outside its set")
+            begin, before = one + 1, total
+    ones *= divisor
+    ones += sums
+    ones += np.array(shifts).repeat(subsets.coded)
+    return ones
 
 
-def _fields(subsets: Subsets, data: bytes, start: int) -> np.ndarray:
-    """(coded place,) int32 fields, the first one from bit `start` on."""
-    first = start >> 3
+def _fields(widths: np.ndarray, data: bytes) -> np.ndarray:
+    """(field,) int32 fields of `data`, of widths[1:] bits each; the first one begins at bit widths[0]."""
     # Big-endian words that begin at every byte: whatever bit a field starts at, one of them holds all of it.
     # (Copied to the machine's own order first, because taking from unaligned words is four times slower.)
-    words = np.ndarray((len(data) - first + 1,), dtype=">u4", buffer=data + bytes(4), offset=first, strides=(1,))
-    widths = np.repeat(subsets.field_bits, subsets.coded)
-    unused = np.repeat((32 - subsets.field_bits).astype(np.uint32), subsets.coded)
-    at = np.cumsum(widths)
-    at -= widths
-    at += start & 7
-    fields: np.ndarray = words.astype(np.uint32)[at >> 3]
-    fields <<= (at & 7).astype(np.uint32)
-    fields >>= unused
+    words = np.ndarray((len(data) + 1,), dtype=">u4", buffer=data + bytes(4), strides=(1,)).astype(np.uint32)
+    at = widths.cumsum(dtype=np.int64)[:-1]
+    fields: np.ndarray = words.take(at >> 3)
+    bit = at.astype(np.uint32)
+    bit &= _SEVEN
+    fields <<= bit
+    fields >>= _WORD - widths[1:].view(np.uint32)
     return fields.view(np.int32)
 
 
 def _bits_of(numbers: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """`numbers` (n,) in `widths` (n,) bits each, one after another, most significant first."""
-    ends = np.cumsum(widths)
-    shift = np.repeat(ends, widths) - np.arange(1, int(ends[-1]) + 1 if ends.size else 1)
-    bits: np.ndarray = (np.repeat(numbers, widths) >> shift & 1).astype(np.uint8)
-    return bits
+    """int32 `numbers` (n,) in `widths` (n,) bits each, one after another, most significant first."""
+    ends = widths.cumsum(dtype=np.int32)
+    shift = ends.repeat(widths)
+    shift -= np.arange(1, shift.size + 1, dtype=np.int32)
+    bits = numbers.repeat(widths)
+    bits >>= shift
+    bits &= _ONE
+    return bits.astype(np.uint8)
