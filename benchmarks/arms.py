@@ -55,7 +55,7 @@ def arms(devices: int) -> Sequence[Arm]:
         Arm(
             letter="c",
             name="fedkd",
-            says="FedKD as published: mutual distillation, low rank both ways",
+            says="FedKD: mutual distillation, low rank up, and down where a delta message holds it",
             mutual=True,
             synchronous=True,
             rules=Rules(

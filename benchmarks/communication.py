@@ -26,7 +26,7 @@ from benchmarks.arms import Arm, arms
 from benchmarks.codec_cost import cost_of_choice, cost_of_large_vector
 from benchmarks.curves import plot
 from benchmarks.learning import fleet, tasks_and_further
-from device_client.task import Examples, Task, pooled
+from device_client.task import Examples, Task, TaskError, pooled
 from device_client.training import evaluate, seeded, train_alone, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
 from simulators.learners import MutualLearner, StudentLearner
@@ -72,10 +72,10 @@ class _Stage:
 
 def _stage(asked: _Asked) -> _Stage:
     task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
-    assert task.teacher is not None
+    if task.teacher is None or task.teacher_data is None:
+        raise TaskError(f"task {task.name} has no teacher, and this benchmark is about what a teacher saves")
     with seeded(asked.seed):
         teacher = task.teacher()
-    assert task.teacher_data is not None
     train_teacher(teacher, task.teacher_data(), task.recipe, seed=asked.seed)
     tested = {"held_out": task.held_out()} | ({} if further is None else {"further": further})
     data = {device: task.examples_of(device) for device in task.devices}
@@ -205,7 +205,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-data", type=Path, help="har: a folder of the same form; every row is tested on as well")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 (default 3)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"passes over each device's data (default {ROUNDS})")
-    parser.add_argument("--arms", nargs="*", help="only these ways (default: all)")
+    parser.add_argument(
+        "--arms", nargs="*", choices=[arm.name for arm in arms(2)], help="only these ways (default: all)"
+    )
     parser.add_argument("--processes", type=int, default=2, help="runs measured at a time (default 2)")
     parser.add_argument("--plot", type=Path, help="PNG of accuracy against bytes (default: beside --json)")
 
@@ -213,6 +215,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures: mean over the seeds, and each seed's."""
     started = time.monotonic()
+    if min(arguments.seeds, arguments.rounds) < 1:
+        raise TaskError(f"--seeds {arguments.seeds} and --rounds {arguments.rounds}: both must be at least 1")
     spec = arguments.task or ("har" if arguments.data is not None else "physiotherapy")
     task, further = tasks_and_further(spec, arguments.data, arguments.test_data)
     compared = [arm for arm in arms(len(task.devices)) if not arguments.arms or arm.name in arguments.arms]

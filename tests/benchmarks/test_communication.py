@@ -63,3 +63,16 @@ def test_the_target_is_reached_when_three_versions_reach_it(accuracies: tuple[fl
     curve = [{"version": at, "accuracy": {"held_out": value}} for at, value in enumerate(accuracies)]
     point = first_reaching(curve, 0.8 - 1e-9, "held_out")
     assert (None if point is None else point["version"]) == version
+
+
+@pytest.mark.parametrize("wrong", [("--seeds", "0"), ("--rounds", "0")])
+def test_nothing_to_measure_is_one_line(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["communication", "--task", f"{EXAMPLE}:task", *wrong]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at least 1" in line
+
+
+def test_an_unknown_way_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["communication", "--task", f"{EXAMPLE}:task", "--arms", "nonsense"])
+    assert "fedkd" in capsys.readouterr().err
