@@ -188,17 +188,18 @@ class LinkContract:
     def test_who_unsubscribes_hears_no_more(self, world: World) -> None:
         writer, reader = world.link("writer"), world.link("reader", UP + "sync")
         listening(reader)
-        for number in (1, 2):
+        for number in (1, 2, 3):
             reader.subscribe(f"{UP}{number}")
         listening(reader)
         reader.unsubscribe(UP + "1")
         listening(reader)
         publish(writer, 1, 2)
         assert [delivery.payload for delivery in messages(reader, 1)] == [b"2"]
-        world.cut("reader")
+        world.cut("reader")  # the acknowledgement of 2 may not have gone out: then 2 comes again
         connection(reader)
-        publish(writer, 1, 2)
-        assert [delivery.payload for delivery in messages(reader, 1)] == [b"2"], "nor after a reconnection"
+        publish(writer, 1, 3)
+        events = gather(reader, lambda events: any(delivery.payload == b"3" for delivery in deliveries(events)))
+        assert b"1" not in {delivery.payload for delivery in deliveries(events)}, "nor after a reconnection"
 
     def test_what_was_subscribed_to_later_outlives_a_broker_without_memory(self, world: World) -> None:
         writer, reader = world.link("writer"), world.link("reader", UP + "sync")
