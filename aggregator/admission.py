@@ -5,19 +5,20 @@ comes twice (broker redelivery, a device that saw no receipt) is counted once wh
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from msgspec import structs
 
 from aggregator.staleness import Decay, SampleWeight, weight_of
-from wire_contract import codec
 from wire_contract.encoding import decode_vector
+from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.layout import Layout, Vector
-from wire_contract.limits import UPDATE_LIMITS
+from wire_contract.limits import UPDATE_LIMITS, Limits
 from wire_contract.messages import PAYLOAD_DIGEST_BYTES, Receipt, RefusalReason, Update
+from wire_contract.signing import NotTrusted, PublicKey, signers
 from wire_contract.topics import ParsedTopic, shard_of
 
 _DETAIL_CHARACTERS_MAX = 300
@@ -40,6 +41,8 @@ class Policy:
     """‖Δ‖₂ may be at most so many times max(‖x‖₂, 1), x being the model; beyond it training has diverged."""
     shard: int = 0
     shards: int = 1
+    device_keys: Callable[[str], Iterable[PublicKey]] | None = None
+    """The public keys of the device with this name; None: updates need no signature."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Merge:
 
     weight: float
     staleness: int
+    norm: float = field(default=0.0, compare=False)
+    """‖Δ‖₂ of the decoded difference; for telemetry."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,9 @@ def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: 
         # No encoding needs more than float32; the rest is names and metrics.
         decompressed_bytes=min(UPDATE_LIMITS.decompressed_bytes, 4 * standing.layout.size + (1 << 16)),
     )
-    try:
-        update = codec.decode(payload, Update, limits=limits)
-    except LimitExceeded as error:
-        return Refuse("too_large", _short(error))
-    except DecodeError as error:
-        return Refuse("malformed", _short(error))
+    update = _open(topic.device, payload, limits, policy)
+    if isinstance(update, Refuse):
+        return update
     if update.device != topic.device:
         return Refuse("malformed", f"the message says device {update.device}, its topic {topic.device}")
     if update.task != topic.task:
@@ -113,6 +115,22 @@ def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: 
     if topic.parts["shard"] != str(expected) or expected != policy.shard:
         return Refuse("malformed", f"device {update.device} belongs to shard {expected} of {policy.shards}")
     return update
+
+
+def _open(device: str, payload: bytes, limits: Limits, policy: Policy) -> Update | Refuse:
+    try:
+        message = sealed(payload, Update, limits=limits)
+        if policy.device_keys is not None:
+            # By the topic's name, and before the body is read: whoever has no key of this device can neither use up its
+            # sequences nor have a refusal remembered for it.
+            signers(message, policy.device_keys(device))
+        return message.open()
+    except NotTrusted as error:
+        return Refuse("signature", _short(error))
+    except LimitExceeded as error:
+        return Refuse("too_large", _short(error))
+    except DecodeError as error:
+        return Refuse("malformed", _short(error))
 
 
 def admit(update: Update, standing: Standing, policy: Policy, last: LastOfDevice | None, difference: Vector) -> Verdict:
@@ -136,12 +154,12 @@ def admit(update: Update, standing: Standing, policy: Policy, last: LastOfDevice
         decode_vector(update.tensors, standing.layout, out=difference)
     except DecodeError as error:
         return Refuse("malformed", _short(error))
-    refusal = _check_values(difference, standing, policy)
-    if refusal is not None:
-        return refusal
+    norm = _checked_norm(difference, standing, policy)
+    if isinstance(norm, Refuse):
+        return norm
     staleness = standing.version - update.base_version
     weight = weight_of(update.samples, staleness, decay=policy.decay, sample_weight=policy.sample_weight)
-    return Merge(weight, staleness)
+    return Merge(weight, staleness, norm)
 
 
 def _check_base(update: Update, standing: Standing, policy: Policy) -> Refuse | None:
@@ -155,7 +173,7 @@ def _check_base(update: Update, standing: Standing, policy: Policy) -> Refuse | 
     return None
 
 
-def _check_values(difference: Vector, standing: Standing, policy: Policy) -> Refuse | None:
+def _checked_norm(difference: Vector, standing: Standing, policy: Policy) -> float | Refuse:
     # The sum of squares in float64 is finite exactly when each value is, so one pass answers both questions.
     norm = float(np.sqrt(np.einsum("i,i->", difference, difference, dtype=np.float64)))
     if not np.isfinite(norm):
@@ -163,7 +181,7 @@ def _check_values(difference: Vector, standing: Standing, policy: Policy) -> Ref
     allowed = min(policy.norm_ratio_max * max(standing.weights_norm, 1.0), _NORM_MAX)
     if norm > allowed:
         return Refuse("norm", f"its norm {norm:.3g} is over {allowed:.3g}; training diverged on the device")
-    return None
+    return norm
 
 
 def receipt_for(verdict: Verdict, *, version: int, update: Update | None, payload: bytes) -> Receipt:

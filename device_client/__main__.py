@@ -17,9 +17,12 @@ from device_client.settings import (
     InitialModelSettings,
     PretrainTeacherSettings,
     RunSettings,
+    SigningKeySettings,
 )
 from wire_contract.connection import UsageError, read_settings
 from wire_contract.errors import LinkError
+from wire_contract.key_files import write_signing_key
+from wire_contract.signing import KeyUnusable
 
 PROGRAM = "python -m device_client"
 COMMANDS: Mapping[str, type[BaseSettings]] = {
@@ -28,6 +31,7 @@ COMMANDS: Mapping[str, type[BaseSettings]] = {
     "export": ExportSettings,
     "initial-model": InitialModelSettings,
     "pretrain-teacher": PretrainTeacherSettings,
+    "signing-key": SigningKeySettings,
 }
 LASTING = ("run", "evaluate")
 """Their proper end is to be stopped; the others have then not done what they should."""
@@ -64,11 +68,16 @@ def carry_out(name: str, arguments: Sequence[str]) -> None:
 
     Raises:
         UsageError: it cannot be done; one line.
+        KeyUnusable: the same, of a key file.
         LinkError: the link's own thread died.
     """
     if name not in COMMANDS:
         raise UsageError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
     settings: Any = read_settings(COMMANDS[name], arguments, program=f"{PROGRAM} {name}")
+    if name == "signing-key":
+        key = write_signing_key(settings.out)
+        print(f"key {key.public.key_id.hex()}: {settings.out} is private, {settings.out}.pub is for the aggregator")
+        return
     # Until there is something to stop in order, a signal just ends the program: nothing is begun that could be lost.
     on_stop(lambda: sys.exit(0 if name in LASTING else f"device_client: {name} was stopped before it was done"))
     from device_client import commands  # noqa: PLC0415 — torch takes seconds, which help and usage errors do not need
@@ -95,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     try:
         carry_out(name, rest)
-    except UsageError as error:
+    except (UsageError, KeyUnusable) as error:
         print(f"device_client: {error}", file=sys.stderr)
         return USAGE_ERROR
     except LinkError as error:

@@ -17,6 +17,7 @@ from device_client.events import EventLog
 from device_client.export import ExportError, await_model, export
 from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
+from device_client.model_trust import Memory, ModelTrust, VolatileMemory
 from device_client.mutual import projection_between
 from device_client.outbox import Outbox
 from device_client.outbox_errors import OutboxError
@@ -39,8 +40,10 @@ from device_client.training import evaluate, seeded, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
 from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError
+from wire_contract.key_files import read_all_public_keys, read_signing_key
 from wire_contract.manifest import Published
 from wire_contract.mqtt_link import MqttLink
+from wire_contract.signing import PublicKey
 from wire_contract.topics import check_name
 
 OUTBOX_NAME = "outbox.sqlite"
@@ -95,6 +98,8 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
     if settings.method is not None:
         task = replace(task, recipe=replace(task.recipe, method=settings.method))
     # What can be wrong is found before the first connection.
+    model_keys = read_all_public_keys(settings.model_key)
+    update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
     examples, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
     layout = layout_of(student)
     emit, firmware = _event_log(settings), this_firmware()
@@ -125,6 +130,8 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
             emit=emit,
             settings=_runner_settings(settings, task.recipe, firmware),
             traffic=lambda: link.traffic,
+            trust=_trust(model_keys, task, outbox),
+            update_signing_key=update_key,
         )
         on_stop(runner.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())
@@ -153,6 +160,10 @@ def _trainer(
         local_teacher=local_teacher,
         seed=settings.seed,
     )
+
+
+def _trust(keys: tuple[PublicKey, ...], task: Task, memory: Memory) -> ModelTrust | None:
+    return ModelTrust(keys, task=task.name, memory=memory, unix=SYSTEM_CLOCK.unix) if keys else None
 
 
 def _runner_settings(settings: RunSettings, recipe: Recipe, firmware: str) -> RunnerSettings:
@@ -231,6 +242,7 @@ def _unmet(policy: Policy, probe: Probe) -> Callable[[], tuple[str, ...]]:
 def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
     """The evaluator at work, until it is stopped or has measured once."""
     task = _task(settings)
+    trust = _trust(read_all_public_keys(settings.model_key), task, VolatileMemory())
     emit, student, held_out = _event_log(settings), task.student(), task.held_out()
 
     def measure(published: Published) -> Measured:
@@ -251,6 +263,7 @@ def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
             measure=measure,
             emit=emit,
             firmware=this_firmware(),
+            trust=trust,
         )
         on_stop(evaluator.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())
@@ -273,6 +286,7 @@ def export_model(settings: ExportSettings) -> None:
 
 
 def _newest(task: Task, settings: ExportSettings) -> ModelFile:
+    trust = _trust(read_all_public_keys(settings.model_key), task, VolatileMemory())
     connection = settings.mqtt_settings(
         client_id=f"fedkd-export:{task.name}",
         subscriptions=models_only(settings.root, task.name),
@@ -280,7 +294,7 @@ def _newest(task: Task, settings: ExportSettings) -> ModelFile:
     )
     with closing(MqttLink(connection)) as link:
         log = EventLog(sys.stderr, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
-        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log)
+        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log, trust=trust)
         model = await_model(feed, wait_seconds=settings.wait_seconds)
     if model is None:
         reason = feed.trouble or f"there is none below {settings.root}; is an aggregator running?"

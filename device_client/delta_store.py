@@ -16,7 +16,7 @@ from wire_contract.manifest import Published
 from wire_contract.messages import Delta, Manifest
 
 DELTAS_MAX = 2 * KEPT_DELTAS
-"""Kept at a time, as payloads: 24 KiB each at most."""
+"""Kept at a time, as payloads: each within `DELTA_LIMITS`, so 4 MiB at most."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import contextlib
 
-from device_client.inbox import Inbox, NewModel, Outcome, Wanted
-from wire_contract.errors import LinkError
+from device_client.inbox import Inbox, NewModel, Outcome, Rejected, Wanted
+from device_client.model_trust import ModelTrust, refusal
+from wire_contract.errors import DecodeError, LinkError
 from wire_contract.link import Link
 from wire_contract.messages import Manifest
 from wire_contract.topics import ParsedTopic, topic_filter
@@ -12,12 +13,13 @@ from wire_contract.topics import ParsedTopic, topic_filter
 class Downlink:
     """Subscribes to deltas and chunks only while they are wanted: a broker sends to everybody who has asked."""
 
-    def __init__(self, link: Link, *, root: str, task: str) -> None:
-        """`link` is subscribed to the model topic."""
+    def __init__(self, link: Link, *, root: str, task: str, trust: ModelTrust | None = None) -> None:
+        """`link` is subscribed to the model topic. `trust` says which manifests are used; None: any."""
         self._link = link
         self._root = root
         self._task = task
         self._inbox = Inbox(task)
+        self._trust = trust
         self._asked_for: dict[str, None] = {}
 
     @property
@@ -31,7 +33,7 @@ class Downlink:
         return self._inbox.is_behind
 
     def restore(self, manifest: Manifest) -> Outcome:
-        """A cached manifest with its model inline."""
+        """A cached manifest with its model inline; by what keys it was checked then, the outbox knows."""
         return self._inbox.announced(manifest)
 
     def take(self, topic: ParsedTopic, payload: bytes) -> Outcome:
@@ -41,7 +43,7 @@ class Downlink:
             return None
         match topic.kind:
             case "model":
-                outcome = self._inbox.manifest(payload)
+                outcome = self._manifest(payload)
             case "delta":
                 outcome = self._inbox.delta(int(topic.parts["version"]), payload)
             case "chunk":
@@ -50,6 +52,15 @@ class Downlink:
                 return None
         self._ask()
         return outcome
+
+    def _manifest(self, payload: bytes) -> Outcome:
+        if self._trust is None or not payload:
+            return self._inbox.manifest(payload)
+        try:
+            manifest = self._trust.read(payload)
+        except DecodeError as error:
+            return Rejected(refusal(error))
+        return self._inbox.announced(manifest)
 
     def _ask(self) -> None:
         wanted = self._filters(self._inbox.wanted)

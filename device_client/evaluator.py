@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from device_client.downlink import Downlink
 from device_client.events import Emit
 from device_client.inbox import NewModel, Rejected
+from device_client.model_trust import ModelTrust
 from device_client.presence import offline, online, presence_topic
 from wire_contract import codec
 from wire_contract.connection import UsageError
@@ -48,16 +49,23 @@ class ModelFeed:
     """The newest model that comes over a link. Acknowledges what it took: it comes again with the next session."""
 
     def __init__(
-        self, link: Link, *, task: str, root: str, emit: Emit, greet: Callable[[], object] = lambda: None
+        self,
+        link: Link,
+        *,
+        task: str,
+        root: str,
+        emit: Emit,
+        greet: Callable[[], object] = lambda: None,
+        trust: ModelTrust | None = None,
     ) -> None:
-        """`greet` is called on every connection."""
+        """`greet` is called on every connection; `trust` says which manifests are used, None: any."""
         self.trouble: str | None = "not connected yet"
         """Why there is no connection, in one line; None: there is one."""
         self._link = link
         self._root = root
         self._emit = emit
         self._greet = greet
-        self._downlink = Downlink(link, root=root, task=task)
+        self._downlink = Downlink(link, root=root, task=task, trust=trust)
         self._was_connected = False
         self._told_reasons: set[str] = set()
 
@@ -116,14 +124,23 @@ class Evaluator:
     """Measures, prints and publishes."""
 
     def __init__(
-        self, *, task: str, device: str, root: str, link: Link, measure: Measure, emit: Emit, firmware: str = ""
+        self,
+        *,
+        task: str,
+        device: str,
+        root: str,
+        link: Link,
+        measure: Measure,
+        emit: Emit,
+        firmware: str = "",
+        trust: ModelTrust | None = None,
     ) -> None:
         self._task, self._device, self._root = task, device, root
         self._firmware = firmware
         self._link = link
         self._measure = measure
         self._emit = emit
-        self._feed = ModelFeed(link, task=task, root=root, emit=emit, greet=self._greet)
+        self._feed = ModelFeed(link, task=task, root=root, emit=emit, greet=self._greet, trust=trust)
         self._stopping = False
 
     def stop(self) -> None:

@@ -22,6 +22,7 @@ from device_client.chunk_store import EARLY_BYTES_MAX, ChunkStore
 from device_client.delta_store import BrokenLink, DeltaStore
 from wire_contract import codec
 from wire_contract.encoding import encode_vector
+from wire_contract.envelope import read
 from wire_contract.errors import DecodeError
 from wire_contract.limits import CHUNK_BYTES_MAX, MODEL_LIMITS, Limits
 from wire_contract.manifest import Published, assemble, model_message, with_inline
@@ -115,17 +116,19 @@ class Inbox:
     # -- what comes
 
     def manifest(self, payload: bytes) -> Outcome:
-        """A message of the model topic. An empty one (a cleared retained message) says nothing."""
+        """A message of the model topic, plain or signed by whomever: who pins keys checks it before (`model_trust.py`).
+        An empty one (a cleared retained message) says nothing.
+        """
         if not payload:
             return None
         try:
-            manifest = codec.decode(payload, Manifest)
+            manifest = read(payload, Manifest)
         except DecodeError as error:
             return Rejected(f"a manifest could not be read: {error}")
         return self.announced(manifest)
 
     def announced(self, manifest: Manifest) -> Outcome:
-        """A manifest that was read already: of the model topic, or cached by the outbox."""
+        """A manifest that was read already (and checked, by who pins keys), or that was cached by the outbox."""
         if manifest.task != self._task:
             return Rejected(f"a manifest is of task {manifest.task!r}, not {self._task!r}")
         key = _key(manifest)
@@ -246,8 +249,12 @@ class Inbox:
 
     def _bases(self) -> list[Published]:
         """Complete versions that deltas may lead on from."""
-        held = [] if self._held is None else [self._held.published]
-        return held if self._base is None else [*held, self._base]
+        bases = [] if self._held is None else [self._held.published]
+        if self._base is not None:
+            bases.append(self._base)
+        # A digest is of the weights alone: what names and shapes they have, only the target's manifest says.
+        target = self._target
+        return [one for one in bases if target is None or one.layout.fingerprint == target.layout_fingerprint]
 
     def _hold(self, published: Published, manifest: Manifest, payload: bytes) -> None:
         if self._held is not None:
@@ -327,7 +334,11 @@ class Inbox:
         return None
 
     def _close(self, version: int) -> None:
-        if self._target is not None and 0 <= self._target.version - version < len(self._target.delta_sizes):
+        """Its topic is not asked (again) for now; of a delta that is in the manifest, the topic has the same. What came
+        unasked and is wrong says nothing of what its topic holds.
+        """
+        inside = self._target is not None and self._target.delta is not None and version == self._target.version
+        if self._target is not None and (inside or version in self._asked):
             self._closed.add(version)
 
     def _reopen(self) -> None:

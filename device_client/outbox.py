@@ -1,7 +1,7 @@
 """The durable memory of a device: what it learned and has not been thanked for, its local student, the newest model.
 
 One SQLite file (WAL, synchronous=FULL: a commit survives the power cut), written by one process at a time. Its tables
-stand in `outbox.sql`.
+stand in `outbox.sql`, and what later schemas added in `outbox_2.sql`.
 
 What is promised: an update, the sequence it took and the student it left behind are committed together or not at all,
 and nothing is sent before; so a sequence never stands for two different updates, whenever the device is killed.
@@ -10,7 +10,7 @@ and nothing is sent before; so a sequence never stands for two different updates
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from device_client.file_lock import FileLock
+from device_client.model_trust import Believed
 from device_client.outbox_errors import (
     OutboxDamaged,
     OutboxForeign,
@@ -31,13 +32,13 @@ from device_client.rounds import Line
 from wire_contract import codec
 from wire_contract.errors import DecodeError
 from wire_contract.limits import MODEL_LIMITS, Limits
-from wire_contract.messages import INCARNATION_BYTES, PAYLOAD_DIGEST_BYTES, Identity, Manifest
+from wire_contract.messages import INCARNATION_BYTES, KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity, Manifest
 
 ENTRIES_MAX = 64
 """Default bound of the queue, in updates."""
 _APPLICATION_ID = 0x464B444F
 """FKDO, in the header of the file: tells a device's outbox from any other SQLite file."""
-_SCHEMA = 1
+_SCHEMA = 2
 _CACHED_MANIFEST_LIMITS = Limits(
     compressed_bytes=MODEL_LIMITS.compressed_bytes * 2, decompressed_bytes=MODEL_LIMITS.decompressed_bytes * 2
 )
@@ -201,26 +202,46 @@ class Outbox:
         with self._transaction():
             self._put_line(line)
 
-    def model(self) -> Manifest | None:
+    def model(self, *, pinned: Collection[bytes] = ()) -> Manifest | None:
         """The cached model, as a manifest with the model inline; to be verified like any other.
 
         None where there is none, or where it cannot be read: the broker has it, and a cache must not stop the updates
-        that wait here.
+        that wait here. None as well where it rests on the word of a key that is not among the `pinned` ones (ids), or
+        on nobody's; without pinned keys any will do.
         """
         with self._errors():
-            row = self._row("SELECT manifest FROM model")
+            row = self._row("SELECT manifest, pins FROM model")
         if row is None:
+            return None
+        trusted_then = _key_ids(bytes(row[1]))
+        if pinned and not (trusted_then and trusted_then <= set(pinned)):
             return None
         try:
             return codec.decode(bytes(row[0]), Manifest, limits=_CACHED_MANIFEST_LIMITS)
         except DecodeError:
             return None
 
-    def save_model(self, manifest: Manifest) -> None:
-        """Keeps the newest global model: `manifest` has it inline."""
+    def save_model(self, manifest: Manifest, *, pinned: Collection[bytes] = ()) -> None:
+        """Keeps the newest global model: `manifest` has it inline, and was checked with the `pinned` keys (ids)."""
         assert manifest.inline is not None
         with self._transaction():
-            self._execute("INSERT OR REPLACE INTO model VALUES (1, ?)", codec.encode(manifest))
+            self._execute(
+                "INSERT OR REPLACE INTO model VALUES (1, ?, ?)", codec.encode(manifest), b"".join(sorted(pinned))
+            )
+
+    def believed(self) -> Believed | None:
+        """The highest version that a pinned key vouched for."""
+        with self._errors():
+            row = self._row("SELECT version, digest, key_ids FROM believed")
+        return None if row is None else Believed(int(row[0]), bytes(row[1]), _key_ids(bytes(row[2])))
+
+    def save_believed(self, believed: Believed) -> None:
+        """So that no older one is taken after a restart."""
+        key_ids = b"".join(sorted(believed.key_ids))
+        with self._transaction():
+            self._execute(
+                "INSERT OR REPLACE INTO believed VALUES (1, ?, ?, ?)", believed.version, believed.digest, key_ids
+            )
 
     # SQLite.
 
@@ -235,7 +256,7 @@ class Outbox:
         self._execute("PRAGMA synchronous = FULL")
         if is_empty:
             with self._transaction():
-                for statement in _tables():
+                for statement in [*_statements("outbox.sql"), *_statements("outbox_2.sql")]:
                     self._execute(statement)
                 self._execute("INSERT INTO identity VALUES (?, ?, ?, 0)", task, device, random_bytes(INCARNATION_BYTES))
                 # In the transaction: a kill here leaves an empty file, which is made again.
@@ -250,6 +271,11 @@ class Outbox:
             raise OutboxDamaged(self.path, "its identity is missing")
         if owner != (task, device):
             raise OutboxForeign(self.path, f"it belongs to device {owner[1]} of task {owner[0]}")
+        if schema < _SCHEMA:
+            with self._transaction():
+                for statement in _statements("outbox_2.sql"):
+                    self._execute(statement)
+                self._execute(f"PRAGMA user_version = {_SCHEMA}")
 
     def _put_line(self, line: Line) -> None:
         self._execute(
@@ -311,6 +337,10 @@ def payload_digest(payload: bytes) -> bytes:
     return hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES]
 
 
-def _tables() -> list[str]:
+def _statements(name: str) -> list[str]:
     """One statement each (so no comment there holds a semicolon): `executescript` would commit before it."""
-    return (files("device_client") / "outbox.sql").read_text(encoding="utf-8").split(";")[:-1]
+    return (files("device_client") / name).read_text(encoding="utf-8").split(";")[:-1]
+
+
+def _key_ids(joined: bytes) -> frozenset[bytes]:
+    return frozenset(joined[start : start + KEY_ID_BYTES] for start in range(0, len(joined), KEY_ID_BYTES))

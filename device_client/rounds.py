@@ -14,13 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from device_client.feedback import carried, clipped
-from wire_contract import codec
 from wire_contract.encoding import decode_vector
 from wire_contract.encoding_choice import EncodingChoice, encode_as
 from wire_contract.errors import EncodeError
 from wire_contract.layout import Vector
 from wire_contract.manifest import Published
 from wire_contract.messages import Identity, Update
+from wire_contract.signing import SigningKey, sign
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +122,10 @@ def make_update(
     encoding: EncodingChoice,
     train_seconds: float,
     now: float,
+    signing_key: SigningKey | None = None,
 ) -> tuple[bytes, Line]:
-    """The encoded update of a round, and the local student to go on from, with what the update left untold.
+    """The encoded update of a round, signed where there is a key, and the local student to go on from, with what the
+    update left untold.
 
     Raises:
         EncodeError: the difference is not finite, or does not fit the encoding.
@@ -151,4 +153,4 @@ def make_update(
     if not np.isfinite(told).all():
         raise EncodeError("the difference cannot be told in finite numbers; training diverged")
     line = Line(todo.base.version, todo.base.digest, todo.number, trained.weights, now, wanted - told)
-    return codec.encode(update), line
+    return sign(update, [] if signing_key is None else [signing_key]), line

@@ -17,6 +17,7 @@ from device_client.downlink import Downlink
 from device_client.events import Emit
 from device_client.gate import Gate
 from device_client.inbox import NewModel, Outcome, Rejected
+from device_client.model_trust import ModelTrust
 from device_client.outbox import Outbox
 from device_client.pace import Pace
 from device_client.presence import offline, online, presence_topic, this_firmware
@@ -28,6 +29,7 @@ from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import LinkError, TopicError
 from wire_contract.layout import Layout
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.signing import SigningKey
 from wire_contract.traffic import Traffic
 
 EVENTS_MAX = 64
@@ -88,12 +90,15 @@ class Runner:
         emit: Emit,
         settings: RunnerSettings,
         traffic: Callable[[], Traffic] | None = None,
+        trust: ModelTrust | None = None,
+        update_signing_key: SigningKey | None = None,
     ) -> None:
         """Everything is handed in.
 
         `layout` is of the task's student. `link` is subscribed to `presence.subscriptions` and has the will of
         `presence.will`. `training_unmet` and `upload_unmet` say why that has to wait, one line each, or nothing.
         `uniform` draws a number evenly between two. `traffic` is what the link has carried so far, if it knows.
+        `trust` says which manifests are used, None: any. Updates are signed where there is a key.
         """
         self._task = task_name
         self._device = device
@@ -135,8 +140,10 @@ class Runner:
             encoding=settings.encoding,
             local_rounds_max=settings.local_rounds_max,
             retrain_after_seconds=settings.retrain_after_seconds,
+            signing_key=update_signing_key,
         )
-        self._downlink = Downlink(link, root=root, task=task_name)
+        self._downlink = Downlink(link, root=root, task=task_name, trust=trust)
+        self._pinned = frozenset[bytes]() if trust is None else trust.key_ids
         self._fits = False
         self._connected = False
         self._ever_connected = False
@@ -158,7 +165,7 @@ class Runner:
             OutboxError: the outbox can no longer be read or written.
             LinkError: the link itself has died.
         """
-        cached = self._outbox.model()
+        cached = self._outbox.model(pinned=self._pinned)
         if cached is not None:
             self._take_model(self._downlink.restore(cached), is_cached=True)
         while self._turn(PATIENCE_SECONDS):
@@ -223,7 +230,7 @@ class Runner:
             case NewModel(published=published, manifest=manifest):
                 self._fits = published.layout.fingerprint == self._layout.fingerprint
                 if self._fits and not is_cached:  # a model of other people must not push out the one to work with
-                    self._outbox.save_model(manifest)
+                    self._outbox.save_model(manifest, pinned=self._pinned)
                 self._emit("model", version=published.version, bytes=manifest.size_bytes)
                 if not self._fits:
                     self._emit("warning", message=self._misfit(published.version, published.layout))

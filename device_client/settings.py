@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings
 
 from device_client.events import LogFormat
 from device_client.policy import Policy, PredicateName, parse_quiet_hours
-from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, check_broker
+from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, Files, check_broker
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice, Energy
 from wire_contract.planner import Plan
@@ -56,6 +56,9 @@ class OnlineSettings(LearningSettings, ConnectionSettings):
 
     task: str = Field(min_length=1, description=_TASK)
     log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
+    model_key: Files = Field(
+        (), description="public key (.pub) that models must be signed by; again for a second one, either will do"
+    )
 
 
 class RunSettings(OnlineSettings):
@@ -106,6 +109,9 @@ class RunSettings(OnlineSettings):
         None, description="signed-off approval (JSON); with it named, uploads wait until it holds, see compliance.py"
     )
     train_approval: bool = Field(False, description="training waits for the approval, too")
+    update_signing_key: Path | None = Field(
+        None, description="private key (see signing-key) that signs updates, for an aggregator that asks for it"
+    )
     network: Network = Field("unknown", description="whether each byte costs money, which no system tells")
     simulated_state: Path | None = Field(
         None, description="JSON file that says how the device is, in place of the real machine; see probe.py"
@@ -190,6 +196,12 @@ class ExportSettings(OnlineSettings):
         if not self.broker and self.model is None and self.local_teacher is None:
             raise ValueError("--broker is missing (or set FEDKD_BROKER, or give --model FILE)")
         return self
+
+
+class SigningKeySettings(CommandSettings):
+    """Makes a key that signs this device's updates: a private file, and FILE.pub for the aggregator."""
+
+    out: Path = Field(description="file for the private key; the public one becomes FILE.pub")
 
 
 class InitialModelSettings(LearningSettings, CommandSettings):

@@ -15,6 +15,7 @@ from device_client.rounds import Round, Trained, Trainer, dropped, is_finite, ma
 from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import EncodeError
 from wire_contract.manifest import Published
+from wire_contract.signing import SigningKey
 
 PATIENCE_SECONDS = 0.25
 """Longest wait for the link: so late at most a stop request, an open gate or a due round is seen."""
@@ -40,6 +41,7 @@ class Study:
         encoding: EncodingChoice,
         local_rounds_max: int,
         retrain_after_seconds: float,
+        signing_key: SigningKey | None = None,
     ) -> None:
         self._task = task
         self._outbox = outbox
@@ -52,6 +54,7 @@ class Study:
         self._encoding = encoding
         self._local_rounds_max = local_rounds_max
         self._retrain_after_seconds = retrain_after_seconds
+        self._signing_key = signing_key
         self._line = outbox.line()
 
     def due(self, newest: Published) -> Round | None:
@@ -113,6 +116,7 @@ class Study:
                 encoding=self._encoding,
                 train_seconds=seconds,
                 now=self._clock.unix(),
+                signing_key=self._signing_key,
             )
         except EncodeError as error:
             self._drop(todo, str(error))

@@ -16,12 +16,21 @@ from wire_contract.limits import (
     KEPT_DELTAS,
     MAP_ITEMS_MAX,
     NAME_CHARACTERS_MAX,
+    SIGNATURES_MAX,
+    SUMMARY_BUCKETS_MAX,
+    SUMMARY_DEVICES_MAX,
+    SUMMARY_EVALUATIONS_MAX,
     TENSORS_MAX,
     TEXT_CHARACTERS_MAX,
 )
 
 INCARNATION_BYTES = 8
 PAYLOAD_DIGEST_BYTES = 8
+KEY_ID_BYTES = 8
+SIGNATURE_BYTES = 64
+SIGNED_SCHEMA = 128
+"""Key `v` of a signed message, by which it is told from a plain one. Who knows nothing of signatures refuses it by this
+number; the schemas of all other kinds stay below it."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*\Z"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, max_length=NAME_CHARACTERS_MAX)]
@@ -40,7 +49,16 @@ Tensors = Annotated[tuple[EncodedTensor, ...], msgspec.Meta(max_length=TENSORS_M
 Grid = Literal["float32", "float16"]
 Outcome = Literal["merged", "duplicate", "refused"]
 RefusalReason = Literal[
-    "too_stale", "unknown_base", "malformed", "not_finite", "too_large", "norm", "layout", "budget", "rate"
+    "too_stale",
+    "unknown_base",
+    "malformed",
+    "not_finite",
+    "too_large",
+    "norm",
+    "layout",
+    "budget",
+    "rate",
+    "signature",
 ]
 
 
@@ -82,6 +100,27 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity(self) -> Identity:
         return Identity(self.device, self.incarnation, self.sequence)
+
+
+class Signature(msgspec.Struct, frozen=True, array_like=True):
+    """By one key; `signing.py` says over what."""
+
+    key_id: Annotated[bytes, msgspec.Meta(min_length=KEY_ID_BYTES, max_length=KEY_ID_BYTES)]
+    """First 8 bytes of the SHA-256 of the raw public key: says which key to try, and proves nothing."""
+    value: Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+    """Ed25519."""
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest or an update with signatures; it travels in place of the plain one, on the same topic."""
+
+    body: bytes = msgspec.field(name="m")
+    """The msgpack map of the plain message, byte for byte what was signed."""
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=SIGNATURES_MAX)] = msgspec.field(
+        name="sg"
+    )
+    """Several while keys are exchanged; one that is good is enough."""
+    schema: Annotated[int, msgspec.Meta(ge=SIGNED_SCHEMA)] = msgspec.field(name="v", default=SIGNED_SCHEMA)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +179,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of each chunk payload, in order; empty when the model is inline."""
     inline: bytes | None = msgspec.field(name="x", default=None)
     delta: bytes | None = msgspec.field(name="dx", default=None)
-    """A Delta message that leads to this version."""
+    """A Delta message that leads to this version; None when there is none, or it is on its own topic only."""
     delta_sizes: Annotated[tuple[Count, ...], msgspec.Meta(max_length=KEPT_DELTAS)] = msgspec.field(
         name="ds", default=()
     )
@@ -151,7 +190,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The aggregator refuses larger updates."""
     published_at: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="at")
     """Unix seconds at which the version was committed."""
-    signature: bytes | None = msgspec.field(name="sig", default=None)
+    expires_at: Annotated[float, msgspec.Meta(ge=0)] | None = msgspec.field(name="ex", default=None)
+    """Unix seconds after which a device that checks signatures no longer takes this manifest; None: never."""
     schema: int = msgspec.field(name="v", default=2)
 
     @property
@@ -203,6 +243,61 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = msgspec.field(name="v", default=1)
 
 
+class Measured(msgspec.Struct, frozen=True, array_like=True):
+    """What one evaluator measured of one version, as a summary has it."""
+
+    version: Version
+    evaluator: Name
+    accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    at: Annotated[float, msgspec.Meta(ge=0)]
+    """Unix seconds at which the version was committed."""
+
+
+class StalenessBucket(msgspec.Struct, frozen=True, array_like=True):
+    """Merged updates whose staleness is `least` or more, up to the next bucket."""
+
+    least: Count
+    updates: Count
+
+
+class SeenDevice(msgspec.Struct, frozen=True, array_like=True):
+    """A device and the newest answer to it."""
+
+    device: Name
+    outcome: Outcome
+    staleness: Count
+    """Versions; of its newest merged update."""
+    at: Annotated[float, msgspec.Meta(ge=0)]
+    """Unix seconds of that answer."""
+    merged: Count
+    """Its updates since the ledger began."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The history in short, for whoever looks on and comes late. The newest first; what is older is left out."""
+
+    at: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="at")
+    """Unix seconds at which it was made."""
+    since: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="a")
+    """Unix seconds at which this aggregator started; what no ledger knows counts from here."""
+    evaluations: Annotated[tuple[Measured, ...], msgspec.Meta(max_length=SUMMARY_EVALUATIONS_MAX)] = msgspec.field(
+        name="e", default=()
+    )
+    staleness: Annotated[tuple[StalenessBucket, ...], msgspec.Meta(max_length=SUMMARY_BUCKETS_MAX)] = msgspec.field(
+        name="h", default=()
+    )
+    """Of all merged updates since the ledger began."""
+    devices: Annotated[tuple[SeenDevice, ...], msgspec.Meta(max_length=SUMMARY_DEVICES_MAX)] = msgspec.field(
+        name="k", default=()
+    )
+    updates_per_minute: Count = msgspec.field(name="r", default=0)
+    """Merged in the 60 seconds before `at`."""
+    bytes_up: Count = msgspec.field(name="u", default=0)
+    """Payloads of updates received: of the merged ones before `since`, of all after it."""
+    bytes_down: Count = msgspec.field(name="w", default=0)
+    """Payloads published since `since`, each once, however many devices the broker hands it to."""
+
+
 class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an aggregator is there and what it did. Retained; the offline form is its will."""
 
@@ -210,7 +305,9 @@ class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: Version = msgspec.field(name="n")
     counters: Counters = msgspec.field(name="c", default_factory=dict)
     """Since the ledger began: merged, duplicate, refused, devices."""
+    summary: Summary | None = msgspec.field(name="s", default=None)
+    """None in the will, and of an aggregator that makes none."""
     schema: int = msgspec.field(name="v", default=1)
 
 
-Message = Update | Model | Delta | Manifest | Receipt | Presence | Evaluation | AggregatorStatus
+Message = Update | Model | Delta | Manifest | Signed | Receipt | Presence | Evaluation | AggregatorStatus

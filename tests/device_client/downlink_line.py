@@ -10,7 +10,7 @@ from wire_contract import codec
 from wire_contract.deltas import EncodeDelta
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.limits import KEPT_DELTAS
+from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.manifest import Announcement
 from wire_contract.shelf import Shelf, first_shelf, next_shelf
 
@@ -32,6 +32,7 @@ def shelves(
     published_at: float = 1_000.0,
     layout: Layout = LAYOUT,
     keys: Sequence[int] = (),
+    delta_bytes_max: int = INLINE_BYTES_MAX,
 ) -> list[Shelf]:
     """Version 0 and so many after it; those in `keys` have no delta."""
     random = np.random.default_rng(seed)
@@ -49,6 +50,7 @@ def shelves(
                 encode_delta=None if version in keys else encode,
                 snapshot_versions=snapshot_versions,
                 published_at=published_at + version,
+                delta_bytes_max=delta_bytes_max,
             )
         )
     return made
@@ -56,6 +58,18 @@ def shelves(
 
 def announced(shelf: Shelf) -> Announcement:
     return shelf.announcement(shards=1, update_bytes_max=1 << 20)
+
+
+def large_deltas(versions: int) -> list[Shelf]:
+    """A line whose deltas, in int8, are too large for the manifest."""
+    layout = Layout((TensorSpec("a.weight", (150, 200)), TensorSpec("a.bias", (50,))))
+    random = np.random.default_rng(0)
+
+    def encode(difference: np.ndarray, of: Layout) -> tuple:  # type: ignore[type-arg]
+        noise = random.standard_normal(of.size).astype(np.float32)  # so that LZ4 does not make them small
+        return encode_vector(difference + np.float32(0.1) * noise, of, "int8")
+
+    return shelves(versions, encode=encode, layout=layout, delta_bytes_max=40_000)
 
 
 class Retained:

@@ -11,17 +11,20 @@ import numpy as np
 
 from device_client.clock import Clock
 from device_client.events import EVENTS
+from device_client.model_trust import Memory, ModelTrust
 from device_client.outbox import Outbox
 from device_client.presence import subscriptions, will
 from device_client.rounds import Tick, Trained
 from device_client.runner import Ended, Runner, RunnerSettings
 from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
+from wire_contract.envelope import read
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.link import Delivery, Disconnected, Event
 from wire_contract.manifest import Announcement, announce
 from wire_contract.memory_link import MemoryBroker, MemoryLink
 from wire_contract.messages import Receipt, RefusalReason, Update
+from wire_contract.signing import PublicKey, SigningKey, sign
 
 ROOT = topics.DEFAULT_ROOT
 TASK = "walking"
@@ -117,6 +120,7 @@ class Aggregator:
     answering: bool = True
     refusing: RefusalReason | None = None
     received: int = 0
+    signing_keys: list[SigningKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         updates = topics.topic_filter("update", root=ROOT, task=TASK)
@@ -126,7 +130,11 @@ class Aggregator:
         for index, chunk in enumerate(announcement.chunks):
             topic = topics.build("chunk", root=ROOT, task=TASK, version=announcement.manifest.version, chunk=index)
             self.link.publish(topic, chunk, retain=True)
-        self.link.publish(topics.build("model", root=ROOT, task=TASK), codec.encode(announcement.manifest), retain=True)
+        self.announce(sign(announcement.manifest, self.signing_keys))
+
+    def announce(self, payload: bytes) -> None:
+        """Whatever stands on the model topic."""
+        self.link.publish(topics.build("model", root=ROOT, task=TASK), payload, retain=True)
 
     def work(self) -> None:
         for event in self.link.receive(count=100, timeout_seconds=0):
@@ -134,7 +142,7 @@ class Aggregator:
                 self._take(event)
 
     def _take(self, delivery: Delivery) -> None:
-        update = codec.decode(delivery.payload, Update)
+        update = read(delivery.payload, Update)
         self.received += 1
         known = self.payloads.setdefault((update.incarnation, update.sequence), delivery.payload)
         assert known == delivery.payload, f"{update.identity} stands for two different updates"
@@ -212,6 +220,8 @@ class Stage:
         self.link: WatchedLink | None = None
         self.opened: Outbox | None = None
         self.seeds = 0
+        self.model_keys: list[PublicKey] = []
+        self.update_key: SigningKey | None = None
 
     def emit(self, event: str, **fields: object) -> None:
         assert set(fields) == set(EVENTS[event].fields)
@@ -266,6 +276,8 @@ class Stage:
                 emit=self.emit,
                 settings=RunnerSettings(firmware="test", **self.settings),
                 traffic=lambda: inner.traffic,
+                trust=self.trust(opened),
+                update_signing_key=self.update_key,
             )
             try:
                 ended = self.runner.run()
@@ -274,6 +286,11 @@ class Stage:
                 raise
             inner.close()
             return ended
+
+    def trust(self, memory: Memory) -> ModelTrust | None:
+        if not self.model_keys:
+            return None
+        return ModelTrust(self.model_keys, task=TASK, memory=memory, unix=self.time.clock.unix)
 
     def run_for(self, seconds: float) -> Ended:
         end = self.time.now + seconds

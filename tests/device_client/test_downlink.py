@@ -8,7 +8,7 @@ from aggregator.publishing import Publisher
 from device_client.downlink import Downlink
 from device_client.inbox import NewModel, Outcome
 from tests.broker.mosquitto import Mosquitto
-from tests.device_client.downlink_line import announced, shelves
+from tests.device_client.downlink_line import announced, large_deltas, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK
 from wire_contract import codec, topics
 from wire_contract.link import Delivery, Link
@@ -152,6 +152,34 @@ def test_a_connection_lost_in_the_middle_is_no_matter(world: World) -> None:
             break
     device.listen()
     assert device.version == 11
+
+
+def test_a_delta_too_large_for_the_manifest_comes_from_its_topic(world: World) -> None:
+    line = large_deltas(6)
+    world.publish(line[0])
+    device = world.device()
+    device.listen()
+    for shelf in line[1:]:
+        device.forget()
+        world.publish(shelf)
+        device.listen()
+        assert device.version == shelf.version
+        assert device.asked == [f"delta/{shelf.version}"]
+        assert device.received["delta"] == len(shelf.deltas[0])
+        assert "chunk" not in device.received
+    assert list(world.broker._sessions[DEVICE].subscriptions) == [MODEL]
+
+
+def test_a_delta_over_the_brokers_limit_does_not_hold_up_the_version(world: World) -> None:
+    line = large_deltas(5)
+    world.publish(line[0])
+    world.broker.packet_bytes_max = 26_000
+    for shelf in line[1:]:
+        assert len(shelf.deltas[0]) > world.broker.packet_bytes_max
+        assert world.publisher.model(announced(shelf), all_of_it=False)
+    kinds = {topics.parse(topic, root=ROOT).kind for topic in world.broker.retained}
+    assert kinds == {"model", "chunk"}
+    assert codec.decode(world.broker.retained[MODEL], Manifest).version == 5
 
 
 def test_another_task_is_not_ours(world: World) -> None:

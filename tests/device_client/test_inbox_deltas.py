@@ -9,18 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_client.inbox import PATIENCE_VERSIONS, Inbox, NewModel, Rejected, Wanted
-from tests.device_client.downlink_line import LAYOUT, Retained, announced, rejections, shelves
+from tests.device_client.downlink_line import LAYOUT, Retained, announced, large_deltas, rejections, shelves
 from tests.device_client.stage import TASK
 from wire_contract import codec
 from wire_contract.encoding import Float32, encode_vector
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.messages import Delta
+from wire_contract.messages import Delta, Manifest
 from wire_contract.shelf import Shelf
 
 LINE = shelves(30)
 OTHER = shelves(30, seed=9, published_at=50_000.0)
 """A new line with the same version numbers."""
 KEYED = shelves(12, keys=(5,))
+LARGE = large_deltas(12)
 
 
 def manifest(shelf: Shelf, **changes: Any) -> bytes:
@@ -41,7 +42,8 @@ def held(inbox: Inbox) -> int | None:
     if inbox.held is None:
         return None
     published = inbox.held.published
-    line = next(line for line in (LINE, OTHER, KEYED) if any(one.published.digest == published.digest for one in line))
+    lines = (LINE, OTHER, KEYED, LARGE)
+    line = next(line for line in lines if any(one.published.digest == published.digest for one in line))
     assert published.weights.tobytes() == line[published.version].published.weights.tobytes()
     return published.version
 
@@ -213,6 +215,36 @@ def test_a_broken_delta_inside_a_manifest_sends_it_to_the_snapshot() -> None:
         assert (held(inbox), inbox.wanted) == (16, Wanted())
 
 
+def test_a_delta_too_large_for_the_manifest_is_asked_for() -> None:
+    line = LARGE
+    inbox, retained = holding(line[3]), Retained()
+    for shelf in line[4:9]:
+        retained.publish(shelf)
+        assert codec.decode(retained.manifest, Manifest).delta is None
+        inbox.manifest(retained.manifest)
+        assert (held(inbox), inbox.wanted) == (shelf.version - 1, Wanted((shelf.version,)))
+        outcome = inbox.delta(shelf.version, retained.deltas[shelf.version])
+        assert isinstance(outcome, NewModel)
+        assert outcome.published.digest == shelf.published.digest
+        assert (held(inbox), inbox.wanted) == (shelf.version, Wanted())
+    retained.publish(line[12])
+    retained.give(inbox)
+    assert held(inbox) == 12
+    joiner = Inbox(TASK)  # the snapshot, and the deltas after it
+    retained.give(joiner)
+    assert held(joiner) == 12
+
+
+def test_a_large_delta_that_the_broker_has_not_gives_way_to_the_snapshot() -> None:
+    line = LARGE
+    inbox, retained = holding(line[7]), Retained()
+    for shelf in line[8:11]:
+        retained.publish(shelf)
+        retained.deltas.clear()
+        retained.give(inbox)
+    assert held(inbox) == line[10].snapshot_version
+
+
 def test_nothing_grows_whatever_comes() -> None:
     inbox = holding(LINE[3])
     delta = codec.decode(announced(LINE[4]).deltas[4], Delta)
@@ -258,7 +290,7 @@ def put(inbox: Inbox, piece: tuple[str, int, int, bytes]) -> Any:
 @given(st.data())
 @settings(deadline=None, max_examples=150)
 def test_in_any_order_twice_lost_or_corrupted_it_never_holds_wrong_weights(data: st.DataObject) -> None:
-    line = KEYED if data.draw(st.booleans()) else LINE
+    line = data.draw(st.sampled_from([LINE, KEYED, LARGE]))
     versions = sorted(data.draw(st.sets(st.integers(0, 12), min_size=1, max_size=4)))
     there = pieces(line, versions)
     numbers = st.integers(0, len(there) - 1)
@@ -288,4 +320,5 @@ def test_in_any_order_twice_lost_or_corrupted_it_never_holds_wrong_weights(data:
     for version in range(versions[-1] + 1):
         retained.publish(line[version])
     retained.give(inbox)
+    retained.give(inbox)  # deltas that did not come for PATIENCE_VERSIONS are asked for when the manifest comes again
     assert held(inbox) == max(versions[-1], start or 0)

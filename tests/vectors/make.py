@@ -5,6 +5,7 @@ import sys
 from tests.vectors.form import FOLDER, text_of
 from tests.vectors.of_messages import deltas, layouts, messages
 from tests.vectors.of_refusals import refused_payloads, refused_tensors
+from tests.vectors.of_signatures import signed
 from tests.vectors.of_tensors import gap_coded, tensors
 
 FILES = {
@@ -13,6 +14,7 @@ FILES = {
     "tensors": tensors,
     "gap_coded": gap_coded,
     "deltas": deltas,
+    "signed": signed,
     "refused_payloads": refused_payloads,
     "refused_tensors": refused_tensors,
 }

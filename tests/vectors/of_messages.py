@@ -19,12 +19,19 @@ from wire_contract.messages import (
     AggregatorStatus,
     Delta,
     Evaluation,
+    Manifest,
+    Measured,
     Message,
     Model,
     Presence,
     Receipt,
+    SeenDevice,
+    Signed,
+    StalenessBucket,
+    Summary,
     Update,
 )
+from wire_contract.signing import SigningKey, sign
 
 LAYOUT = Layout((TensorSpec("conv.weight", (2, 3)), TensorSpec("conv.bias", (2,)), TensorSpec("gain", ())))
 SIZES = [spec.size for spec in LAYOUT.tensors]
@@ -164,6 +171,31 @@ def update(name: str, tensors: tuple[EncodedTensor, ...]) -> tuple[str, topics.K
     return name, "update", message, {"shard": 0, "device": DEVICE}
 
 
+def signed_ones() -> list[tuple[str, Manifest | Update, list[tuple[bytes, SigningKey]]]]:
+    """Name, message, and the private keys with their seeds."""
+    old, new = ((seed, SigningKey.from_seed(seed)) for seed in (bytes(range(32)), bytes(range(32, 64))))
+    manifest = announce(
+        WEIGHTS,
+        task=TASK,
+        version=3,
+        parent=2,
+        layout=LAYOUT,
+        encoding="float16",
+        shards=1,
+        update_bytes_max=1 << 20,
+        published_at=1_700_000_000.25,
+    ).manifest
+    manifest = msgspec.structs.replace(manifest, expires_at=1_700_086_400.25)
+    _, _, taught, _ = update("", encode_vector(WEIGHTS, LAYOUT, "int8"))
+    assert isinstance(taught, Update)
+    return [("manifest while keys are exchanged", manifest, [old, new]), ("update of a device", taught, [new])]
+
+
+def _plain(signed: tuple[str, Manifest | Update, list[tuple[bytes, SigningKey]]]) -> Signed:
+    _, message, keys = signed
+    return msgspec.msgpack.decode(unframed(sign(message, [key for _, key in keys])), type=Signed)
+
+
 def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]]:
     snapshot, start, sent, reached = line()
     whole_one = announce(
@@ -200,6 +232,16 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         task=TASK, device="judge", version=2, digest=start.digest, samples=400, metrics={"accuracy": 0.875, "f1": 0.5}
     )
     status = AggregatorStatus(status="online", version=2, counters={"merged": 5, "refused": 0})
+    told = Summary(
+        at=1_700_000_100.5,
+        since=1_700_000_000.0,
+        evaluations=(Measured(2, "judge", 0.875, 1_700_000_090.25), Measured(1, "judge", 0.5, 1_700_000_060.0)),
+        staleness=(StalenessBucket(0, 4), StalenessBucket(1, 0), StalenessBucket(129, 1)),
+        devices=(SeenDevice(DEVICE, "merged", 2, 1_700_000_099.0, 5),),
+        updates_per_minute=5,
+        bytes_up=5_120,
+        bytes_down=1 << 33,
+    )
     here: dict[str, str | int] = {"device": DEVICE}
     return [
         update("update in float32", encode_vector(WEIGHTS, LAYOUT, "float32")),
@@ -210,10 +252,13 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         ("delta in int8", "delta", msgspec.msgpack.decode(unframed(sent[0]), type=Delta), {"version": 1}),
         ("manifest with the model inline", "model", whole_one, {}),
         ("manifest with a delta inline and a snapshot in two chunks", "model", later, {}),
+        ("signed manifest, by two keys", None, _plain(signed_ones()[0]), {}),
+        ("signed update", None, _plain(signed_ones()[1]), {}),
         ("receipt: merged", "receipt", merged, here),
         ("receipt: refused, unreadable", "receipt", refused, here),
         ("presence", "presence", Presence(status="online", firmware="fw 1.2", capability={"int8": "yes"}), here),
         ("presence: the will", "presence", Presence(status="offline", firmware="fw 1.2"), here),
         ("evaluation", "evaluation", measured, {"device": "judge"}),
         ("aggregator status", "aggregator", status, {"shard": 0}),
+        ("aggregator status with a summary", "aggregator", msgspec.structs.replace(status, summary=told), {"shard": 0}),
     ]

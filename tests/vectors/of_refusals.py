@@ -25,6 +25,10 @@ def _changed(name: str, error: str, **changes: Any) -> dict[str, Any]:
     return _refused(name, "Update", frame(packed({**FIELDS, **changes})), error)
 
 
+def _sealed(count: int, *, key_id: bytes = bytes(8), value: bytes = bytes(64), v: int = 128) -> bytes:
+    return frame(packed({"m": b"\x80", "sg": [[key_id, value]] * count, "v": v}))
+
+
 def refused_payloads() -> list[dict[str, Any]]:
     sound = frame(packed(FIELDS))
     model: dict[str, Any] = msgspec.to_builtins(
@@ -68,6 +72,13 @@ def refused_payloads() -> list[dict[str, Any]]:
             "`$.e`",
         ),
         _refused("a reason outside the list", "Receipt", frame(packed({**receipt, "r": "ugly"})), "`$.r`"),
+        _refused("a signed one, to who knows no signatures", "Manifest", _sealed(1), "schema 128 is not known here"),
+        _refused("no signature", "Signed", _sealed(0), "`$.sg`"),
+        _refused("five signatures", "Signed", _sealed(5), "`$.sg`"),
+        _refused("a signature of 63 bytes", "Signed", _sealed(1, value=bytes(63)), "`$.sg[0][1]`"),
+        _refused("a key id of 9 bytes", "Signed", _sealed(1, key_id=bytes(9)), "`$.sg[0][0]`"),
+        _refused("signed, of a schema from the future", "Signed", _sealed(1, v=129), "schema 129 is not known here"),
+        _refused("a plain schema number", "Signed", _sealed(1, v=2), "`$.v`"),
         _refused("an update read as a manifest", "Manifest", encode(update("", ())[2]), "Manifest"),
     ]
 

@@ -8,6 +8,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +22,11 @@ from wire_contract import codec, messages, topics
 from wire_contract.deltas import GRIDS, follow
 from wire_contract.encoding import EncodedTensor, GapCoded, decode_vector
 from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, TensorSpec, digest
 from wire_contract.manifest import read_model
+from wire_contract.signing import NotTrusted, PublicKey, signers
 
 SAME_EACH_TIME = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -190,3 +193,32 @@ def test_entries_that_are_not_of_the_layout_are_refused(vector: dict[str, Any]) 
     with pytest.raises(DecodeError) as caught:
         decode_vector([entry_of(built) for built in vector["entries"]], layout_of(vector["sizes"]))
     assert vector["error"] in str(caught.value)
+
+
+@each("signed", "name")
+def test_a_signed_message_is_what_a_plain_reader_of_the_document_makes_of_it(vector: dict[str, Any]) -> None:
+    """With nothing but msgpack, SHA-256 and the library's Ed25519."""
+    content, domain = unframed(bytes.fromhex(vector["payload"])), f"fedkd {vector['kind'].lower()} v1\0".encode()
+    assert content.hex() == vector["content"]
+    found = msgpack.unpackb(content)
+    assert (set(found), found["v"], found["m"].hex()) == ({"m", "sg", "v"}, 128, vector["body"])
+    for (key_id, value), key in zip(found["sg"], vector["keys"], strict=True):
+        public = bytes.fromhex(key["public"])
+        assert hashlib.sha256(public).digest()[:8] == key_id == bytes.fromhex(key["key_id"])
+        assert (domain + key_id + found["m"]).hex() == key["signed_bytes"]
+        assert value.hex() == key["signature"]
+        Ed25519PublicKey.from_public_bytes(public).verify(value, bytes.fromhex(key["signed_bytes"]))
+        private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key["seed"]))
+        assert private.public_key().public_bytes_raw() == public
+    read = codec.unpack(found["m"], kind_of(vector))
+    assert codec.pack(read).hex() == vector["body"]
+
+
+@each("signed", "name")
+def test_what_is_wrong_with_a_signed_message_is_seen(vector: dict[str, Any]) -> None:
+    known = [PublicKey(bytes.fromhex(key["public"])) for key in vector["keys"]]
+    kind: Any = kind_of(vector)
+    assert len(signers(sealed(bytes.fromhex(vector["payload"]), kind), known)) == len(known)
+    for payload in vector["refused"].values():
+        with pytest.raises(NotTrusted):
+            signers(sealed(bytes.fromhex(payload), kind), known)

@@ -1,0 +1,8 @@
+"""Keys of tests: the same ones each time."""
+
+from wire_contract.signing import SigningKey
+
+
+def key(number: int) -> SigningKey:
+    """So many different ones as there are bytes."""
+    return SigningKey.from_seed(bytes([number]) * 32)
