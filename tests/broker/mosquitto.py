@@ -15,14 +15,14 @@ START_SECONDS_MAX = 10.0
 INSTALL = "sudo apt-get install mosquitto"
 
 
-def program(name: str) -> str:
+def program(name: str, *, install: str = INSTALL) -> str:
     """Its path. Where it is missing: a failure in CI, elsewhere a skip that says how to get it."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is not None:
         return found
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is not installed, and in CI these tests must run: {INSTALL}")
-    pytest.skip(f"{name} is not installed: {INSTALL}")
+        pytest.fail(f"{name} is not installed, and in CI these tests must run: {install}")
+    pytest.skip(f"{name} is not installed: {install}")
 
 
 PORTS = range(15000, 32000)

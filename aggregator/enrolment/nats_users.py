@@ -1,0 +1,53 @@
+"""The users of a nats-server: it has no patterns like mosquitto's `%u`, so each name stands there with its topics.
+
+NATS writes a topic as a subject: `.` between levels, `*` for `+`, and `//` for a dot within a level. A client shows its
+certificate (`verify_and_map`); who does not stand here any more is refused, which is the revocation list of NATS.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from aggregator.enrolment.roles import Role
+from wire_contract.topics import TOPICS, Kind, topic_filter
+
+READERS: Mapping[Kind, tuple[Role, ...]] = {
+    "model": ("device", "aggregator", "viewer"),
+    "chunk": ("device", "aggregator", "viewer"),
+    "delta": ("device", "aggregator", "viewer"),
+    "update": ("aggregator",),
+    "receipt": ("device",),
+    "presence": ("aggregator", "viewer"),
+    "evaluation": ("aggregator", "viewer"),
+    "aggregator": ("viewer",),
+}
+"""A device reads and writes what carries a name only under its own."""
+
+DELIVERIES = "$MQTT.sub.>"
+"""Where the server hands a client its QoS 1 messages; without it no subscription works. MQTT clients cannot name it."""
+
+
+def users(names: Iterable[tuple[str, Role]], *, root: str) -> str:
+    """The text of a file that stands within `authorization { include … }`."""
+    lines = [_user(name, role, root) for name, role in names if role != "broker"]
+    return "users: [\n" + "".join(f"  {line}\n" for line in lines) + "]\n"
+
+
+def subject(pattern: str) -> str:
+    """An MQTT topic filter as NATS writes it."""
+    return ".".join("*" if level == "+" else level.replace(".", "//") for level in pattern.split("/"))
+
+
+def _user(name: str, role: Role, root: str) -> str:
+    own = {"device": name} if role == "device" else {}
+    publish, subscribe = [], [DELIVERIES]
+    for kind, row in TOPICS.items():
+        parts = own if "{device}" in row.pattern else {}
+        place = subject(topic_filter(kind, root=root, task="+", **parts))
+        if row.writer == role:
+            publish.append(place)
+        if role in READERS[kind]:
+            subscribe.append(place)
+    # An empty list would allow everything.
+    publishing = {"allow": publish} if publish else {"deny": [">"]}
+    permissions = json.dumps({"publish": publishing, "subscribe": {"allow": subscribe}})
+    return f'{{ user: "CN={name}", allowed_connection_types: ["MQTT"], permissions: {permissions} }}'
