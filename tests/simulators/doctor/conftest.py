@@ -1,0 +1,98 @@
+"""Examining brokers in this process, and looking whether anything was left at them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from simulators.doctor.bench import Bench
+from simulators.doctor.examination import EXAMINATION_SECONDS_MAX, bench_of, examine
+from simulators.doctor.finding import Finding
+from simulators.doctor.settings import DoctorSettings
+from simulators.doctor.visitor import Allowance, Visitor
+from wire_contract.connection import read_settings
+from wire_contract.mqtt_link import MqttSettings
+
+QUEUE_MESSAGES = 1_500
+"""Above mosquitto's default limit of 1,000."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One examination."""
+
+    bench: Bench
+    findings: Sequence[Finding]
+
+    def verdicts(self) -> Mapping[str, str]:
+        """By name; of several findings of one name, the worst."""
+        order = ("ok", "not checked", "warning", "missing")
+        found: dict[str, str] = {}
+        for finding in self.findings:
+            found[finding.name] = max(finding.verdict, found.get(finding.name, "ok"), key=order.index)
+        return found
+
+    def named(self, verdict: str) -> set[str]:
+        return {name for name, found in self.verdicts().items() if found == verdict}
+
+    def all_of(self, name: str) -> Sequence[Finding]:
+        return [finding for finding in self.findings if finding.name == name]
+
+    def one(self, name: str) -> Finding:
+        (finding,) = self.all_of(name)
+        return finding
+
+
+Examine = Callable[..., Examined]
+
+
+@pytest.fixture
+def examine_broker(monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """With these flags: `examine_broker(url, username="x")`."""
+    monkeypatch.delenv("FEDKD_BROKER", raising=False)
+
+    def run(url: str, **flags: object) -> Examined:
+        flags = {"queue_messages": QUEUE_MESSAGES, **flags}
+        arguments = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
+        settings = read_settings(DoctorSettings, ["--broker", url, *arguments], program="doctor")
+        bench = bench_of(settings, Allowance(EXAMINATION_SECONDS_MAX))
+        return Examined(bench, list(examine(bench, now_unix=time.time())))
+
+    return run
+
+
+def nothing_is_left(examined: Examined, *, reader: Mapping[str, Any] | None = None, sessions: bool = True) -> None:
+    """Fails when the broker has a session or a retained message of the examination.
+
+    Args:
+        examined: what was done.
+        reader: user, password and the like of somebody who may read all; None: as the device.
+        sessions: False for amqtt, which says that it has a session when it has just ended it.
+    """
+    bench = examined.bench
+    device = bench.roles["device"]
+    base: dict[str, Any] = {
+        "host": device.host,
+        "port": device.port,
+        "transport": device.transport,
+        "protocol": bench.protocol,
+        "session_expiry_seconds": 0,
+        "reconnect_delay_max_seconds": 0.05,
+    }
+    allowance = Allowance(30)
+    for role, client_id in bench.sessions_made if sessions else ():
+        settings = bench.roles[role]
+        own = {"username": settings.username, "password": settings.password, "tls": settings.tls}
+        with Visitor(MqttSettings(client_id=client_id, **base, **own), allowance) as visitor:
+            assert not visitor.session_present, f"the session {client_id} is left"
+    own = {"username": device.username, "password": device.password, "tls": device.tls}
+    who = own if reader is None else reader
+    topics = f"{bench.root}/{bench.task}/#"
+    looking = MqttSettings(client_id="looker", clean_start=True, subscriptions=(topics,), **base, **who)
+    with Visitor(looking, allowance) as looker:
+        # What is retained comes before the answer to what is published on the same connection after it.
+        looker.publish(f"{bench.root}/{bench.task}/model", b"mark")
+        left = [one.topic for one in looker.hear(lambda heard: any(one.payload == b"mark" for one in heard), seconds=2)]
+    assert left == [f"{bench.root}/{bench.task}/model"]

