@@ -4,58 +4,23 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_client.task import TaskError
-from device_client.tasks.physiotherapy import wheel_path
 from tests.conftest import MakeMosquitto
+from tests.e2e.small_demo import DEMO_SECONDS_MAX, SMALL, SmallDemo, data_wheel, ended, start
 from tests.simulators.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-HOUSE = Path(__file__).parents[2]
-SMALL = ("--devices", "3", "--versions", "8", "--seconds", "30", "--plain")
-DEMO_SECONDS_MAX = 200.0
-"""Far more than it takes, for a machine that does other things as well."""
-
 
 @pytest.fixture
 def wheel() -> Path:
-    """The data. Where it cannot be had: a failure in CI, elsewhere a skip that says why."""
-    try:
-        return wheel_path()
-    except TaskError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-
-
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "simulators", "demo", *arguments],
-        cwd=HOUSE,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(demo: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
-    try:
-        out, error = demo.communicate(timeout=DEMO_SECONDS_MAX)
-    except BaseException:
-        demo.terminate()
-        demo.communicate(timeout=30)
-        raise
-    return demo.returncode, out, error
+    """The data of the task."""
+    return data_wheel()
 
 
 def programs_of(out: Path) -> list[int]:
@@ -78,10 +43,10 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(DEMO_SECONDS_MAX + 60)
-@pytest.mark.usefixtures("wheel")
-def test_small_demo_ends_with_balanced_ledgers_and_a_report(out: Path) -> None:
-    code, said, error = ended(start("--out", str(out), *SMALL))
+def test_small_demo_ends_with_balanced_ledgers_and_a_report(small_demo: SmallDemo) -> None:
+    out, code, said, error = small_demo
     assert code == 0, said + error
+    assert programs_of(out) == []
     facts: dict[str, Any] = json.loads((out / "summary.json").read_text())
     assert facts["devices"] == 3
     assert facts["versions"] >= 1

@@ -1,0 +1,80 @@
+"""Writes what Grafana reads, and docs/dashboards.md:
+
+python -m grafana            all files
+python -m grafana --check    none; exit code 1 and a line for each that is not up to date
+"""  # noqa: D415 - the commands follow
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from grafana.alerts import alerts_markdown, provisioning
+from grafana.rendering import dashboard_json, markdown
+from grafana.tables import DASHBOARDS
+
+HOUSE = Path(__file__).parents[1]
+
+_MADE = "Made by `make dashboards` from the tables in grafana/; changes here are lost."
+_PAGE = f"""<!-- {_MADE} -->
+# Dashboards
+
+`make up` brings a Grafana that has them. Another one needs `grafana/provisioning` as `/etc/grafana/provisioning`,
+`grafana/dashboards` as `/etc/grafana/dashboards`, a token that may read in `GF_INFLUXDB_TOKEN`, and the address of its
+InfluxDB in `grafana/provisioning/datasources/influxdb.yaml`. At the top of each page a task is chosen, and shards and
+cohorts where there are several. Everything is InfluxQL, which InfluxDB 1, 2 and 3 speak; InfluxDB 2 needs the database
+mapping that `deployment/influxdb-setup.sh` makes.
+
+Who is online, and the panels of the broker, come from a second connection of the aggregator. Where the broker goes by
+certificates it needs one of its own (`--telemetry-certificate`); without it these panels stay empty.
+
+The numbers of devices are exact whatever their number. Tables with names of devices are made of the newest rows, up to
+the limit that each names, so they stay quick with 100,000 devices but do not list them all.
+
+"""
+
+
+class _Plain(yaml.SafeDumper):
+    """Says equal things again instead of pointing at the first."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - all of them
+        return True
+
+
+def files() -> Mapping[Path, str]:
+    """What each file holds, below the repository."""
+    made = {
+        Path("grafana/dashboards") / f"{one.uid.removeprefix('fedkd-')}.json": json.dumps(dashboard_json(one), indent=2)
+        for one in DASHBOARDS
+    }
+    rules = yaml.dump(provisioning(), Dumper=_Plain, sort_keys=False, width=110, allow_unicode=True)
+    return {name: text + "\n" for name, text in made.items()} | {
+        Path("grafana/provisioning/alerting/rules.yaml"): f"# {_MADE}\n{rules}",
+        Path("docs/dashboards.md"): _PAGE + markdown(DASHBOARDS) + "\n" + alerts_markdown(),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; returns its exit code."""
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    stale = 0
+    for name, text in files().items():
+        path = HOUSE / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if arguments:
+            print(f"{name} is not what the tables say: make dashboards", file=sys.stderr)
+            stale = 1
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {name}")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

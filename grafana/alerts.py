@@ -1,0 +1,202 @@
+"""Rules that call somebody, and the file that Grafana provisions them from.
+
+Whom they call is the operator's: a contact point is not provisioned. Each has all its queries over one time range,
+because Grafana's InfluxQL takes the first query's range for all queries of a request. Annotations are written without
+a dollar, which provisioning would take for a variable of the environment.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from grafana.panels import Expression, Query
+from grafana.rendering import DATASOURCE_UID, letter, panel_ids, target_json
+from grafana.tables import DASHBOARDS
+from grafana.tables.overview import WAITING
+
+FOLDER = "asyncfedkd"
+GROUP = "asyncfedkd"
+INTERVAL = "1m"
+_BY = '"task", "shard"'
+_DAY_SECONDS = 86_400
+_SIX_HOURS_SECONDS = 21_600
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One alert rule: queries and expressions of which the last is compared."""
+
+    uid: str
+    title: str
+    summary: str
+    advice: str
+    steps: tuple[Query | Expression, ...]
+    operator: Literal["gt", "lt"]
+    limit: float
+    range_seconds: int
+    pending: str
+    """So long it must be the case."""
+    severity: Literal["warning", "critical"]
+    panel: tuple[str, str]
+    """Dashboard and title of the panel to look at."""
+    no_data: Literal["Alerting", "OK"] = "OK"
+
+
+def _query(what: str, measurement: str, group: str, tail: str = "fill(none)") -> Query:
+    text = f'SELECT {what} FROM "{measurement}" WHERE $timeFilter GROUP BY {group} {tail}'  # noqa: S608 - no input
+    return Query(text)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "fedkd-no-merge",
+        "No merge lately",
+        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: no update was merged for half an hour",
+        "Is the aggregator running and connected (Overview)? Are devices online (Fleet)? Is everything refused? A "
+        "shard that has merged nothing for a whole day is no longer watched.",
+        # Zero in each bucket without a point: a shard that is silent altogether stays in sight for a day.
+        (
+            _query('sum("merged") AS "merged"', "fedkd_batch", f"time(10m), {_BY}", "fill(0)"),
+            Expression("reduce", "A", "last"),
+        ),
+        "lt",
+        1,
+        _DAY_SECONDS,
+        "30m",
+        "critical",
+        ("fedkd-overview", "Newest merge"),
+        no_data="Alerting",
+    ),
+    Rule(
+        "fedkd-refusals",
+        "Refusals rising",
+        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: the refused share of updates is 5 percentage points above "
+        "the day's mean",
+        "See the reasons and the devices on Fleet: a new firmware, a base that is too old, or somebody hostile.",
+        (
+            _query(
+                'sum("refused") * 100.0 / (sum("merged") + sum("refused")) AS "refused"',
+                "fedkd_batch",
+                f"time(15m), {_BY}",
+            ),
+            Expression("reduce", "A", "last"),
+            Expression("reduce", "A", "mean"),
+            Expression("math", "$B - $C"),
+        ),
+        "gt",
+        5,
+        _DAY_SECONDS,
+        "10m",
+        "warning",
+        ("fedkd-fleet", "Refusals by reason"),
+    ),
+    Rule(
+        "fedkd-spool",
+        "Spool growing",
+        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: more than 10,000 points of telemetry wait in the spool, "
+        "or none arrives",
+        "Has InfluxDB space and memory, is the token valid? When the spool is full the oldest points go; updates are "
+        "not affected.",
+        # While the server is away no point tells of it: buckets without any count as well.
+        (
+            _query(WAITING, "fedkd_telemetry", f"time(5m), {_BY}"),
+            _query('count("spool_bytes") AS "points"', "fedkd_telemetry", f"time(5m), {_BY}", "fill(0)"),
+            Expression("reduce", "A", "last"),
+            Expression("reduce", "B", "last"),
+            Expression("math", "$C > 10000 || $D < 1"),
+        ),
+        "gt",
+        0,
+        _SIX_HOURS_SECONDS,
+        "10m",
+        "warning",
+        ("fedkd-aggregator", "Points waiting"),
+        no_data="Alerting",
+    ),
+    Rule(
+        "fedkd-worst-cohort",
+        "Worst cohort falling",
+        "Task {{ .Labels.task }}, cohort {{ .Labels.cohort }}: accuracy is more than 5 points below the best of "
+        "the day",
+        "See Learning: is it one cohort or all? Compare staleness and unevenness, and what the newest versions merged.",
+        # For each cohort and not for the minimum of them, which jumps when one is not measured for a while.
+        (
+            _query('mean("accuracy") AS "accuracy"', "fedkd_evaluation", 'time(15m), "task", "cohort"'),
+            Expression("reduce", "A", "max"),
+            Expression("reduce", "A", "last"),
+            Expression("math", "$B - $C"),
+        ),
+        "gt",
+        0.05,
+        _DAY_SECONDS,
+        "30m",
+        "warning",
+        ("fedkd-learning", "Best and worst cohort"),
+    ),
+)
+
+
+def provisioning() -> dict[str, Any]:
+    """The content of provisioning/alerting/rules.yaml."""
+    group = {
+        "orgId": 1,
+        "name": GROUP,
+        "folder": FOLDER,
+        "interval": INTERVAL,
+        "rules": [_rule(rule) for rule in RULES],
+    }
+    return {"apiVersion": 1, "groups": [group]}
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    dashboard, panel = rule.panel
+    ids = {one.uid: panel_ids(one) for one in DASHBOARDS}
+    condition = letter(len(rule.steps))
+    threshold = {
+        "refId": condition,
+        "datasource": {"type": "__expr__", "uid": "__expr__"},
+        "type": "threshold",
+        "expression": letter(len(rule.steps) - 1),
+        "conditions": [{"evaluator": {"type": rule.operator, "params": [rule.limit]}}],
+    }
+    models = [*(target_json(step, place) for place, step in enumerate(rule.steps)), threshold]
+    return {
+        "uid": rule.uid,
+        "title": rule.title,
+        "condition": condition,
+        "data": [_data(model, rule.range_seconds) for model in models],
+        "dashboardUid": dashboard,
+        "panelId": ids[dashboard][panel],
+        "noDataState": rule.no_data,
+        "execErrState": "Error",
+        "for": rule.pending,
+        "annotations": {"summary": rule.summary, "description": rule.advice},
+        "labels": {"severity": rule.severity, "system": "asyncfedkd"},
+        "isPaused": False,
+    }
+
+
+def _data(model: dict[str, Any], range_seconds: int) -> dict[str, Any]:
+    is_query = "query" in model
+    return {
+        "refId": model["refId"],
+        "relativeTimeRange": {"from": range_seconds if is_query else 0, "to": 0},
+        "datasourceUid": DATASOURCE_UID if is_query else "__expr__",
+        "model": model,
+    }
+
+
+def alerts_markdown() -> str:
+    """The rules, for docs/dashboards.md."""
+    lines = [
+        "## Alert rules",
+        "",
+        "They come from `grafana/provisioning/alerting/rules.yaml`. Whom they call is yours to say: until a contact",
+        "point is set in Grafana, they are only seen there.",
+        "",
+        "| rule | it fires when | what to look at |",
+        "| --- | --- | --- |",
+    ]
+    for rule in RULES:
+        summary = rule.summary.partition(": ")[2]
+        lines.append(f"| {rule.title} | {summary}; for {rule.pending}, {rule.severity} | {rule.advice} |")
+    return "\n".join(lines) + "\n"

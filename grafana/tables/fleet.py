@@ -1,0 +1,311 @@
+"""Who is online, stale, silent, failing? How are the cohorts?"""
+
+from grafana.panels import (
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    grouped,
+    newest,
+    renamed,
+    rising_is_bad,
+    select,
+    series,
+    sorted_by,
+)
+
+_MERGED = "\"outcome\" = 'merged'"
+_REFUSED = "\"outcome\" = 'refused'"
+
+_COUNTS = Row(
+    "Who takes part",
+    (
+        *(
+            Panel(
+                title,
+                question,
+                "stat",
+                (series(f'last("{field}")', "fedkd_fleet", by='"shard"', alias="shard $tag_shard"),),
+                unit=unit,
+                width=4,
+                height=4,
+                interval="1m",
+                steps=steps,
+            )
+            for title, field, unit, question, steps in (
+                ("Known", "devices_known", "none", "How many devices has the ledger ever seen?", ()),
+                ("Online", "devices_online", "none", "How many say that they are connected?", ()),
+                ("Contributing", "devices_contributing", "none", "How many had an update merged in the last hour?", ()),
+                ("Silent", "devices_silent", "none", "How many did not?", ()),
+                ("Silent share", "silent_share", "percentunit", "Which part of the fleet is that?", ()),
+                (
+                    "Unevenness",
+                    "weight_gini",
+                    "none",
+                    "Do few devices decide? Gini coefficient of the merged weight: 0 all alike, 1 one device alone.",
+                    rising_is_bad(0.5, 0.8),
+                ),
+            )
+        ),
+        Panel(
+            "Devices",
+            "Do devices come or go?",
+            "timeseries",
+            (
+                series(
+                    'last("devices_online") AS "online", last("devices_contributing") AS "contributing",'
+                    ' last("devices_silent") AS "silent"',
+                    "fedkd_fleet",
+                    by='"shard"',
+                    alias="$col, shard $tag_shard",
+                ),
+            ),
+            width=12,
+            interval="1m",
+        ),
+        Panel(
+            "Comings and goings",
+            "Is there a storm of reconnections? Both high at once: look at the broker and the network.",
+            "timeseries",
+            (
+                series(
+                    'count("retained")',
+                    "fedkd_presence",
+                    by='"status"',
+                    where='"retained" = false',
+                    fill="0",
+                    alias="$tag_status",
+                ),
+            ),
+            width=12,
+            stacked_bars=True,
+        ),
+        Panel(
+            "Newest word of each device",
+            "Who is online, with which program and how much battery? Of the newest 5,000 presence messages.",
+            "table",
+            (newest('"device", "status", "role", "firmware", "battery_percent"', "fedkd_presence"),),
+            width=16,
+            height=9,
+            transformations=(
+                grouped(
+                    {
+                        "device": "groupby",
+                        "status": "first",
+                        "Time": "first",
+                        "firmware": "first",
+                        "role": "first",
+                        "battery_percent": "first",
+                    }
+                ),
+                renamed(
+                    {
+                        "device": "device",
+                        "status (first)": "status",
+                        "Time (first)": "since",
+                        "firmware (first)": "firmware",
+                        "role (first)": "role",
+                        "battery_percent (first)": "battery",
+                    }
+                ),
+            ),
+            units=(("battery", "percent"), ("since", "dateTimeFromNow")),
+        ),
+        Panel(
+            "Firmware",
+            "Which programs are out there? Of the same messages.",
+            "barchart",
+            (newest('"device", "firmware"', "fedkd_presence"),),
+            unit="none",
+            width=8,
+            height=9,
+            transformations=(
+                grouped({"device": "groupby", "firmware": "first"}),
+                grouped({"firmware (first)": "groupby", "device": "count"}),
+                renamed({"firmware (first)": "firmware", "device (count)": "devices"}),
+            ),
+        ),
+    ),
+)
+
+_STALE = Row(
+    "Stale and silent",
+    (
+        Panel(
+            "Furthest behind",
+            "Which updates started from the oldest versions? Their devices are offline long or slow.",
+            "table",
+            (
+                Query(
+                    select(
+                        'top("staleness", 50) AS "staleness", "device", "base_version", "version", "weight"',
+                        "fedkd_update",
+                        where=_MERGED,
+                    ),
+                    is_table=True,
+                ),
+            ),
+            unit="none",
+            width=12,
+            height=9,
+            transformations=(sorted_by("staleness", descending=True),),
+        ),
+        Panel(
+            "Silent longest",
+            "Whose newest merged update is oldest? Of the newest 5,000 merged updates; who is not among them is only "
+            "counted, as silent.",
+            "table",
+            (newest('"device", "version", "staleness", "train_seconds"', "fedkd_update", where=_MERGED),),
+            unit="none",
+            width=12,
+            height=9,
+            transformations=(
+                grouped(
+                    {
+                        "device": "groupby",
+                        "Time": "first",
+                        "version": "first",
+                        "staleness": "first",
+                        "train_seconds": "mean",
+                    }
+                ),
+                renamed(
+                    {
+                        "device": "device",
+                        "Time (first)": "newest update",
+                        "version (first)": "into version",
+                        "staleness (first)": "staleness",
+                        "train_seconds (mean)": "training",
+                    }
+                ),
+                sorted_by("newest update", descending=False),
+            ),
+            units=(("newest update", "dateTimeFromNow"), ("training", "s")),
+        ),
+        Panel(
+            "Training time",
+            "How long do devices train for one update? The 90 % line tells of the weak ones.",
+            "timeseries",
+            (
+                series(
+                    'mean("train_seconds") AS "mean", percentile("train_seconds", 90) AS "90 %",'
+                    ' max("train_seconds") AS "longest"',
+                    "fedkd_update",
+                    where=_MERGED,
+                ),
+            ),
+            unit="s",
+            width=12,
+        ),
+        Panel(
+            "Size of updates",
+            "How much does one update cost a device to send?",
+            "timeseries",
+            (
+                series(
+                    'mean("bytes") AS "mean", percentile("bytes", 90) AS "90 %", max("bytes") AS "largest"',
+                    "fedkd_update",
+                ),
+            ),
+            unit="bytes",
+            width=12,
+        ),
+    ),
+)
+
+_FAILING = Row(
+    "Failing",
+    (
+        Panel(
+            "Refusals by reason",
+            "Why are updates refused? too_stale and unknown_base: devices come too late; malformed, layout, "
+            "not_finite: a program is broken; norm, rate, budget: a limit was met.",
+            "timeseries",
+            (series('count("bytes")', "fedkd_update", by='"reason"', where=_REFUSED, fill="0", alias="$tag_reason"),),
+            width=12,
+            stacked_bars=True,
+        ),
+        Panel(
+            "Devices that are refused",
+            "Whose updates are they? Of the newest 5,000 refusals, by device and reason.",
+            "table",
+            (newest('"device", "reason", "bytes"', "fedkd_update", where=_REFUSED),),
+            unit="none",
+            width=12,
+            height=9,
+            transformations=(
+                grouped({"device": "groupby", "reason": "groupby", "bytes": "count", "Time": "first"}),
+                renamed(
+                    {"device": "device", "reason": "reason", "bytes (count)": "refusals", "Time (first)": "newest"}
+                ),
+                sorted_by("refusals", descending=True),
+            ),
+            units=(("newest", "dateTimeFromNow"),),
+        ),
+    ),
+)
+
+_COHORTS = Row(
+    "Cohorts",
+    (
+        Panel(
+            "Cohorts now",
+            "How does the newest measured model serve each cohort, and how far behind is its evaluator?",
+            "table",
+            (
+                Query(
+                    select(
+                        'last("accuracy") AS "accuracy", "macro_f1", "loss", "version", "versions_behind", "samples",'
+                        ' "device"',
+                        "fedkd_evaluation",
+                        group='"cohort"',
+                    ),
+                    is_table=True,
+                ),
+            ),
+            unit="none",
+            width=24,
+            units=(("accuracy", "percentunit"), ("macro_f1", "percentunit"), ("Time", "dateTimeFromNow")),
+            transformations=(sorted_by("accuracy", descending=False),),
+        ),
+    ),
+)
+
+_ONE_DEVICE = Row(
+    "One device",
+    (
+        Panel(
+            "Updates of devices whose id begins with the text above",
+            "What became of the newest updates of one device? Write its id into the field at the top of the page.",
+            "table",
+            (
+                newest(
+                    '"device", "outcome", "reason", "base_version", "staleness", "weight", "bytes", "train_seconds",'
+                    ' "accuracy", "battery_percent"',
+                    "fedkd_update",
+                    where='"device" =~ /^${device:regex}/',
+                    rows=200,
+                ),
+            ),
+            unit="none",
+            width=24,
+            height=9,
+            units=(
+                ("bytes", "bytes"),
+                ("train_seconds", "s"),
+                ("accuracy", "percentunit"),
+                ("battery_percent", "percent"),
+            ),
+        ),
+    ),
+)
+
+FLEET = Dashboard(
+    "fedkd-fleet",
+    "asyncfedkd: Fleet",
+    "Who is online, stale, silent or failing, and how are the cohorts?",
+    (_COUNTS, _STALE, _FAILING, _COHORTS, _ONE_DEVICE),
+    time_from="now-6h",
+    refresh="1m",
+    has_device=True,
+)

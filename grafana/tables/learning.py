@@ -1,0 +1,235 @@
+"""Accuracy by version and cohort, staleness against weight, bytes per point of accuracy."""
+
+from grafana.panels import (
+    COHORT,
+    STEP,
+    Axes,
+    Dashboard,
+    Expression,
+    Panel,
+    Query,
+    Row,
+    newest,
+    select,
+    series,
+)
+
+_MERGED = "\"outcome\" = 'merged'"
+_POINTS = 2_000
+
+_ACCURACY = Row(
+    "Accuracy",
+    (
+        Panel(
+            "Accuracy by version",
+            "What did each version bring, to each cohort? The newest 2,000 evaluations.",
+            "xychart",
+            (newest('"version", "accuracy", "cohort"', "fedkd_evaluation", where=COHORT, rows=_POINTS),),
+            unit="percentunit",
+            width=12,
+            height=10,
+            axes=Axes("version", "accuracy", x_unit="none", x_label="version"),
+            transformations=(
+                {
+                    "id": "partitionByValues",
+                    "options": {"fields": ["cohort"], "keepFields": False, "naming": {"asLabels": True}},
+                },
+            ),
+        ),
+        Panel(
+            "Accuracy by cohort",
+            "Does it get better with time?",
+            "timeseries",
+            (series('mean("accuracy")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
+            unit="percentunit",
+            width=12,
+            height=10,
+            y_max=1.0,
+        ),
+        Panel(
+            "Best and worst cohort",
+            "Does the model serve some better and better, and others not?",
+            "timeseries",
+            (series('max("accuracy") AS "best", min("accuracy") AS "worst"', "fedkd_evaluation", where=COHORT),),
+            unit="percentunit",
+            y_max=1.0,
+        ),
+        Panel(
+            "Macro F1 by cohort",
+            "Are rare classes learned as well? Far below the accuracy: they are not.",
+            "timeseries",
+            (series('mean("macro_f1")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
+            unit="percentunit",
+            y_max=1.0,
+        ),
+        Panel(
+            "Loss by cohort",
+            "Is it still sure of what it says? Rising loss at equal accuracy: over-confident.",
+            "timeseries",
+            (series('mean("loss")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
+        ),
+        Panel(
+            "Recall by class",
+            "Which class is missed?",
+            "timeseries",
+            (series("mean(/^recall_/)", "fedkd_evaluation", where=COHORT),),
+            unit="percentunit",
+            width=12,
+            y_max=1.0,
+        ),
+        Panel(
+            "Evaluators behind",
+            "How many versions old is what the evaluators measure?",
+            "timeseries",
+            (series('max("versions_behind")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
+            width=12,
+        ),
+    ),
+)
+
+_STALENESS = Row(
+    "Staleness and weight",
+    (
+        Panel(
+            "Weight against staleness",
+            "How much does a late update still count? The newest 2,000 merged updates; samples spread the points.",
+            "xychart",
+            (newest('"staleness", "weight"', "fedkd_update", where=_MERGED, rows=_POINTS),),
+            unit="none",
+            height=9,
+            axes=Axes("staleness", "weight", x_unit="none", x_label="staleness (versions)"),
+        ),
+        Panel(
+            "Staleness of merged updates",
+            "How is staleness spread, and does it move? The newest 5,000 merged updates.",
+            "heatmap",
+            (Query(newest('"staleness"', "fedkd_update", where=_MERGED).text, "$col"),),
+            height=9,
+        ),
+        Panel(
+            "Unevenness of weight",
+            "Do few devices decide? Gini coefficient of the merged weight per device.",
+            "timeseries",
+            (series('last("weight_gini")', "fedkd_fleet", by='"shard"', alias="shard $tag_shard"),),
+            unit="none",
+            height=9,
+            interval="1m",
+            y_max=1.0,
+        ),
+    ),
+)
+
+_COST = Row(
+    "What it costs",
+    (
+        Panel(
+            "Bytes per point of accuracy",
+            "How many bytes did devices send for each percentage point between the worst and the best accuracy in this "
+            "time range? Payloads of all updates; no data until two different accuracies were measured.",
+            "stat",
+            (
+                Query(select('sum("bytes") AS "bytes"', "fedkd_update"), "$col", hidden=True),
+                Query(
+                    select(
+                        'mean("accuracy") AS "accuracy"',
+                        "fedkd_evaluation",
+                        where=COHORT,
+                        group=STEP,
+                        tail="fill(none)",
+                    ),
+                    "$col",
+                    hidden=True,
+                ),
+                Expression("reduce", "A", "sum", hidden=True),
+                Expression("reduce", "B", "max", hidden=True),
+                Expression("reduce", "B", "min", hidden=True),
+                Expression("math", "$C / (($D - $E) * 100)"),
+            ),
+            unit="bytes",
+            width=6,
+            height=9,
+        ),
+        Panel(
+            "Accuracy against bytes",
+            "What did each byte bring? Payloads of updates since the beginning of the time range.",
+            "xychart",
+            (
+                Query(
+                    select('cumulative_sum(sum("bytes")) AS "bytes"', "fedkd_update", group=STEP, tail="fill(0)"),
+                    is_table=True,
+                ),
+                Query(
+                    select(
+                        'mean("accuracy") AS "accuracy"',
+                        "fedkd_evaluation",
+                        where=COHORT,
+                        group=STEP,
+                        tail="fill(none)",
+                    ),
+                    is_table=True,
+                ),
+            ),
+            unit="percentunit",
+            width=9,
+            height=9,
+            axes=Axes("bytes", "accuracy", x_unit="bytes", x_label="bytes sent by devices", lines=True),
+            transformations=({"id": "joinByField", "options": {"byField": "Time", "mode": "inner"}},),
+        ),
+        Panel(
+            "Bytes of updates and of versions",
+            "Which direction is dear? Downlink is per device that asks; this is what is published once.",
+            "timeseries",
+            (
+                series('sum("bytes") AS "updates"', "fedkd_update", fill="0"),
+                series(
+                    'sum("delta_bytes") AS "deltas", sum("snapshot_bytes") AS "snapshots"', "fedkd_version", fill="0"
+                ),
+            ),
+            unit="bytes",
+            width=9,
+            height=9,
+            stacked_bars=True,
+        ),
+    ),
+)
+
+_STEPS = Row(
+    "Steps of the model",
+    (
+        Panel(
+            "Step of a version",
+            "How far does each version move? Falling towards nothing: it has learned what it can; rising: look at it.",
+            "timeseries",
+            (series('mean("step_norm") AS "step"', "fedkd_version"),),
+        ),
+        Panel(
+            "Norm of updates",
+            "How far do devices pull? A few far above the rest: see the norm limit of the aggregator.",
+            "timeseries",
+            (
+                series(
+                    'mean("norm") AS "mean", max("norm") AS "largest"',
+                    "fedkd_update",
+                    where=_MERGED,
+                ),
+            ),
+        ),
+        Panel(
+            "Training on devices",
+            "Do devices still learn from their own data? Their own training data, not a measure of the model.",
+            "timeseries",
+            (series('mean("loss") AS "loss", mean("accuracy") AS "accuracy"', "fedkd_update", where=_MERGED),),
+            units=(("accuracy", "percentunit"),),
+        ),
+    ),
+)
+
+LEARNING = Dashboard(
+    "fedkd-learning",
+    "asyncfedkd: Learning",
+    "Accuracy by version and cohort, staleness against weight, bytes per point of accuracy",
+    (_ACCURACY, _STALENESS, _COST, _STEPS),
+    time_from="now-24h",
+    refresh="1m",
+    has_cohorts=True,
+)

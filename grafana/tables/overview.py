@@ -1,0 +1,195 @@
+"""Is it learning, is it healthy?"""
+
+from grafana.panels import (
+    GREEN,
+    RED,
+    Dashboard,
+    Panel,
+    Query,
+    Row,
+    newest,
+    rising_is_bad,
+    select,
+    series,
+)
+
+WAITING = (
+    'last("recorded_total") - last("sent_total") - last("queue_dropped_total") - last("spool_dropped_total")'
+    ' - last("server_dropped_total") AS "waiting"'
+)
+
+_LEARNING = Row(
+    "Is it learning?",
+    (
+        Panel(
+            "Accuracy",
+            "How good is the newest model that was measured? Mean over all evaluators.",
+            "stat",
+            (series('mean("accuracy") AS "accuracy"', "fedkd_evaluation"),),
+            unit="percentunit",
+            width=6,
+            height=5,
+            decimals=1,
+        ),
+        Panel(
+            "Worst cohort",
+            "How good is it for those whom it serves worst, of those who were measured? Look at Learning if this lags "
+            "far behind the mean.",
+            "stat",
+            (series('min("accuracy") AS "worst"', "fedkd_evaluation"),),
+            unit="percentunit",
+            width=6,
+            height=5,
+            decimals=1,
+        ),
+        Panel(
+            "Version",
+            "Which version is the newest? It rises while devices contribute.",
+            "stat",
+            (series('max("version") AS "version"', "fedkd_aggregator"),),
+            unit="none",
+            width=6,
+            height=5,
+        ),
+        Panel(
+            "Newest version",
+            "How long ago was it made? Compare with --version-seconds.",
+            "stat",
+            (newest('"version"', "fedkd_version", rows=1),),
+            unit="dateTimeFromNow",
+            width=6,
+            height=5,
+            stat_field="Time",
+        ),
+        Panel(
+            "Accuracy by cohort",
+            "Does the model get better, and for everybody?",
+            "timeseries",
+            (series('mean("accuracy")', "fedkd_evaluation", by='"cohort"', alias="$tag_cohort"),),
+            unit="percentunit",
+            width=12,
+            y_max=1.0,
+        ),
+        Panel(
+            "Staleness of merged updates",
+            "How old are the bases of what is merged? Rising: devices are slower than versions are made.",
+            "timeseries",
+            (
+                series(
+                    'mean("staleness") AS "mean", percentile("staleness", 90) AS "90 %", max("staleness") AS "largest"',
+                    "fedkd_update",
+                    where="\"outcome\" = 'merged'",
+                ),
+            ),
+            width=12,
+        ),
+    ),
+)
+
+_HEALTH = Row(
+    "Is it healthy?",
+    (
+        Panel(
+            "Broker",
+            "Is each aggregator connected? Without a connection nothing is merged.",
+            "stat",
+            (series('last("connected")', "fedkd_aggregator", by='"shard"', alias="shard $tag_shard"),),
+            unit="none",
+            width=4,
+            height=5,
+            words=(("true", "connected", GREEN), ("false", "away", RED)),
+        ),
+        Panel(
+            "Newest merge",
+            "How long ago was an update merged?",
+            "stat",
+            (newest('"merged"', "fedkd_batch", where='"merged" > 0', rows=1),),
+            unit="dateTimeFromNow",
+            width=4,
+            height=5,
+            stat_field="Time",
+        ),
+        Panel(
+            "Refused",
+            "Which share of the updates is refused? The reasons are on Fleet.",
+            "stat",
+            (
+                Query(
+                    select(
+                        'sum("refused") * 100.0 / (sum("merged") + sum("refused")) AS "refused"',
+                        "fedkd_batch",
+                    ),
+                    "$col",
+                ),
+            ),
+            unit="percent",
+            width=4,
+            height=5,
+            steps=rising_is_bad(1, 5),
+            decimals=1,
+        ),
+        Panel(
+            "Devices online",
+            "How many devices say that they are there?",
+            "stat",
+            (series('last("devices_online") AS "online"', "fedkd_fleet", by='"shard"', alias="shard $tag_shard"),),
+            unit="none",
+            width=4,
+            height=5,
+            interval="1m",
+        ),
+        Panel(
+            "Queue",
+            "How many messages wait for the aggregator? Steadily rising: it is slower than its devices.",
+            "stat",
+            (series('max("queue_depth") AS "queue"', "fedkd_aggregator"),),
+            width=4,
+            height=5,
+            steps=rising_is_bad(1_000, 5_000),
+        ),
+        Panel(
+            "Telemetry waiting",
+            "How many points has this database not got yet? Rising: see that it is there and has disk "
+            "and a valid token.",
+            "stat",
+            (series(WAITING, "fedkd_telemetry", by='"shard"', alias="shard $tag_shard"),),
+            width=4,
+            height=5,
+            steps=(*rising_is_bad(10_000, 100_000),),
+        ),
+        Panel(
+            "Updates",
+            "How many updates came, and what became of them?",
+            "timeseries",
+            (
+                series(
+                    'sum("merged") AS "merged", sum("duplicate") AS "duplicate", sum("refused") AS "refused"',
+                    "fedkd_batch",
+                    fill="0",
+                ),
+            ),
+            width=12,
+            stacked_bars=True,
+        ),
+        Panel(
+            "Devices",
+            "Who takes part? Silent ones had no merged update in an hour.",
+            "timeseries",
+            (
+                series(
+                    'last("devices_known") AS "known", last("devices_online") AS "online",'
+                    ' last("devices_contributing") AS "contributing", last("devices_silent") AS "silent"',
+                    "fedkd_fleet",
+                    by='"shard"',
+                    alias="$col, shard $tag_shard",
+                ),
+            ),
+            width=12,
+            interval="1m",
+        ),
+    ),
+)
+
+OVERVIEW = Dashboard(
+    "fedkd-overview", "asyncfedkd: Overview", "Is it learning, and is it healthy?", (_LEARNING, _HEALTH)
+)

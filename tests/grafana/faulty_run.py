@@ -1,0 +1,135 @@
+"""A real aggregator on a real mosquitto, with devices that come, go and err and two cohorts: all that panels can show.
+
+In one process, on a clock that jumps, so that some seconds of work look like a quarter of an hour.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aggregator.ledger import Ledger
+from aggregator.ledger_view import read_totals
+from aggregator.service import Clock, Service, subscriptions
+from aggregator.telemetry import broker_watch
+from aggregator.telemetry.broker_watch import BrokerWatch, Sightings
+from aggregator.telemetry.collecting import Clocks, Telemetry
+from aggregator.telemetry.recording import Recording
+from aggregator.telemetry.spool import Spool, read_spool
+from tests.aggregator.synthetic import ROOT, SETTINGS, TASK, SyntheticDevice, begin
+from tests.broker.mosquitto import Mosquitto
+from tests.simulators.waiting import eventually
+from wire_contract.codec import encode
+from wire_contract.limits import MIB
+from wire_contract.link import Delivery
+from wire_contract.messages import Evaluation, Presence
+from wire_contract.mqtt_link import MqttLink
+from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.topics import build
+
+ROUNDS = 12
+ROUND_SECONDS = 75.0
+DEVICES = ("watch-1", "watch-2", "watch-3")
+COHORTS = ("young", "old")
+
+
+@dataclass
+class JumpingClock:
+    """Goes on by itself, and jumps when told to."""
+
+    ahead_seconds: float = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_seconds
+
+    def unix(self) -> float:
+        return time.time() - ROUNDS * ROUND_SECONDS + self.ahead_seconds
+
+
+@contextmanager
+def _service(folder: Path, broker: Mosquitto, clock: JumpingClock) -> Iterator[Service]:
+    spool = Spool(folder / "spool", bytes_max=MIB)
+    clocks = Clocks(unix_ns=lambda: int(clock.unix() * 1e9), monotonic=clock.monotonic)
+    with ExitStack() as at_the_end:
+        ledger = at_the_end.enter_context(Ledger(folder / "ledger.sqlite3", task=TASK))
+        telemetry = Telemetry(spool, task=TASK, shard=0, flush_seconds=0.05, clocks=clocks)
+        at_the_end.enter_context(closing(telemetry))
+        own = _link(broker, "aggregator", *subscriptions(root=ROOT, task=TASK, shard=0))
+        link = at_the_end.enter_context(closing(own))
+        watch = BrokerWatch(
+            _link(broker, "watch"),
+            Sightings(root=ROOT, shard=0, shards=1),
+            telemetry.record,
+            filters=broker_watch.filters(root=ROOT, task=TASK),
+            monotonic=clock.monotonic,
+        )
+        at_the_end.enter_context(closing(watch))
+        yield Service(
+            begin(ledger, replace(SETTINGS, version_seconds=1.0)),
+            ledger,
+            link,
+            root=ROOT,
+            totals=read_totals(folder / "ledger.sqlite3"),
+            clock=Clock(monotonic=clock.monotonic, unix=clock.unix),
+            pause=time.sleep,
+            recording=Recording(telemetry.record, queue_depth=lambda: link.waiting, traffic=lambda: link.traffic),
+        )
+
+
+def faulty_run(folder: Path, broker: Mosquitto) -> list[str]:
+    """The lines of its telemetry."""
+    clock = JumpingClock()
+    devices = [SyntheticDevice(name) for name in DEVICES]
+    topics = tuple(device.receipts for device in devices)
+    with _service(folder, broker, clock) as service, closing(_link(broker, "devices", *topics)) as link:
+        for number in range(ROUNDS):
+            expected = _work(service, link, devices, number)
+            receipts = 0
+            while receipts < expected:
+                service.step()
+                events = link.receive(count=20, timeout_seconds=0.01)
+                receipts += sum(isinstance(event, Delivery) for event in events)
+                for event in events:
+                    if isinstance(event, Delivery):
+                        link.ack(event)
+            clock.ahead_seconds += ROUND_SECONDS
+            service.step()
+        # The watch listens in a thread of its own: what it hears is there a little later.
+        spool = folder / "spool"
+        for kind in ("fedkd_broker", "fedkd_presence", "fedkd_fleet", "fedkd_telemetry"):
+            eventually(lambda kind=kind: any(line.startswith(kind) for line in read_spool(spool)))  # type: ignore[misc]
+    return list(read_spool(folder / "spool"))
+
+
+def _work(service: Service, link: MqttLink, devices: list[SyntheticDevice], number: int) -> int:
+    """One round's messages; how many receipts they bring."""
+    line = service.line
+    for device in devices:
+        status = "offline" if (number + len(device.name)) % 4 == 0 else "online"
+        presence = Presence(status=status, firmware="synthetic 1", capability={"battery_percent": f"{90 - number}"})  # type: ignore[arg-type]
+        link.publish(build("presence", root=ROOT, task=TASK, device=device.name), encode(presence), retain=True)
+    # First, so that who has the receipts of the updates knows that these were taken, too.
+    for place, cohort in enumerate(COHORTS):
+        name = f"evaluator.{cohort}"
+        accuracy = 0.4 + number / 30 - place / 10
+        metrics = {"accuracy": accuracy, "macro_f1": accuracy, "loss": 1.0 - accuracy, "recall_STEP": accuracy}
+        evaluation = Evaluation(
+            task=TASK,
+            device=name,
+            version=line.version,
+            digest=line.shelf.published.digest,
+            samples=100,
+            metrics=metrics,
+        )
+        link.publish(build("evaluation", root=ROOT, task=TASK, device=name), encode(evaluation))
+    update = devices[0].payload(line, metrics={"loss": 2.0 / (1 + number), "accuracy": 0.5 + number / 30})
+    link.publish(devices[0].topic, update)
+    link.publish(devices[0].topic, update)  # a duplicate
+    link.publish(devices[1].topic, devices[1].payload(line))
+    link.publish(devices[2].topic, b"nothing that can be read")
+    return 4
+
+
+def _link(broker: Mosquitto, name: str, *topics: str) -> MqttLink:
+    return MqttLink(MqttSettings(host="127.0.0.1", port=broker.port, client_id=name, subscriptions=topics))
