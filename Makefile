@@ -1,4 +1,4 @@
-# make demo · make test · make check — each sets up what it needs first, in .venv and nowhere else.
+# make demo · make test · make check · make up — each sets up what it needs first; Python's in .venv and nowhere else.
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -7,13 +7,29 @@ OUT    ?= out/demo
 PAYLOADS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check format services clean
+.PHONY: help demo up down test fuzz check format dashboards services clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 demo: $(VENV)/.simulators  ## Six people's watches teach one model over MQTT; the result is out/demo/report.html
 	$(BIN)/python -m simulators demo --out $(OUT)
+
+up:  ## Broker, aggregator, evaluator, InfluxDB, Grafana in containers; FLEET=1 adds six devices
+	@docker compose version >/dev/null 2>&1 || \
+		{ echo "docker compose is missing: install Docker Engine 25 or later with its compose plugin"; exit 1; }
+	@# Containers run as whoever calls this and own secrets/; for root that is somebody who is nobody else.
+	@ids=$$(id -u):$$(id -g); [ "$${ids%%:*}" != 0 ] || ids=10001:10001; \
+	[ -e .env ] || printf 'FEDKD_UID=%s\nFEDKD_GID=%s\n' "$${ids%%:*}" "$${ids##*:}" > .env; \
+	[ -e secrets ] || { mkdir -m 700 secrets && { [ "$$(id -u)" != 0 ] || chown $$ids secrets; }; }
+	docker compose run --rm --build setup
+	docker compose $(if $(FLEET),--profile fleet )up --detach --build --wait
+	@echo "Grafana   http://$$(docker compose port grafana 3000)  admin, password in secrets/passwords/grafana-admin"
+	@echo "broker    mqtts://$$(docker compose port broker 8883)  authority in secrets/clients/ca.pem"
+	@echo "browsers  wss://$$(docker compose port broker 8084)  viewer, password in secrets/clients/viewer.password"
+
+down:  ## Stops what `up` started and keeps its volumes; VOLUMES=1 removes them, too
+	docker compose --profile fleet down$(if $(VOLUMES), --volumes)
 
 test: $(VENV)/.dev services  ## All tests; those with a broker start their own mosquitto on a free port
 	$(BIN)/python -m pytest
@@ -31,14 +47,22 @@ format: $(VENV)/.dev  ## Mends what a formatter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A system service is neither needed nor started (RUNLEVEL=1): each test starts its own broker and ends it.
+dashboards: $(VENV)/.dev  ## Grafana's files and docs/dashboards.md, from the tables in grafana/
+	$(BIN)/python -m grafana
+
+# System services are neither needed nor started (RUNLEVEL=1): each test starts its own server and ends it.
+# chromium (350 MB on disk) looks at the page of `python -m simulators watch`.
+SERVERS := mosquitto:mosquitto mosquitto_sub:mosquitto-clients influxd:influxdb chromium:chromium
 services:
-	@if command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing mosquitto for the broker tests"; \
-		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends mosquitto >/dev/null; \
-	else echo "mosquitto is missing: broker tests will be skipped (sudo apt-get install mosquitto)"; fi
+	@for server in $(SERVERS); do \
+		program=$${server%%:*} package=$${server##*:}; \
+		if command -v $$program >/dev/null || [ -x /usr/sbin/$$program ]; then continue; \
+		elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing $$package for the tests"; \
+			apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends $$package >/dev/null || exit 1; \
+		else echo "$$package is missing: its tests will be skipped (sudo apt-get install $$package)"; fi; \
+	done
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11-venv, or make PYTHON=/path/to/python3.11"; exit 1; }

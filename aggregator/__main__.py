@@ -2,6 +2,13 @@
 
     python -m aggregator [run] --task … --broker … --initial-model …    merges and publishes until told to stop
     python -m aggregator status --ledger …                              shows what a ledger holds
+    python -m aggregator telemetry --ledger … [--csv …]                 shows or exports the telemetry that lies there
+    python -m aggregator move-forward --version … --ledger …            after a ledger was restored: a higher version
+    python -m aggregator signing-key --out …                            makes a key that signs published models
+    python -m aggregator new-authority --authority DIR                  makes the certificate authority of a deployment
+    python -m aggregator enrol --device … --authority DIR --out DIR     a key and certificate, or --password
+    python -m aggregator revoke --device … --authority DIR              takes them away
+    python -m aggregator enrolled | renew-crl --authority DIR           lists them; writes the revocation list anew
 
 Exit codes: 0 told to stop, 1 the link died (start it again), 2 something is wrong that trying again will not mend.
 """
@@ -13,21 +20,31 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from aggregator.enrolment.settings import COMMANDS as ENROLMENT
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
-from aggregator.ledger_view import Totals, read_totals
+from aggregator.ledger_view import Totals, read_history, read_totals
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
+from aggregator.moving_forward import move_forward
 from aggregator.service import Clock, Service, subscriptions
-from aggregator.settings import RunSettings, StatusSettings
+from aggregator.settings import MoveForwardSettings, RunSettings, SigningKeySettings, StatusSettings
+from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection, watch_broker
+from aggregator.telemetry.broker_watch import BrokerWatch
+from aggregator.telemetry.collecting import Telemetry
+from aggregator.telemetry.settings import TelemetrySummarySettings
+from aggregator.telemetry.summary import show_telemetry
 from wire_contract.codec import encode
 from wire_contract.connection import read_settings
 from wire_contract.errors import ContractError, LinkError
+from wire_contract.key_files import read_signing_keys, write_signing_key
 from wire_contract.link import Will
 from wire_contract.messages import AggregatorStatus
 from wire_contract.mqtt_link import MqttLink
+from wire_contract.mqtt_settings import MqttSettings
 from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
@@ -38,21 +55,32 @@ CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["run"]
-    if command not in {"run", "status"}:
+    if command not in {"run", "status", "telemetry", "signing-key", "move-forward", *ENROLMENT}:
         if command in {"-h", "--help"}:
             print(__doc__)
         command, rest = "run", [command, *rest]
     try:
-        if command == "status":
+        if command in ENROLMENT:
+            from aggregator.enrolment.commands import carry_out  # noqa: PLC0415 — cryptography is not for who runs
+
+            carry_out(read_settings(ENROLMENT[command], rest, program=f"python -m aggregator {command}"))
+        elif command == "status":
             show_status(read_settings(StatusSettings, rest, program="python -m aggregator status"))
-            return 0
-        return run(read_settings(RunSettings, rest, program="python -m aggregator"))
+        elif command == "telemetry":
+            show_telemetry(read_settings(TelemetrySummarySettings, rest, program="python -m aggregator telemetry"))
+        elif command == "move-forward":
+            renumber(read_settings(MoveForwardSettings, rest, program="python -m aggregator move-forward"))
+        elif command == "signing-key":
+            make_signing_key(read_settings(SigningKeySettings, rest, program="python -m aggregator signing-key"))
+        else:
+            return run(read_settings(RunSettings, rest, program="python -m aggregator"))
     except LinkError as error:
         print(f"aggregator: {error}", file=sys.stderr)
         return 1
     except ContractError as error:
         print(f"aggregator: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
 def run(settings: RunSettings) -> int:
@@ -62,33 +90,43 @@ def run(settings: RunSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     line_settings = settings.line_settings()
-    with Ledger(settings.ledger, task=settings.task, shard=settings.shard) as ledger:
+    signing_keys = read_signing_keys(settings.signing_key)
+    with Ledger(settings.ledger, task=settings.task, shard=settings.shard) as ledger, ExitStack() as at_the_end:
         line = _line(ledger, settings, line_settings)
         log.info("task %s: version %d, %d updates wait for the next", settings.task, line.version, line.buffer.updates)
         offline = AggregatorStatus(status="offline", version=line.version)
-        link = MqttLink(
-            settings.mqtt_settings(
-                client_id=f"fedkd-aggregator-{settings.task}-{settings.shard}",
-                subscriptions=subscriptions(root=settings.root, task=settings.task, shard=settings.shard),
-                will=Will(
-                    build("aggregator", root=settings.root, task=settings.task, shard=settings.shard), encode(offline)
-                ),
-            )
+        connection = settings.mqtt_settings(
+            client_id=f"fedkd-aggregator-{settings.task}-{settings.shard}",
+            subscriptions=subscriptions(root=settings.root, task=settings.task, shard=settings.shard),
+            will=Will(
+                build("aggregator", root=settings.root, task=settings.task, shard=settings.shard), encode(offline)
+            ),
         )
+        telemetry = open_telemetry(settings, ledger=settings.ledger, task=settings.task, shard=settings.shard)
+        if telemetry is not None:
+            at_the_end.enter_context(closing(telemetry))
+        watching = None if telemetry is None else second_connection(connection, settings)
+        link = at_the_end.enter_context(closing(MqttLink(connection)))
+
+        def begin_watching() -> None:
+            if telemetry is not None and watching is not None:
+                at_the_end.enter_context(closing(_watch(telemetry, watching, settings)))
+
         service = Service(
             line,
             ledger,
             link,
             root=settings.root,
             totals=read_totals(settings.ledger),
+            history=read_history(settings.ledger, now=time.time()),
             clock=CLOCK,
             pause=lambda seconds: _pause(stopped, seconds),
+            signing_keys=signing_keys,
+            model_lifetime_seconds=settings.model_lifetime_seconds,
+            recording=recording_of(telemetry, link, on_connected=begin_watching),
         )
-        try:
-            service.run(stopped.is_set)
-            service.farewell()
-        finally:
-            link.close()
+        service.run(stopped.is_set)
+        service.farewell()
     log.info("stopped at version %d", line.version)
     return 0
 
@@ -114,8 +152,26 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
     return restore(ledger, line_settings)
 
 
+def _watch(telemetry: Telemetry, connection: MqttSettings, settings: RunSettings) -> BrokerWatch:
+    return watch_broker(
+        telemetry, connection, root=settings.root, task=settings.task, shard=settings.shard, shards=settings.shards
+    )
+
+
 def _pause(stopped: threading.Event, seconds: float) -> None:
     stopped.wait(seconds)
+
+
+def renumber(settings: MoveForwardSettings) -> None:
+    """Moves a ledger forward."""
+    before = move_forward(settings.ledger, version=settings.version, shard=settings.shard, unix=time.time)
+    print(f"ledger {settings.ledger}: version {before} is now version {settings.version}, with the same weights")
+
+
+def make_signing_key(settings: SigningKeySettings) -> None:
+    """Writes both halves of a new key."""
+    key = write_signing_key(settings.out)
+    print(f"key {key.public.key_id.hex()}: {settings.out} is private, {settings.out}.pub is for the devices")
 
 
 def show_status(settings: StatusSettings) -> None:

@@ -190,6 +190,17 @@ class Ledger:
                 (row.version - max(journal_versions_kept, SNAPSHOTS_KEPT),),
             )
 
+    def move_forward(self, row: VersionRow, weights: Vector, *, before: int) -> None:
+        """Writes a version that leaves out numbers after `before`, the newest one; what waits goes into the one after.
+
+        Raises:
+            LedgerBusy: the disk refused; nothing was written.
+        """
+        assert row.version > before, f"version {row.version} after {before}"
+        with self._transaction() as db:
+            _insert_version(db, row, weights)
+            db.execute("UPDATE journal SET into_version = ? WHERE into_version = ?", (row.version + 1, before + 1))
+
     def layout(self) -> Layout | None:
         """The layout of the line; None in an empty ledger."""
         with _plain_errors(self.path):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aggregator.ledger import LedgerError
+from aggregator.summary import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, History
+from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
+from wire_contract.messages import Measured, SeenDevice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,21 @@ def read_contributions(path: Path) -> list[Contribution]:
         return [Contribution(**dict(zip(names, row, strict=True))) for row in rows]
 
 
+def read_shares(path: Path) -> list[tuple[str, float, float]]:
+    """Each device that was ever answered, with the sum of its merged weight and the Unix seconds of its newest merge.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with _reading(path) as db:
+        return db.execute(
+            "SELECT known.device, coalesce(merged.weight, 0.0), coalesce(merged.at, 0.0)"
+            " FROM (SELECT DISTINCT device FROM device) AS known LEFT JOIN"
+            " (SELECT device, sum(weight) AS weight, max(merged_at) AS at FROM journal GROUP BY device) AS merged"
+            " USING (device)"
+        ).fetchall()
+
+
 def read_versions(path: Path) -> list[VersionMoment]:
     """Every version, oldest first.
 
@@ -113,6 +131,54 @@ def read_versions(path: Path) -> list[VersionMoment]:
     with _reading(path) as db:
         rows = db.execute("SELECT version, committed_at FROM version ORDER BY version")
         return [VersionMoment(version=version, committed_at=at) for version, at in rows]
+
+
+def read_history(path: Path, *, now: float) -> History:
+    """What an aggregator that starts at `now`, Unix seconds, tells of the time before.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with _reading(path) as db:
+        versions = db.execute(
+            "SELECT version, committed_at FROM version ORDER BY version DESC LIMIT ?", (VERSIONS_KEPT,)
+        )
+        recent = db.execute("SELECT merged_at FROM journal WHERE merged_at > ?", (now - RATE_SECONDS,))
+        return History(
+            committed_at=dict(versions.fetchall()),
+            evaluations=_newest_measured(db),
+            staleness=dict(db.execute("SELECT staleness, count(*) FROM journal GROUP BY staleness").fetchall()),
+            devices=_seen_devices(db),
+            merged_at=[at for (at,) in recent],
+            bytes_up=db.execute("SELECT coalesce(sum(size_bytes), 0) FROM journal").fetchone()[0],
+        )
+
+
+def _newest_measured(db: sqlite3.Connection) -> list[Measured]:
+    rows = db.execute(
+        "SELECT version, device, metrics, committed_at FROM evaluation JOIN version USING (version)"
+        " ORDER BY version DESC, device DESC LIMIT ?",
+        (SUMMARY_EVALUATIONS_MAX,),
+    )
+    told = [(version, device, json.loads(metrics).get(ACCURACY), at) for version, device, metrics, at in rows]
+    return [
+        Measured(version, device, accuracy, at)
+        for version, device, accuracy, at in told
+        if accuracy is not None and 0 <= accuracy <= 1
+    ]
+
+
+def _seen_devices(db: sqlite3.Connection) -> list[SeenDevice]:
+    """All of them; the one that was answered last comes last."""
+    # With max() alone, SQLite takes the other columns from the row that has the maximum.
+    journal = db.execute("SELECT device, count(*), staleness, max(id) FROM journal GROUP BY device")
+    merged = {device: (count, staleness) for device, count, staleness, _ in journal}
+    answered = db.execute("SELECT device, refusal, max(seen_at) AS at FROM device GROUP BY device ORDER BY at")
+    seen = []
+    for device, refusal, at in answered:
+        count, staleness = merged.get(device, (0, 0))
+        seen.append(SeenDevice(device, "merged" if refusal is None else "refused", staleness, at, count))
+    return seen
 
 
 def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, float]]:

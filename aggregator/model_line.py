@@ -24,13 +24,13 @@ from aggregator.ledger import (
     VersionRow,
 )
 from aggregator.merging import Buffer
-from wire_contract.codec import decode
 from wire_contract.deltas import EncodeDelta
 from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
 from wire_contract.encoding_choice import EncodingChoice, encode_as
+from wire_contract.envelope import read
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector
-from wire_contract.limits import KEPT_DELTAS
+from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.manifest import Announcement, read_model
 from wire_contract.messages import Evaluation, RefusalReason, Update
 from wire_contract.planner import Plan
@@ -56,6 +56,8 @@ class LineSettings:
     """Of snapshots."""
     delta_encoding: EncodingChoice | None = field(default_factory=lambda: Plan(bytes_max=DELTA_BYTES))
     """Of what leads from one version to the next; None: every version goes whole."""
+    delta_message_bytes_max: int = INLINE_BYTES_MAX
+    """Of a delta message; a version whose delta is larger goes whole."""
     snapshot_versions: int = KEPT_DELTAS
     """A snapshot is published at least every so many versions."""
     journal_versions_kept: int = 10_000
@@ -197,6 +199,7 @@ class ModelLine:
             encode_delta=_delta_encoder(settings, self.version),
             snapshot_versions=settings.snapshot_versions,
             published_at=at,
+            delta_bytes_max=settings.delta_message_bytes_max,
         )
 
     def advance(self, shelf: Shelf, weights: Vector) -> None:
@@ -253,9 +256,10 @@ def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, pu
     )
 
 
-def announcement(settings: LineSettings, shelf: Shelf) -> Announcement:
-    """What stands on the broker for the newest version."""
-    return shelf.announcement(shards=settings.policy.shards, update_bytes_max=settings.policy.update_bytes_max)
+def announcement(settings: LineSettings, shelf: Shelf, *, expires_at: float | None = None) -> Announcement:
+    """What stands on the broker for the newest version; its manifest is good until `expires_at` (Unix seconds)."""
+    policy = settings.policy
+    return shelf.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)
 
 
 def row_of(shelf: Shelf) -> VersionRow:
@@ -295,7 +299,7 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
     difference = np.empty(layout.size, dtype=np.float32)
     for journalled in ledger.journal(into_version=row.version + 1):
         try:
-            decode_vector(decode(journalled.payload, Update).tensors, layout, out=difference)
+            decode_vector(read(journalled.payload, Update).tensors, layout, out=difference)
         except DecodeError as error:
             raise LedgerError(f"ledger {ledger.path} is damaged: an update of {journalled.device}: {error}") from None
         line.buffer.add(journalled.device, difference, journalled.weight)

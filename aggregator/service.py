@@ -6,24 +6,31 @@ a version that a restart still has.
 """
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import structs
+
 from aggregator.admission import Merge, Refuse, receipt_for
 from aggregator.ledger import Ledger, LedgerBusy
 from aggregator.ledger_view import Totals
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.publishing import Publisher
+from aggregator.summary import History, Tally
+from aggregator.telemetry.recording import Recording, Stopwatch
 from wire_contract.codec import decode
 from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
 from wire_contract.layout import Vector
 from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.manifest import Announcement
 from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
 from wire_contract.shelf import Shelf
+from wire_contract.signing import SigningKey
 from wire_contract.topics import ParsedTopic, parse, topic_filter
 
 log = logging.getLogger(__name__)
@@ -33,6 +40,8 @@ _RECEIVE_SECONDS_MAX = 0.5
 """Upper bound of one wait, so that a stop request and a due version are seen soon."""
 _RETRY_SECONDS_MAX = 15.0
 _PUBLISH_AGAIN_SECONDS = 5.0
+_STATUS_SECONDS = 2.0
+"""Between two statuses, however many versions and updates there are."""
 _SWEPT = 8
 """So many snapshots and deltas below the kept ones are deleted on start: a crash may have left some."""
 
@@ -70,6 +79,10 @@ class Service:
         totals: Totals,
         clock: Clock,
         pause: Callable[[float], None],
+        signing_keys: Sequence[SigningKey] = (),
+        model_lifetime_seconds: float | None = None,
+        history: History | None = None,
+        recording: Recording | None = None,
     ) -> None:
         """Puts the parts together.
 
@@ -81,6 +94,11 @@ class Service:
             totals: what the ledger had counted when it was opened.
             clock: of this machine, or a test's.
             pause: waits so many seconds, or until the program is told to stop.
+            signing_keys: each signs every manifest; none: manifests go out plain.
+            model_lifetime_seconds: a manifest expires so long after it was published; None: never. It is published
+                again when half of that has passed.
+            history: what the ledger knew when it was opened, for the summary in the status; None: nothing.
+            recording: where telemetry of what happens goes; None: nowhere.
         """
         self.line = line
         self._ledger = ledger
@@ -89,7 +107,16 @@ class Service:
         self._clock = clock
         self._pause = pause
         self._merged, self._duplicates, self._refused = totals.merged, totals.duplicates, totals.refused
-        self._publisher = Publisher(link, root=root, task=line.settings.task, shard=line.settings.policy.shard)
+        self._publisher = Publisher(
+            link,
+            root=root,
+            task=line.settings.task,
+            shard=line.settings.policy.shard,
+            signing_keys=signing_keys,
+        )
+        self._lifetime_seconds = model_lifetime_seconds
+        self._renew_at = math.inf
+        """On the monotonic clock: then the manifest needs a later expiry."""
         self._waiting_since = clock.monotonic()
         self._connected_before = False
         self._unreachable = ""
@@ -98,6 +125,11 @@ class Service:
         self._snapshots_deleted: deque[int] = deque(maxlen=_SWEPT)
         self._is_unpublished = False
         self._publish_again_at = 0.0
+        self._tally = Tally(history or History(), now=clock.unix())
+        self._tally.committed(line.version, at=line.shelf.published_at)
+        self._recording = recording or Recording()
+        self._told: AggregatorStatus | None = None
+        self._tell_at = 0.0
         self._jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
 
     def run(self, should_stop: Callable[[], bool]) -> None:
@@ -119,6 +151,11 @@ class Service:
             self._new_version(should_stop)
         if self._is_unpublished and self._online and self._clock.monotonic() >= self._publish_again_at:
             self._publish(all_of_it=True)
+        if self._online and self._clock.monotonic() >= self._renew_at:
+            self._renew()
+        if self._online and self._clock.monotonic() >= self._tell_at:
+            self._tell_news()
+        self._recording.stands(self.line, self._counters(), connected=self._online, now=self._clock.monotonic())
 
     def farewell(self) -> None:
         """Says on the status topic that it goes; without a connection the will has said so."""
@@ -132,6 +169,7 @@ class Service:
         answers: list[tuple[str, Receipt]] = []
         deliveries: list[Delivery] = []
         was_empty = self.line.buffer.slots == 0
+        watch = Stopwatch(self._clock.monotonic)
         for event in events:
             match event:
                 case Delivery():
@@ -144,14 +182,24 @@ class Service:
         if was_empty and self.line.buffer.slots:
             self._waiting_since = self._clock.monotonic()
         written = batch.build()
+        judge_seconds = watch.lap()
         if written and not self._persist(
             lambda: self._ledger.commit_batch(written, now=self._clock.unix()), should_stop
         ):
+            self._recording.batch_abandoned()
             return  # told to stop while the disk was full: unacknowledged, so all of it comes again
+        commit_seconds = watch.lap()
         for delivery in deliveries:
             self._link.ack(delivery)
         for device, receipt in answers:
             self._publisher.receipt(device, receipt)
+        if written:
+            self._recording.batch_committed(
+                len(deliveries),
+                judge_seconds=judge_seconds,
+                commit_seconds=commit_seconds,
+                answer_seconds=watch.lap(),
+            )
         self._forget_old_incarnations()
 
     def _forget_old_incarnations(self) -> None:
@@ -175,6 +223,13 @@ class Service:
             return
         judged = self.line.judge(topic, delivery.payload)
         batch.take(judged, delivery.payload, into_version=self.line.version + 1)
+        self._recording.judged(topic.device, judged, len(delivery.payload))
+        self._tally.answered(
+            None if judged.update is None else judged.update.device,
+            judged.verdict,
+            size_bytes=len(delivery.payload),
+            at=self._clock.unix(),
+        )
         match judged.verdict:
             case Merge():
                 self._merged += 1
@@ -199,6 +254,8 @@ class Service:
             log.warning("ignored an evaluation of %s: no version %d here", topic.device, evaluation.version)
             return
         batch.take_evaluation(evaluation)
+        self._recording.evaluated(evaluation, newest_version=self.line.version, size_bytes=len(payload))
+        self._tally.evaluated(evaluation)
 
     def _persist(self, write: Callable[[], None], should_stop: Callable[[], bool]) -> bool:
         """Writes, again and again while the disk refuses; False when told to stop before it went through.
@@ -226,20 +283,35 @@ class Service:
     # -- versions
 
     def _new_version(self, should_stop: Callable[[], bool]) -> None:
-        weights = self.line.next_weights()
+        watch = Stopwatch(self._clock.monotonic)
+        before, weights = self.line.weights, self.line.next_weights()
         updates, slots = self.line.buffer.updates, self.line.buffer.slots
         shelf = self._next_shelf(weights)
         row = row_of(shelf)
+        encode_seconds = watch.lap()
         kept = self.line.settings.journal_versions_kept
         if not self._persist(
             lambda: self._ledger.commit_version(row, weights, journal_versions_kept=kept), should_stop
         ):
             return
+        commit_seconds = watch.lap()
+        wait_seconds = self._clock.monotonic() - self._waiting_since
         self.line.advance(shelf, weights)
+        self._tally.committed(row.version, at=row.committed_at)
         if self._online:  # else the greeting publishes it, and a queue for later must not fill with models
             self._publish(all_of_it=self._is_unpublished)
             self._delete_old()
-        self._publisher.status(self._status("online"))
+        self._recording.version_committed(
+            shelf,
+            before,
+            weights,
+            updates=updates,
+            devices=slots,
+            wait_seconds=wait_seconds,
+            encode_seconds=encode_seconds,
+            commit_seconds=commit_seconds,
+            publish_seconds=watch.lap(),
+        )
         log.info("version %d: %d updates of %d devices", row.version, updates, slots)
 
     def _next_shelf(self, weights: Vector) -> Shelf:
@@ -252,9 +324,23 @@ class Service:
 
     def _publish(self, *, all_of_it: bool) -> None:
         """What the link does not take now (its queue is full) is offered again a little later."""
-        announced = announcement(self.line.settings, self.line.shelf)
-        self._is_unpublished = not self._publisher.model(announced, all_of_it=all_of_it)
+        self._is_unpublished = not self._publisher.model(self._announcement(), all_of_it=all_of_it)
         self._publish_again_at = self._clock.monotonic() + _PUBLISH_AGAIN_SECONDS
+        self._renew_at = self._next_renewal()
+
+    def _renew(self) -> None:
+        """A later expiry for the version that stands, signed anew."""
+        done = self._publisher.manifest_again(self._announcement())
+        self._renew_at = self._next_renewal() if done else self._clock.monotonic() + _PUBLISH_AGAIN_SECONDS
+
+    def _announcement(self) -> Announcement:
+        lifetime = self._lifetime_seconds
+        expires_at = None if lifetime is None else self._clock.unix() + lifetime
+        return announcement(self.line.settings, self.line.shelf, expires_at=expires_at)
+
+    def _next_renewal(self) -> float:
+        """After half of the lifetime: an aggregator that is away for the other half does no harm."""
+        return math.inf if self._lifetime_seconds is None else self._clock.monotonic() + self._lifetime_seconds / 2
 
     def _delete_old(self) -> None:
         """Deltas and snapshots that are no longer kept, each once in the life of this program."""
@@ -278,7 +364,8 @@ class Service:
         log.info("connected; publishing version %d", self.line.version)
         self._publish(all_of_it=True)
         self._delete_old()
-        self._publisher.status(self._status("online"))
+        self._told = self._status("online")
+        self._publisher.status(self._told)
 
     def _note_disconnected(self, event: Disconnected) -> None:
         if event.refused and not self._connected_before:
@@ -294,11 +381,30 @@ class Service:
         waited = self._clock.monotonic() - self._waiting_since
         return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - waited))
 
+    def _tell_news(self) -> None:
+        """The status, if it says anything new. Each is up to 24 KiB, so it does not follow every version at once."""
+        self._tell_at = self._clock.monotonic() + _STATUS_SECONDS
+        status = self._status("online")
+        if self._told is None or not _says_the_same(status, self._told):
+            self._publisher.status(status)
+            self._told = status
+
     def _status(self, status: Literal["online", "offline"]) -> AggregatorStatus:
-        counters = {
+        summary = self._tally.summary(now=self._clock.unix(), bytes_down=self._publisher.published_bytes)
+        return AggregatorStatus(status=status, version=self.line.version, counters=self._counters(), summary=summary)
+
+    def _counters(self) -> dict[str, int]:
+        return {
             "merged": self._merged,
             "duplicate": self._duplicates,
             "refused": self._refused,
             "devices": self.line.devices,
         }
-        return AggregatorStatus(status=status, version=self.line.version, counters=counters)
+
+
+def _says_the_same(status: AggregatorStatus, earlier: AggregatorStatus) -> bool:
+    """Apart from the moment, and from the bytes of statuses."""
+    assert status.summary is not None
+    assert earlier.summary is not None
+    moment = {"at": earlier.summary.at, "bytes_down": earlier.summary.bytes_down}
+    return structs.replace(status, summary=structs.replace(status.summary, **moment)) == earlier

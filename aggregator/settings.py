@@ -8,14 +8,16 @@ from pydantic import Field, model_validator
 from aggregator.admission import Policy
 from aggregator.model_line import DELTA_BYTES, LineSettings
 from aggregator.staleness import Decay, SampleWeight
-from wire_contract.connection import CommandSettings, ConnectionSettings
+from aggregator.telemetry.settings import TelemetrySettings
+from wire_contract.connection import CommandSettings, ConnectionSettings, Files
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice, Energy
-from wire_contract.limits import DELTA_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
+from wire_contract.key_files import KeyFolder
+from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
 from wire_contract.planner import Plan
 
 
-class RunSettings(ConnectionSettings):
+class RunSettings(TelemetrySettings, ConnectionSettings):
     """Merges what devices learn and publishes versioned models."""
 
     ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
@@ -48,6 +50,13 @@ class RunSettings(ConnectionSettings):
         le=DELTA_BYTES_MAX - KIB,
         description="size of a delta, bytes; what does not fit is in the next one",
     )
+    delta_message_bytes_max: int = Field(
+        INLINE_BYTES_MAX,
+        ge=KIB,
+        le=DELTA_BYTES_MAX,
+        description="a version whose delta message is larger goes whole, bytes; more than the default only where the "
+        "broker takes such packets, and then deltas that large are fetched from topics of their own",
+    )
     delta_error: float | None = Field(
         None, gt=0, lt=1, description="instead of --delta-bytes: relative error of a delta; its size is what that takes"
     )
@@ -69,6 +78,19 @@ class RunSettings(ConnectionSettings):
     journal_versions_kept: int = Field(
         10_000, ge=2, description="versions whose updates stay in the ledger byte for byte, for replay"
     )
+    signing_key: Files = Field(
+        (), description="private key that signs published models (see signing-key); again for a second one"
+    )
+    model_lifetime_seconds: float | None = Field(
+        None,
+        ge=60,
+        description="devices that pin keys refuse a manifest this long after it was published; a fresh one comes at "
+        "half of it, seconds",
+    )
+    device_keys: Path | None = Field(
+        None,
+        description="folder with NAME.pub a device; with it, updates that are not signed by their device are refused",
+    )
     shard: int = Field(0, ge=0, description="which shard of the devices this aggregator serves")
     shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
 
@@ -80,6 +102,23 @@ class RunSettings(ConnectionSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _expiry_is_signed(self) -> Self:
+        if self.model_lifetime_seconds is not None and not self.signing_key:
+            raise ValueError(
+                "--model-lifetime-seconds needs --signing-key FILE: only who checks signatures looks at it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _deltas_fit(self) -> Self:
+        if self.delta_bytes + KIB > self.delta_message_bytes_max:
+            raise ValueError(
+                f"deltas of {self.delta_bytes} bytes need --delta-message-bytes-max {self.delta_bytes + KIB} or more, "
+                f"not {self.delta_message_bytes_max}"
+            )
+        return self
+
     def _delta_encoding(self) -> EncodingChoice | None:
         if not self.model_deltas:
             return None
@@ -88,7 +127,14 @@ class RunSettings(ConnectionSettings):
         return Plan(bytes_max=self.delta_bytes) if self.delta_error is None else Plan(error_max=self.delta_error)
 
     def line_settings(self) -> LineSettings:
-        """What decides about updates and versions."""
+        """What decides about updates and versions.
+
+        Raises:
+            KeyUnusable: the folder of device keys, or a file in it.
+        """
+        keys = None if self.device_keys is None else KeyFolder(self.device_keys)
+        if keys is not None:
+            keys.check()
         policy = Policy(
             decay=self.staleness_decay,
             sample_weight=self.sample_weight,
@@ -97,6 +143,7 @@ class RunSettings(ConnectionSettings):
             norm_ratio_max=self.norm_ratio_max,
             shard=self.shard,
             shards=self.shards,
+            device_keys=None if keys is None else keys.keys_of,
         )
         return LineSettings(
             task=self.task,
@@ -105,10 +152,27 @@ class RunSettings(ConnectionSettings):
             server_rate=self.server_rate,
             model_encoding=self.model_encoding,
             delta_encoding=self._delta_encoding(),
+            delta_message_bytes_max=self.delta_message_bytes_max,
             snapshot_versions=self.snapshot_versions,
             journal_versions_kept=self.journal_versions_kept,
             policy=policy,
         )
+
+
+class SigningKeySettings(CommandSettings):
+    """Makes a key that signs published models: a private file, and FILE.pub for the devices."""
+
+    out: Path = Field(description="file for the private key; the public one becomes FILE.pub")
+
+
+class MoveForwardSettings(CommandSettings):
+    """Gives the newest model of a ledger a higher version, after an older copy of the ledger was restored."""
+
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
+    version: int = Field(
+        ge=1, le=2**53, description="new number of the newest version, above all that devices have seen"
+    )
+    shard: int = Field(0, ge=0, description="which shard of the devices the ledger serves")
 
 
 class StatusSettings(CommandSettings):

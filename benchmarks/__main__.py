@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import communication, communication_table, learning
+from benchmarks import communication, communication_table, learning, telemetry
 from device_client.task import TaskError
 
 Figures = dict[str, Any]
@@ -36,6 +36,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         learning.add_arguments,
         learning.run,
         learning.table,
+    ),
+    "telemetry": Benchmark(
+        "updates per second with telemetry on and off, and with its server stopped; series of a large fleet",
+        telemetry.add_arguments,
+        telemetry.run,
+        telemetry.table,
     ),
 }
 

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from tests.broker.mosquitto import Mosquitto
+from tests.e2e.small_demo import small_demo
+from tests.telemetry_server import influxdb, make_influxdb
+
+__all__ = ["influxdb", "make_influxdb", "make_mosquitto", "mosquitto", "small_demo"]
 
 MakeMosquitto = Callable[..., Mosquitto]
 

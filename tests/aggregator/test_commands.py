@@ -28,6 +28,7 @@ from tests.aggregator.synthetic import (
     write_initial_model,
 )
 from wire_contract.connection import read_settings
+from wire_contract.key_files import read_signing_key
 from wire_contract.messages import Evaluation
 
 BROKER = "mqtt://127.0.0.1:1"
@@ -93,6 +94,8 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--staleness-decay", "hyperbolic"], "--staleness-decay"),
         (["--update-bytes-max", "99999999"], "--update-bytes-max"),
         (["--shard", "1"], "shard 1 does not exist"),
+        (["--delta-bytes", "30000"], "need --delta-message-bytes-max 31024 or more"),
+        (["--delta-message-bytes-max", "300000"], "--delta-message-bytes-max"),
         (["--task", "a/b"], "--task"),
         (["--broker", "nonsense"], "--broker"),
         (["--root", "a/b/c/d/e/f"], "--root"),
@@ -224,3 +227,32 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
     ]
     assert (found["merged"], found["duplicates"], found["refused"]) == (1, 1, 2)
     assert (found["task"], found["evaluation"]) == (SETTINGS.task, {"accuracy": 0.875})
+
+
+def test_a_key_is_made_and_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["signing-key", "--out", "model.pem"]) == 0
+    key_id = read_signing_key(tmp_path / "model.pem").public.key_id.hex()
+    assert f"key {key_id}: model.pem is private, model.pem.pub is for the devices" in capsys.readouterr().out
+    assert "is there already" in line(capsys, "signing-key", "--out", "model.pem")
+
+
+def test_keys_that_cannot_be_used_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["signing-key", "--out", "model.pem"]) == 0
+    capsys.readouterr()
+    assert "key file none.pem: No such file" in run_line(capsys, "--signing-key", "none.pem")
+    assert "others may read" in run_line(capsys, "--signing-key", "model.pem", "--signing-key", "model.pem.pub")
+    assert "no such folder" in run_line(capsys, "--device-keys", "none")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "watch.pub").write_text("nonsense")
+    assert "watch.pub" in run_line(capsys, "--device-keys", "keys")
+    assert "needs --signing-key" in run_line(capsys, "--model-lifetime-seconds", "3600")
+
+
+def test_keys_come_from_flags_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ["--task", TASK, "--broker", BROKER]
+    flags = ["--signing-key", "old.pem", "--signing-key", "new.pem"]
+    assert read_settings(RunSettings, [*base, *flags], program="x").signing_key == (Path("old.pem"), Path("new.pem"))
+    monkeypatch.setenv("FEDKD_SIGNING_KEY", "old.pem,new.pem")
+    assert read_settings(RunSettings, base, program="x").signing_key == (Path("old.pem"), Path("new.pem"))
+    monkeypatch.delenv("FEDKD_SIGNING_KEY")
+    assert read_settings(RunSettings, base, program="x").signing_key == ()

@@ -11,13 +11,17 @@ from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
 from tests.aggregator.test_service import Stage
 from wire_contract.codec import decode
 from wire_contract.deltas import follow
-from wire_contract.limits import KEPT_DELTAS
+from wire_contract.layout import Layout, TensorSpec
+from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS, KIB
 from wire_contract.manifest import Published, assemble
 from wire_contract.messages import Delta
 from wire_contract.planner import Plan
 from wire_contract.topics import build, parse
 
 LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)
+
+LARGE = Layout((TensorSpec("weight", (200, 200)),))
+"""40 KB as an int8 delta."""
 
 
 @pytest.fixture
@@ -128,6 +132,30 @@ def test_another_encoding_begins_a_new_chain(stage: Stage) -> None:
     stage.teach(1)
     assert (stage.manifest.version, len(stage.manifest.delta_sizes)) == (5, 1)
     assert joined(stage).version == 5
+
+
+def test_deltas_up_to_the_setting_stay_out_of_the_manifest_and_survive_a_restart(tmp_path: Path) -> None:
+    settings = replace(LINE, delta_encoding="int8", delta_message_bytes_max=64 * KIB)
+    stage = Stage(tmp_path / "large", settings, LARGE)
+    stage.teach(3)
+    assert sorted(deltas(stage)) == [1, 2, 3]
+    assert all(INLINE_BYTES_MAX < len(payload) <= 64 * KIB for payload in deltas(stage).values())
+    assert stage.manifest.delta is None
+    published = joined(stage)
+    before = retained_models(stage)
+    stage.crash()
+    stage.broker.stop(lose_state=True)
+    stage.broker.start()
+    stage.start()
+    stage.step()
+    assert retained_models(stage).items() <= before.items()
+    assert joined(stage).weights.tobytes() == published.weights.tobytes()
+    stage.settings = replace(settings, delta_message_bytes_max=INLINE_BYTES_MAX)
+    stage.crash()
+    stage.start()
+    stage.teach(1)
+    assert stage.manifest.delta_sizes == (), "over the limit, so it goes whole"
+    stage.ledger.close()
 
 
 def test_an_update_that_names_the_snapshot_is_merged(stage: Stage) -> None:

@@ -1,0 +1,117 @@
+"""What has happened so far, in short: the summary in the aggregator's status, for whoever looks on and comes late.
+
+`History` is what a ledger knows of it; `Tally` goes on counting from there. Neither reads a clock or a disk. A tally
+has one row a device, as the model line has; everything else in it is bounded, and so is each summary.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from aggregator.admission import Duplicate, Merge, Verdict
+from wire_contract.limits import SUMMARY_DEVICES_MAX, SUMMARY_EVALUATIONS_MAX
+from wire_contract.messages import Evaluation, Measured, Outcome, SeenDevice, StalenessBucket, Summary
+
+BUCKETS = (0, 1, 2, 3, 4, 5, 9, 17, 33, 65, 129)
+"""Least staleness of each bucket of the histogram, versions."""
+
+RATE_SECONDS = 60
+VERSIONS_KEPT = 1_024
+"""So many newest versions whose moment is known; an evaluation of an older one is no news."""
+
+ACCURACY = "accuracy"
+"""The metric that a summary has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What was before, as the ledger has it; empty for a new one."""
+
+    committed_at: Mapping[int, float] = field(default_factory=dict)
+    """Unix seconds at which each of the newest versions was committed."""
+    evaluations: Sequence[Measured] = ()
+    staleness: Mapping[int, int] = field(default_factory=dict)
+    """Merged updates by staleness, versions."""
+    devices: Sequence[SeenDevice] = ()
+    """The one that was answered last comes last."""
+    merged_at: Sequence[float] = ()
+    """Unix seconds of the newest merges, as far back as the rate looks."""
+    bytes_up: int = 0
+    """Payloads of the merged updates."""
+
+
+class Tally:
+    """Counts what the aggregator sees."""
+
+    def __init__(self, history: History, *, now: float) -> None:
+        """Goes on from `history`; `now` and every `at` below are Unix seconds."""
+        self._since = now
+        self._committed_at = dict(history.committed_at)
+        self._evaluations = {(told.version, told.evaluator): told for told in history.evaluations}
+        self._staleness: Counter[int] = Counter()
+        for staleness, updates in history.staleness.items():
+            self._staleness[_bucket_of(staleness)] += updates
+        self._devices = {seen.device: seen for seen in history.devices}
+        self._merged_in_second = Counter(int(at) for at in history.merged_at)
+        self._bytes_up = history.bytes_up
+
+    def answered(self, device: str | None, verdict: Verdict, *, size_bytes: int, at: float) -> None:
+        """One update was judged. Without a device: it could not be read."""
+        self._bytes_up += size_bytes
+        if isinstance(verdict, Merge):
+            self._staleness[_bucket_of(verdict.staleness)] += 1
+            self._merged_in_second[int(at)] += 1
+            if len(self._merged_in_second) > RATE_SECONDS + 1:
+                self._forget_before(at)
+        if device is None:
+            return
+        before = self._devices.pop(device, None)  # so that it comes last
+        staleness, merged = (0, 0) if before is None else (before.staleness, before.merged)
+        outcome: Outcome = "duplicate" if isinstance(verdict, Duplicate) else "refused"
+        if isinstance(verdict, Merge):
+            outcome, staleness, merged = "merged", verdict.staleness, merged + 1
+        self._devices[device] = SeenDevice(device, outcome, staleness, at, merged)
+
+    def committed(self, version: int, *, at: float) -> None:
+        """There is a new version."""
+        self._committed_at[version] = at
+        self._committed_at.pop(version - VERSIONS_KEPT, None)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """One evaluator's word on a version of this line."""
+        accuracy, at = evaluation.metrics.get(ACCURACY), self._committed_at.get(evaluation.version)
+        if accuracy is None or at is None or not 0 <= accuracy <= 1:
+            return
+        told = Measured(evaluation.version, evaluation.device, accuracy, at)
+        self._evaluations[told.version, told.evaluator] = told
+        if len(self._evaluations) > 2 * SUMMARY_EVALUATIONS_MAX:
+            self._evaluations = {(kept.version, kept.evaluator): kept for kept in self._newest_evaluations()}
+
+    def summary(self, *, now: float, bytes_down: int) -> Summary:
+        """All of it, within the limits of a summary."""
+        self._forget_before(now)
+        return Summary(
+            at=now,
+            since=self._since,
+            evaluations=tuple(self._newest_evaluations()),
+            staleness=tuple(StalenessBucket(least, self._staleness[least]) for least in BUCKETS),
+            devices=tuple(islice(reversed(self._devices.values()), SUMMARY_DEVICES_MAX)),
+            updates_per_minute=sum(self._merged_in_second.values()),
+            bytes_up=self._bytes_up,
+            bytes_down=bytes_down,
+        )
+
+    def _newest_evaluations(self) -> list[Measured]:
+        return heapq.nlargest(
+            SUMMARY_EVALUATIONS_MAX, self._evaluations.values(), key=lambda told: (told.version, told.evaluator)
+        )
+
+    def _forget_before(self, now: float) -> None:
+        for second in [second for second in self._merged_in_second if second <= now - RATE_SECONDS]:
+            del self._merged_in_second[second]
+
+
+def _bucket_of(staleness: int) -> int:
+    return max(least for least in BUCKETS if least <= staleness)

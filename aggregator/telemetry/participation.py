@@ -1,0 +1,91 @@
+"""Who takes part, and how evenly. Pure: time arrives with each thing that is told."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+SILENT_SECONDS = 3_600.0
+"""A device without a merged update for so long is silent."""
+DEVICES_MAX = 1_000_000
+"""Further ones are not counted."""
+
+
+@dataclass
+class Share:
+    """One device's part since the ledger began."""
+
+    weight: float = 0.0
+    merged_at: float = 0.0
+    """Unix seconds of its newest merged update; 0: none."""
+
+
+def gini(values: Iterable[float]) -> float | None:
+    """Gini coefficient of non-negative values: 0 when all are equal, near 1 when one has everything; None without any.
+
+    G = 2 Σ i·xᵢ / (n Σ xᵢ) - (n + 1)/n with x ascending, i from 1.
+    """
+    ascending = np.sort(np.fromiter(values, dtype=np.float64))
+    total = float(ascending.sum())
+    if total <= 0:
+        return None
+    count = ascending.size
+    ranks = np.arange(1, count + 1)
+    return float(2 * (ranks @ ascending) / (count * total) - (count + 1) / count)
+
+
+class Participation:
+    """What is known of the devices of one shard."""
+
+    def __init__(self, shares: Mapping[str, Share] | None = None) -> None:
+        self._shares = dict(shares or {})
+        self._online: set[str] = set()
+        self._evaluators: set[str] = set()
+
+    def merged(self, device: str, weight: float, at: float) -> None:
+        """An update was merged at Unix second `at`."""
+        share = self._share(device)
+        if share is not None:
+            share.weight += weight
+            share.merged_at = max(share.merged_at, at)
+
+    def seen(self, device: str) -> None:
+        """It has sent something."""
+        self._share(device)
+
+    def present(self, device: str, *, online: bool) -> None:
+        """It, or the broker in its place, said so."""
+        if self._share(device) is not None and online:
+            self._online.add(device)
+        elif not online:
+            self._online.discard(device)
+
+    def evaluates(self, device: str) -> None:
+        """It only measures, and is not expected to take part."""
+        if device in self._evaluators or len(self._evaluators) < DEVICES_MAX:
+            self._evaluators.add(device)
+            self._shares.pop(device, None)
+            self._online.discard(device)
+
+    def figures(self, now: float) -> dict[str, int | float]:
+        """Fields of a `fedkd_fleet` point at Unix second `now`."""
+        known = len(self._shares)
+        contributing = sum(share.merged_at > now - SILENT_SECONDS for share in self._shares.values())
+        found: dict[str, int | float] = {
+            "devices_known": known,
+            "devices_online": len(self._online),
+            "devices_contributing": contributing,
+            "devices_silent": known - contributing,
+        }
+        if known:
+            found["silent_share"] = (known - contributing) / known
+        evenness = gini(share.weight for share in self._shares.values())
+        if evenness is not None:
+            found["weight_gini"] = evenness
+        return found
+
+    def _share(self, device: str) -> Share | None:
+        share = self._shares.get(device)
+        if share is None and device not in self._evaluators and len(self._shares) < DEVICES_MAX:
+            share = self._shares[device] = Share()
+        return share

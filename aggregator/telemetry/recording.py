@@ -1,0 +1,232 @@
+"""What happens in the aggregator, as points. The service's thread calls this; building a point is all that it costs.
+
+With `record` None nothing is built.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from re import sub
+
+import numpy as np
+
+from aggregator.admission import Duplicate, Merge, Refuse
+from aggregator.model_line import Judged, ModelLine
+from aggregator.telemetry.lines import Point, Value
+from aggregator.telemetry.schema import (
+    ALL_COHORT,
+    COHORTS_MAX,
+    EVALUATION_METRICS,
+    NO_REASON,
+    OTHER_COHORT,
+    RECALL_CLASSES_MAX,
+    RECALL_PREFIX,
+    UPDATE_METRICS,
+)
+from wire_contract.layout import Vector
+from wire_contract.messages import Evaluation
+from wire_contract.shelf import Shelf
+from wire_contract.traffic import Traffic
+
+GAUGE_SECONDS = 10.0
+
+Record = Callable[[Sequence[Point]], None]
+
+
+def _nothing_waits() -> int:
+    return 0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds between the steps of one turn."""
+
+    monotonic: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._last = self.monotonic()
+
+    def lap(self) -> float:
+        """Since the lap before, or the beginning."""
+        last, self._last = self._last, self.monotonic()
+        return self._last - last
+
+
+class Recording:
+    """One service's."""
+
+    def __init__(
+        self,
+        record: Record | None = None,
+        *,
+        queue_depth: Callable[[], int] = _nothing_waits,
+        traffic: Callable[[], Traffic] = Traffic,
+        on_connected: Callable[[], None] | None = None,
+    ) -> None:
+        """Args:
+        record: takes points; None: nothing is built.
+        queue_depth: counts what the link has received and nobody has taken.
+        traffic: the link's.
+        on_connected: called once, when the service first has a connection.
+        """
+        self._record = record
+        self._queue_depth = queue_depth
+        self._traffic = traffic
+        self._on_connected = on_connected
+        self._points: list[Point] = []
+        self._bytes = 0
+        self._gauge_at: float | None = None
+        self._began_at = 0.0
+        self._cohorts: set[str] = set()
+        self._classes: dict[str, str] = {}
+
+    def judged(self, device: str, judged: Judged, size_bytes: int) -> None:
+        """One update; it is recorded with its batch."""
+        if self._record is None:
+            return
+        self._bytes += size_bytes
+        fields: dict[str, Value] = {"device": device, "version": judged.version, "bytes": size_bytes}
+        match judged.verdict:
+            case Merge(weight, staleness, norm):
+                tags = ("merged", NO_REASON)
+                fields["staleness"], fields["weight"], fields["norm"] = staleness, weight, norm
+            case Refuse(reason, _, seen_before=False):
+                tags = ("refused", reason)
+            case Duplicate() | Refuse():
+                tags = ("duplicate", NO_REASON)
+        update = judged.update
+        if update is not None:
+            fields["base_version"] = update.base_version
+            fields["samples"] = update.samples
+            fields["local_steps"] = update.local_steps
+            fields["train_seconds"] = update.train_seconds
+            metrics = update.metrics
+            for name in UPDATE_METRICS:
+                if name in metrics:
+                    fields[name] = metrics[name]
+        self._points.append(Point("fedkd_update", tags, fields))
+
+    def evaluated(self, evaluation: Evaluation, *, newest_version: int, size_bytes: int) -> None:
+        """One evaluation; it is recorded with its batch."""
+        if self._record is None:
+            return
+        self._bytes += size_bytes
+        fields: dict[str, Value] = {
+            "device": evaluation.device,
+            "version": evaluation.version,
+            "versions_behind": newest_version - evaluation.version,
+            "samples": evaluation.samples,
+        }
+        fields |= {name: evaluation.metrics[name] for name in EVALUATION_METRICS if name in evaluation.metrics}
+        fields |= self._recalls(evaluation.metrics)
+        self._points.append(Point("fedkd_evaluation", (self._cohort(evaluation.device),), fields))
+
+    def batch_committed(
+        self, deliveries: int, *, judge_seconds: float, commit_seconds: float, answer_seconds: float
+    ) -> None:
+        """The batch is in the ledger and answered: what was noted of it goes out with it."""
+        if self._record is None:
+            return
+        points, self._points = self._points, []
+        outcomes = [point.tags[0] for point in points if point.measurement == "fedkd_update"]
+        fields: dict[str, Value] = {
+            "deliveries": deliveries,
+            "merged": outcomes.count("merged"),
+            "duplicate": outcomes.count("duplicate"),
+            "refused": outcomes.count("refused"),
+            "evaluations": len(points) - len(outcomes),
+            "bytes": self._bytes,
+            "queue_depth": self._queue_depth(),
+            "judge_seconds": judge_seconds,
+            "commit_seconds": commit_seconds,
+            "answer_seconds": answer_seconds,
+        }
+        self._bytes = 0
+        points.append(Point("fedkd_batch", (), fields))
+        self._record(points)
+
+    def batch_abandoned(self) -> None:
+        """It comes again."""
+        self._points, self._bytes = [], 0
+
+    def version_committed(
+        self,
+        shelf: Shelf,
+        before: Vector,
+        weights: Vector,
+        *,
+        updates: int,
+        devices: int,
+        wait_seconds: float,
+        encode_seconds: float,
+        commit_seconds: float,
+        publish_seconds: float,
+    ) -> None:
+        """A version, with the master weights (layout.size,) of the one before it and its own."""
+        if self._record is None:
+            return
+        fields: dict[str, Value] = {
+            "version": shelf.version,
+            "updates": updates,
+            "devices": devices,
+            "wait_seconds": wait_seconds,
+            "encode_seconds": encode_seconds,
+            "commit_seconds": commit_seconds,
+            "publish_seconds": publish_seconds,
+            "step_norm": float(np.linalg.norm(weights - before)),
+            "weights_norm": float(np.linalg.norm(weights)),
+        }
+        if shelf.deltas:
+            fields["delta_bytes"] = len(shelf.deltas[0])
+        if shelf.is_snapshot:
+            fields["snapshot_bytes"] = len(shelf.snapshot)
+        self._record([Point("fedkd_version", ("snapshot" if shelf.is_snapshot else "delta",), fields)])
+
+    def stands(self, line: ModelLine, totals: Mapping[str, int], *, connected: bool, now: float) -> None:
+        """Called each turn, at monotonic second `now`; a gauge goes out when one is due."""
+        if connected and self._on_connected is not None:
+            begin, self._on_connected = self._on_connected, None
+            begin()
+        if self._record is None or (self._gauge_at is not None and now < self._gauge_at):
+            return
+        if self._gauge_at is None:
+            self._began_at = now
+        self._gauge_at = now + GAUGE_SECONDS
+        traffic = self._traffic()
+        fields: dict[str, Value] = {
+            "version": line.version,
+            "merged_total": totals["merged"],
+            "duplicate_total": totals["duplicate"],
+            "refused_total": totals["refused"],
+            "devices_total": totals["devices"],
+            "buffer_updates": line.buffer.updates,
+            "buffer_devices": line.buffer.slots,
+            "queue_depth": self._queue_depth(),
+            "connected": connected,
+            "received_messages_total": traffic.messages_in,
+            "received_bytes_total": traffic.bytes_in,
+            "sent_messages_total": traffic.messages_out,
+            "sent_bytes_total": traffic.bytes_out,
+            "uptime_seconds": now - self._began_at,
+        }
+        self._record([Point("fedkd_aggregator", (), fields)])
+
+    def _cohort(self, device: str) -> str:
+        _, dot, cohort = device.rpartition(".")
+        if not dot or not cohort:
+            return ALL_COHORT
+        if cohort not in self._cohorts and len(self._cohorts) >= COHORTS_MAX:
+            return OTHER_COHORT
+        self._cohorts.add(cohort)
+        return cohort
+
+    def _recalls(self, metrics: Mapping[str, float]) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for name, value in metrics.items():
+            if name.startswith(RECALL_PREFIX):
+                field = self._classes.get(name)
+                if field is None and len(self._classes) < RECALL_CLASSES_MAX:
+                    words = sub(r"[^A-Za-z0-9]+", "_", name.removeprefix(RECALL_PREFIX)).strip("_")[:64]
+                    field = self._classes[name] = RECALL_PREFIX + (words or "unnamed")
+                if field is not None:
+                    found[field] = value
+        return found

@@ -1,0 +1,132 @@
+"""Sends what the spool holds, oldest first, for as long as it takes.
+
+At least once: what was sent when a crash came is sent again, and a server overwrites a point with itself.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from threading import Event
+
+from aggregator.telemetry.influx import LinesRefused, NotAllowed, Server, ServerAway
+from aggregator.telemetry.spool import Spool
+from wire_contract.limits import KIB
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 512 * KIB
+"""Of one write, some 2,000 lines."""
+PIECES_MAX = 64
+"""Writes that are spent to find the bad lines of one chunk; what is then left of it is dropped with them."""
+REST_SECONDS = 0.5
+"""The first rest after a failure is drawn from 0 to this; each further one from a range twice as wide."""
+REST_SECONDS_MAX = 30.0
+NOT_ALLOWED_SECONDS = 60.0
+
+
+class Sender:
+    """`turn` until told to stop. One thread."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        server: Server,
+        *,
+        monotonic: Callable[[], float],
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        self._spool = spool
+        self._server = server
+        self._monotonic = monotonic
+        self._uniform = uniform
+        self._rest = REST_SECONDS
+        self._told = ""
+        self._told_of_bad_lines = False
+        self.failures = 0
+        """Attempts that failed."""
+        self.write_seconds: float | None = None
+        """Of the newest write that the server took."""
+        self.is_up: bool | None = None
+        """Whether the newest attempt succeeded; None before the first."""
+
+    def turn(self, stop: Event) -> float:
+        """Sends all there is; returns the seconds to rest before the next turn, 0 when there was no failure."""
+        while not stop.is_set():
+            chunk = self._spool.read(CHUNK_BYTES)
+            if chunk is None:
+                return 0.0
+            began = self._monotonic()
+            try:
+                dropped = self._write(chunk.data)
+            except ServerAway as error:
+                return self._failed(error)
+            self._spool.advance(chunk, dropped=dropped)
+            self.write_seconds = self._monotonic() - began
+            self._succeeded()
+        return 0.0
+
+    def _write(self, data: bytes) -> int:
+        """Lines that the server refuses.
+
+        Raises:
+            ServerAway: the rest was not written.
+        """
+        try:
+            self._server.write(data)
+        except LinesRefused as error:
+            dropped, example = self._write_in_pieces(data)
+            if dropped and not self._told_of_bad_lines:
+                self._told_of_bad_lines = True
+                log.warning(
+                    "telemetry server %s; %d points dropped, for one %s; further ones are only counted",
+                    error,
+                    dropped,
+                    example,
+                )
+            return dropped
+        return 0
+
+    def _write_in_pieces(self, data: bytes) -> tuple[int, str]:
+        """Halves what is refused, so that a bad line costs itself only; the count of those, and one of them."""
+        dropped, example = 0, ""
+        waiting = list(_halves(data))[::-1]
+        writes = 0
+        while waiting:
+            piece = waiting.pop()
+            writes += 1
+            try:
+                self._server.write(piece)
+            except LinesRefused as error:
+                lines = piece.count(b"\n")
+                if lines > 1 and (writes < PIECES_MAX or error.too_large):
+                    waiting += list(_halves(piece))[::-1]
+                else:
+                    dropped += lines
+                    example = example or piece.split(b"\n", 1)[0].decode(errors="replace")[:200]
+        return dropped, example
+
+    def _succeeded(self) -> None:
+        if self._told:
+            log.info("telemetry is written again")
+        self._told, self._rest, self.is_up = "", REST_SECONDS, True
+
+    def _failed(self, error: ServerAway) -> float:
+        self.failures += 1
+        self.is_up = False
+        kind = type(error).__name__
+        if self._told != kind:
+            self._told = kind
+            hint = "; check its token, organisation and bucket" if isinstance(error, NotAllowed) else ""
+            log.warning("telemetry server %s%s; points wait in the spool", error, hint)
+        if isinstance(error, NotAllowed):
+            return NOT_ALLOWED_SECONDS * self._uniform(0.5, 1.0)
+        rest = self._uniform(0.0, self._rest)
+        self._rest = min(2 * self._rest, REST_SECONDS_MAX)
+        return rest
+
+
+def _halves(data: bytes) -> Iterator[bytes]:
+    lines = data.splitlines(keepends=True)
+    middle = len(lines) // 2
+    for part in (lines[:middle], lines[middle:]):
+        if part:
+            yield b"".join(part)

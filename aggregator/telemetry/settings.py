@@ -1,0 +1,106 @@
+"""What an operator sets of telemetry: flags, or environment variables with the prefix FEDKD_."""
+
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from aggregator.telemetry.spool import SPOOL_BYTES_MIN
+from wire_contract.connection import CommandSettings, UsageError
+from wire_contract.limits import MIB
+
+
+def _url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port is not False
+    except ValueError:
+        known = False
+    if not known or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be like http://localhost:8086, without a user; the token has a file of its own")
+    return url.rstrip("/")
+
+
+class TelemetrySettings(CommandSettings):
+    """Where telemetry goes."""
+
+    telemetry: bool = Field(True, description="write down what happens, for people and dashboards; costs about 2 %")
+    telemetry_spool: Path | None = Field(
+        None, description="folder for points on their way to a server, or for good without one; else LEDGER.telemetry"
+    )
+    telemetry_spool_bytes_max: int = Field(
+        64 * MIB, ge=SPOOL_BYTES_MIN, description="size of the spool; when it is full the oldest points go, bytes"
+    )
+    telemetry_flush_seconds: float = Field(
+        1.0, ge=0.05, le=60, description="so often points are written to the spool and sent, seconds"
+    )
+    telemetry_certificate: Path | None = Field(
+        None,
+        description="PEM file of a second certificate, for the connection that listens to presence and the broker's "
+        "figures: brokers that go by the certificate let a name in once; without it these are missing there",
+    )
+    telemetry_key: Path | None = Field(None, description="PEM file of its private key")
+    influx_url: Annotated[str, AfterValidator(_url)] | None = Field(
+        None, description="InfluxDB 1.8 or later, 2 or 3: http[s]://host:8086; without it points stay in the spool"
+    )
+    influx_token_file: Path | None = Field(
+        None, description="file whose first line is the token; for InfluxDB 1.8 it is user:password"
+    )
+    influx_org: str = Field("fedkd", min_length=1, description="organisation; InfluxDB 1.8 and 3 do not look at it")
+    influx_bucket: str = Field(
+        "fedkd", min_length=1, description="bucket; for InfluxDB 1.8 database/retention-policy, for 3 the database"
+    )
+
+    @model_validator(mode="after")
+    def _token_has_a_server(self) -> Self:
+        if self.influx_token_file is not None and self.influx_url is None:
+            raise ValueError("--influx-token-file needs --influx-url")
+        return self
+
+    @model_validator(mode="after")
+    def _key_has_a_certificate(self) -> Self:
+        if (self.telemetry_key is None) != (self.telemetry_certificate is None):
+            raise ValueError("--telemetry-certificate and --telemetry-key belong together")
+        return self
+
+    def spool_of(self, ledger: Path) -> Path:
+        """The folder, beside the ledger unless it was given."""
+        return default_spool(ledger) if self.telemetry_spool is None else self.telemetry_spool
+
+    def influx_token(self) -> str:
+        """Out of its file; empty without one.
+
+        Raises:
+            UsageError: the file cannot be read, or is empty.
+        """
+        file = self.influx_token_file
+        if file is None:
+            return ""
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise UsageError(f"influx token file {file}: {reason}") from None
+        if not lines or not lines[0].strip() or not lines[0].isprintable():
+            raise UsageError(f"influx token file {file}: its first line must be the token")
+        return lines[0].strip()
+
+
+class TelemetrySummarySettings(CommandSettings):
+    """Shows what the telemetry spool of an aggregator holds, also while it runs."""
+
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's ledger; its spool lies beside it")
+    spool: Path | None = Field(None, description="the spool's folder, where it lies elsewhere")
+    measurement: str | None = Field(None, description="only this one, such as fedkd_update")
+    csv: Path | None = Field(None, description="write the points there, one column a tag and field; - is the output")
+
+    @property
+    def folder(self) -> Path:
+        """Of the spool."""
+        return default_spool(self.ledger) if self.spool is None else self.spool
+
+
+def default_spool(ledger: Path) -> Path:
+    """Beside the ledger."""
+    return ledger.with_name(ledger.name + ".telemetry")

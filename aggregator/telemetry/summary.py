@@ -1,0 +1,135 @@
+"""What a spool holds, for people: counts, spans, drops and newest values; and all of it as CSV."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from aggregator.telemetry.lines import Line, Value, read_line
+from aggregator.telemetry.schema import MEASUREMENTS, Measurement
+from aggregator.telemetry.settings import TelemetrySummarySettings
+from aggregator.telemetry.spool import read_counters, read_spool
+from wire_contract.connection import UsageError
+
+_NS = 1_000_000_000
+
+
+@dataclass
+class Found:
+    """Of one measurement."""
+
+    points: int = 0
+    series: set[tuple[str, ...]] = field(default_factory=set)
+    first_ns: int = 0
+    newest: Line | None = None
+
+    def add(self, line: Line) -> None:
+        if not self.points:
+            self.first_ns = line.at_ns
+        self.points += 1
+        self.series.add(tuple(line.tags.values()))
+        self.newest = line
+
+
+def show_telemetry(settings: TelemetrySummarySettings) -> None:
+    """Prints the summary; writes the CSV file, if one is wanted.
+
+    Raises:
+        UsageError: there is no such measurement, or the file cannot be written.
+        SpoolError: there is no such spool.
+    """
+    if settings.measurement is not None and settings.measurement not in MEASUREMENTS:
+        known = ", ".join(MEASUREMENTS)
+        raise UsageError(f"--measurement {settings.measurement}: is none; there are {known}")
+    if settings.csv is not None:
+        with _output(settings.csv) as file:
+            rows = write_csv(_lines(settings), file, settings.measurement)
+        if str(settings.csv) != "-":
+            print(f"{rows} points written to {settings.csv}")
+        return
+    for text in summary(settings):
+        print(text)
+
+
+def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
+    """The lines to print."""
+    found: dict[str, Found] = {}
+    for line in _lines(settings):
+        found.setdefault(line.measurement, Found()).add(line)
+    counters = read_counters(settings.folder)
+    yield f"spool        {settings.folder}: {sum(one.points for one in found.values())} points"
+    yield f"recorded     {counters.recorded} points since the spool began, {counters.sent} sent to a server"
+    yield (
+        f"dropped      {counters.queue_dropped} queue in memory full, {counters.spool_dropped} spool full or cut, "
+        f"{counters.server_dropped} refused by the server"
+    )
+    for name in MEASUREMENTS:
+        one = found.get(name)
+        if one is None or one.newest is None:
+            continue
+        yield ""
+        yield (
+            f"{name}: {one.points} points in {len(one.series)} series, "
+            f"{_time(one.first_ns, 'seconds')} to {_time(one.newest.at_ns, 'seconds')}"
+        )
+        values = [*one.newest.tags.items(), *one.newest.fields.items()]
+        yield "  newest: " + ", ".join(f"{label} {_shown(value)}" for label, value in values)
+
+
+def write_csv(lines: Iterator[Line], file: TextIO, measurement: str | None) -> int:
+    """Rows, in the order of the spool: one column each tag and field of the schema; returns their count."""
+    chosen = list(MEASUREMENTS.values()) if measurement is None else [MEASUREMENTS[measurement]]
+    columns = ["time", "time_ns", "measurement", *_columns(chosen)]
+    # Members of a family have names that nobody knows beforehand; they stay together in one column.
+    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    rows = 0
+    for line in lines:
+        row: dict[str, Value] = {**line.tags, **line.fields}
+        family = MEASUREMENTS[line.measurement].family
+        if family is not None:
+            members = {name: value for name, value in line.fields.items() if name.startswith(family.name)}
+            row[family.name + "*"] = " ".join(f"{name}={value}" for name, value in members.items())
+        row |= {"time": _time(line.at_ns, "microseconds"), "time_ns": line.at_ns, "measurement": line.measurement}
+        writer.writerow(row)
+        rows += 1
+    return rows
+
+
+def _lines(settings: TelemetrySummarySettings) -> Iterator[Line]:
+    for text in read_spool(settings.folder):
+        line = read_line(text)
+        if line is not None and line.measurement in MEASUREMENTS and settings.measurement in {None, line.measurement}:
+            yield line
+
+
+def _columns(measurements: list[Measurement]) -> list[str]:
+    tags = [tag.name for measurement in measurements for tag in measurement.tags]
+    fields = [one.name for measurement in measurements for one in measurement.fields]
+    families = [measurement.family.name + "*" for measurement in measurements if measurement.family is not None]
+    return list(dict.fromkeys([*tags, *fields, *families]))
+
+
+def _time(at_ns: int, precision: str) -> str:
+    at = datetime.fromtimestamp(at_ns // _NS, tz=UTC).replace(microsecond=at_ns % _NS // 1_000)
+    return at.isoformat(timespec=precision)
+
+
+def _shown(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[TextIO]:
+    if str(path) == "-":
+        yield sys.stdout
+        return
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"--csv {path}: {error.strerror}") from None
