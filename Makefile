@@ -20,8 +20,9 @@ up:  ## Broker, aggregator, evaluator, InfluxDB, Grafana in containers; FLEET=1 
 		{ echo "docker compose is missing: install Docker Engine 25 or later with its compose plugin"; exit 1; }
 	@# Containers run as whoever calls this and own secrets/; for root that is somebody who is nobody else.
 	@ids=$$(id -u):$$(id -g); [ "$${ids%%:*}" != 0 ] || ids=10001:10001; \
-	[ -e .env ] || printf 'FEDKD_UID=%s\nFEDKD_GID=%s\n' "$${ids%%:*}" "$${ids##*:}" > .env; \
-	[ -e secrets ] || { mkdir -m 700 secrets && { [ "$$(id -u)" != 0 ] || chown $$ids secrets; }; }
+	grep -qs '^FEDKD_UID=' .env || printf 'FEDKD_UID=%s\nFEDKD_GID=%s\n' "$${ids%%:*}" "$${ids##*:}" >> .env; \
+	. ./.env; \
+	[ -e secrets ] || { mkdir -m 700 secrets && { [ "$$(id -u)" != 0 ] || chown "$$FEDKD_UID:$$FEDKD_GID" secrets; }; }
 	docker compose run --rm --build setup
 	docker compose $(if $(FLEET),--profile fleet )up --detach --build --wait
 	@echo "Grafana   http://$$(docker compose port grafana 3000)  admin, password in secrets/passwords/grafana-admin"

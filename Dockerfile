@@ -1,0 +1,73 @@
+# One file for all of our images; `docker compose build` makes them, each from its target:
+#   aggregator   the server and the enrolment commands; no torch
+#   device       devices, evaluator, initial model, teacher; torch for the CPU
+#   simulators   device, and the web page that looks on
+# The bases are pinned by tag; `docker compose config --resolve-image-digests` prints digests for who wants those, too.
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
+
+# -- the packages, built where nothing of the tools stays ------------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The environment has no pip of its own: the one of this stage installs into it, and stays behind.
+RUN python -m venv --without-pip /opt/venv
+ENV PIP_PYTHON=/opt/venv/bin/python
+WORKDIR /source
+
+FROM build AS build-aggregator
+COPY . .
+RUN pip install /source
+
+# torch first: a changed source line does not fetch it again. Another index brings CUDA, or the wheels of a mirror.
+FROM build AS build-device
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --index-url "${TORCH_INDEX}" torch==2.13.0
+# The data set of the physiotherapy task is inside this wheel; the program checks its SHA-256. It is not installed.
+RUN pip download --no-deps --only-binary=:all: --dest /opt/data seglearn==1.2.5
+COPY . .
+# hadolint ignore=DL3013
+RUN pip install '.[device]'
+
+FROM build-device AS build-simulators
+# hadolint ignore=DL3013
+RUN pip install '.[simulators]'
+
+# -- what runs: nobody is root, and nothing of the file system needs to be written but volumes and /tmp --------------
+FROM ${PYTHON_IMAGE} AS base
+# Who owns what volumes hold; `make up` gives the one who called it. --non-unique: macOS has a group 20, too.
+ARG UID=1000
+ARG GID=1000
+RUN groupadd --non-unique --gid "${GID}" fedkd \
+    && useradd --non-unique --uid "${UID}" --gid "${GID}" --home-dir /tmp --no-create-home --shell /usr/sbin/nologin fedkd \
+    && install --directory --owner="${UID}" --group="${GID}" --mode=0700 /state /models \
+    && pip uninstall --yes pip setuptools wheel
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+WORKDIR /tmp
+
+FROM base AS aggregator
+ARG UID=1000
+ARG GID=1000
+# An empty volume takes the owner of the folder that it is first mounted over. These are mounted by `setup`, before the
+# images of others see them, so that broker, InfluxDB and Grafana can write without ever being root.
+RUN install --directory --owner="${UID}" --group="${GID}" --mode=0700 \
+    /volumes /volumes/broker /volumes/influxdb /volumes/influxdb-config /volumes/influxdb-tokens /volumes/grafana
+COPY --from=build-aggregator /opt/venv /opt/venv
+USER ${UID}:${GID}
+ENTRYPOINT ["python", "-m", "aggregator"]
+
+FROM base AS device
+ARG UID=1000
+ARG GID=1000
+COPY --from=build-device /opt/data /opt/data
+COPY --from=build-device /opt/venv /opt/venv
+ENV FEDKD_WHEEL_FOLDER=/opt/data
+USER ${UID}:${GID}
+ENTRYPOINT ["python", "-m", "device_client"]
+
+FROM base AS simulators
+ARG UID=1000
+ARG GID=1000
+COPY --from=build-simulators /opt/data /opt/data
+COPY --from=build-simulators /opt/venv /opt/venv
+ENV FEDKD_WHEEL_FOLDER=/opt/data
+USER ${UID}:${GID}
+ENTRYPOINT ["python", "-m", "simulators"]

@@ -1,0 +1,92 @@
+"""compose.yaml, lived through: its processes with its commands, environment, mounts and order, without containers.
+
+What this cannot show: that the images build, and that Docker gives a volume to its owner. InfluxDB is Debian's 1.6
+behind a shim, so the script that makes its tokens runs in tests/test_deployment.py, and Grafana is only read.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from aggregator.ledger_view import read_totals
+from device_client.model_files import ModelFile, write_model
+from device_client.tasks import physiotherapy
+from device_client.vectors import layout_of, vector_of
+from tests.e2e.compose_file import read_services
+from tests.e2e.uncontained import SECONDS_MAX, Uncontained
+from tests.telemetry_server import TOKEN, InfluxDB
+
+pytestmark = pytest.mark.e2e
+
+HERE = ("setup", "initial-model", "broker", "aggregator", "evaluator", "teacher", "person-03", "person-04")
+ELSEWHERE = ("influxdb", "influxdb-setup", "grafana", "person-05", "person-06", "person-07", "person-08")
+
+
+def test_every_service_is_either_started_here_or_named_as_one_that_is_not() -> None:
+    assert set(read_services()) == {*HERE, *ELSEWHERE}
+
+
+@pytest.fixture
+def stack(tmp_path: Path, influxdb: InfluxDB) -> Iterator[Uncontained]:
+    port = urlsplit(influxdb.url).port
+    assert port is not None
+    stack = Uncontained(tmp_path / "stack", HERE, outside={"influxdb": port, "influxdb-setup": 0})
+    tokens = stack.volume("influxdb-tokens")
+    tokens.mkdir(parents=True)
+    (tokens / "write").write_text(TOKEN)
+    # As on any but the first `make up`, the teacher is there: to train one takes longer than all the rest, and
+    # test_readme.py runs that command. This one has learned nothing, which is all the same here.
+    teacher = physiotherapy.task().teacher()
+    layout = layout_of(teacher)
+    weights = vector_of(teacher, layout)
+    models = stack.volume("models")
+    models.mkdir()
+    write_model(models / "teacher.safetensors", ModelFile(task="physiotherapy", layout=layout, weights=weights))
+    yield stack
+    stack.stop()
+
+
+def status(stack: Uncontained) -> dict[str, Any]:
+    """What the aggregator's own command says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "aggregator", "status", "--json"],
+        env=stack.environment(stack.services["aggregator"]),
+        capture_output=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(500)
+def test_up_learn_down(stack: Uncontained, influxdb: InfluxDB) -> None:
+    stack.start()
+    assert {"broker", "aggregator"} <= stack.healthy
+    deadline = time.monotonic() + SECONDS_MAX
+    ledger = stack.volume("ledger") / "ledger.sqlite3"
+    while True:
+        totals = read_totals(ledger)
+        if totals.version and totals.evaluated_version and influxdb.count("fedkd_update", "device"):
+            break
+        assert time.monotonic() < deadline, f"{totals}\n{stack.report()}"
+        time.sleep(0.5)
+    assert totals.merged
+    assert status(stack)["merged"] >= totals.merged
+    assert influxdb.count("fedkd_version", "version"), influxdb.query("SHOW MEASUREMENTS")
+    # What is told of the broker comes over a second connection of the aggregator, under the same name.
+    assert stack.log("broker").count("already connected, closing old connection") == 0, stack.log("broker")
+    for name in stack.healthy:
+        assert stack.check(name) == 0, stack.report()
+
+    codes = stack.stop()
+    assert set(codes) == {"broker", "aggregator", "evaluator", "person-03", "person-04"}, stack.report()
+    assert set(codes.values()) == {0}, f"{codes}\n{stack.report()}"
+    assert stack.check("broker") != 0, "the check must see a broker that is gone"
+    complaints = [line for line in stack.report().splitlines() if "Traceback" in line or " ERROR " in line]
+    assert not complaints, stack.report()
