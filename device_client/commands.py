@@ -132,6 +132,7 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
             traffic=lambda: link.traffic,
             trust=_trust(model_keys, task, outbox),
             update_signing_key=update_key,
+            vitals=lambda: _vitals(probe),
         )
         on_stop(runner.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())
@@ -234,6 +235,11 @@ def _unmet(policy: Policy, probe: Probe) -> Callable[[], tuple[str, ...]]:
     if not policy:
         return tuple
     return lambda: tuple(unmet(policy, probe.read(SYSTEM_CLOCK.local())).values())
+
+
+def _vitals(probe: Probe) -> dict[str, float]:
+    charge = probe.read(SYSTEM_CLOCK.local()).battery_percent
+    return {} if charge is None else {"battery_percent": charge}
 
 
 # --- evaluate and export --------------------------------------------------------------------------------------------

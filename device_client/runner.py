@@ -23,7 +23,7 @@ from device_client.pace import Pace
 from device_client.presence import offline, online, presence_topic, this_firmware
 from device_client.rounds import Trainer
 from device_client.sender import Sender, SenderSettings
-from device_client.study import PATIENCE_SECONDS, Study
+from device_client.study import PATIENCE_SECONDS, Study, Vitals
 from wire_contract import topics
 from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import LinkError, TopicError
@@ -92,13 +92,14 @@ class Runner:
         traffic: Callable[[], Traffic] | None = None,
         trust: ModelTrust | None = None,
         update_signing_key: SigningKey | None = None,
+        vitals: Vitals = dict,
     ) -> None:
         """Everything is handed in.
 
         `layout` is of the task's student. `link` is subscribed to `presence.subscriptions` and has the will of
         `presence.will`. `training_unmet` and `upload_unmet` say why that has to wait, one line each, or nothing.
         `uniform` draws a number evenly between two. `traffic` is what the link has carried so far, if it knows.
-        `trust` says which manifests are used, None: any. Updates are signed where there is a key.
+        `trust` says which manifests are used, None: any. Updates are signed where there is a key, and tell `vitals`.
         """
         self._task = task_name
         self._device = device
@@ -141,6 +142,7 @@ class Runner:
             local_rounds_max=settings.local_rounds_max,
             retrain_after_seconds=settings.retrain_after_seconds,
             signing_key=update_signing_key,
+            vitals=vitals,
         )
         self._downlink = Downlink(link, root=root, task=task_name, trust=trust)
         self._pinned = frozenset[bytes]() if trust is None else trust.key_ids

@@ -4,7 +4,8 @@ While the trainer computes it calls back before each batch. In that call the dev
 do (`turn`), rests as its duty cycle wants it, and waits while the policy no longer lets it train.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from device_client.clock import Clock
 from device_client.events import Emit
@@ -22,6 +23,8 @@ PATIENCE_SECONDS = 0.25
 
 Turn = Callable[[float], bool]
 """Does all else, waiting for the link so many seconds at most. Whether the device goes on working."""
+Vitals = Callable[[], Mapping[str, float]]
+"""How the device itself is, by name (battery_percent); told with each update."""
 
 
 class Study:
@@ -42,6 +45,7 @@ class Study:
         local_rounds_max: int,
         retrain_after_seconds: float,
         signing_key: SigningKey | None = None,
+        vitals: Vitals = dict,
     ) -> None:
         self._task = task
         self._outbox = outbox
@@ -55,6 +59,7 @@ class Study:
         self._local_rounds_max = local_rounds_max
         self._retrain_after_seconds = retrain_after_seconds
         self._signing_key = signing_key
+        self._vitals = vitals
         self._line = outbox.line()
 
     def due(self, newest: Published) -> Round | None:
@@ -100,7 +105,7 @@ class Study:
                 loss=trained.metrics.get("loss"),
                 accuracy=trained.metrics.get("accuracy"),
             )
-            self._queue(todo, trained, seconds)
+            self._queue(todo, replace(trained, metrics={**trained.metrics, **self._vitals()}), seconds)
         else:
             self._drop(todo, "training diverged (a value is not finite)")
         self._rest()  # for the last batch, and only now: a kill while resting costs nothing

@@ -222,6 +222,7 @@ class Stage:
         self.seeds = 0
         self.model_keys: list[PublicKey] = []
         self.update_key: SigningKey | None = None
+        self.vitals: dict[str, float] = {}
 
     def emit(self, event: str, **fields: object) -> None:
         assert set(fields) == set(EVENTS[event].fields)
@@ -278,6 +279,7 @@ class Stage:
                 traffic=lambda: inner.traffic,
                 trust=self.trust(opened),
                 update_signing_key=self.update_key,
+                vitals=lambda: self.vitals,
             )
             try:
                 ended = self.runner.run()

@@ -53,6 +53,14 @@ def test_one_round_from_the_retained_model_to_the_receipt(stage: Stage) -> None:
     assert stage.queued() == []
 
 
+def test_an_update_tells_how_the_device_itself_is(stage: Stage) -> None:
+    stage.vitals = {"battery_percent": 71.0}
+    stage.aggregator.publish(model(7))
+    stage.run(lambda: bool(stage.told("receipt")))
+    (update,) = stage.aggregator.merged
+    assert update.metrics == {"loss": 0.5, "accuracy": 0.75, "battery_percent": 71.0}
+
+
 def test_presence_is_online_while_it_runs_and_offline_after_a_clean_stop(stage: Stage) -> None:
     seen = []
     stage.at_turn = lambda: seen.append(presence(stage)) if stage.told("connected") else None
