@@ -8,7 +8,9 @@ from pydantic_settings import BaseSettings
 
 from simulators.baselines import BaselineSettings
 from simulators.demo_settings import DemoSettings
+from simulators.doctor.settings import DoctorSettings
 from simulators.embedded_broker import BrokerSettings
+from simulators.watch.settings import WatchSettings
 from wire_contract.connection import UsageError, read_settings
 
 PROGRAM = "python -m simulators"
@@ -34,10 +36,24 @@ def _broker(settings: Any) -> int:
     return 0
 
 
+def _doctor(settings: Any) -> int:
+    from simulators.doctor import examination  # noqa: PLC0415 — beside the others
+
+    return examination.main(settings)
+
+
+def _watch(settings: Any) -> int:
+    from simulators.watch import command  # noqa: PLC0415 — beside the others
+
+    return command.run(settings)
+
+
 COMMANDS: Mapping[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "demo": (DemoSettings, _demo),
     "baselines": (BaselineSettings, _baselines),
     "broker": (BrokerSettings, _broker),
+    "watch": (WatchSettings, _watch),
+    "doctor": (DoctorSettings, _doctor),
 }
 
 

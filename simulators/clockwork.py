@@ -32,6 +32,8 @@ class Clockwork:
         self.baseline_lines: list[EventLines] = []
         self.traffic: list[TrafficSample] = []
         self.versions_planned = 0
+        self.page_url = ""
+        """Empty while there is none."""
         self.seconds_by_stage: dict[str, float] = {}
         self._view = view
         self._processes = processes
@@ -113,6 +115,7 @@ class Clockwork:
                     sightings=None if observer is None else observer.sightings,
                     devices=self.devices,
                     baselines=self.baselines,
+                    page_url=self.page_url,
                 )
             )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from device_client.settings import OptionalBrokerUrl
+from simulators.watch.settings import WEBSOCKET_HELP, WebsocketUrl
 from wire_contract.connection import ConnectionSettings
 
 
@@ -23,3 +24,7 @@ class DemoSettings(ConnectionSettings):
     seconds: float | None = Field(None, gt=0, description="…or so long after the devices started, seconds")
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
     plain: bool = Field(False, description="lines instead of the live view, as when the output is no terminal")
+    page: bool = Field(True, description="serve the page that shows the run live in a browser; its URL is printed")
+    websocket: WebsocketUrl = Field(
+        "", description=f"for the page over a broker of your own: {WEBSOCKET_HELP}; else there is none then"
+    )

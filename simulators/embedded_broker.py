@@ -40,6 +40,7 @@ class Launched:
 
     child: Child
     port_file: Path
+    """Takes the port of MQTT, and that of MQTT over WebSocket where it is asked for, a line each."""
     credentials: Credentials
     since: float
     """On the monotonic clock."""
@@ -49,18 +50,23 @@ class BrokerSettings(CommandSettings):
     """An MQTT broker on the loopback, in memory, for trying things out."""
 
     password_file: Path = Field(description="lines USER:ARGON2-HASH, as `passwords` writes them")
-    port_file: Path = Field(description="file that takes the port once the broker listens")
+    port_file: Path = Field(description="file that takes the port once the broker listens, and the one for WebSocket")
     port: int = Field(0, ge=0, le=65_535, description="port of the loopback; 0: a free one")
+    websocket: bool = Field(False, description="listen for WebSocket, too, on a free port of the loopback")
 
 
-def launch(processes: Processes, folder: Path) -> Launched:
-    """Starts one as a process; its files go to `folder`. It takes a second to listen, see `await_url`."""
+def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> Launched:
+    """Starts one as a process; its files go to `folder`. It takes a second to listen, see `await_url`.
+
+    With `websocket` browsers can reach it, too, see `websocket_url`.
+    """
     credentials = Credentials(username="demo", password=secrets.token_urlsafe(18))
     password_file, port_file = folder / "broker-passwords", folder / "broker-port"
     folder.mkdir(parents=True, exist_ok=True)
     port_file.unlink(missing_ok=True)
     write_passwords(password_file, credentials)
     arguments = ["--password-file", str(password_file), "--port-file", str(port_file)]
+    arguments += ["--websocket"] if websocket else []
     child = processes.start("broker", ["-m", "simulators", "broker", *arguments])
     return Launched(child=child, port_file=port_file, credentials=credentials, since=time.monotonic())
 
@@ -74,9 +80,21 @@ def await_url(broker: Launched, processes: Processes) -> str:
     while time.monotonic() < broker.since + START_SECONDS_MAX:
         processes.check()
         with contextlib.suppress(OSError, ValueError):
-            return f"mqtt://{HOST}:{int(broker.port_file.read_text())}"
+            return f"mqtt://{HOST}:{_ports(broker)[0]}"
         time.sleep(POLL_SECONDS)
     raise ProcessError(f"the embedded broker does not come up within {START_SECONDS_MAX:g} s; see {broker.child.log}")
+
+
+def websocket_url(broker: Launched) -> str | None:
+    """For browsers, once `await_url` has returned; None when it does not listen for them."""
+    ports = _ports(broker)
+    return f"ws://{HOST}:{ports[1]}/mqtt" if len(ports) > 1 else None
+
+
+def _ports(broker: Launched) -> list[int]:
+    """Raises ValueError or OSError while there are none."""
+    first, *more = broker.port_file.read_text().split() or [""]
+    return [int(first), *map(int, more)]
 
 
 def write_passwords(path: Path, credentials: Credentials) -> None:
@@ -105,10 +123,11 @@ async def _serve(settings: BrokerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # amqtt does not say which port it was given.
-    port = broker._servers["default"].instance.sockets[0].getsockname()[1]  # noqa: SLF001
+    # amqtt does not say which ports it was given.
+    servers = [broker._servers[name] for name in _listeners(settings)]  # noqa: SLF001
+    ports = [server.instance.sockets[0].getsockname()[1] for server in servers]
     scratch = settings.port_file.with_suffix(".new")
-    scratch.write_text(str(port))
+    scratch.write_text("\n".join(map(str, ports)))
     scratch.replace(settings.port_file)
     await stop.wait()
     with contextlib.suppress(TimeoutError):
@@ -117,8 +136,14 @@ async def _serve(settings: BrokerSettings) -> None:
 
 def _configuration(settings: BrokerSettings) -> dict[str, Any]:
     return {
-        "listeners": {"default": {"type": "tcp", "bind": f"{HOST}:{settings.port}"}},
+        "listeners": _listeners(settings),
         "plugins": {
             "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(settings.password_file)},
         },
     }
+
+
+def _listeners(settings: BrokerSettings) -> dict[str, dict[str, str]]:
+    """MQTT first."""
+    listeners = {"default": {"type": "tcp", "bind": f"{HOST}:{settings.port}"}}
+    return listeners | ({"websocket": {"type": "ws", "bind": f"{HOST}:0"}} if settings.websocket else {})

@@ -74,6 +74,8 @@ class Scene:
     devices: Sequence[DeviceRow] = ()
     notes: Sequence[str] = field(default_factory=tuple)
     """Short facts for the last line."""
+    page_url: str = ""
+    """Where the same is to be seen in a browser; empty: nowhere."""
 
 
 class View(Protocol):
@@ -171,7 +173,16 @@ def render(scene: Scene, news: Sequence[str]) -> RenderableType:
         parts.append(Text(" · ".join(scene.notes), style="dim"))
     parts += [Text.from_markup(line, overflow="ellipsis") for line in news]
     title = "[bold]asyncfedkd[/] · asynchronous federated distillation over MQTT"
-    return Panel(Group(*parts), title=title, title_align="left", border_style="blue", padding=(0, 1))
+    page = f"in a browser: {escape(scene.page_url)}" if scene.page_url else None
+    return Panel(
+        Group(*parts),
+        title=title,
+        title_align="left",
+        subtitle=page,
+        subtitle_align="left",
+        border_style="blue",
+        padding=(0, 1),
+    )
 
 
 def _head(scene: Scene) -> RenderableType:

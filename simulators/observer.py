@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from wire_contract import codec, topics
+from wire_contract import codec, envelope, topics
 from wire_contract.encoding import decode_vector
 from wire_contract.errors import ContractError, DecodeError, LinkError
 from wire_contract.layout import Layout
@@ -126,9 +126,9 @@ class Sightings:
     def _read(self, topic: topics.ParsedTopic, payload: bytes, at: float) -> None:
         match topic.kind:
             case "model":
-                self._manifest(codec.decode(payload, Manifest), at)
+                self._manifest(envelope.read(payload, Manifest), at)
             case "update":
-                self._update(codec.decode(payload, Update))
+                self._update(envelope.read(payload, Update))
             case "receipt":
                 self._receipt(topic.device, codec.decode(payload, Receipt), at)
             case "presence":

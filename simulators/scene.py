@@ -17,6 +17,7 @@ def scene_of(
     sightings: Sightings | None,
     devices: Sequence[Device],
     baselines: Baselines,
+    page_url: str = "",
 ) -> Scene:
     """One moment. The caller holds the observer's lock."""
     staleness = [value for device in devices for value in device.story.staleness]
@@ -34,6 +35,7 @@ def scene_of(
         staleness_mean=fmean(staleness) if staleness else None,
         devices=[_row(device) for device in devices],
         notes=_notes(baselines),
+        page_url=page_url,
     )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from simulators.baselines import Baselines
 from simulators.clockwork import TICK_SECONDS, Clockwork
 from simulators.demo_settings import DemoSettings
-from simulators.embedded_broker import launch
+from simulators.embedded_broker import Launched, launch
 from simulators.fleet import Device
 from simulators.live_view import View
 from simulators.measured import record_of
@@ -21,6 +21,7 @@ from simulators.processes import Child, Processes
 from simulators.record import Record
 from simulators.relay import Exchange
 from simulators.story import EventLines
+from simulators.watch import of_demo
 from simulators.wiring import Connection, connect
 
 TEACHER_THREADS = 1
@@ -55,7 +56,8 @@ class Stages:
         """
         clockwork = self._clockwork
         clockwork.tick()
-        broker = None if self._settings.broker else launch(self._processes, self._folder)
+        page_wanted = self._settings.page
+        broker = None if self._settings.broker else launch(self._processes, self._folder, websocket=page_wanted)
         prepared = prepare(self._settings, self._folder)
         clockwork.versions_planned = prepared.versions
         teacher = self._start_teacher(prepared)
@@ -69,6 +71,7 @@ class Stages:
         )
         self._resources.callback(connection.observer.close)
         clockwork.observer = connection.observer
+        self._serve_page(prepared, connection, broker)
         servers = self._start_servers(prepared, connection)
         clockwork.begin("teacher")
         if teacher is not None:
@@ -99,6 +102,13 @@ class Stages:
             started_at=started_at,
             stopped_at=stopped_at,
         )
+
+    def _serve_page(self, prepared: Prepared, connection: Connection, broker: Launched | None) -> None:
+        page = of_demo.serve(self._settings, broker, root=connection.wiring.root, task=prepared.task.name)
+        if page is not None:
+            self._resources.callback(page.close)
+            self._clockwork.page_url = page.url
+            self._clockwork.tell(f"watch it in a browser: {page.url}")
 
     def _start_teacher(self, prepared: Prepared) -> Child | None:
         if prepared.task.teacher is None:

@@ -55,11 +55,13 @@ def test_nothing_is_pickled_on_any_wire() -> None:
 
 
 def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
-    core = ["aggregator/admission", "aggregator/merging", "aggregator/staleness", "aggregator/model_line"]
+    core = ["aggregator/admission", "aggregator/merging", "aggregator/staleness", "aggregator/model_line", "aggregator/summary"]
+    core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "recording")]
     core += ["wire_contract/codec", "wire_contract/planner", "wire_contract/layout", "wire_contract/manifest"]
     core += [f"wire_contract/encoding/{name}" for name in ("__init__", "dense", "low_rank", "gap_coded", "heads")]
     core += ["wire_contract/messages", "wire_contract/topics", "wire_contract/deltas", "wire_contract/shelf"]
     core += ["device_client/inbox", "device_client/delta_store", "device_client/chunk_store"]
+    core += ["wire_contract/envelope", "wire_contract/signing", "device_client/model_trust"]
     for name in core:
         found = imported_by(HOUSE / f"{name}.py") & {"time", "datetime", "random", "secrets", "socket", "threading"}
         assert not found, f"{name} imports {found}"

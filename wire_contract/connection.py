@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 from wire_contract.errors import ContractError, LinkError, TopicError
 from wire_contract.link import Will
@@ -55,6 +55,12 @@ def _root(root: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _files(value: object) -> object:
+    return [file for file in value.split(",") if file] if isinstance(value, str) else value
+
+
+Files = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_files)]
+"""A flag that may be given several times; in the environment, or in one flag, with commas between."""
 BrokerUrl = Annotated[str, AfterValidator(check_broker)]
 DeviceName = Annotated[str, _named("device")]
 TaskName = Annotated[str, _named("task")]
@@ -136,7 +142,7 @@ class ConnectionSettings(CommandSettings):
             return self.password.get_secret_value() if self.password else None
         if self.password is not None:
             raise UsageError("password: give either a password or a password file")
-        return _first_line(self.password_file)
+        return read_password_file(self.password_file)
 
     def _tls(self) -> Tls | None:
         """None: what the URL says. The files are looked at here, so that a wrong one is a usage error."""
@@ -147,7 +153,12 @@ class ConnectionSettings(CommandSettings):
         return tls
 
 
-def _first_line(file: Path) -> str:
+def read_password_file(file: Path) -> str:
+    """Its first line.
+
+    Raises:
+        UsageError: it cannot be read, or is empty there.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -80,7 +80,8 @@ def _key_places(told: str) -> list[str]:
 
 
 def test_every_key_of_a_summary_stands_in_its_section() -> None:
-    keys = set(re.findall(r"`([a-z]+)`", "\n".join(_key_places("\n" + section("Summary, in").strip().split("\n\n")[-1]))))
+    listed = section("Summary, in").strip().split("\n\n")[-1]
+    keys = set(re.findall(r"`([a-z]+)`", "\n".join(_key_places("\n" + listed))))
     assert keys == {field.encode_name for field in msgspec.structs.fields(Summary)}
 
 

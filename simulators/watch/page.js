@@ -1,0 +1,315 @@
+// Puts together: where the broker is, the connection, what is known, and what is seen of it.
+
+import { drawCurve, drawHistogram, sayNothing, ticks } from "./charts.js";
+import { Client } from "./mqtt.js";
+import { STALE_VERSIONS, Watch, shown } from "./state.js";
+
+const DRAW_MILLISECONDS = 200;
+const TICK_MILLISECONDS = 1000;
+const ROWS_MAX = 200;
+
+const find = (id) => document.getElementById(id);
+const plural = (count, what) => `${grouped(count)} ${what}${count === 1 ? "" : "s"}`;
+const grouped = (number) => number.toLocaleString("en");
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+
+let config = null;
+let watch = null;
+let client = null;
+let connection = { name: "connecting", text: "" };
+let chosen = null;
+let seenTask = null;
+let drawn = "";
+let isWaitingToDraw = false;
+let lastMessageAt = null;
+
+// -- words
+
+function size(bytes) {
+  for (const [unit, name] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) if (bytes >= unit) return `${(bytes / unit).toFixed(bytes / unit < 10 ? 2 : 1)} ${name}`;
+  return `${bytes} B`;
+}
+
+function ago(seconds) {
+  if (seconds < 1.5) return "just now";
+  if (seconds < 90) return `${Math.round(seconds)} s ago`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 172800) return `${Math.round(seconds / 3600)} h ago`;
+  return `${Math.round(seconds / 86400)} days ago`;
+}
+
+// The state in a word or two, and what is going on in a sentence.
+function situation(view, now) {
+  const seen = lastMessageAt === null ? "" : ` What you see is of ${new Date(lastMessageAt).toLocaleTimeString("en-GB")}.`;
+  if (connection.name === "refused") return ["refused", "Not let in", `${capital(connection.text)}.`];
+  if (connection.name === "connecting") return ["connecting", "Connecting", `Asking ${config?.websocket ?? "for the broker's address"}.${seen}`];
+  if (connection.name === "waiting") {
+    const left = Math.max(0, Math.ceil((connection.until - now) / 1000));
+    return ["waiting", "No connection", `${capital(connection.text)}. Next try ${left ? `in ${left} s` : "now"}.${seen}`];
+  }
+  if (connection.refused?.length) return ["refused", "Not allowed to read", `The broker does not let this user read ${connection.refused[0]}.`];
+  if (view === null) return ["quiet", "Connected, nothing there yet", `Nobody has published below ${place()}. Start an aggregator with this root and task.`];
+  if (!view.hasAggregator) return ["quiet", "No aggregator", "A broker is there, but no aggregator has said anything about this task."];
+  if (!view.isAggregatorOnline) return ["quiet", "Aggregator offline", "Devices keep their updates until it is back; what you see is its last word."];
+  if (!view.hasSummary) return ["live", "Live", "This aggregator sends no summary, so the history begins with this page."];
+  return ["live", "Live", `Newest message ${lastMessageAt === null ? "none yet" : ago((now - lastMessageAt) / 1000)}.`];
+}
+
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+const place = () => `${config.root}/${config.task ?? "…"}`;
+
+// -- drawing
+
+function put(id, text) {
+  const host = find(id);
+  if (host.textContent !== text) host.textContent = text;
+}
+
+function draw() {
+  isWaitingToDraw = false;
+  const now = Date.now();
+  chooseTask();
+  const task = watch?.tasks.get(chosen);
+  if (seenTask !== chosen) clear();
+  seenTask = chosen;
+  const view = task ? shown(task, now) : null;
+  drawSituation(view, now);
+  if (view === null) {
+    drawNothing();
+    return;
+  }
+  put("task", chosen);
+  document.title = view.curve.length ? `${percent(view.curve.at(-1).accuracy)} · ${chosen}` : chosen;
+  drawFigures(view);
+  drawCounts(view);
+  drawDevices(view, task);
+  const picture = JSON.stringify([chosen, view.curve, view.histogram, document.body.clientWidth]);
+  if (picture !== drawn) {
+    drawn = picture;
+    drawPlots(view);
+  }
+}
+
+function drawSituation(view, now) {
+  const [state, words, sentence] = situation(view, now);
+  find("situation").dataset.state = state;
+  put("state", words);
+  put("explanation", sentence);
+  if (config) put("place", config.websocket);
+  const { count, last } = watch?.unreadable ?? { count: 0, last: "" };
+  put("unreadable", count ? `${plural(count, "message")} could not be read and changed nothing. The last: ${last}` : "Every message so far could be read.");
+  find("unreadable").classList.toggle("bad", count > 0);
+}
+
+function chooseTask() {
+  const names = [...(watch?.tasks.keys() ?? [])].sort();
+  if (chosen === null || !names.includes(chosen)) chosen = names[0] ?? null;
+  const select = find("tasks");
+  if (names.join() !== [...select.options].map((option) => option.value).join()) {
+    select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+    find("choice").hidden = names.length < 2;
+  }
+}
+
+// What the page says of nothing, so that nothing of one task is left when another is chosen.
+const BLANKS = [...document.querySelectorAll(".figure [id], .plots .note, dd, #devices-note")].map((host) => [host.id, host.textContent]);
+
+function clear() {
+  for (const [id, text] of BLANKS) put(id, text);
+  for (const host of document.querySelectorAll(".plot, #devices")) host.replaceChildren();
+  drawn = "";
+}
+
+function drawNothing() {
+  for (const id of ["by-version", "by-time", "staleness"]) {
+    if (!find(id).firstChild) sayNothing(find(id), "Nothing to draw yet.");
+  }
+}
+
+function drawFigures(view) {
+  const newest = view.curve.at(-1);
+  if (newest) {
+    const best = view.curve.reduce((found, each) => (each.accuracy > found.accuracy ? each : found));
+    const evaluators = newest.each.length > 1 ? `, mean of ${newest.each.length} evaluators` : "";
+    put("accuracy", percent(newest.accuracy));
+    put("accuracy-note", `version ${newest.version}${evaluators} · best ${percent(best.accuracy)} at version ${best.version}`);
+  }
+  if (view.version >= 0) {
+    put("version", grouped(view.version));
+    const signed = view.manifest?.isSigned ? ", signed" : "";
+    put("version-note", view.agedSeconds === null ? "Its manifest has not come." : `published ${ago(view.agedSeconds)}${signed}`);
+  }
+  if (view.hasAggregator) {
+    put("merged", grouped(view.merged));
+    put("merged-note", view.hasSummary ? `${grouped(view.updatesPerMinute)} in the last minute` : "since the ledger began");
+  }
+  const online = view.devices.filter((row) => row.presence === "online").length;
+  if (view.devices.length || view.hasAggregator) {
+    put("online", grouped(online));
+    put("online-note", `of ${grouped(Math.max(view.known, view.devices.length))} that were seen`);
+  }
+}
+
+function drawCounts(view) {
+  if (!view.hasAggregator) return;
+  put("count-merged", grouped(view.merged));
+  put("count-duplicate", grouped(view.duplicate));
+  put("count-refused", grouped(view.refused));
+  if (!view.hasSummary) return;
+  put("rate", grouped(view.updatesPerMinute));
+  put("bytes-up", size(view.bytesUp));
+  put("bytes-down", size(view.bytesDown));
+}
+
+function drawPlots(view) {
+  drawAccuracy(view.curve);
+  const total = view.histogram.reduce((sum, bucket) => sum + bucket.updates, 0);
+  if (!total) {
+    sayNothing(find("staleness"), "No update was merged yet.");
+    return;
+  }
+  const stale = view.histogram.reduce((sum, bucket) => sum + (bucket.least >= STALE_VERSIONS ? bucket.updates : 0), 0);
+  put("staleness-note", `Versions published since an update's base. ${percent(stale / total)} were ${STALE_VERSIONS} or more behind.`);
+  drawHistogram(find("staleness"), view.histogram, { label: `Histogram of the staleness of ${plural(total, "update")}; ${percent(stale / total)} were ${STALE_VERSIONS} or more versions behind`, stale: STALE_VERSIONS });
+}
+
+function drawAccuracy(curve) {
+  if (!curve.length) {
+    sayNothing(find("by-version"), "No version was evaluated yet. An evaluator is a device that only measures: python -m device_client evaluate");
+    sayNothing(find("by-time"), "No version was evaluated yet.");
+    return;
+  }
+  const [first, newest] = [curve[0], curve.at(-1)];
+  const told = (id, usual) => (text) => put(id, text ?? usual);
+  const byVersion = { id: "by-version", usual: `${plural(curve.length, "version")} evaluated, ${first.version} to ${newest.version}.` };
+  drawCurve(find(byVersion.id), curve.map((each) => ({ ...each, x: each.version })), {
+    label: `Accuracy over versions ${first.version} to ${newest.version}, newest ${percent(newest.accuracy)}`,
+    title: "version",
+    xTicks: (low, high, wanted) => ticks(low, high, wanted, 1),
+    xText: (tick) => String(tick),
+    reading: (point) => `Version ${point.version}: ${percent(point.accuracy)}`,
+    tell: told("by-version-note", byVersion.usual),
+  });
+  put("by-version-note", byVersion.usual);
+  // Version 0 is as old as the ledger; how long it waited for a first device is not how long anything was learned.
+  const timed = curve.filter((each) => each.version > 0 || curve.length === 1).sort((one, other) => one.at - other.at);
+  const began = timed[0].at;
+  const [unit, unitName] = timeUnit(timed.at(-1).at - began);
+  const usual = `Each at the moment its version was published; ${new Date(1000 * began).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })} is 0.`;
+  drawCurve(find("by-time"), timed.map((each) => ({ ...each, x: (each.at - began) / unit })), {
+    label: `Accuracy over ${((timed.at(-1).at - began) / unit).toFixed(1)} ${unitName}, newest ${percent(newest.accuracy)}`,
+    title: `time since version ${timed[0].version}, ${unitName}`,
+    xTicks: (low, high, wanted) => ticks(low, high, wanted),
+    xText: (tick) => String(tick),
+    reading: (point) => `After ${point.x.toFixed(1)} ${unitName}, version ${point.version}: ${percent(point.accuracy)}`,
+    tell: told("by-time-note", usual),
+  });
+  put("by-time-note", usual);
+}
+
+function timeUnit(seconds) {
+  if (seconds < 180) return [1, "s"];
+  if (seconds < 3 * 3600) return [60, "min"];
+  return seconds < 72 * 3600 ? [3600, "h"] : [86400, "days"];
+}
+
+function drawDevices(view, task) {
+  const evaluators = new Set([...task.points.values()].map((point) => point.evaluator));
+  const rows = view.devices.slice(0, ROWS_MAX);
+  const stale = view.devices.filter(isStale).length;
+  const left = view.known - rows.length;
+  const parts = [stale ? `${plural(stale, "device")} handed in work that was ${STALE_VERSIONS} or more versions old.` : "Nobody's newest update was far behind."];
+  if (left > 0) parts.push(`${grouped(left)} more are not shown; these are the newest.`);
+  put("devices-note", rows.length ? parts.join(" ") : "No device was seen yet.");
+  const body = find("devices");
+  while (body.rows.length > rows.length) body.deleteRow(-1);
+  while (body.rows.length < rows.length) for (let row = body.insertRow(), cell = 0; cell < 6; cell += 1) row.insertCell();
+  rows.forEach((row, index) => fillRow(body.rows[index].cells, row, evaluators.has(row.device)));
+}
+
+const isStale = (row) => row.staleness !== null && row.staleness >= STALE_VERSIONS;
+
+function fillRow(cells, row, isEvaluator) {
+  const fill = (index, text, kind = "") => {
+    if (cells[index].textContent !== text) cells[index].textContent = text;
+    if (cells[index].className !== kind) cells[index].className = kind;
+  };
+  const presence = row.presence ?? "unknown";
+  const number = (value) => (value === null ? "number none" : "number");
+  fill(0, row.device);
+  fill(1, presence, presence);
+  fill(2, row.staleness === null ? "–" : String(row.staleness), `${number(row.staleness)}${isStale(row) ? " stale" : ""}`);
+  fill(3, row.merged === null ? "–" : grouped(row.merged), number(row.merged));
+  fill(4, row.seconds === null ? "–" : ago(row.seconds), number(row.seconds));
+  fill(5, row.outcome ?? (isEvaluator ? "evaluates only" : "none yet"), row.outcome ?? "none");
+}
+
+function drawSoon() {
+  if (isWaitingToDraw) return;
+  isWaitingToDraw = true;
+  setTimeout(draw, DRAW_MILLISECONDS);
+}
+
+// -- the connection
+
+function connect(username, password) {
+  client?.stop();
+  const task = config.task ?? "+";
+  client = new Client({
+    url: config.websocket,
+    username,
+    password,
+    filters: ["model", "presence/+", "evaluation/+", "aggregator/+"].map((rest) => `${config.root}/${task}/${rest}`),
+    on: {
+      message(message) {
+        lastMessageAt = Date.now();
+        watch.take(message, lastMessageAt);
+        drawSoon();
+      },
+      state(state) {
+        connection = { ...state, until: Date.now() + 1000 * (state.seconds ?? 0) };
+        if (state.name === "refused") askWho();
+        else if (state.name === "connected") find("login").hidden = true;
+        drawSoon();
+      },
+      broken(text) {
+        watch.failed(text);
+        drawSoon();
+      },
+    },
+  });
+  client.start();
+}
+
+function askWho() {
+  find("login").hidden = false;
+  if (config.username && !find("username").value) find("username").value = config.username;
+}
+
+async function begin() {
+  find("login").addEventListener("submit", (event) => {
+    event.preventDefault();
+    connect(find("username").value, find("password").value);
+  });
+  find("tasks").addEventListener("change", (event) => {
+    chosen = event.target.value;
+    drawSoon();
+  });
+  new ResizeObserver(drawSoon).observe(document.body);
+  setInterval(drawSoon, TICK_MILLISECONDS);
+  try {
+    config = await (await fetch("config.json", { cache: "no-store" })).json();
+  } catch {
+    connection = { name: "refused", text: "the program that serves this page has ended; start it again and load the page anew" };
+    draw();
+    return;
+  }
+  watch = new Watch(config.root);
+  if (config.username !== null && config.password === null) {
+    connection = { name: "refused", text: `the broker wants the password of ${config.username}` };
+    askWho();
+    draw();
+  } else connect(config.username, config.password);
+}
+
+begin();

@@ -1,0 +1,147 @@
+"""A real aggregator at work on a real broker, with devices that make up their updates and an evaluator that makes up
+its figures. Driven by the test's own thread: what it says is done when its methods return.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from aggregator.ledger import Ledger
+from aggregator.ledger_view import read_history, read_totals
+from aggregator.model_line import announcement
+from aggregator.service import Clock, Service, subscriptions
+from tests.aggregator.synthetic import TASK, SyntheticDevice, begin
+from wire_contract.codec import encode
+from wire_contract.link import Delivery
+from wire_contract.messages import Evaluation, Manifest, Presence
+from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.topics import DEFAULT_ROOT, build
+
+ROOT = DEFAULT_ROOT
+PATIENCE_SECONDS = 40.0
+
+
+class Federation:
+    """Task `toy`: two updates make a version."""
+
+    def __init__(self, ledger: Path, link: MqttLink, devices: MqttLink, clock: Clock) -> None:
+        self.path = ledger
+        self.clock = clock
+        self._ledger = Ledger(ledger, task=TASK)
+        self.line = begin(self._ledger)
+        self._devices = devices
+        self._made: dict[str, SyntheticDevice] = {}
+        self.service = Service(
+            self.line,
+            self._ledger,
+            link,
+            root=ROOT,
+            totals=read_totals(ledger),
+            history=read_history(ledger, now=clock.unix()),
+            clock=clock,
+            pause=lambda _seconds: None,
+        )
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        assert self._devices.publish(topic, payload, retain=retain).wait(20)
+
+    def send(self, device: str, *, base: tuple[int, bytes] | None = None) -> None:
+        """One update; merged when this returns."""
+        made = self._made.setdefault(device, SyntheticDevice(device))
+        changes = {} if base is None else {"base_version": base[0], "base_digest": base[1]}
+        before = self.answered
+        self.publish(made.topic, made.payload(self.line, **changes))
+        self.until(lambda: self.answered > before)
+
+    @property
+    def answered(self) -> int:
+        return self.service._merged + self.service._refused + self.service._duplicates
+
+    @property
+    def base(self) -> tuple[int, bytes]:
+        return self.line.version, self.line.shelf.published.digest
+
+    def evaluate(self, accuracy: float, *, judge: str = "judge") -> None:
+        version, digest = self.base
+        told = Evaluation(
+            task=TASK, device=judge, version=version, digest=digest, samples=9, metrics={"accuracy": accuracy}
+        )
+        self.publish(build("evaluation", root=ROOT, task=TASK, device=judge), encode(told))
+        self.until(lambda: (version, judge) in self.service._tally._evaluations)
+
+    def present(self, device: str, *, online: bool) -> None:
+        status = Presence(status="online" if online else "offline")
+        self.publish(build("presence", root=ROOT, task=TASK, device=device), encode(status), retain=True)
+
+    def manifest(self) -> Manifest:
+        """As the aggregator announces its newest version."""
+        return announcement(self.line.settings, self.line.shelf).manifest
+
+    def teach(self, accuracies: Sequence[float], devices: Sequence[str] = ("watch-1", "watch-2")) -> None:
+        """A version for each accuracy."""
+        for accuracy in accuracies:
+            for device in devices:
+                self.send(device)
+            self.evaluate(accuracy)
+        self.tell()
+
+    def tell(self) -> None:
+        """The status with everything so far goes out now, whenever it would be due."""
+        self.service._tell_at = 0.0
+        self.service.step()
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Works until it is so."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not is_so():
+            assert time.monotonic() < deadline, f"not so within {PATIENCE_SECONDS:g} s"
+            self.service.step()
+
+    def await_greeting(self) -> None:
+        """Until a status of the aggregator has come over the broker: its subscriptions were taken before that."""
+
+        def came() -> bool:
+            events = self._devices.receive(count=100, timeout_seconds=0)
+            deliveries = [event for event in events if isinstance(event, Delivery)]
+            for delivery in deliveries:
+                self._devices.ack(delivery)
+            return bool(deliveries)
+
+        came()  # what is of an earlier connection
+        self.service.step()
+        self.until(came)
+
+    def close(self) -> None:
+        self._ledger.close()
+
+
+@contextmanager
+def federation(
+    url: str, ledger: Path, clock: Clock, *, username: str | None = None, password: str | None = None
+) -> Iterator[Federation]:
+    """One that is connected."""
+
+    def link(name: str, topics: tuple[str, ...] = ()) -> MqttLink:
+        return MqttLink(
+            MqttSettings.from_url(
+                url,
+                client_id=name,
+                username=username,
+                password=password,
+                protocol="3.1.1",
+                subscriptions=topics,
+                close_seconds_max=2.0,
+            )
+        )
+
+    devices = link("devices", (build("aggregator", root=ROOT, task=TASK, shard=0),))
+    own = link("aggregator", subscriptions(root=ROOT, task=TASK, shard=0))
+    made = Federation(ledger, own, devices, clock)
+    try:
+        made.await_greeting()
+        yield made
+    finally:
+        made.close()
+        own.close()
+        devices.close()
