@@ -8,6 +8,7 @@ from aggregator.model_line import DELTA_BYTES
 from device_client.settings import UPDATE_BYTES
 from simulators.virtual_server import Rules
 from wire_contract.encoding_choice import Energy, TopShare
+from wire_contract.limits import DELTA_BYTES_MAX
 from wire_contract.planner import Plan
 
 BUDGETS = (384, 2_048, 4_096)
@@ -55,12 +56,13 @@ def arms(devices: int) -> Sequence[Arm]:
         Arm(
             letter="c",
             name="fedkd",
-            says="FedKD: mutual distillation, low rank up, and down where a delta message holds it",
+            says="FedKD: mutual distillation, low rank both ways",
             mutual=True,
             synchronous=True,
             rules=Rules(
                 update_encoding=Energy(versions=1.0),  # the number of rounds is filled in
                 delta_encoding=Energy(versions=1.0),
+                delta_message_bytes_max=DELTA_BYTES_MAX,  # its deltas are some 60 kB
                 model_encoding="float32",
                 error_feedback=False,
             ),

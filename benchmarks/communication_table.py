@@ -23,7 +23,8 @@ def table(figures: dict[str, Any]) -> str:
     large = figures["large_vector"]
     lines.append(f"\ndecoding {large['parameters']:,} parameters, beside an int8 dequantise-and-add pass over them:")
     lines += [
-        f"   {row['name']:8} {row['update_bytes']:>7,} B {row['decode_microseconds']:>6.0f} µs, "
+        f"   {row['name']:20} {row['update_bytes']:>7,} B, {row['to_entropy']:.3f} of the entropy, "
+        f"{row['decode_microseconds']:>6.0f} µs, "
         f"{row['decode_to_int8_add']:.2f} times the {row['int8_add_microseconds']:.0f} µs of the pass"
         for row in large["rows"]
     ]

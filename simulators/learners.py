@@ -18,8 +18,16 @@ class StudentLearner:
     """A task's student under its frozen teacher, who is asked once about each device's data."""
 
     def __init__(
-        self, task: Task, data: Mapping[str, Examples], teacher: nn.Module | None, layout: Layout, *, seed: int
+        self,
+        task: Task,
+        data: Mapping[str, Examples],
+        teacher: nn.Module | None,
+        layout: Layout,
+        *,
+        seed: int,
+        answers: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """`answers` are the teacher's logits (example, class) by device, where it was asked before."""
         self._recipe = task.recipe
         self._data = data
         self._layout = layout
@@ -28,10 +36,9 @@ class StudentLearner:
         with seeded(seed):
             self._student = task.student()
         wanted = teacher is not None and task.recipe.alpha > 0
-        self._answers: dict[str, Tensor | None] = {
-            device: logits_of(teacher, examples.inputs) if teacher is not None and wanted else None
-            for device, examples in data.items()
-        }
+        self._answers: dict[str, Tensor | None] = dict.fromkeys(data)
+        if teacher is not None and wanted:
+            self._answers |= answers or answers_of(teacher, data)
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         load_vector(self._student, self._layout, start)
@@ -45,6 +52,11 @@ class StudentLearner:
             teacher_logits=self._answers[device],
         )
         return trained_of(self._student, self._layout, result)
+
+
+def answers_of(teacher: nn.Module, data: Mapping[str, Examples]) -> dict[str, Tensor]:
+    """A teacher's logits (example, class) of each device's data."""
+    return {device: logits_of(teacher, examples.inputs) for device, examples in data.items()}
 
 
 def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Trained:

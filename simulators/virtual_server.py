@@ -14,6 +14,7 @@ from wire_contract.codec import encode
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.layout import Layout, Vector
+from wire_contract.limits import INLINE_BYTES_MAX
 from wire_contract.manifest import Published
 from wire_contract.topics import build, parse
 
@@ -38,6 +39,8 @@ class Rules:
     model_encoding: EncodingName = "float16"
     delta_encoding: EncodingChoice | None = None
     """Of the difference from one version to the next; None: every version travels whole."""
+    delta_message_bytes_max: int = INLINE_BYTES_MAX
+    """A version whose delta is larger travels whole."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +75,7 @@ class VirtualServer:
             server_rate=rules.server_rate,
             model_encoding=rules.model_encoding,
             delta_encoding=rules.delta_encoding,
+            delta_message_bytes_max=rules.delta_message_bytes_max,
             policy=Policy(decay=rules.decay, sample_weight=rules.sample_weight),
         )
         shelf = opening_shelf(settings, layout, initial, published_at=0.0)
@@ -118,6 +122,7 @@ class VirtualServer:
         announced = announcement(self._line.settings, self._line.shelf)
         size = len(encode(announced.manifest))
         if announced.manifest.delta is None:
-            size += sum(map(len, announced.chunks))
+            newest = announced.deltas.get(announced.manifest.version)
+            size += sum(map(len, announced.chunks)) if newest is None else len(newest)
         for device in self._devices:
             self.history.bytes_down[device] += size

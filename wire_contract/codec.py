@@ -20,6 +20,7 @@ from wire_contract.errors import DecodeError, LayoutError, LimitExceeded, Unknow
 from wire_contract.layout import Layout
 from wire_contract.limits import CONTROL_LIMITS, DELTA_LIMITS, MANIFEST_LIMITS, MODEL_LIMITS, UPDATE_LIMITS, Limits
 from wire_contract.messages import (
+    SIGNED_SCHEMA,
     AggregatorStatus,
     Delta,
     Evaluation,
@@ -28,6 +29,8 @@ from wire_contract.messages import (
     Model,
     Presence,
     Receipt,
+    Signed,
+    Summary,
     Update,
 )
 
@@ -38,6 +41,7 @@ SCHEMAS: Mapping[type, int] = {
     Model: 1,
     Delta: 1,
     Manifest: 2,
+    Signed: SIGNED_SCHEMA,
     Receipt: 1,
     Presence: 1,
     Evaluation: 1,
@@ -50,6 +54,7 @@ DEFAULT_LIMITS: Mapping[type, Limits] = {
     Model: MODEL_LIMITS,
     Delta: DELTA_LIMITS,
     Manifest: MANIFEST_LIMITS,
+    Signed: UPDATE_LIMITS,
 }
 
 _REASON_CHARACTERS_MAX = 200
@@ -65,8 +70,12 @@ class _Head(msgspec.Struct):
 
 def encode(message: Message) -> bytes:
     """The payload of `message`."""
-    packed = msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,)))
-    return bytes(lz4.frame.compress(packed, store_size=True))
+    return bytes(lz4.frame.compress(pack(message), store_size=True))
+
+
+def pack(message: Message) -> bytes:
+    """The msgpack map of `message`, which stands in its payload: what is signed."""
+    return bytes(msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,))))
 
 
 def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
@@ -77,9 +86,20 @@ def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
         UnknownSchema: a newer program wrote it.
         DecodeError: the bytes are no such message; the text names the field.
     """
-    bounds = limits or DEFAULT_LIMITS.get(kind, CONTROL_LIMITS)
-    content = _decompress(payload, bounds)
-    _check_schema(_unpack(content, _Head, kind), kind)
+    bounds = limits_of(kind, limits)
+    return unpack(decompress(payload, bounds), kind, limits=bounds)
+
+
+def unpack(content: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
+    """The message of type `kind` in the msgpack map `content`.
+
+    Raises:
+        DecodeError: as `decode`.
+    """
+    bounds = limits_of(kind, limits)
+    schema = schema_of(content, kind)
+    if schema > SCHEMAS[kind]:
+        raise UnknownSchema(kind.__name__, found=schema, known=SCHEMAS[kind])
     message = _unpack(content, kind, kind)
     if isinstance(message, Model):
         _check_elements(message, bounds)
@@ -87,7 +107,30 @@ def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
     return message
 
 
-def _decompress(payload: bytes, limits: Limits) -> bytes:
+def limits_of(kind: type, limits: Limits | None = None) -> Limits:
+    """`limits`, or those of the kind."""
+    return limits or DEFAULT_LIMITS.get(kind, CONTROL_LIMITS)
+
+
+def schema_of(content: bytes, kind: type) -> int:
+    """The schema number of the msgpack map `content`, which is said to be a `kind`.
+
+    Raises:
+        DecodeError: it is no map, or has none.
+    """
+    schema = _unpack(content, _Head, kind).schema
+    if schema is None or schema < 1:
+        raise DecodeError(f"{kind.__name__}: the schema number (key 'v') is missing")
+    return schema
+
+
+def decompress(payload: bytes, limits: Limits) -> bytes:
+    """The content of an LZ4 frame.
+
+    Raises:
+        LimitExceeded: it is larger than a limit; nothing that large was allocated.
+        DecodeError: it is no such frame.
+    """
     if len(payload) > limits.compressed_bytes:
         raise LimitExceeded("compressed_bytes", found=len(payload), allowed=limits.compressed_bytes)
     try:
@@ -117,13 +160,6 @@ def _one_line(error: Exception) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _check_schema(head: _Head, kind: type) -> None:
-    if head.schema is None or head.schema < 1:
-        raise DecodeError(f"{kind.__name__}: the schema number (key 'v') is missing")
-    if head.schema > SCHEMAS[kind]:
-        raise UnknownSchema(kind.__name__, found=head.schema, known=SCHEMAS[kind])
-
-
 def _check_elements(model: Model, limits: Limits) -> None:
     try:
         elements = Layout(model.layout).size
@@ -142,9 +178,13 @@ def _check_finite(message: Message) -> None:
         case Evaluation():
             numbers = _metrics(message.metrics)
         case Manifest():
-            numbers = [("published_at", message.published_at)]
+            numbers = [("published_at", message.published_at), ("expires_at", message.expires_at or 0.0)]
         case Receipt():
             numbers = [("weight", message.weight)]
+        case AggregatorStatus(summary=Summary() as summary):
+            numbers = [("summary", moment) for moment in (summary.at, summary.since)]
+            numbers += [("summary", told.at) for told in summary.evaluations]
+            numbers += [("summary", seen.at) for seen in summary.devices]
     for name, value in numbers:
         if not math.isfinite(value):
             raise DecodeError(f"{type(message).__name__}: {name} is not finite")

@@ -23,7 +23,7 @@ from wire_contract import codec
 from wire_contract.encoding import EncodedTensor, EncodingName, decode_vector
 from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Layout, Vector, digest
-from wire_contract.limits import DELTA_BYTES_MAX
+from wire_contract.limits import INLINE_BYTES_MAX
 from wire_contract.manifest import Published
 from wire_contract.messages import Delta, Grid
 
@@ -40,9 +40,21 @@ EncodeDelta = Callable[[Vector, Layout], tuple[EncodedTensor, ...]]
 
 
 def make_delta(
-    weights: Vector, before: Published, *, encoding: EncodingName, encode: EncodeDelta
+    weights: Vector,
+    before: Published,
+    *,
+    encoding: EncodingName,
+    encode: EncodeDelta,
+    bytes_max: int = INLINE_BYTES_MAX,
 ) -> tuple[bytes, Published]:
     """The Delta message that leads from `before` to about `weights` (layout.size,), and where exactly it leads.
+
+    Args:
+        weights: of the new version, as precise as the aggregator has them.
+        before: the version that devices have.
+        encoding: its grid.
+        encode: of the difference.
+        bytes_max: of the message, up to DELTA_BYTES_MAX.
 
     Raises:
         EncodeError: there is none: the encoding has no grid, the result is beyond it, or the message is too large.
@@ -65,8 +77,8 @@ def make_delta(
             tensors=tensors,
         )
     )
-    if len(payload) > DELTA_BYTES_MAX:
-        raise EncodeError(f"delta: {len(payload)} bytes are over the limit of {DELTA_BYTES_MAX}")
+    if len(payload) > bytes_max:
+        raise EncodeError(f"delta: {len(payload)} bytes are over the limit of {bytes_max}")
     return payload, published
 
 

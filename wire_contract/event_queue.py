@@ -24,6 +24,9 @@ class EventQueue:
     def has_room(self) -> bool:
         return len(self._events) < self._capacity
 
+    def __len__(self) -> int:
+        return len(self._events)
+
     def put(self, event: Event) -> None:
         with self._arrived:
             if isinstance(event, Disconnected) and self._events and isinstance(self._events[-1], Disconnected):

@@ -12,8 +12,9 @@ CHUNK_BYTES_MAX = 32 * KIB
 INLINE_BYTES_MAX = 24 * KIB
 """A model up to this size travels inside its manifest; the rest of the 32 KiB is the manifest's own."""
 
-DELTA_BYTES_MAX = INLINE_BYTES_MAX
-"""A delta is one message, and travels inside its manifest; what is larger is no delta."""
+DELTA_BYTES_MAX = 256 * KIB
+"""A delta is one message; up to `INLINE_BYTES_MAX` the newest one travels inside its manifest too. An operator may allow
+this much where the broker does; every cloud broker takes what fits the manifest, which is the default."""
 
 NAME_CHARACTERS_MAX = 64
 """Length of a task or device name."""
@@ -37,6 +38,18 @@ MAP_ITEMS_MAX = 256
 
 TEXT_CHARACTERS_MAX = 1_024
 """Names of tensors and metrics, and lines for people."""
+
+SUMMARY_EVALUATIONS_MAX = 128
+"""Newest evaluations in an aggregator's summary. With the two below, the whole status stays under 24 KiB."""
+
+SUMMARY_DEVICES_MAX = 64
+"""Newest devices in an aggregator's summary."""
+
+SUMMARY_BUCKETS_MAX = 16
+"""Buckets of a summary's staleness histogram."""
+
+SIGNATURES_MAX = 4
+"""Of one message: two keys overlap while they are exchanged, and both may have a spare."""
 
 CHUNKS_MAX = 4_096
 """Chunks of one model."""

@@ -199,6 +199,11 @@ class MemoryLink:
     def traffic(self) -> Traffic:
         return self._traffic.snapshot
 
+    @property
+    def waiting(self) -> int:
+        """Events that nobody has taken yet."""
+        return len(self._events)
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Outgoing:
         check_topic(topic)
         size = packet_bytes(topic, payload)

@@ -16,7 +16,7 @@ import random
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock, Thread, current_thread
 from typing import Any
 
@@ -52,6 +52,8 @@ CONNECT_SECONDS_MAX = 10.0
 """For TCP and TLS, and then for the broker's answer."""
 PROBE_SECONDS_MAX = 3.0
 """For the first answer of a broker of unknown protocol: some read a CONNECT of MQTT 5 wrongly and wait for the rest."""
+SERVER_LIMITS = ("SessionExpiryInterval", "ReceiveMaximum", "MaximumPacketSize", "MaximumQoS", "RetainAvailable")
+"""What an MQTT 5 broker may say of them in its CONNACK."""
 STALLED_SECONDS = 120.0
 """A thread that has not moved for so long is taken for dead; a name look-up and a few addresses take less."""
 QUEUE_FACTOR = 2
@@ -86,6 +88,7 @@ class MqttLink:
         self._epoch = 0
         self._established = False
         self._server_packet_bytes_max: int | None = None
+        self._granted: Mapping[str, int] = {}
         self._closing = False  # nothing more is taken, in or out
         self._stopping = False  # the thread says goodbye
         self._failure: BaseException | None = None
@@ -113,6 +116,18 @@ class MqttLink:
     @property
     def traffic(self) -> Traffic:
         return self._traffic.snapshot
+
+    @property
+    def waiting(self) -> int:
+        """Events that nobody has taken yet."""
+        return len(self._events)
+
+    @property
+    def granted(self) -> Mapping[str, int]:
+        """What an MQTT 5 broker said of its limits when it last let us in, under MQTT's own names, such as
+        `SessionExpiryInterval`. What it left out is as the client asked, or unlimited.
+        """
+        return self._granted
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Outgoing:
         check_topic(topic)
@@ -316,7 +331,7 @@ class MqttLink:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
-            clean_session=None if self._v5 else False,
+            clean_session=None if self._v5 else settings.clean_start,
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             transport=settings.transport,
             reconnect_on_failure=False,  # or paho goes down to MQTT 3.1 by itself
@@ -343,9 +358,13 @@ class MqttLink:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho forgot
             properties.SessionExpiryInterval = settings.session_expiry_seconds
             properties.ReceiveMaximum = settings.receive_maximum
-        # Never a clean start, not even the first: mosquitto 2.0 would never persist that session.
+        # Never a clean start of a session that shall last, not even the first: mosquitto 2.0 would never persist it.
         client.connect_async(
-            settings.host, settings.port, settings.keepalive_seconds, clean_start=False, properties=properties
+            settings.host,
+            settings.port,
+            settings.keepalive_seconds,
+            clean_start=settings.clean_start,
+            properties=properties,
         )
         return client
 
@@ -362,6 +381,7 @@ class MqttLink:
         self._protocol_settled = True
         self._in_flight_max = min(IN_FLIGHT_MAX, getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM_MAX))
         self._server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
+        self._granted = {name: getattr(properties, name) for name in SERVER_LIMITS if hasattr(properties, name)}
         self._fit_to_the_broker(client)
         # On every connect, whatever session_present says: the broker may have lost the subscriptions and not know it.
         self._asked.clear()

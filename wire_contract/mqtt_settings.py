@@ -87,6 +87,9 @@ class MqttSettings:
     keepalive_seconds: int = 60
     session_expiry_seconds: int = 30 * DAY_SECONDS
     """How long the broker keeps what was not fetched. MQTT 5 only; with 3.1.1 the broker's configuration says."""
+    clean_start: bool = False
+    """The broker forgets at every connect what it kept for this client: for visitors, who come once and leave nothing.
+    The two programs never do so."""
     receive_maximum: int = 256
     """So many deliveries may be unacknowledged, and twice as many wait here; the rest waits at the broker."""
     outgoing_messages_max: int = 10_000

@@ -23,6 +23,11 @@ class Outgoing:
         """Whether the broker has it. False at once if it never will: refused, or the link was closed."""
         return self._done.wait(timeout_seconds) and self._taken
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known by now what became of it."""
+        return self._done.is_set()
+
     def finish(self, *, taken: bool) -> None:
         self._taken = taken
         self._done.set()

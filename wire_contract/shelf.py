@@ -2,7 +2,7 @@
 
     versions    … 7        8        9        10       11         the newest is 11
     snapshot               whole
-    deltas                 7→8      8→9      9→10     10→11      the last one inside the manifest
+    deltas                 7→8      8→9      9→10     10→11      the last one inside the manifest, if it is small
 
 A version without a delta (a *key version*: the first one, or one that the encoding cannot reach) begins anew: it is
 its own snapshot, and nothing leads to it. A snapshot that fits travels inside the manifest of a key version and is gone
@@ -16,7 +16,7 @@ from wire_contract.deltas import EncodeDelta, make_delta
 from wire_contract.encoding import EncodingName
 from wire_contract.errors import EncodeError
 from wire_contract.layout import Layout, Vector
-from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
+from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.manifest import Announcement, Published, chunk_digests, split, whole
 from wire_contract.messages import Manifest
 
@@ -61,8 +61,8 @@ class Shelf:
         """Of the snapshot."""
         return () if self.is_inline else split(self.snapshot)
 
-    def announcement(self, *, shards: int, update_bytes_max: int) -> Announcement:
-        """All of it, as it is published."""
+    def announcement(self, *, shards: int, update_bytes_max: int, expires_at: float | None = None) -> Announcement:
+        """All of it, as it is published; the manifest is good until `expires_at` (Unix seconds; None: for ever)."""
         chunks = self.chunks
         manifest = Manifest(
             task=self.published.task,
@@ -75,11 +75,12 @@ class Shelf:
             size_bytes=len(self.snapshot),
             chunk_digests=chunk_digests(chunks),
             inline=self.snapshot if self.is_inline else None,
-            delta=self.deltas[0] if self.deltas else None,
+            delta=next((newest for newest in self.deltas[:1] if len(newest) <= INLINE_BYTES_MAX), None),
             delta_sizes=tuple(map(len, self.deltas)),
             shards=shards,
             update_bytes_max=update_bytes_max,
             published_at=self.published_at,
+            expires_at=expires_at,
         )
         oldest = self.version - len(self.deltas) + 1
         return Announcement(manifest, chunks, self.published, dict(enumerate(reversed(self.deltas), oldest)))
@@ -93,13 +94,15 @@ def first_shelf(
     encoding: EncodingName,
     published_at: float,
     version: int = 0,
+    parent: int | None = None,
 ) -> Shelf:
-    """A key version with the master `weights` (layout.size,).
+    """A key version with the master `weights` (layout.size,); its parent is the version before it unless given.
 
     Raises:
         EncodeError: the weights are not finite or do not fit the encoding.
     """
-    parent = version - 1 if version else None
+    if parent is None and version:
+        parent = version - 1
     model, published = whole(weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding)
     return Shelf(
         published=published,
@@ -120,6 +123,7 @@ def next_shelf(
     encode_delta: EncodeDelta | None,
     snapshot_versions: int,
     published_at: float,
+    delta_bytes_max: int = INLINE_BYTES_MAX,
 ) -> Shelf:
     """The version after `before`, with the master `weights` (layout.size,).
 
@@ -130,15 +134,19 @@ def next_shelf(
         encode_delta: None: no deltas.
         snapshot_versions: a snapshot at least every so many versions, 1 to KEPT_DELTAS.
         published_at: Unix seconds.
+        delta_bytes_max: of a delta message; a version whose delta is larger goes whole. Up to DELTA_BYTES_MAX.
 
     Raises:
         EncodeError: the weights are not finite or do not fit the encoding.
     """
     assert 1 <= snapshot_versions <= KEPT_DELTAS, f"snapshot_versions {snapshot_versions}"
+    assert delta_bytes_max <= DELTA_BYTES_MAX, f"delta_bytes_max {delta_bytes_max}"
     version, task, layout = before.version + 1, before.published.task, before.published.layout
     if encode_delta is not None:
         with suppress(EncodeError):
-            delta, published = make_delta(weights, before.published, encoding=encoding, encode=encode_delta)
+            delta, published = make_delta(
+                weights, before.published, encoding=encoding, encode=encode_delta, bytes_max=delta_bytes_max
+            )
             model, decoded = whole(
                 published.weights, task=task, version=version, parent=before.version, layout=layout, encoding=encoding
             )

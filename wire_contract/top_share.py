@@ -4,6 +4,7 @@ import numpy as np
 
 from wire_contract.encoding import EncodedTensor, check_encodable
 from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.heads import LEVELS_MAX
 from wire_contract.encoding.scales import nearest_exponent, scales_of
 from wire_contract.layout import Layout, Vector
 
@@ -11,9 +12,12 @@ LEVELS = 15
 
 
 def top_share(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTensor, ...]:
-    """The `share` of all elements with the largest magnitudes, in up to 15 levels of each tensor's peak.
+    """The `share` of all elements with the largest magnitudes, in steps about as wide as the smallest of them.
 
-    Of equal magnitudes at the border the first ones are kept.
+    Finer steps would hardly bring the vector nearer, beside all that is left out: at a price at which the smallest
+    element is just worth its place, the steps of least squared error are about as wide as it. (In 15 levels of each
+    tensor's peak, a share of 3 % took a third more bytes for the same error, many of them for the sizes of layers.)
+    A large share has up to 15 levels. Of equal magnitudes at the border the first ones are kept.
 
     Raises:
         EncodeError: a value is not finite.
@@ -27,18 +31,28 @@ def top_share(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTens
         return ()
     magnitudes = np.abs(vector)
     kept = _largest(magnitudes, round(share * vector.size))
+    of_kept = magnitudes[kept].astype(np.float64)
+    kept, of_kept = kept[of_kept > 0], of_kept[of_kept > 0]
+    border = float(of_kept.min(initial=np.inf))
     levels = np.zeros(vector.size, dtype=np.int64)
-    stops = kept.searchsorted([stop for _, stop in layout.bounds])
+    stops = kept.searchsorted([stop for _, stop in layout.bounds]).tolist()
     exponents = []
     for first, after in zip([0, *stops[:-1]], stops, strict=True):
-        places = kept[first:after]
-        values = vector[places].astype(np.float64)
-        # The largest of a tensor is kept before any other of it.
-        peak = float(magnitudes[places].max(initial=0.0))
-        exponents.append(nearest_exponent(peak / LEVELS) if peak else 0)
-        scale = float(scales_of(exponents[-1:])[0])
-        levels[places] = np.sign(values) * np.clip(np.rint(np.abs(values) / scale), 1, LEVELS)
+        exponent, steps = _in_steps(of_kept[first:after], border) if first < after else (0, of_kept[:0])
+        exponents.append(exponent)
+        levels[kept[first:after]] = np.copysign(steps, vector[kept[first:after]])
     return (code_levels(levels, exponents, layout.sizes),)
+
+
+def _in_steps(magnitudes: np.ndarray, border: float) -> tuple[int, np.ndarray]:
+    """The exponent of a scale, and the (element,) levels of `magnitudes` of one tensor, from 1 on."""
+    levels = _levels(magnitudes, max(border, float(magnitudes.max()) / LEVELS))
+    exponent = nearest_exponent(float(magnitudes @ levels / (levels @ levels)))  # of least squared error
+    return exponent, _levels(magnitudes, float(scales_of([exponent])[0]))
+
+
+def _levels(magnitudes: np.ndarray, scale: float) -> np.ndarray:
+    return np.clip(np.rint(magnitudes / scale), 1, LEVELS_MAX)
 
 
 def _largest(magnitudes: Vector, count: int) -> np.ndarray:

@@ -51,7 +51,10 @@ def test_bytes_are_those_of_what_travelled(figures: dict[str, Any]) -> None:
 def test_decoding_is_set_beside_an_int8_pass(figures: dict[str, Any]) -> None:
     large = figures["large_vector"]
     assert large["parameters"] == 250_000
-    assert large["rows"][0]["decode_to_int8_add"] > 0
+    names = ("default", "4 KiB", "16 KiB", "top 1 %", "top 3 %")
+    assert [row["name"] for row in large["rows"]] == [*names, *(f"{name}, 12 tensors" for name in names)]
+    assert all(row["decode_to_int8_add"] > 0 for row in large["rows"])
+    assert all(1 <= row["to_entropy"] <= 1.05 for row in large["rows"])
     assert large["int8_add_microseconds"] > 0
 
 
@@ -63,6 +66,23 @@ def test_the_target_is_reached_when_three_versions_reach_it(accuracies: tuple[fl
     curve = [{"version": at, "accuracy": {"held_out": value}} for at, value in enumerate(accuracies)]
     point = first_reaching(curve, 0.8 - 1e-9, "held_out")
     assert (None if point is None else point["version"]) == version
+
+
+def test_each_job_that_is_done_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--task", f"{EXAMPLE}:task", "--seeds", "2", "--rounds", "1", "--processes", "2", "--arms", "ours"]
+    assert main(["communication", *arguments]) == 0
+    said = capfd.readouterr()
+    lines = [line for line in said.err.splitlines() if " is done after " in line]
+    assert [line.split("/")[0] for line in lines] == [str(at) for at in range(1, 7)]
+    assert {line.split(" ", 1)[1].split(" is done")[0] for line in lines} == {
+        f"{what}, seed {seed}" for what in ("teacher", "centralised", "ours") for seed in (1, 2)
+    }
+    assert "ours" in said.out
+
+
+def test_low_rank_deltas_travel_as_deltas(figures: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in figures["rows"]}
+    assert rows["fedkd"]["bytes_down"] < rows["fedavg_student"]["bytes_down"]
 
 
 @pytest.mark.parametrize("wrong", [("--seeds", "0"), ("--rounds", "0")])

@@ -14,11 +14,13 @@ from tests.fuzz.corpus import LAYOUT, LIMITS
 from wire_contract import codec
 from wire_contract.deltas import follow
 from wire_contract.encoding import decode_vector
+from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import CHUNK_BYTES_MAX, DELTA_LIMITS, Limits
 from wire_contract.manifest import Published, assemble, chunk_digests, read_model
-from wire_contract.messages import Delta, Manifest, Message, Model, Update
+from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Update
+from wire_contract.signing import NotTrusted, PublicKey, SigningKey, signers
 
 SECONDS_MAX = 1.0
 """CPU time of one payload within `LIMITS`. The slowest honest one takes some ten milliseconds."""
@@ -31,6 +33,7 @@ MEMORY_PER_ELEMENT = 40 * 4
 ERROR_CHARACTERS_MAX = 25_000
 """Two tensor names of 1,024 characters, each written as an escape of ten."""
 
+_KEY = SigningKey.from_seed(b"nobody has signed with this one!").public.raw
 _OWN_LIMITS: Mapping[type[Message], Limits] = {
     kind: replace(
         limits,
@@ -152,8 +155,21 @@ def _use(message: Message, payload: bytes, base: Published) -> None:
             _follow(message, base)
         case Manifest():
             _assemble(message, base)
+        case Signed():
+            _open(payload, base)
         case _:
             pass
+
+
+def _open(payload: bytes, base: Published) -> None:
+    """As both kinds that are signed; nobody signed it."""
+    for kind in (Manifest, Update):
+        message = sealed(payload, kind, limits=_OWN_LIMITS[kind])
+        with suppress(NotTrusted):
+            signers(message, [PublicKey(_KEY)])
+            raise Broken("a signature by nobody holds")
+        with suppress(DecodeError):
+            _use(message.open(), b"", base)
 
 
 def _read_model(model: Model, payload: bytes) -> None:

@@ -13,10 +13,10 @@ from msgspec import structs
 from tests.laws.wire import ENCODINGS, vectors
 from wire_contract.codec import decode, encode
 from wire_contract.deltas import GRIDS, EncodeDelta, follow, make_delta
-from wire_contract.encoding import EncodingName, Float32, decode_vector, encode_vector
-from wire_contract.errors import DecodeError, EncodeError
+from wire_contract.encoding import EncodingName, Float32, Int8, decode_vector, encode_vector
+from wire_contract.errors import DecodeError, EncodeError, LimitExceeded
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.limits import DELTA_BYTES_MAX, KEPT_DELTAS, KIB
+from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB
 from wire_contract.manifest import Published, assemble, read_model, whole
 from wire_contract.messages import Delta, Manifest
 from wire_contract.planner import Plan, encode_planned
@@ -51,6 +51,7 @@ def line(
     encode_delta: EncodeDelta | None = ENCODERS_OF_DELTAS["int8"],
     snapshot_versions: int = KEPT_DELTAS,
     layout: Layout = LAYOUT,
+    delta_bytes_max: int = INLINE_BYTES_MAX,
     step: float = 0.01,
     then: Callable[[Shelf, Vector], None] = lambda _shelf, _weights: None,
 ) -> list[Shelf]:
@@ -68,6 +69,7 @@ def line(
                 encode_delta=encode_delta,
                 snapshot_versions=snapshot_versions,
                 published_at=1.0 + version,
+                delta_bytes_max=delta_bytes_max,
             )
         )
         then(shelves[-1], weights)
@@ -197,13 +199,45 @@ def test_a_delta_that_is_no_message_makes_a_key_version() -> None:
     followed = line(0, 2, layout=large, encode_delta=planned(2_000))
     assert [len(shelf.deltas) for shelf in followed] == [0, 1, 2]
     before = followed[-1].published
-    with pytest.raises(EncodeError, match=f"over the limit of {DELTA_BYTES_MAX}"):
+    with pytest.raises(EncodeError, match=f"over the limit of {INLINE_BYTES_MAX}"):
         make_delta(
             np.random.default_rng(0).standard_normal(large.size).astype(np.float32),
             before,
             encoding="float32",
             encode=dense("float32"),
         )
+
+
+def test_a_delta_too_large_for_the_manifest_has_only_its_own_topic() -> None:
+    large = Layout((TensorSpec("a", (30 * KIB,)),))
+    key, *shelves = line(0, 3, layout=large, delta_bytes_max=32 * KIB)
+    held = key.published
+    for shelf in shelves:
+        sent = shelf.announcement(shards=1, update_bytes_max=1)
+        manifest = decode(encode(sent.manifest), Manifest)
+        delta = sent.deltas[shelf.version]
+        assert INLINE_BYTES_MAX < len(delta) <= 32 * KIB
+        assert (manifest.delta, manifest.delta_sizes[0]) == (None, len(delta))
+        assert len(encode(sent.manifest)) < KIB
+        held = follow(held, decode(delta, Delta))
+        assert held.digest == manifest.digest == read_model(shelf.model).digest
+    assert [len(shelf.deltas) for shelf in shelves] == [1, 2, 3]
+
+
+def test_no_reader_takes_a_delta_over_the_largest() -> None:
+    values = np.random.default_rng(0).integers(-127, 128, DELTA_BYTES_MAX, dtype=np.int8)
+    delta = Delta(
+        task="t",
+        version=1,
+        parent_digest=bytes(32),
+        digest=bytes(32),
+        grid="float32",
+        tensors=(Int8(1.0, values.tobytes()),),
+    )
+    with pytest.raises(LimitExceeded, match=f"over the limit of {DELTA_BYTES_MAX}"):
+        decode(encode(delta), Delta)
+    smaller = structs.replace(delta, tensors=(Int8(1.0, values[KIB:].tobytes()),))
+    assert decode(encode(smaller), Delta) == smaller
 
 
 def test_a_weight_beyond_the_grid_makes_a_key_version_in_a_wider_one() -> None:

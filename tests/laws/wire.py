@@ -11,15 +11,22 @@ from wire_contract.messages import (
     Delta,
     Evaluation,
     Manifest,
+    Measured,
     Message,
     Model,
     Presence,
     Receipt,
+    SeenDevice,
+    Signature,
+    Signed,
+    StalenessBucket,
+    Summary,
     Update,
 )
 
 COUNTS = st.integers(0, 2**53)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+MOMENTS = st.floats(0, 1e12)
 TEXTS = st.text(max_size=30)
 METRICS = st.dictionaries(TEXTS, FINITE, max_size=4)
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
@@ -104,8 +111,16 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         shards=st.integers(1, 65_536),
         update_bytes_max=st.integers(1, 2**40),
         published_at=st.floats(0, 1e12),
-        signature=st.none() | st.binary(max_size=64),
+        expires_at=st.none() | st.floats(0, 1e12),
         schema=st.just(2),
+    ),
+    st.builds(
+        Signed,
+        body=st.binary(max_size=40),
+        signatures=st.lists(
+            st.builds(Signature, EIGHT, st.binary(min_size=64, max_size=64)), min_size=1, max_size=4
+        ).map(tuple),
+        schema=st.just(128),
     ),
     st.builds(
         Receipt,
@@ -142,6 +157,28 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         status=st.sampled_from(["online", "offline"]),
         version=COUNTS,
         counters=st.dictionaries(TEXTS, COUNTS, max_size=3),
+        summary=st.none()
+        | st.builds(
+            Summary,
+            at=MOMENTS,
+            since=MOMENTS,
+            evaluations=st.lists(st.builds(Measured, COUNTS, NAMES, st.floats(0, 1), MOMENTS), max_size=3).map(tuple),
+            staleness=st.lists(st.builds(StalenessBucket, COUNTS, COUNTS), max_size=3).map(tuple),
+            devices=st.lists(
+                st.builds(
+                    SeenDevice,
+                    NAMES,
+                    st.sampled_from(["merged", "duplicate", "refused"]),
+                    COUNTS,
+                    MOMENTS,
+                    COUNTS,
+                ),
+                max_size=3,
+            ).map(tuple),
+            updates_per_minute=COUNTS,
+            bytes_up=COUNTS,
+            bytes_down=COUNTS,
+        ),
         schema=st.just(1),
     ),
 )

@@ -17,14 +17,15 @@ one before it, a scale outside its table, a place outside its set, and surplus b
 entry of levels has exactly one form.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, zip_longest
+from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from wire_contract.encoding.heads import LEVELS_MAX, Head, read_heads, write_heads
+from wire_contract.encoding.layers import Links
 from wire_contract.encoding.scales import scales_of
 from wire_contract.encoding.subsets import SET_MAX, Subsets, read_subsets, write_subsets
 from wire_contract.errors import DecodeError, EncodeError
@@ -32,6 +33,9 @@ from wire_contract.layout import Vector
 from wire_contract.limits import TENSORS_MAX
 
 _SIGN_BIT = np.uint32(31)
+
+_ELEMENTS_MAX = (1 << 31) - 1
+"""Places are counted in 32 bits; no model comes near this."""
 
 
 class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unknown_fields=True):
@@ -44,28 +48,27 @@ class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unk
         """Fills `out` with the tensors of `sizes` elements, one after another."""
         assert len(sizes) == self.span
         heads, at = read_heads(self.data, sizes)
-        tables = [sizes, *zip_longest(*[head.layers for head in heads], fillvalue=0)]  # (layer, tensor)
-        if len(tables) == 1:
+        signs_end = at + sum(head.layers[0] for head in heads if head.layers)
+        if signs_end == at:
             if at + 8 <= 8 * len(self.data) or _bits(self.data, at, 8 * len(self.data)).any():
                 raise DecodeError(f"gap-coded: {len(self.data)} bytes are more than tensors of zeros take")
             out.fill(0)
             return
-        subsets = Subsets.of([*chain(*tables[:-1])], [*chain(*tables[1:])])
-        starts = [start for sets in tables[:-1] for start in accumulate(sets[:-1], initial=0)]
-        signs_end = at + sum(tables[1])
-        places = read_subsets(subsets, starts, self.data, signs_end)
-        members = _members(subsets, starts, len(sizes), places)
-        values = scales_of([head.exponent for head in heads]).repeat(tables[1])
-        if len(tables) > 2:  # noqa: PLR2004 — more than one layer
-            values *= _magnitudes(members, tables)
-        filled = next(members)
+        if out.size > _ELEMENTS_MAX:
+            raise DecodeError(f"gap-coded: {out.size} elements are over the largest number, {_ELEMENTS_MAX}")
+        links = Links(heads, sizes)
+        members, levels = links.followed(read_subsets(links.subsets, links.offsets, self.data, signs_end))
+        scales, counts = zip(*[(head.exponent, head.layers[0]) for head in heads if head.layers], strict=True)
+        values = scales_of(scales).repeat(counts)
+        if levels is not None:
+            values *= levels
         # The sign bit of a float32 is its highest: far faster than a negation of some.
         signs = _bits(self.data, at, signs_end).astype(np.uint32)
         signs <<= _SIGN_BIT
         bits = values.view(np.uint32)
         bits ^= signs
         out.fill(0)
-        out[filled] = values
+        out[members] = values
 
 
 def code_levels(levels: np.ndarray, exponents: Sequence[int], sizes: Sequence[int]) -> GapCoded:
@@ -137,42 +140,6 @@ def _gaps(subsets: Subsets, members: Sequence[np.ndarray]) -> np.ndarray:
     some = np.array(subsets.coded) > 0
     before[firsts[some]] = (np.array(ends) - subsets.sizes)[some]
     return coded - before
-
-
-def _members(subsets: Subsets, starts: Sequence[int], tensors: int, places: np.ndarray) -> Iterator[np.ndarray]:
-    """Of each layer of `tensors` subsets, the last one first, the (member,) places in the layer before it, joined.
-
-    `starts` says where each set begins among the joined ones of its layer.
-    """
-    inverted = subsets.inverted
-    stop = len(places)
-    for first in range(len(starts) - tensors, -1, -tensors):
-        layer = slice(first, first + tensors)
-        start = stop - sum(subsets.coded[layer])
-        coded, stop = places[start:stop], start
-        if True not in inverted[layer]:
-            yield coded
-            continue
-        mask = np.zeros(sum(subsets.sizes[layer]), dtype=np.bool_)
-        mask[coded] = True
-        for at in range(first, first + tensors):
-            if inverted[at]:
-                mask[starts[at] : starts[at] + subsets.sizes[at]] ^= True
-        yield mask.nonzero()[0]
-
-
-def _magnitudes(members: Iterator[np.ndarray], tables: Sequence[Sequence[int]]) -> np.ndarray:
-    """(member,) float32 of the first layer's members, out of the `members` of all further layers, the last one first.
-
-    A member of a layer is one more than it is in the next layer, or 1 when it is not among its members.
-    """
-    magnitudes = np.ones(sum(tables[-1]), dtype=np.float32)
-    for outer in tables[-2:0:-1]:
-        before = np.ones(sum(outer), dtype=np.float32)
-        magnitudes += 1
-        before[next(members)] = magnitudes
-        magnitudes = before
-    return magnitudes
 
 
 def _bits(data: bytes, start: int, end: int) -> np.ndarray:

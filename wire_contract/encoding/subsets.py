@@ -30,7 +30,9 @@ SET_MAX = 1 << 25
 """Fields of 25 bits are what a window of 32 holds wherever in its first byte a field starts."""
 
 _ZERO, _ONE = np.int32(0), np.int32(1)
-_SEVEN, _WORD = np.uint32(7), np.uint32(32)
+_THREE, _SEVEN = np.int32(3), np.int32(7)
+_WORD = 32
+_WRAP = (1 << 32) - 1
 
 
 class Subsets(NamedTuple):
@@ -85,7 +87,7 @@ def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) 
 
     Args:
         subsets: what is to be read.
-        starts: what is added to the places of each set.
+        starts: what is added to the places of each set; with them, none is over 2³¹ - 1.
         data: the bytes.
         at: the bit that the fields start at.
 
@@ -103,27 +105,34 @@ def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) 
         raise DecodeError(f"gap-coded: a set of {max(subsets.sizes)} is over the largest, {SET_MAX}")
     # One column more than there are places: sums of what is before a field are where it begins, in bits of the bytes
     # that are read, and before the first one is a part of its byte.
-    table = np.array(
-        ((at & 7, *subsets.field_bits), (0, *subsets.short), (0, *subsets.divisor)), dtype=np.int32
-    ).repeat((1, *subsets.coded), axis=1)
-    widths, short, divisor = table[0], table[1, 1:], table[2, 1:]
-    remainder = _fields(widths, data[at >> 3 : (fields_end >> 3) + 1])
-    above = remainder - short
+    below = [number - 1 for number in subsets.divisor]
+    rest = [_WORD - bits for bits in subsets.field_bits]
+    columns = ((at & 7, *subsets.field_bits), (0, *rest), (0, *subsets.short), (0, *below))
+    table = np.array(columns, dtype=np.int32).repeat((1, *subsets.coded), axis=1)
+    short, less = table[2, 1:], table[3, 1:]
+    sums = _fields(table[0, :-1], table[1, 1:], data[at >> 3 : (fields_end >> 3) + 1])
+    # The remainder less (divisor - 1): with a short field it is the field, with a long one 2 · field - short + extra.
+    above = sums - short
     long = (above >= _ZERO).nonzero()[0]
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8, offset=fields_end >> 3))[fields_end & 7 :]
     if long.size > bits.size:
         raise DecodeError("gap-coded: the extra bits run past the end")
-    remainder += np.maximum(above, _ZERO, out=above)
-    remainder[long] += bits[: long.size]
+    sums -= less
+    above += sums
+    np.maximum(sums, above, out=sums)
+    above.fill(0)  # the extras in their places; faster than to add them where they are
+    above[long] = bits[: long.size].astype(np.int32)
+    sums += above
     unary = bits[long.size :]
+    del above, long  # memory
     ones = unary.view(np.bool_).nonzero()[0]
     if ones.size != places or unary.size - (int(ones[-1]) + 1 if places else 0) >= 8:  # noqa: PLR2004 — bits of a byte
         raise DecodeError(f"gap-coded: {ones.size} ends of a gap in {unary.size} bits are not the {places} expected")
-    return _places(subsets, starts, divisor, remainder, ones) if places else ones
+    return _places(subsets, starts, less, sums, ones) if places else ones
 
 
 def _places(
-    subsets: Subsets, starts: Sequence[int], divisor: np.ndarray, remainder: np.ndarray, ones: np.ndarray
+    subsets: Subsets, starts: Sequence[int], less: np.ndarray, sums: np.ndarray, ones: np.ndarray
 ) -> np.ndarray:
     """Running sums of quotient · divisor + remainder + 1 within each subset, less one, plus its start.
 
@@ -131,16 +140,17 @@ def _places(
     the number of its places up to there. So place = one · divisor + sum of (remainder + 1 - divisor) + what is the same
     for all places of a subset; and that sum may as well begin before the subset.
 
+    Arrays are int32, in which all is twice as fast and may wrap around: the last place of each subset, its largest, is
+    compared with the size of its set in whole numbers, and then no place is over 2³¹.
+
     Args:
         subsets: what is read.
         starts: of their sets.
-        divisor: (coded place,) int32
-        remainder: (coded place,) int32; overwritten.
+        less: (coded place,) int32, divisor - 1
+        sums: (coded place,) int32, remainder + 1 - divisor; overwritten.
         ones: (coded place,) int64, which bit of the unary run is its one; becomes the places.
     """
-    remainder -= divisor
-    remainder += _ONE
-    sums = remainder.cumsum(dtype=np.int64)
+    np.cumsum(sums, dtype=np.int32, out=sums)
     last = np.array([*accumulate(subsets.coded, initial=-1)][1:])
     last_ones, last_sums = ones[last].tolist(), sums[last].tolist()
     shifts = []
@@ -149,28 +159,31 @@ def _places(
         subsets.coded, subsets.divisor, starts, subsets.sizes, last_ones, last_sums, strict=True
     ):
         shift = start - 1 + step * (1 - begin) - before
-        shifts.append(shift)
         if some:
-            if one * step + total + shift >= start + size:
+            # The sum of one subset is from -size to 0, so the difference of two that wrapped says it.
+            if (one + 1 - begin) * step - ((before - total) & _WRAP) > size:
                 raise DecodeError("gap-coded: a place is outside its set")
             begin, before = one + 1, total
-    ones *= divisor
-    ones += sums
-    ones += np.array(shifts).repeat(subsets.coded)
+        shifts.append(shift & _WRAP)
+    one_of_place = ones.astype(np.int32)
+    sums += one_of_place
+    one_of_place *= less
+    sums += one_of_place
+    sums += np.array(shifts, dtype=np.uint32).view(np.int32).repeat(subsets.coded)
+    ones[...] = sums
     return ones
 
 
-def _fields(widths: np.ndarray, data: bytes) -> np.ndarray:
-    """(field,) int32 fields of `data`, of widths[1:] bits each; the first one begins at bit widths[0]."""
+def _fields(steps: np.ndarray, rest: np.ndarray, data: bytes) -> np.ndarray:
+    """(field,) int32 fields of `data`; each begins `steps` bits after the one before, and is of 32 - `rest` bits."""
     # Big-endian words that begin at every byte: whatever bit a field starts at, one of them holds all of it.
     # (Copied to the machine's own order first, because taking from unaligned words is four times slower.)
     words = np.ndarray((len(data) + 1,), dtype=">u4", buffer=data + bytes(4), strides=(1,)).astype(np.uint32)
-    at = widths.cumsum(dtype=np.int64)[:-1]
-    fields: np.ndarray = words.take(at >> 3)
-    bit = at.astype(np.uint32)
-    bit &= _SEVEN
-    fields <<= bit
-    fields >>= _WORD - widths[1:].view(np.uint32)
+    at = steps.cumsum(dtype=np.int32)
+    fields: np.ndarray = words.take(at >> _THREE)
+    at &= _SEVEN
+    fields <<= at.view(np.uint32)
+    fields >>= rest.view(np.uint32)
     return fields.view(np.int32)
 
 

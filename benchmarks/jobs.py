@@ -1,0 +1,90 @@
+"""Jobs of one benchmark over several processes: the longest first, each as soon as what it needs is there."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+Key = tuple[str, int]
+"""What is measured, and its seed."""
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One call of a function that a new process can import."""
+
+    name: str
+    """For whoever waits."""
+    run: Callable[..., Any]
+    """Called with the argument, and with what `needs` gave, if anything is needed."""
+    argument: Any
+    needs: Key | None = None
+    """The key of the job whose outcome it takes."""
+    cost: float = 1.0
+    """About how long it takes, beside the others."""
+
+
+def run_jobs(jobs: Mapping[Key, Job], processes: int) -> dict[Key, Any]:
+    """The outcome of each job, by its key; a line on standard error for each that is done."""
+    started = time.monotonic()
+    done: dict[Key, Any] = {}
+    waiting = sorted(jobs, key=lambda key: -jobs[key].cost)
+
+    def tell(key: Key) -> None:
+        seconds = time.monotonic() - started
+        print(f"{len(done)}/{len(jobs)} {jobs[key].name} is done after {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    if processes <= 1:
+        while waiting:
+            key = _next(waiting, jobs, done)
+            assert key is not None, "jobs need one another"
+            done[key] = jobs[key].run(*_arguments(jobs[key], done))
+            tell(key)
+        return done
+    # Spawned, because a forked torch may hang on the locks of its parent's threads.
+    context = multiprocessing.get_context("spawn")
+    running: dict[Future[Any], Key] = {}
+    with _one_thread_each(), ProcessPoolExecutor(processes, mp_context=context) as pool:
+        while waiting or running:
+            while len(running) < processes and (key := _next(waiting, jobs, done)) is not None:
+                running[pool.submit(jobs[key].run, *_arguments(jobs[key], done))] = key
+            assert running, "jobs need one another"
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                key = running.pop(future)
+                done[key] = future.result()
+                tell(key)
+    return done
+
+
+def _next(waiting: list[Key], jobs: Mapping[Key, Job], done: Mapping[Key, Any]) -> Key | None:
+    """Takes the longest job that can begin out of `waiting`."""
+    key = next((key for key in waiting if jobs[key].needs is None or jobs[key].needs in done), None)
+    if key is not None:
+        waiting.remove(key)
+    return key
+
+
+def _arguments(job: Job, done: Mapping[Key, Any]) -> Sequence[Any]:
+    return (job.argument,) if job.needs is None else (job.argument, done[job.needs])
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside compute in one thread each: more of them than cores only wait for one another."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

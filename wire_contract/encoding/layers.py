@@ -1,0 +1,117 @@
+"""How the layers of a gap-coded entry nest: which elements of its tensors they are, and how many each of them is in.
+
+A layer that is all of the layer before it takes no bits, so there is nothing to read or to follow: only the other ones
+(*links*) are kept, each with the number of layers that it stands for. The links of one tensor are a chain, from its
+elements inwards; links of the same depth, of all tensors, are followed in one step.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, zip_longest
+
+import numpy as np
+
+from wire_contract.encoding.heads import Head
+from wire_contract.encoding.subsets import Subsets
+
+
+class Links:
+    """Those of the tensors of one entry. Plain numbers: arrays of some ten are slower than a loop."""
+
+    def __init__(self, heads: Sequence[Head], sizes: Sequence[int]) -> None:
+        """Of tensors of `sizes` elements, one of them not all zeros."""
+        outer: list[int] = []
+        counts: list[int] = []
+        layers: list[int] = []
+        self.offsets: list[int] = []
+        """What is added to the coded places of each link: where its set begins among the members of the depth before
+        (at depth 0 among all elements); of an inverted one, where its mask does."""
+        self._weights: list[int] = []
+        """So many layers each one stands for."""
+        self._depths: list[list[int]] = []
+        """Links by depth: layer 1 of every tensor first, which is always a link."""
+        self._members: list[int] = []
+        """At each depth, of all links together."""
+        inside, begins = list(sizes), [*accumulate(sizes[:-1], initial=0)]
+        depths, newest = [0] * len(sizes), [0] * len(sizes)
+        for layer, row in enumerate(zip_longest(*[head.layers for head in heads], fillvalue=0)):
+            for tensor, count in enumerate(row):
+                if not count or (layer and count == inside[tensor]):
+                    continue
+                depth, link = depths[tensor], len(counts)
+                if depth == len(self._depths):
+                    self._depths.append([])
+                    self._members.append(0)
+                if depth:
+                    self._weights[newest[tensor]] = layer - layers[newest[tensor]]
+                outer.append(inside[tensor])
+                counts.append(count)
+                layers.append(layer)
+                self.offsets.append(begins[tensor])
+                self._weights.append(len(heads[tensor].layers) - layer)
+                self._depths[depth].append(link)
+                inside[tensor], begins[tensor] = count, self._members[depth]
+                self._members[depth] += count
+                depths[tensor], newest[tensor] = depth + 1, link
+        self.subsets = Subsets.of(outer, counts)
+        """In the order of coding: layer by layer, tensor by tensor."""
+        self._inverted = self.subsets.inverted
+        self._struck: list[list[int]] = [[] for _ in self._depths]
+        """Of each depth the inverted links. What is coded of them is struck out of one mask of all their sets."""
+        self._shifts: list[list[int]] = [[] for _ in self._depths]
+        """From there to where the set of each of them begins."""
+        if True in self._inverted:
+            self._strike(outer)
+
+    def _strike(self, sizes: Sequence[int]) -> None:
+        """Lays the masks of the inverted links; `sizes` (link,) are those of the sets."""
+        for depth, links in enumerate(self._depths):
+            struck = [link for link in links if self._inverted[link]]
+            masks = [*accumulate((sizes[link] for link in struck), initial=0)]
+            self._struck[depth] = struck
+            self._shifts[depth] = [self.offsets[link] - mask for link, mask in zip(struck, masks, strict=False)]
+            for link, mask in zip(struck, masks, strict=False):
+                self.offsets[link] = mask
+
+    def followed(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The elements of layer 1 of all tensors, (member,) in order, and how many layers each is in; None: in one.
+
+        Args:
+            places: the coded places of all links, plus their offsets.
+        """
+        stops = [*accumulate(self.subsets.coded, initial=0)]
+        if len(self._depths) == 1 and max(self._weights) == 1:
+            return self._at(0, places, stops), None
+        # From the inside out: what a member of an inner link is in comes on top of what all members are in.
+        within = self._weights_at(len(self._depths) - 1)
+        for depth in range(len(self._depths) - 1, 0, -1):
+            before = self._weights_at(depth - 1)
+            before[self._at(depth, places, stops)] += within
+            within = before
+        return self._at(0, places, stops), within
+
+    def _weights_at(self, depth: int) -> np.ndarray:
+        """(member,) float32 weights of the links at `depth`."""
+        weights = [self._weights[link] for link in self._depths[depth]]
+        if min(weights) == max(weights):
+            return np.full(self._members[depth], weights[0], dtype=np.float32)
+        return np.array(weights, dtype=np.float32).repeat([self.subsets.counts[link] for link in self._depths[depth]])
+
+    def _at(self, depth: int, places: np.ndarray, stops: Sequence[int]) -> np.ndarray:
+        """The members of the links at `depth`, one after another: coded places, or all others of an inverted one."""
+        links, struck = self._depths[depth], self._struck[depth]
+        if not struck and links[-1] - links[0] == len(links) - 1:
+            return places[stops[links[0]] : stops[links[-1] + 1]]
+        pieces = [places[stops[link] : stops[link + 1]] for link in links]
+        if struck:
+            subsets, inverted = self.subsets, [self._inverted[link] for link in links]
+            mask = np.ones(sum(subsets.sizes[link] for link in struck), dtype=np.bool_)
+            mask[np.concatenate([piece for piece, turned in zip(pieces, inverted, strict=True) if turned])] = False
+            rest = mask.nonzero()[0]
+            counts = [subsets.counts[link] for link in struck]
+            rest += np.array(self._shifts[depth]).repeat(counts)
+            ends = accumulate(counts)
+            for at, turned in enumerate(inverted):
+                if turned:
+                    end = next(ends)
+                    pieces[at] = rest[end - subsets.counts[links[at]] : end]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
