@@ -55,7 +55,7 @@ def test_nothing_is_pickled_on_any_wire() -> None:
 
 
 def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
-    core = ["aggregator/admission", "aggregator/merging", "aggregator/staleness", "aggregator/model_line", "aggregator/summary"]
+    core = [f"aggregator/{name}" for name in ("admission", "merging", "staleness", "model_line", "summary")]
     core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "recording")]
     core += ["wire_contract/codec", "wire_contract/planner", "wire_contract/layout", "wire_contract/manifest"]
     core += [f"wire_contract/encoding/{name}" for name in ("__init__", "dense", "low_rank", "gap_coded", "heads")]

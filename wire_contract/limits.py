@@ -13,8 +13,8 @@ INLINE_BYTES_MAX = 24 * KIB
 """A model up to this size travels inside its manifest; the rest of the 32 KiB is the manifest's own."""
 
 DELTA_BYTES_MAX = 256 * KIB
-"""A delta is one message; up to `INLINE_BYTES_MAX` the newest one travels inside its manifest too. An operator may allow
-this much where the broker does; every cloud broker takes what fits the manifest, which is the default."""
+"""A delta is one message; up to `INLINE_BYTES_MAX` the newest one travels inside its manifest too. An operator may
+allow this much where the broker does; every cloud broker takes what fits the manifest, which is the default."""
 
 NAME_CHARACTERS_MAX = 64
 """Length of a task or device name."""

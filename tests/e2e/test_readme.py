@@ -78,9 +78,7 @@ def test_run_it_as_the_readme_says(tmp_path: Path, mosquitto: Mosquitto) -> None
                     words, cwd=tmp_path, check=False, timeout=PATIENCE_SECONDS, stdout=log, stderr=log
                 )
                 # The doctor's 1 is a word about the broker: the tests' own keeps nothing, and lets anybody in.
-                assert ended.returncode in ((0, 1) if "doctor" in words else (0,)), (
-                    f"{words}\n{log_path.read_text()}"
-                )
+                assert ended.returncode in ((0, 1) if "doctor" in words else (0,)), f"{words}\n{log_path.read_text()}"
         finally:
             for _, process in running:
                 process.terminate()
