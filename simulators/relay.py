@@ -45,6 +45,7 @@ class Line:
         self._whole.set()
         self._server: asyncio.Server | None = None
         self._talks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     @property
     def is_cut(self) -> bool:
@@ -63,6 +64,7 @@ class Line:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
+        self._closing = True
         if self._server is not None:
             self._server.close()
         await self._hang_up()
@@ -116,7 +118,7 @@ class Line:
                     direction.cancel()
                 await asyncio.gather(*directions, return_exceptions=True)
         finally:
-            far_writer.transport.abort() if self.is_cut else far_writer.close()
+            far_writer.transport.abort() if self.is_cut or self._closing else far_writer.close()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
         while piece := await reader.read(_PIECE_BYTES):
@@ -155,10 +157,22 @@ class Exchange:
         for line in self._lines:
             with contextlib.suppress(TimeoutError):
                 _call(self._loop, line.close())
+        with contextlib.suppress(TimeoutError):
+            _call(self._loop, _end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_SECONDS_MAX)
         if not self._thread.is_alive():
             self._loop.close()
+
+
+async def _end_all() -> None:
+    """What the lines do not know of: connections that were accepted just now, and ends that are under way."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+    for _ in range(2):  # a transport that was aborted closes its socket in the next turn of the loop
+        await asyncio.sleep(0)
 
 
 def _call(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -66,6 +66,8 @@ class Bench:
     open_ways: set[Kind] = field(default_factory=set)
     """Kinds of topic on which a message was seen to pass from its writer to its reader."""
     _sessions: set[Session] = field(default_factory=set)
+    _entered: set[Role] = field(default_factory=set)
+    """Roles that have made a session; what the first one is, must be seen before it may be ended."""
     sessions_made: list[Session] = field(default_factory=list)
     """All that there ever were in this examination."""
     _retained: dict[str, Role] = field(default_factory=dict)
@@ -157,9 +159,12 @@ class Bench:
             )
         if line is not None:
             settings = dataclasses.replace(settings, host="127.0.0.1", port=line.port, tls=None)
+        if session is not None and role in self._entered:  # before: we may be interrupted when the broker has made it
+            self._sessions.add(session)
         visitor = Visitor(settings, self.allowance)
         if session is not None:
             self._sessions.add(session)
+            self._entered.add(role)
         return visitor
 
     @contextlib.contextmanager
