@@ -187,9 +187,10 @@ class Inbox:
 
     def _aim_at(self, manifest: Manifest) -> None:
         """Goes for its version, if that is the newest."""
-        if self._target is not None and _key(manifest) == _key(self._target):
+        if self._target is not None and _same_moment(manifest, self._target):
             self._reopen()  # a new connection: what did not come, or was wrong, may come now
             self._deltas.clear()
+            self._target = manifest  # if the two differ, one was damaged, and the last word may be the true one
         elif self._target is None or self._is_newer(manifest, self._target):
             if self._target is not None and manifest.version <= self._target.version:
                 self._reopen()  # another line: what was wrong with these numbers says nothing
@@ -368,6 +369,12 @@ def chunk_keys(manifest: Manifest) -> list[_Key]:
     return [(manifest.snapshot_version, digest) for digest in manifest.chunk_digests]
 
 
+def _same_moment(one: Manifest, other: Manifest) -> bool:
+    """Whether both announce one version of one line."""
+    same_publication = (one.version, one.published_at) == (other.version, other.published_at)
+    return same_publication or _key(one) == _key(other)
+
+
 def _key(manifest: Manifest) -> _Key:
     return manifest.version, manifest.digest
 
@@ -375,6 +382,8 @@ def _key(manifest: Manifest) -> _Key:
 def _snapshot_key(manifest: Manifest) -> _Key:
     """A snapshot, and all by which it is verified: manifests of several versions name the same one."""
     parts = [*manifest.chunk_digests, manifest.layout_fingerprint, manifest.size_bytes.to_bytes(8, "big")]
+    if manifest.snapshot_version == manifest.version:
+        parts.append(manifest.digest)
     if manifest.inline is not None:
-        parts += [manifest.digest, hashlib.sha256(manifest.inline).digest()]
+        parts.append(hashlib.sha256(manifest.inline).digest())
     return manifest.snapshot_version, hashlib.sha256(b"".join(parts)).digest()
