@@ -24,16 +24,18 @@ from aggregator.admission import Merge, Refuse
 from aggregator.ledger import Ledger
 from aggregator.ledger_view import read_totals
 from aggregator.model_line import Judged, LineSettings, opening_shelf, restore, row_of
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import BATCH_DELIVERIES_MAX, Clock, Service, subscriptions
 from aggregator.telemetry.collecting import Telemetry
+from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.influx import InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
+from aggregator.telemetry.participation import Contribution
 from aggregator.telemetry.recording import Recording
 from aggregator.telemetry.schema import MEASUREMENTS
 from aggregator.telemetry.spool import Spool
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB, Shim, ShimProcess
 from device_client.settings import UPDATE_BYTES
-from wire_contract.codec import encode
+from wire_contract.codec import decode, encode
 from wire_contract.encoding_choice import encode_as
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.memory_link import MemoryBroker, MemoryLink
@@ -49,10 +51,12 @@ UPDATES = 10_000
 """Of one run, a few seconds."""
 TENSORS = 16
 """Different differences; each update has one of them."""
-PAIRS = 7
+PAIRS = 15
 FLEET = 100_000
 SPOOL_BYTES_MAX = 1 << 28
 CATCH_UP_SECONDS_MAX = 60.0
+ALONE_UPDATES = 5_120
+"""For telemetry without anything beside it, in batches of one (nothing is condensed) and in full ones."""
 FLUSHED_SECONDS = 1.5
 """After which all that was recorded is in the spool."""
 STAND_IN = "a stand-in that takes lines and forgets them (influxd is not installed: apt-get install influxdb)"
@@ -239,6 +243,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for warm_up in (None, stage.telemetry):
             load.run(warm_up)
         off, on = _interleaved(load, stage, arguments.pairs)
+        single = _microseconds_alone(load, stage, batch_updates=1)
+        condensed = _microseconds_alone(load, stage, batch_updates=BATCH_DELIVERIES_MAX)
         up, down = _while_down(load, stage, arguments.down_seconds)
         caught_up = stage.catch_up()
         stage.telemetry.close()
@@ -258,6 +264,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_ratio_on": statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in zip(off, on, strict=True)),
         "cpu_microseconds_off": _cpu_microseconds(off),
         "cpu_microseconds_on": _cpu_microseconds(on),
+        "cpu_microseconds_per_single_update": single,
+        "cpu_microseconds_per_condensed_update": condensed,
         "down_seconds": arguments.down_seconds,
         "runs_up": len(up),
         "runs_down": len(down),
@@ -281,6 +289,20 @@ def _interleaved(load: Load, stage: Stage, pairs: int) -> tuple[list[Run], list[
             (on if with_telemetry else off).append(load.run(stage.telemetry if with_telemetry else None))
             stage.catch_up()  # nothing of this run goes on beside the next one
     return off, on
+
+
+def _microseconds_alone(load: Load, stage: Stage, *, batch_updates: int) -> float:
+    """CPU of telemetry for each update in batches of that size, until the server has them."""
+    payload = load.payloads[0][1]
+    judged = Judged(Merge(1.0, 3, 0.1), decode(payload, Update), 7)
+    recording = Recording(stage.telemetry.record)
+    began = time.process_time()
+    for _ in range(ALONE_UPDATES // batch_updates):
+        for _ in range(batch_updates):
+            recording.judged("device-00000", judged, len(payload))
+        recording.batch_committed(batch_updates, judge_seconds=0.1, commit_seconds=0.1, answer_seconds=0.1)
+    stage.catch_up()
+    return 1e6 * (time.process_time() - began) / ALONE_UPDATES
 
 
 def _while_down(load: Load, stage: Stage, seconds: float) -> tuple[list[Run], list[Run]]:
@@ -332,7 +354,11 @@ def series_of_fleet(devices: int, server: InfluxDB | None) -> int:
 
 def _lines_of_fleet(devices: int) -> Iterator[str]:
     points: list[Point] = []
-    recording = Recording(points.extend)
+
+    def record(some: Sequence[Point], _: Sequence[Contribution] = ()) -> None:
+        points.extend(some)
+
+    recording = Recording(record)
     reasons = get_args(RefusalReason)
     for number in range(devices):
         device = f"device-{number:06d}"
@@ -349,7 +375,9 @@ def _lines_of_fleet(devices: int) -> Iterator[str]:
                 metrics={"loss": 1.0},
             )
             recording.evaluated(evaluation, newest_version=number, size_bytes=100)
-    recording.batch_committed(devices, judge_seconds=0, commit_seconds=0, answer_seconds=0)
+        if number % SINGLE_UPDATES_MAX == 0:  # so that each device is named
+            recording.batch_committed(2 * SINGLE_UPDATES_MAX, judge_seconds=0, commit_seconds=0, answer_seconds=0)
+    recording.batch_committed(devices % SINGLE_UPDATES_MAX, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     writer = LineWriter(task=TASK, shard=0)
     now = time.time_ns()
     for index, point in enumerate(points):
@@ -361,6 +389,7 @@ def _lines_of_fleet(devices: int) -> Iterator[str]:
 def table(figures: Mapping[str, Any]) -> str:
     """For people."""
     f = figures
+    single, condensed = f["cpu_microseconds_per_single_update"], f["cpu_microseconds_per_condensed_update"]
     stored = "unknown" if f["points_stored"] is None else f"{f['points_stored']:,}"
     return "\n".join(
         [
@@ -369,6 +398,7 @@ def table(figures: Mapping[str, Any]) -> str:
             f"telemetry on        {f['rate_on']:10,.0f} updates/s   {f['cpu_microseconds_on']:8.0f} µs CPU each",
             f"  on / off          {f['rate_ratio_on']:10.3f}   (goal 0.97; median of {f['pairs']} pairs)",
             f"  off / on, CPU     {f['cpu_ratio_on']:10.3f}   (the same where other programs disturb the clock)",
+            f"telemetry alone     {condensed:10.1f} µs CPU an update in full batches; {single:.1f} in batches of one",
             f"server there        {f['rate_up']:10,.0f} updates/s",
             f"server stopped      {f['rate_down']:10,.0f} updates/s   for {f['down_seconds']:g} s",
             f"  stopped / there   {f['rate_ratio_down']:10.3f}   (goal 0.97)",

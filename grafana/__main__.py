@@ -33,6 +33,10 @@ certificates it needs one of its own (`--telemetry-certificate`); without it the
 The numbers of devices are exact whatever their number. Tables with names of devices are made of the newest rows, up to
 the limit that each names, so they stay quick with 100,000 devices but do not list them all.
 
+While the aggregator is behind, it tells of some updates of a batch by themselves and sums the others up
+([telemetry.md](telemetry.md)). Counts, bytes, means of sums and the largest staleness and norm stay exact. Tables of
+updates, 90 % lines, and the largest training time and size are then those of a sample.
+
 """
 
 

@@ -2,6 +2,9 @@
 
 Queries are written for InfluxDB 1, 2 (through a database mapping) and 3 alike. A device or a version is a field, by
 which InfluxQL cannot group: tables of devices are raw rows, bounded by LIMIT, which Grafana groups.
+
+A point of fedkd_update may stand for several updates, and InfluxQL without subqueries cannot weigh a mean. So updates
+are counted by `sum("updates")`, means are quotients of sums, and single updates are asked for by SINGLE.
 """
 
 from collections.abc import Mapping
@@ -12,6 +15,8 @@ Kind = Literal["stat", "timeseries", "table", "barchart", "xychart", "heatmap"]
 
 SCOPE = '"task" =~ /^${task:regex}$/ AND "shard" =~ /^${shard:regex}$/'
 COHORT = '"cohort" =~ /^${cohort:regex}$/'
+SINGLE = '"updates" = 1'
+"""Updates that are told by themselves, with their device: all of a quiet system, a sample under load."""
 STEP = "time($__interval)"
 ROWS_MAX = 5_000
 """Of raw rows that Grafana groups in the browser."""
@@ -133,6 +138,11 @@ def series(
     """One value a bucket; `by` is a list of quoted tags."""
     group = f"{STEP}, {by}" if by else STEP
     return Query(select(what, measurement, where=where, group=group, tail=f"fill({fill})"), alias)
+
+
+def per_update(field: str, name: str) -> str:
+    """Mean of a field of fedkd_update that its points sum up."""
+    return f'sum("{field}") * 1.0 / sum("updates") AS "{name}"'
 
 
 def newest(what: str, measurement: str, *, where: str = "", rows: int = ROWS_MAX) -> Query:

@@ -25,7 +25,8 @@ TOLD_STATES: dict[State, str] = {
 class Clockwork:
     """Turns while stages wait. What there is to look at is hung into it as it comes to be."""
 
-    def __init__(self, view: View, processes: Processes) -> None:
+    def __init__(self, view: View, processes: Processes, *, began: float) -> None:
+        """`began`: when the run did, on the monotonic clock."""
         self.devices: list[Device] = []
         self.observer: Observer | None = None
         self.baselines = Baselines(epochs=0)
@@ -37,7 +38,7 @@ class Clockwork:
         self.seconds_by_stage: dict[str, float] = {}
         self._view = view
         self._processes = processes
-        self._began = self._stage_began = time.monotonic()
+        self._began = self._stage_began = began
         self._stage = "data and broker"
         self._told: dict[str, State] = {}
 

@@ -6,6 +6,7 @@ can mend, in one line; 128 + signal when interrupted.
 
 import json
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -14,15 +15,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from device_client.model_files import ModelFileError
-from device_client.task import TaskError
 from simulators.demo_settings import DemoSettings
-from simulators.live_view import make_view
-from simulators.processes import ProcessError
+from simulators.live_view import View, make_view
+from simulators.processes import ProcessError, Processes
 from simulators.record import Record, summary
-from simulators.report import write_report
-from simulators.stages import Stages
 from wire_contract.errors import ContractError
+
+PRELOADED = (
+    "torch._dynamo",  # the first step of any optimiser imports it, and that is half of all importing
+    "device_client.commands",
+    "device_client.tasks.physiotherapy",
+    "simulators.baselines",
+    "simulators.doctor.settings",
+    "simulators.watch.settings",
+)
+"""What the programs that learn need; see `fork_server`."""
+
+
+class Unusable(Exception):
+    """Something that the user can mend; one line."""
 
 
 class Interrupted(BaseException):
@@ -56,15 +67,16 @@ def run(settings: DemoSettings) -> int:
     began = time.monotonic()
     try:
         with interruptible(), make_view(plain=settings.plain) as view, ExitStack() as resources:
-            record = Stages(settings, view, resources).run()
-            write_report(record, settings.out / "report.html")
+            folder = fresh_folder(settings.out)
+            processes = resources.enter_context(Processes(folder / "logs", preload=PRELOADED))
+            record = _perform(settings, folder, view, processes, resources, began=began)
     except Interrupted as interruption:
         print(f"demo: stopped by {interruption}; every program of it has ended", file=sys.stderr)
         return 128 + interruption.number
     except ProcessError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except (TaskError, ModelFileError, ContractError) as error:
+    except (Unusable, ContractError) as error:
         print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -74,6 +86,37 @@ def run(settings: DemoSettings) -> int:
     record.seconds = time.monotonic() - began
     record.cpu_seconds = cpu_seconds()
     return conclude(record, settings.out)
+
+
+def fresh_folder(out: Path) -> Path:
+    """For what the programs write. An earlier run's ledger would be taken for this one's, so it is deleted."""
+    folder = out / "run"
+    if (folder / "logs").is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _perform(
+    settings: DemoSettings, folder: Path, view: View, processes: Processes, resources: ExitStack, *, began: float
+) -> Record:
+    """The run, and its report.
+
+    Raises:
+        Unusable: of the task, its data or its models.
+    """
+    # Not above: this takes as long as the fork server takes, which does the same meanwhile.
+    from device_client.model_files import ModelFileError  # noqa: PLC0415
+    from device_client.task import TaskError  # noqa: PLC0415
+    from simulators.report import write_report  # noqa: PLC0415
+    from simulators.stages import Stages  # noqa: PLC0415
+
+    try:
+        record = Stages(settings, folder, view, processes, resources, began=began).run()
+    except (TaskError, ModelFileError) as error:
+        raise Unusable(str(error)) from None
+    write_report(record, settings.out / "report.html")
+    return record
 
 
 def cpu_seconds() -> float:

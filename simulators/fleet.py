@@ -72,7 +72,9 @@ class Device:
             *(["--upload-charging"] if self.character.has_upload_policy else []),
             *("--log-format", "json"),
         ]
-        self.child = self.processes.start(self.name, arguments, environment=self.wiring.environment, events=True)
+        self.child = self.processes.start(
+            self.name, arguments, environment=self.wiring.environment, events=True, forked=True
+        )
         if self.lines is None:
             self.lines = EventLines(self.child.out)
 

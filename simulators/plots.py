@@ -175,16 +175,17 @@ def _accuracy(
 def timeline(axes: Axes, record: Record) -> None:
     """Training, absences and merges of each device."""
     for row, device in enumerate(record.devices):
-        for span in device.story.spans:
-            start, stop = span.start - record.started_at, (span.stop or record.stopped_at) - record.started_at
-            if span.kind == "training":
-                axes.broken_barh([(start, stop - start)], (row - 0.16, 0.32), color=COLOURS["training"], linewidth=0)
-            else:
-                axes.broken_barh(
-                    [(start, stop - start)], (row - 0.4, 0.8), color=COLOURS[span.kind], alpha=0.32, linewidth=0
-                )
+        placed = [
+            (span.kind, span.start - record.started_at, (span.stop or record.stopped_at) - span.start)
+            for span in device.story.spans
+        ]
+        training = [(start, seconds) for kind, start, seconds in placed if kind == "training"]
+        axes.broken_barh(training, (row - 0.16, 0.32), color=COLOURS["training"], linewidth=0)
+        for kind, start, seconds in placed:
+            if kind != "training":
+                axes.broken_barh([(start, seconds)], (row - 0.4, 0.8), color=COLOURS[kind], alpha=0.32, linewidth=0)
                 axes.annotate(
-                    span.kind, ((start + stop) / 2, row - 0.28), ha="center", va="center", fontsize=FONT_POINTS - 2
+                    kind, (start + seconds / 2, row - 0.28), ha="center", va="center", fontsize=FONT_POINTS - 2
                 )
         merges = [at - record.started_at for at in device.story.merges]
         axes.plot(merges, [row + 0.3] * len(merges), "|", color=COLOURS["federated"], markersize=4.5)

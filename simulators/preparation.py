@@ -6,6 +6,7 @@ from pathlib import Path
 
 from device_client.model_files import ModelFile, write_model
 from device_client.task import Task, TaskError, load_task
+from device_client.tasks import BUILT_IN
 from device_client.training import seeded
 from device_client.vectors import layout_of, vector_of
 from simulators.baselines import budget_epochs
@@ -75,3 +76,13 @@ def prepare(settings: DemoSettings, folder: Path) -> Prepared:
         versions=settings.versions or plan.versions,
         fleet_seconds_max=settings.seconds or plan.fleet_seconds_max,
     )
+
+
+def is_data_kept(task: str) -> bool:
+    """Whether what `read_data` reads is kept by the task; who knows what a user's own does."""
+    return task in BUILT_IN
+
+
+def read_data(task: str, data: str) -> None:
+    """Reads the data of a built-in task, which keeps it in memory. `data` is its folder, or empty."""
+    load_task(task, data=Path(data) if data else None).held_out()

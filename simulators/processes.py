@@ -6,18 +6,18 @@ ProcessError        a program did not do what it should; the message says which 
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-from simulators import leash
+from simulators import fork_server, leash
+from simulators.forking import ForkServer, ForkServerError
+from simulators.interruptions import interruptions_deferred
 
 STOP_SECONDS_MAX = 8.0
 LAST_LINES = 12
@@ -41,12 +41,27 @@ class ChildDied(ProcessError):
         self.code = code
 
 
+class Process(Protocol):
+    """Of `subprocess.Popen` what is used here; a forked program has it, too."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """As `poll` found it."""
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 @dataclass(eq=False)
 class Child:
     """One running program."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     out: Path
     """Its standard output."""
     log: Path
@@ -61,21 +76,29 @@ class Child:
 
     def last_lines(self, count: int = LAST_LINES) -> list[str]:
         """What it said last; for a person."""
-        lines: list[str] = []
-        for file in dict.fromkeys((self.out, self.log)):
-            with contextlib.suppress(OSError):
-                lines += file.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        return lines[-count:]
+        return last_lines(*dict.fromkeys((self.out, self.log)), count=count)
+
+
+def last_lines(*files: Path, count: int = LAST_LINES) -> list[str]:
+    """Of those that can be read."""
+    lines: list[str] = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            lines += file.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    return lines[-count:]
 
 
 class Processes:
     """All programs of one run. Leaving the `with` ends whoever still runs."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` takes the output."""
+    def __init__(self, folder: Path, *, preload: Sequence[str] = ()) -> None:
+        """`folder` takes the output. With `preload`, modules, there is a fork server that has them (see `start`)."""
         self.folder = folder
         self._children: list[Child] = []
         folder.mkdir(parents=True, exist_ok=True)
+        self._forks: ForkServer | None = None
+        if preload and fork_server.IS_SUPPORTED:
+            self._forks = ForkServer(folder, preload, child_environment(os.environ))
         # -I -S: it needs nothing of ours, and is up in 20 ms.
         command = [sys.executable, "-I", "-S", leash.__file__]
         self._leash = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -94,18 +117,56 @@ class Processes:
         environment: Mapping[str, str] | None = None,
         lasting: bool = True,
         events: bool = False,
+        forked: bool = False,
     ) -> Child:
-        """`python ARGUMENTS…`. With `events` standard output goes to a file of its own, NAME.events."""
+        """`python ARGUMENTS…`.
+
+        Args:
+            name: of the program, and of the files that take its output.
+            arguments: of the interpreter; of a forked program the first is `-m`.
+            environment: besides our own.
+            lasting: it is meant to go on until it is stopped.
+            events: standard output goes to a file of its own, NAME.events.
+            forked: from the fork server, where there is one.
+
+        Raises:
+            ProcessError: the fork server does not answer.
+        """
+        if forked and self._forks is not None:
+            with self._fork_errors():
+                self._forks.await_ready()  # here, where an interruption comes through
         with interruptions_deferred():  # or one that was just started would be known to nobody
-            return self._start(name, arguments, environment or {}, lasting=lasting, events=events)
+            return self._start(name, arguments, environment or {}, lasting=lasting, events=events, forked=forked)
 
     def _start(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], *, lasting: bool, events: bool
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        lasting: bool,
+        events: bool,
+        forked: bool,
     ) -> Child:
         log = self.folder / f"{name}.log"
         out = self.folder / f"{name}.events" if events else log
+        process: Process
+        if forked and self._forks is not None:
+            with self._fork_errors():
+                process = self._forks.start(name, arguments, environment=environment, out=out.name, log=log.name)
+        else:
+            process = self._execute(arguments, environment, out, log)
+        self._tell_leash("+", process.pid)
+        child = Child(name, process, out, log, lasting)
+        self._children.append(child)
+        return child
+
+    @staticmethod
+    def _execute(
+        arguments: Sequence[str], environment: Mapping[str, str], out: Path, log: Path
+    ) -> subprocess.Popen[bytes]:
         with out.open("ab") as out_file, log.open("ab") as log_file:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out_file,
@@ -113,15 +174,27 @@ class Processes:
                 env=child_environment(os.environ) | dict(environment),
                 start_new_session=True,  # Ctrl-C in the terminal is for this program; it ends the others in order
             )
-        self._tell_leash("+", process.pid)
-        child = Child(name, process, out, log, lasting)
-        self._children.append(child)
-        return child
+
+    @contextmanager
+    def _fork_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ForkServerError as error:
+            assert self._forks is not None
+            said = "".join(f"\n  | {line}" for line in last_lines(self._forks.log))
+            raise ProcessError(f"{error}{said}") from None
+
+    def let_forks_have(self, function: str, *arguments: str) -> None:
+        """What MODULE:FUNCTION leaves in memory, forks that are started from now on share; without them, nothing."""
+        if self._forks is not None:
+            self._forks.call(function, *arguments)
 
     def check(self) -> None:
         """Raises:
         ChildDied: one that is meant to run has ended, or one that should do its work has failed.
         """
+        if self._forks is not None and (code := self._forks.process.poll()) is not None:
+            raise ChildDied("fork server", code=code, last_lines=last_lines(self._forks.log))
         for child in self._children:
             code = child.process.poll()
             if code is not None and not child.stopping and (child.lasting or code != 0):
@@ -145,13 +218,15 @@ class Processes:
     def kill(self, child: Child) -> None:
         """SIGKILL: no chance to say goodbye."""
         child.stopping = True
-        child.process.send_signal(signal.SIGKILL)
+        child.process.kill()
         child.process.wait()
         self._forget(child)
 
     def close(self) -> None:
         """Ends everything, in any state."""
         self.stop(*self._children, patience_seconds=3.0)
+        if self._forks is not None:
+            self._forks.close()
         if self._leash.stdin is not None:
             with contextlib.suppress(OSError):
                 self._leash.stdin.close()
@@ -167,26 +242,6 @@ class Processes:
         with contextlib.suppress(OSError):  # a leash that somebody ended is not worth the run
             self._leash.stdin.write(f"{sign}{pid}\n".encode())
             self._leash.stdin.flush()
-
-
-@contextmanager
-def interruptions_deferred() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end. Not blocked, since programs started meanwhile would inherit that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread only
-        return
-    came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda which, _frame: came.append(which))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def child_environment(own: Mapping[str, str]) -> dict[str, str]:

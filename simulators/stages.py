@@ -4,10 +4,9 @@ data, broker ─▶ teacher ─▶ aggregator, evaluator, devices ─▶ federat
                                                             └ the baselines beside it ─────▶ done ┘
 """
 
-import shutil
 import time
 from contextlib import ExitStack
-from functools import partial
+from pathlib import Path
 
 from simulators.baselines import Baselines
 from simulators.clockwork import TICK_SECONDS, Clockwork
@@ -16,7 +15,7 @@ from simulators.embedded_broker import Launched, launch
 from simulators.fleet import Device
 from simulators.live_view import View
 from simulators.measured import record_of
-from simulators.preparation import Prepared, prepare
+from simulators.preparation import Prepared, is_data_kept, prepare
 from simulators.processes import Child, Processes
 from simulators.record import Record
 from simulators.relay import Exchange
@@ -33,15 +32,22 @@ START_SECONDS_MAX = 90.0
 class Stages:
     """One run. What it takes is given back by the caller's `ExitStack`, however it ends."""
 
-    def __init__(self, settings: DemoSettings, view: View, resources: ExitStack) -> None:
+    def __init__(
+        self,
+        settings: DemoSettings,
+        folder: Path,
+        view: View,
+        processes: Processes,
+        resources: ExitStack,
+        *,
+        began: float,
+    ) -> None:
+        """`folder` takes what the programs write; `began`: when the run did, on the monotonic clock."""
         self._settings = settings
-        self._folder = settings.out / "run"
-        if (self._folder / "logs").is_dir():  # an earlier run's ledger would be taken for this one's
-            shutil.rmtree(self._folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._resources = resources
-        self._processes = resources.enter_context(Processes(self._folder / "logs"))
-        self._clockwork = Clockwork(view, self._processes)
+        self._processes = processes
+        self._clockwork = Clockwork(view, processes, began=began)
         self._teacher = self._folder / "teacher.safetensors"
         self._ledger = self._folder / "ledger.sqlite3"
         self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
@@ -59,6 +65,10 @@ class Stages:
         page_wanted = self._settings.page
         broker = None if self._settings.broker else launch(self._processes, self._folder, websocket=page_wanted)
         prepared = prepare(self._settings, self._folder)
+        if is_data_kept(self._settings.task):  # read once instead of by each program
+            self._processes.let_forks_have(
+                "simulators.preparation:read_data", self._settings.task, str(self._settings.data or "")
+            )
         clockwork.versions_planned = prepared.versions
         teacher = self._start_teacher(prepared)
         connection = connect(
@@ -117,12 +127,11 @@ class Stages:
             *("-m", "device_client", "pretrain-teacher", "--task", self._settings.task, *self._data_flags),
             *("--threads", str(TEACHER_THREADS), "--seed", str(self._settings.seed), "--out", str(self._teacher)),
         ]
-        return self._processes.start("teacher", arguments, lasting=False)
+        return self._processes.start("teacher", arguments, lasting=False, forked=True)
 
     def _start_servers(self, prepared: Prepared, connection: Connection) -> tuple[Child, Child]:
         """The evaluator and the aggregator: the order in which they are stopped."""
         plan, wiring = prepared.plan, connection.wiring
-        start = partial(self._processes.start, environment=wiring.environment)
         aggregator = [
             *("-m", "aggregator", *wiring.arguments("aggregator", task=prepared.task.name)),
             *("--ledger", str(self._ledger), "--initial-model", str(prepared.initial_model)),
@@ -134,7 +143,11 @@ class Stages:
             *("-m", "device_client", "evaluate", *wiring.arguments("evaluator", task=self._settings.task)),
             *(*self._data_flags, "--log-format", "json"),
         ]
-        return start("evaluator", evaluator), start("aggregator", aggregator)
+        start, environment = self._processes.start, wiring.environment
+        return (
+            start("evaluator", evaluator, environment=environment, forked=True),
+            start("aggregator", aggregator, environment=environment),  # a program of its own: it must do without torch
+        )
 
     def _start_devices(self, prepared: Prepared, connection: Connection) -> None:
         exchange = self._resources.enter_context(Exchange(connection.target))
@@ -170,7 +183,7 @@ class Stages:
         ]
         self._clockwork.baselines = Baselines(epochs=prepared.epochs)
         for who in ("centralised", "local"):
-            child = self._processes.start(who, [*arguments, "--who", who], lasting=False, events=True)
+            child = self._processes.start(who, [*arguments, "--who", who], lasting=False, events=True, forked=True)
             self._clockwork.baseline_lines.append(EventLines(child.out))
 
     def _federate(self, prepared: Prepared) -> None:

@@ -56,7 +56,7 @@ def test_nothing_is_pickled_on_any_wire() -> None:
 
 def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
     core = [f"aggregator/{name}" for name in ("admission", "merging", "staleness", "model_line", "summary")]
-    core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "recording")]
+    core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "condensing", "recording")]
     core += ["wire_contract/codec", "wire_contract/planner", "wire_contract/layout", "wire_contract/manifest"]
     core += [f"wire_contract/encoding/{name}" for name in ("__init__", "dense", "low_rank", "gap_coded", "heads")]
     core += ["wire_contract/messages", "wire_contract/topics", "wire_contract/deltas", "wire_contract/shelf"]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from aggregator.telemetry.influx import Server
 from aggregator.telemetry.lines import LineWriter, Point, Value
-from aggregator.telemetry.participation import Participation
+from aggregator.telemetry.participation import Contribution, Participation
 from aggregator.telemetry.schema import EVALUATOR
 from aggregator.telemetry.sending import REST_SECONDS_MAX, Sender
 from aggregator.telemetry.spool import Spool
@@ -24,7 +24,7 @@ from aggregator.telemetry.spool import Spool
 log = logging.getLogger(__name__)
 
 POINTS_MAX = 20_000
-"""Points in memory; a flush period of full load is a fraction of it."""
+"""Points in memory, with the contributions that came with them; a flush period of full load is a fraction of it."""
 FLEET_SECONDS = 60.0
 SELF_SECONDS = 10.0
 CLOSE_SECONDS_MAX = 2.0
@@ -37,6 +37,12 @@ class Clocks(NamedTuple):
     unix_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
     uniform: Callable[[float, float], float] = random.uniform
+
+
+class _Told(NamedTuple):
+    at_ns: int
+    points: Sequence[Point]
+    contributions: Sequence[Contribution]
 
 
 class Telemetry:
@@ -62,7 +68,7 @@ class Telemetry:
         self._writer = LineWriter(task=task, shard=shard)
         self._participation = participation or Participation()
         self._guard = Lock()
-        self._queue: deque[tuple[int, Sequence[Point]]] = deque()
+        self._queue: deque[_Told] = deque()
         self._waiting = 0
         self._recorded_before, self._dropped_before = spool.counters.recorded, spool.counters.queue_dropped
         self._recorded = 0
@@ -86,10 +92,10 @@ class Telemetry:
         for thread in self._threads:
             thread.start()
 
-    def record(self, points: Sequence[Point]) -> None:
-        """Takes points of this moment, or drops and counts them; never waits and never raises.
+    def record(self, points: Sequence[Point], contributions: Sequence[Contribution] = ()) -> None:
+        """Takes what happened at this moment, or drops it and counts the points; never waits and never raises.
 
-        The sequence must not be changed afterwards.
+        The sequences must not be changed afterwards.
         """
         count = len(points)
         at_ns = self._clocks.unix_ns()
@@ -99,7 +105,7 @@ class Telemetry:
                 self._dropped += count
                 return
             self._waiting += count
-            self._queue.append((at_ns, points))
+            self._queue.append(_Told(at_ns, points, contributions))
             is_half_full = self._waiting > self._points_max // 2
         if is_half_full:
             self._wake.set()
@@ -137,9 +143,11 @@ class Telemetry:
         counters.recorded = self._recorded_before + recorded
         counters.queue_dropped = self._dropped_before + dropped
         lines: list[str] = []
-        for at_ns, points in taken:
+        for at_ns, points, contributions in taken:
             for point in points:
                 self._add(lines, point, at_ns)
+            for contribution in contributions:
+                self._participation.contributed(contribution, at_ns / 1e9)
         for point in self._own_points():
             counters.recorded += 1
             self._recorded_before += 1
@@ -151,7 +159,7 @@ class Telemetry:
         self._last_ns = max(self._last_ns + 1, at_ns)
         try:
             line = self._writer.line(point, self._last_ns)
-            self._note(point, at_ns)
+            self._note(point)
         except (KeyError, TypeError, ValueError):
             line = None
             if not self._complained:
@@ -163,14 +171,8 @@ class Telemetry:
         else:
             lines.append(line)
 
-    def _note(self, point: Point, at_ns: int) -> None:
-        if point.measurement == "fedkd_update":
-            device, weight = str(point.fields["device"]), point.fields.get("weight")
-            if weight is None:
-                self._participation.seen(device)
-            else:
-                self._participation.merged(device, float(weight), at_ns / 1e9)
-        elif point.measurement == "fedkd_evaluation":
+    def _note(self, point: Point) -> None:
+        if point.measurement == "fedkd_evaluation":
             self._participation.evaluates(str(point.fields["device"]))
         elif point.measurement == "fedkd_presence":
             device = str(point.fields["device"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,14 @@ SILENT_SECONDS = 3_600.0
 """A device without a merged update for so long is silent."""
 DEVICES_MAX = 1_000_000
 """Further ones are not counted."""
+
+
+class Contribution(NamedTuple):
+    """An update, as far as taking part goes."""
+
+    device: str
+    weight: float | None
+    """With which it was merged; None: it was not."""
 
 
 @dataclass
@@ -42,16 +51,12 @@ class Participation:
         self._online: set[str] = set()
         self._evaluators: set[str] = set()
 
-    def merged(self, device: str, weight: float, at: float) -> None:
-        """An update was merged at Unix second `at`."""
-        share = self._share(device)
-        if share is not None:
-            share.weight += weight
+    def contributed(self, contribution: Contribution, at: float) -> None:
+        """An update was judged at Unix second `at`."""
+        share = self._share(contribution.device)
+        if share is not None and contribution.weight is not None:
+            share.weight += contribution.weight
             share.merged_at = max(share.merged_at, at)
-
-    def seen(self, device: str) -> None:
-        """It has sent something."""
-        self._share(device)
 
     def present(self, device: str, *, online: bool) -> None:
         """It, or the broker in its place, said so."""

@@ -6,21 +6,21 @@ With `record` None nothing is built.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from re import sub
+from typing import Protocol
 
 import numpy as np
 
-from aggregator.admission import Duplicate, Merge, Refuse
 from aggregator.model_line import Judged, ModelLine
+from aggregator.telemetry.condensing import UpdatePoints
 from aggregator.telemetry.lines import Point, Value
+from aggregator.telemetry.participation import Contribution
 from aggregator.telemetry.schema import (
     ALL_COHORT,
     COHORTS_MAX,
     EVALUATION_METRICS,
-    NO_REASON,
     OTHER_COHORT,
     RECALL_CLASSES_MAX,
     RECALL_PREFIX,
-    UPDATE_METRICS,
 )
 from wire_contract.layout import Vector
 from wire_contract.messages import Evaluation
@@ -29,7 +29,12 @@ from wire_contract.traffic import Traffic
 
 GAUGE_SECONDS = 10.0
 
-Record = Callable[[Sequence[Point]], None]
+
+class Record(Protocol):
+    """Takes what happened just now."""
+
+    def __call__(self, points: Sequence[Point], contributions: Sequence[Contribution] = (), /) -> None:
+        """`contributions` are all updates that `points` are about, also those which have no point of their own."""
 
 
 def _nothing_waits() -> int:
@@ -72,7 +77,8 @@ class Recording:
         self._queue_depth = queue_depth
         self._traffic = traffic
         self._on_connected = on_connected
-        self._points: list[Point] = []
+        self._updates = UpdatePoints()
+        self._evaluations: list[Point] = []
         self._bytes = 0
         self._gauge_at: float | None = None
         self._began_at = 0.0
@@ -84,26 +90,7 @@ class Recording:
         if self._record is None:
             return
         self._bytes += size_bytes
-        fields: dict[str, Value] = {"device": device, "version": judged.version, "bytes": size_bytes}
-        match judged.verdict:
-            case Merge(weight, staleness, norm):
-                tags = ("merged", NO_REASON)
-                fields["staleness"], fields["weight"], fields["norm"] = staleness, weight, norm
-            case Refuse(reason, _, seen_before=False):
-                tags = ("refused", reason)
-            case Duplicate() | Refuse():
-                tags = ("duplicate", NO_REASON)
-        update = judged.update
-        if update is not None:
-            fields["base_version"] = update.base_version
-            fields["samples"] = update.samples
-            fields["local_steps"] = update.local_steps
-            fields["train_seconds"] = update.train_seconds
-            metrics = update.metrics
-            for name in UPDATE_METRICS:
-                if name in metrics:
-                    fields[name] = metrics[name]
-        self._points.append(Point("fedkd_update", tags, fields))
+        self._updates.take(device, judged, size_bytes)
 
     def evaluated(self, evaluation: Evaluation, *, newest_version: int, size_bytes: int) -> None:
         """One evaluation; it is recorded with its batch."""
@@ -118,7 +105,7 @@ class Recording:
         }
         fields |= {name: evaluation.metrics[name] for name in EVALUATION_METRICS if name in evaluation.metrics}
         fields |= self._recalls(evaluation.metrics)
-        self._points.append(Point("fedkd_evaluation", (self._cohort(evaluation.device),), fields))
+        self._evaluations.append(Point("fedkd_evaluation", (self._cohort(evaluation.device),), fields))
 
     def batch_committed(
         self, deliveries: int, *, judge_seconds: float, commit_seconds: float, answer_seconds: float
@@ -126,27 +113,28 @@ class Recording:
         """The batch is in the ledger and answered: what was noted of it goes out with it."""
         if self._record is None:
             return
-        points, self._points = self._points, []
-        outcomes = [point.tags[0] for point in points if point.measurement == "fedkd_update"]
+        updates, evaluations = self._updates, self._evaluations
         fields: dict[str, Value] = {
             "deliveries": deliveries,
-            "merged": outcomes.count("merged"),
-            "duplicate": outcomes.count("duplicate"),
-            "refused": outcomes.count("refused"),
-            "evaluations": len(points) - len(outcomes),
+            "merged": updates.count("merged"),
+            "duplicate": updates.count("duplicate"),
+            "refused": updates.count("refused"),
+            "evaluations": len(evaluations),
             "bytes": self._bytes,
             "queue_depth": self._queue_depth(),
             "judge_seconds": judge_seconds,
             "commit_seconds": commit_seconds,
             "answer_seconds": answer_seconds,
         }
-        self._bytes = 0
-        points.append(Point("fedkd_batch", (), fields))
-        self._record(points)
+        self._record([*updates.points(), *evaluations, Point("fedkd_batch", (), fields)], updates.contributions())
+        self._forget_batch()
 
     def batch_abandoned(self) -> None:
         """It comes again."""
-        self._points, self._bytes = [], 0
+        self._forget_batch()
+
+    def _forget_batch(self) -> None:
+        self._updates, self._evaluations, self._bytes = UpdatePoints(), [], 0
 
     def version_committed(
         self,

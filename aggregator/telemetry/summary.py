@@ -23,6 +23,8 @@ class Found:
     """Of one measurement."""
 
     points: int = 0
+    updates: int = 0
+    """That the points stand for, where they stand for updates."""
     series: set[tuple[str, ...]] = field(default_factory=set)
     first_ns: int = 0
     newest: Line | None = None
@@ -31,6 +33,8 @@ class Found:
         if not self.points:
             self.first_ns = line.at_ns
         self.points += 1
+        if line.measurement == "fedkd_update":
+            self.updates += int(line.fields.get("updates", 0))
         self.series.add(tuple(line.tags.values()))
         self.newest = line
 
@@ -72,8 +76,9 @@ def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
         if one is None or one.newest is None:
             continue
         yield ""
+        points = f"{one.points} points" + (f" of {one.updates} updates" if one.updates else "")
         yield (
-            f"{name}: {one.points} points in {len(one.series)} series, "
+            f"{name}: {points} in {len(one.series)} series, "
             f"{_time(one.first_ns, 'seconds')} to {_time(one.newest.at_ns, 'seconds')}"
         )
         values = [*one.newest.tags.items(), *one.newest.fields.items()]

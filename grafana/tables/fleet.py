@@ -1,12 +1,14 @@
 """Who is online, stale, silent, failing? How are the cohorts?"""
 
 from grafana.panels import (
+    SINGLE,
     Dashboard,
     Panel,
     Query,
     Row,
     grouped,
     newest,
+    per_update,
     renamed,
     rising_is_bad,
     select,
@@ -16,6 +18,7 @@ from grafana.panels import (
 
 _MERGED = "\"outcome\" = 'merged'"
 _REFUSED = "\"outcome\" = 'refused'"
+_SINGLE_MERGED = f"{_MERGED} AND {SINGLE}"
 
 _COUNTS = Row(
     "Who takes part",
@@ -140,7 +143,7 @@ _STALE = Row(
                     select(
                         'top("staleness", 50) AS "staleness", "device", "base_version", "version", "weight"',
                         "fedkd_update",
-                        where=_MERGED,
+                        where=_SINGLE_MERGED,
                     ),
                     is_table=True,
                 ),
@@ -152,10 +155,10 @@ _STALE = Row(
         ),
         Panel(
             "Silent longest",
-            "Whose newest merged update is oldest? Of the newest 5,000 merged updates; who is not among them is only "
-            "counted, as silent.",
+            "Whose newest merged update is oldest? Of the newest 5,000 merged updates that are told by themselves; who "
+            "is not among them is only counted.",
             "table",
-            (newest('"device", "version", "staleness", "train_seconds"', "fedkd_update", where=_MERGED),),
+            (newest('"device", "version", "staleness", "train_seconds"', "fedkd_update", where=_SINGLE_MERGED),),
             unit="none",
             width=12,
             height=9,
@@ -187,11 +190,11 @@ _STALE = Row(
             "How long do devices train for one update? The 90 % line tells of the weak ones.",
             "timeseries",
             (
+                series(per_update("train_seconds", "mean"), "fedkd_update", where=_MERGED),
                 series(
-                    'mean("train_seconds") AS "mean", percentile("train_seconds", 90) AS "90 %",'
-                    ' max("train_seconds") AS "longest"',
+                    'percentile("train_seconds", 90) AS "90 %", max("train_seconds") AS "longest"',
                     "fedkd_update",
-                    where=_MERGED,
+                    where=_SINGLE_MERGED,
                 ),
             ),
             unit="s",
@@ -202,10 +205,8 @@ _STALE = Row(
             "How much does one update cost a device to send?",
             "timeseries",
             (
-                series(
-                    'mean("bytes") AS "mean", percentile("bytes", 90) AS "90 %", max("bytes") AS "largest"',
-                    "fedkd_update",
-                ),
+                series(per_update("bytes", "mean"), "fedkd_update"),
+                series('percentile("bytes", 90) AS "90 %", max("bytes") AS "largest"', "fedkd_update", where=SINGLE),
             ),
             unit="bytes",
             width=12,
@@ -221,15 +222,15 @@ _FAILING = Row(
             "Why are updates refused? too_stale and unknown_base: devices come too late; malformed, layout, "
             "not_finite: a program is broken; norm, rate, budget: a limit was met.",
             "timeseries",
-            (series('count("bytes")', "fedkd_update", by='"reason"', where=_REFUSED, fill="0", alias="$tag_reason"),),
+            (series('sum("updates")', "fedkd_update", by='"reason"', where=_REFUSED, fill="0", alias="$tag_reason"),),
             width=12,
             stacked_bars=True,
         ),
         Panel(
             "Devices that are refused",
-            "Whose updates are they? Of the newest 5,000 refusals, by device and reason.",
+            "Whose updates are they? Of the newest 5,000 refusals that are told by themselves, by device and reason.",
             "table",
-            (newest('"device", "reason", "bytes"', "fedkd_update", where=_REFUSED),),
+            (newest('"device", "reason", "bytes"', "fedkd_update", where=f"{_REFUSED} AND {SINGLE}"),),
             unit="none",
             width=12,
             height=9,
@@ -283,7 +284,7 @@ _ONE_DEVICE = Row(
                     '"device", "outcome", "reason", "base_version", "staleness", "weight", "bytes", "train_seconds",'
                     ' "accuracy", "battery_percent"',
                     "fedkd_update",
-                    where='"device" =~ /^${device:regex}/',
+                    where=f'{SINGLE} AND "device" =~ /^${{device:regex}}/',
                     rows=200,
                 ),
             ),

@@ -2,6 +2,7 @@
 
 from grafana.panels import (
     COHORT,
+    SINGLE,
     STEP,
     Axes,
     Dashboard,
@@ -10,11 +11,13 @@ from grafana.panels import (
     Query,
     Row,
     newest,
+    per_update,
     select,
     series,
 )
 
 _MERGED = "\"outcome\" = 'merged'"
+_SINGLE_MERGED = f"{_MERGED} AND {SINGLE}"
 _POINTS = 2_000
 
 _ACCURACY = Row(
@@ -94,7 +97,7 @@ _STALENESS = Row(
             "Weight against staleness",
             "How much does a late update still count? The newest 2,000 merged updates; samples spread the points.",
             "xychart",
-            (newest('"staleness", "weight"', "fedkd_update", where=_MERGED, rows=_POINTS),),
+            (newest('"staleness", "weight"', "fedkd_update", where=_SINGLE_MERGED, rows=_POINTS),),
             unit="none",
             height=9,
             axes=Axes("staleness", "weight", x_unit="none", x_label="staleness (versions)"),
@@ -103,7 +106,7 @@ _STALENESS = Row(
             "Staleness of merged updates",
             "How is staleness spread, and does it move? The newest 5,000 merged updates.",
             "heatmap",
-            (Query(newest('"staleness"', "fedkd_update", where=_MERGED).text, "$col"),),
+            (Query(newest('"staleness"', "fedkd_update", where=_SINGLE_MERGED).text, "$col"),),
             height=9,
         ),
         Panel(
@@ -208,7 +211,7 @@ _STEPS = Row(
             "timeseries",
             (
                 series(
-                    'mean("norm") AS "mean", max("norm") AS "largest"',
+                    f'{per_update("norm", "mean")}, max("norm_max") AS "largest"',
                     "fedkd_update",
                     where=_MERGED,
                 ),

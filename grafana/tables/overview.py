@@ -3,15 +3,19 @@
 from grafana.panels import (
     GREEN,
     RED,
+    SINGLE,
     Dashboard,
     Panel,
     Query,
     Row,
     newest,
+    per_update,
     rising_is_bad,
     select,
     series,
 )
+
+_MERGED = "\"outcome\" = 'merged'"
 
 WAITING = (
     'last("recorded_total") - last("sent_total") - last("queue_dropped_total") - last("spool_dropped_total")'
@@ -76,10 +80,11 @@ _LEARNING = Row(
             "timeseries",
             (
                 series(
-                    'mean("staleness") AS "mean", percentile("staleness", 90) AS "90 %", max("staleness") AS "largest"',
+                    f'{per_update("staleness", "mean")}, max("staleness_max") AS "largest"',
                     "fedkd_update",
-                    where="\"outcome\" = 'merged'",
+                    where=_MERGED,
                 ),
+                series('percentile("staleness", 90) AS "90 %"', "fedkd_update", where=f"{_MERGED} AND {SINGLE}"),
             ),
             width=12,
         ),

@@ -23,6 +23,8 @@ def test_a_small_run(
     assert main([*SMALL, "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {"rate_ratio_on", "rate_ratio_down", "series", "cpu_microseconds_on"} <= set(figures)
+    assert figures["cpu_microseconds_per_single_update"] > 0
+    assert figures["cpu_microseconds_per_condensed_update"] > 0
     assert figures["caught_up"]
     dropped = sum(count for name, count in figures.items() if name.startswith("points_dropped_"))
     assert figures["points_recorded"] == figures["points_sent"] + dropped > 0

@@ -24,9 +24,10 @@ from simulators.__main__ import COMMANDS, main
 from simulators.balance import OutboxCount, Sent, balance, read_outbox
 from simulators.baselines import Baselines, budget_epochs
 from simulators.demo import Interrupted, interruptible
+from simulators.interruptions import interruptions_deferred
 from simulators.live_view import DeviceRow, LiveView, PlainView, Scene, sparkline
 from simulators.plan import CHARACTERS, Plan, characters
-from simulators.processes import ChildDied, Processes, child_environment, interruptions_deferred
+from simulators.processes import ChildDied, Processes, child_environment
 from simulators.relay import Exchange, Line, Target
 from simulators.story import EventLines, Story
 from simulators.wiring import Wiring

@@ -20,7 +20,9 @@ def full_point(measurement: Measurement, *, number: int = 0) -> Point:
 
 def update_point(number: int) -> Point:
     """One merged update, told by its version."""
-    return Point("fedkd_update", ("merged", "none"), {"device": f"d{number % 7}", "version": number, "weight": 1.0})
+    return Point(
+        "fedkd_update", ("merged", "none"), {"device": f"d{number % 7}", "updates": 1, "version": number, "weight": 1.0}
+    )
 
 
 FULL_POINTS = [full_point(measurement) for measurement in MEASUREMENTS.values()]

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
+from aggregator.admission import Merge, Refuse
+from aggregator.model_line import Judged
 from aggregator.telemetry.collecting import CLOSE_SECONDS_MAX, Telemetry
+from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.influx import InfluxServer, LinesRefused, NotAllowed, Server, ServerAway
 from aggregator.telemetry.lines import Point, read_line
+from aggregator.telemetry.participation import gini
+from aggregator.telemetry.recording import Recording
 from aggregator.telemetry.spool import SPOOL_BYTES_MIN, Spool, read_counters, read_spool
 from tests.aggregator.telemetry.points import FULL_POINTS, update_point
 from tests.telemetry_server import BUCKET, TOKEN, InfluxDB
@@ -99,6 +104,25 @@ def test_no_two_points_have_one_moment(make: Make, tmp_path: Path) -> None:
     at = [line.at_ns for line in read if line is not None]
     assert len(at) >= 8
     assert all(later > earlier for earlier, later in itertools.pairwise(at))
+
+
+def test_a_flood_is_few_points_and_the_fleet_knows_every_device(make: Make, tmp_path: Path) -> None:
+    telemetry = make(flush_seconds=60.0)
+    recording = Recording(telemetry.record)
+    for number in range(500):
+        verdict = Merge(float(number), staleness=1, norm=0.5) if number % 2 else Refuse("norm", "")
+        recording.judged(f"device-{number}", Judged(verdict, None, 7), 100)
+    recording.batch_committed(500, judge_seconds=0, commit_seconds=0, answer_seconds=0)
+    telemetry.close()
+    lines = [line for line in map(read_line, read_spool(tmp_path / "spool")) if line is not None]
+    updates = [line for line in lines if line.measurement == "fedkd_update"]
+    assert len(updates) == 2 * (SINGLE_UPDATES_MAX + 1)
+    (fleet,) = (line.fields for line in lines if line.measurement == "fedkd_fleet")
+    assert (fleet["devices_known"], fleet["devices_contributing"]) == (500, 250)
+    weights = [float(number) if number % 2 else 0.0 for number in range(500)]
+    assert fleet["weight_gini"] == pytest.approx(gini(weights))
+    counters = read_counters(tmp_path / "spool")
+    assert counters.recorded == len(lines), "what is no point is not counted as one"
 
 
 def telemetry_clocks(**changes: Any) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from aggregator.__main__ import main
 from aggregator.settings import RunSettings
 from aggregator.telemetry.collecting import Telemetry
+from aggregator.telemetry.lines import Point
 from aggregator.telemetry.spool import Spool
 from tests.aggregator.synthetic import ROOT, TASK, SyntheticDevice, write_initial_model
 from tests.aggregator.telemetry.points import FULL_POINTS, update_point
@@ -35,6 +36,7 @@ def ledger(tmp_path: Path) -> Path:
     """With a spool beside it; the summary does not need the ledger itself."""
     telemetry = Telemetry(Spool(tmp_path / "l.telemetry", bytes_max=1 << 20), task="t", shard=0)
     telemetry.record([update_point(number) for number in range(100)])
+    telemetry.record([Point("fedkd_update", ("merged", "none"), {"updates": 40, "version": 100})])
     telemetry.record(FULL_POINTS)
     telemetry.close()
     return tmp_path / "l"
@@ -43,9 +45,10 @@ def ledger(tmp_path: Path) -> Path:
 def test_the_summary_counts_and_shows_the_newest(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["telemetry", "--ledger", str(ledger)]) == 0
     text = capsys.readouterr().out
-    assert "111 points" in text
+    assert "112 points" in text
     assert "dropped      0 queue in memory full" in text
-    assert "fedkd_update: 101 points in 1 series" in text
+    assert "fedkd_update: 102 points of 140 updates in 1 series" in text
+    assert "fedkd_version: 1 points in 1 series" in text
     for point in FULL_POINTS:
         assert point.measurement + ":" in text
 
@@ -61,11 +64,11 @@ def test_one_measurement_of_a_spool_elsewhere(ledger: Path, capsys: pytest.Captu
 def test_the_export_has_every_point_and_field(ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "points.csv"
     assert main(["telemetry", "--ledger", str(ledger), "--csv", str(out)]) == 0
-    assert "111 points written" in capsys.readouterr().out
+    assert "112 points written" in capsys.readouterr().out
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 111
-    assert [int(row["version"]) for row in rows[:100]] == list(range(100))
+    assert len(rows) == 112
+    assert [int(row["version"]) for row in rows[:101]] == list(range(101))
     assert [int(row["time_ns"]) for row in rows] == sorted(int(row["time_ns"]) for row in rows)
     for point in FULL_POINTS:
         told = [row for row in rows if row["measurement"] == point.measurement]

@@ -1,6 +1,6 @@
 """What the service does is on record, point for point, and telemetry never changes what it does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from aggregator.telemetry.collecting import Telemetry
+from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.lines import LineWriter, Point
+from aggregator.telemetry.participation import Contribution
 from aggregator.telemetry.recording import GAUGE_SECONDS, Recording
 from aggregator.telemetry.schema import COHORTS_MAX, MEASUREMENTS, RECALL_CLASSES_MAX, series_max
 from aggregator.telemetry.spool import Spool
@@ -34,10 +36,15 @@ class Recorded:
 
     def __init__(self, path: Path, layout: Layout = LAYOUT) -> None:
         self.points: list[Point] = []
+        self.contributions: list[Contribution] = []
         self.stage = Stage(path, replace(SETTINGS, updates_per_version=3), layout)
         self.stage.service._recording = Recording(
-            self.points.extend, queue_depth=lambda: self.stage.link.waiting, traffic=lambda: self.stage.link.traffic
+            self.record, queue_depth=lambda: self.stage.link.waiting, traffic=lambda: self.stage.link.traffic
         )
+
+    def record(self, points: Sequence[Point], contributions: Sequence[Contribution] = ()) -> None:
+        self.points += points
+        self.contributions += contributions
 
     def of(self, measurement: str) -> list[Point]:
         return [point for point in self.points if point.measurement == measurement]
@@ -80,11 +87,14 @@ def test_outcomes_are_points(recorded: Recorded) -> None:
     assert first.tags == ("merged", "none")
     assert first.fields == {
         "device": "a",
+        "updates": 1,
         "version": 0,
         "base_version": 0,
         "staleness": 0,
+        "staleness_max": 0,
         "weight": 10.0,
         "norm": pytest.approx(0.5 * stage.layout.size**0.5),
+        "norm_max": pytest.approx(0.5 * stage.layout.size**0.5),
         "bytes": len(merged),
         "samples": 10,
         "local_steps": 4,
@@ -96,7 +106,8 @@ def test_outcomes_are_points(recorded: Recorded) -> None:
     assert twice.tags == ("duplicate", "none")
     assert strange.tags == ("refused", "unknown_base")
     assert unread.tags == ("refused", "malformed")
-    assert unread.fields == {"device": "c", "version": 0, "bytes": len(junk)}
+    assert unread.fields == {"device": "c", "updates": 1, "version": 0, "bytes": len(junk)}
+    assert recorded.contributions == [("a", 10.0), ("a", None), ("b", None), ("c", None)]
     (batch,) = recorded.of("fedkd_batch")
     counts = {name: batch.fields[name] for name in ("deliveries", "merged", "duplicate", "refused", "evaluations")}
     assert counts == {"deliveries": 4, "merged": 1, "duplicate": 1, "refused": 2, "evaluations": 0}
@@ -184,7 +195,7 @@ def test_how_it_stands_is_told_now_and_then(recorded: Recorded) -> None:
 def test_watching_begins_once_the_broker_has_let_the_service_in(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "ledger.sqlite3")
     begun: list[bool] = []
-    stage.service._recording = Recording(lambda _: None, on_connected=lambda: begun.append(True))
+    stage.service._recording = Recording(lambda *_: None, on_connected=lambda: begun.append(True))
     stage.broker.stop()
     stage.step(3)
     assert not begun
@@ -211,9 +222,29 @@ def test_a_batch_that_was_given_up_is_told_when_it_comes_again(tmp_path: Path) -
     stage.send(stage.device("b"))
     stage.step()
     assert [point.fields["device"] for point in recorded.of("fedkd_update")] == ["b"]
+    assert [one.device for one in recorded.contributions] == ["b"]
     (batch,) = recorded.of("fedkd_batch")
     assert batch.fields["bytes"] == recorded.of("fedkd_update")[0].fields["bytes"]
     stage.ledger.close()
+
+
+def test_a_large_batch_is_a_sample_and_sums(recorded: Recorded) -> None:
+    """The aggregator was away: what its devices sent meanwhile is one batch."""
+    stage = recorded.stage
+    names = [f"device-{number}" for number in range(60)]
+    sent = [stage.send(SyntheticDevice(name)) for name in names]
+    sent += [stage.send(SyntheticDevice("stranger"), b"junk")]
+    stage.step()
+    (batch,) = recorded.of("fedkd_batch")
+    assert (batch.fields["merged"], batch.fields["refused"]) == (60, 1)
+    points = recorded.of("fedkd_update")
+    assert len(points) == SINGLE_UPDATES_MAX + 2
+    assert sum(int(point.fields["updates"]) for point in points) == len(sent)
+    assert sum(int(point.fields["bytes"]) for point in points) == sum(map(len, sent)) == batch.fields["bytes"]
+    assert [point.fields["device"] for point in points if point.tags[0] == "refused"] == ["stranger"]
+    assert [one.device for one in recorded.contributions] == [*names, "stranger"]
+    writer = LineWriter(task=TASK, shard=0)
+    assert all(writer.line(point, 1) for point in points)
 
 
 def test_everything_is_in_the_schema_and_the_series_are_few(recorded: Recorded) -> None:

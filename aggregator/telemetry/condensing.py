@@ -1,0 +1,120 @@
+"""The updates of one batch as points: the first of each kind as themselves, all further ones as one. Pure.
+
+A batch is only large when the aggregator is behind. Then a point for each update would take from the processor and
+the database what merging needs, to tell nothing that a sample and exact sums do not. So a quiet system records every
+update, and the points of a busy one are bounded by its batches.
+
+Kinds are outcome and reason, so that a flood of merged updates does not hide who is refused, and why.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aggregator.admission import Merge, Refuse
+from aggregator.model_line import Judged
+from aggregator.telemetry.lines import Point, Tags, Value
+from aggregator.telemetry.participation import Contribution
+from aggregator.telemetry.schema import NO_REASON, UPDATE_METRICS
+from wire_contract.messages import Outcome
+
+SINGLE_UPDATES_MAX = 8
+"""Of each kind and batch; one more is still a point of its own, as a sum of one would tell less and cost as much."""
+
+_MERGED: Tags = ("merged", NO_REASON)
+_DUPLICATE: Tags = ("duplicate", NO_REASON)
+
+
+class Arrival(NamedTuple):
+    """One judged update."""
+
+    device: str
+    judged: Judged
+    size_bytes: int
+    """Of its payload."""
+
+
+class UpdatePoints:
+    """Of one batch. It holds on to the updates, as what the ledger is to write does."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[Tags, list[Arrival]] = {}
+
+    def take(self, device: str, judged: Judged, size_bytes: int) -> None:
+        """One update, of a payload of `size_bytes`."""
+        verdict = judged.verdict
+        if isinstance(verdict, Merge):
+            tags = _MERGED
+        elif isinstance(verdict, Refuse) and not verdict.seen_before:
+            tags = ("refused", verdict.reason)
+        else:
+            tags = _DUPLICATE
+        kind = self._kinds.get(tags)
+        if kind is None:
+            kind = self._kinds[tags] = []
+        kind.append(Arrival(device, judged, size_bytes))
+
+    def count(self, outcome: Outcome) -> int:
+        """Updates that had it."""
+        return sum(len(kind) for tags, kind in self._kinds.items() if tags[0] == outcome)
+
+    def points(self) -> list[Point]:
+        """Kind by kind, each in the order of arrival."""
+        points = []
+        for tags, kind in self._kinds.items():
+            singles = len(kind) if len(kind) <= SINGLE_UPDATES_MAX + 1 else SINGLE_UPDATES_MAX
+            points += [_single(tags, *one) for one in kind[:singles]]
+            if singles < len(kind):
+                points.append(_sum(tags, kind[singles:]))
+        return points
+
+    def contributions(self) -> list[Contribution]:
+        """All of them, however few points there are."""
+        return [
+            Contribution(device, judged.verdict.weight if isinstance(judged.verdict, Merge) else None)
+            for kind in self._kinds.values()
+            for device, judged, _ in kind
+        ]
+
+
+def _sum(tags: Tags, rest: Sequence[Arrival]) -> Point:
+    fields: dict[str, Value] = {
+        "updates": len(rest),
+        "version": rest[-1].judged.version,
+        "bytes": sum(one.size_bytes for one in rest),
+    }
+    merges = [one.judged.verdict for one in rest if isinstance(one.judged.verdict, Merge)]
+    if merges:
+        staleness, norms = [one.staleness for one in merges], [one.norm for one in merges]
+        fields["staleness"], fields["staleness_max"] = sum(staleness), max(staleness)
+        fields["weight"] = sum(one.weight for one in merges)
+        fields["norm"], fields["norm_max"] = sum(norms), max(norms)
+    updates = [one.judged.update for one in rest if one.judged.update is not None]
+    if updates:
+        fields["samples"] = sum(one.samples for one in updates)
+        fields["local_steps"] = sum(one.local_steps for one in updates)
+        fields["train_seconds"] = sum(one.train_seconds for one in updates)
+        metrics = [one.metrics for one in updates]
+        for name in UPDATE_METRICS:
+            told = [one[name] for one in metrics if name in one]
+            if told:
+                fields[name] = sum(told) / len(told)
+    return Point("fedkd_update", tags, fields)
+
+
+def _single(tags: Tags, device: str, judged: Judged, size_bytes: int) -> Point:
+    verdict, update = judged.verdict, judged.update
+    fields: dict[str, Value] = {"device": device, "updates": 1, "version": judged.version, "bytes": size_bytes}
+    if isinstance(verdict, Merge):
+        fields["staleness"] = fields["staleness_max"] = verdict.staleness
+        fields["weight"] = verdict.weight
+        fields["norm"] = fields["norm_max"] = verdict.norm
+    if update is not None:
+        fields["base_version"] = update.base_version
+        fields["samples"] = update.samples
+        fields["local_steps"] = update.local_steps
+        fields["train_seconds"] = update.train_seconds
+        metrics = update.metrics
+        for name in UPDATE_METRICS:
+            if name in metrics:
+                fields[name] = metrics[name]
+    return Point("fedkd_update", tags, fields)

@@ -1,0 +1,26 @@
+"""Ctrl-C and SIGTERM, which the demo turns into an exception, kept out of what must not be left halfway."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def interruptions_deferred() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the end. Not blocked, since programs started meanwhile would inherit that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda which, _frame: came.append(which))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
