@@ -37,6 +37,7 @@ from aggregator.telemetry.broker_watch import BrokerWatch
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.summary import show_telemetry
+from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import encode
 from wire_contract.connection import read_settings
 from wire_contract.errors import ContractError, LinkError
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(settings: RunSettings) -> int:
     """Works until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    limit_blas_threads(1)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -16,7 +16,8 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"\n{title}: centralised {part['centralised']:.3f}")
         heads = (
             f"{'':2} {'':16} {'up':>11} {'down':>11} {'less':>8} {'to target':>11} {'less':>8} {'student':>8} "
-            f"{'teacher':>8} {'an update':>9} {'bits':>6} {'entropy':>7} {'enc µs':>7} {'dec µs':>7} {'peak kB':>8}"
+            f"{'teacher':>8} {'an update':>9} {'bits':>6} {'entropy':>7} {'enc µs':>7} {'/epoch':>6} {'dec µs':>7} "
+            f"{'peak kB':>8}"
         )
         lines.append(heads)
         lines += [_line(row) for row in part["rows"]]
@@ -44,5 +45,6 @@ def _line(row: dict[str, Any]) -> str:
         f"{text(row['reduction_to_target'], '.2%'):>8} "
         f"{text(row['accuracy_student'], '.3f'):>8} {row['accuracy_teacher']:>8.3f} {row['update_bytes']:>9,.0f} "
         f"{row['bits_per_parameter']:>6.2f} {text(row['entropy_bits_per_parameter'], '.2f'):>7} "
-        f"{row['encode_microseconds']:>7.0f} {row['decode_microseconds']:>7.0f} {row['peak_bytes'] / 1000:>8.0f}"
+        f"{row['encode_microseconds']:>7.0f} {row['encode_to_epoch']:>6.3f} "
+        f"{row['decode_microseconds']:>7.0f} {row['peak_bytes'] / 1000:>8.0f}"
     )

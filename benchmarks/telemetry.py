@@ -35,6 +35,7 @@ from aggregator.telemetry.schema import MEASUREMENTS
 from aggregator.telemetry.spool import Spool
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB, Shim, ShimProcess
 from device_client.settings import UPDATE_BYTES
+from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import decode, encode
 from wire_contract.encoding_choice import encode_as
 from wire_contract.layout import Layout, TensorSpec
@@ -235,6 +236,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
+    limit_blas_threads(1)  # as the aggregator's program
     load = Load(arguments.updates)
     with ExitStack() as at_the_end:
         folder = Path(at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="fedkd-benchmark-")))

@@ -38,6 +38,7 @@ from device_client.task import Examples, Recipe, Task, TaskError, load_task
 from device_client.trainer import StudentTrainer
 from device_client.training import evaluate, seeded, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
+from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError
 from wire_contract.key_files import read_all_public_keys, read_signing_key
@@ -75,6 +76,7 @@ def _one_line(text: str) -> str:
 
 def _task(settings: LearningSettings) -> Task:
     torch.set_num_threads(settings.threads)
+    limit_blas_threads(settings.threads)
     task = load_task(settings.task, data=settings.data)
     check_name(task.name, "task")
     return task

@@ -26,7 +26,7 @@ Network = Literal["unmetered", "metered", "unknown"]
 
 _TASK = "what is learned: physiotherapy, har, or your own as path/to/file.py:function or package.module:function"
 _DATA = "folder of the task's data, where the task needs one"
-_THREADS = "threads of torch"
+_THREADS = "threads of torch and numpy"
 
 
 def _quiet_hours(text: str) -> str:

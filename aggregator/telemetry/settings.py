@@ -25,7 +25,9 @@ def _url(url: str) -> str:
 class TelemetrySettings(CommandSettings):
     """Where telemetry goes."""
 
-    telemetry: bool = Field(True, description="write down what happens, for people and dashboards; costs about 2 % of full load")
+    telemetry: bool = Field(
+        True, description="write down what happens, for people and dashboards; costs about 2 % of full load"
+    )
     telemetry_spool: Path | None = Field(
         None, description="folder for points on their way to a server, or for good without one; else LEDGER.telemetry"
     )
