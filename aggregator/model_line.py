@@ -38,7 +38,7 @@ from wire_contract.shelf import Shelf, first_shelf, next_shelf
 from wire_contract.topics import ParsedTopic
 
 DELTA_BYTES = 1_536
-"""Default: with updates of 1 KiB, what half of a dozen devices learned. A larger student may want more of both."""
+"""Default: with updates of 1 to 2 KiB, what half of a dozen devices learned. A larger student may want more of both."""
 
 
 @dataclass(frozen=True, kw_only=True)

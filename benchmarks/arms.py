@@ -11,7 +11,7 @@ from wire_contract.encoding_choice import Energy, TopShare
 from wire_contract.limits import DELTA_BYTES_MAX
 from wire_contract.planner import Plan
 
-BUDGETS = (384, 2_048, 4_096)
+BUDGETS = (384, 1_024, 4_096)
 """Further budgets, of both."""
 TOP_SHARE = 0.03
 

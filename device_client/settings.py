@@ -19,7 +19,7 @@ from wire_contract.planner import Plan
 Method = Literal["asyncfedkd", "fedkd"]
 """As `task.Method`, which torch stands behind."""
 UpdateEncoding = EncodingName | Literal["planned", "low-rank"]
-UPDATE_BYTES = 1_024
+UPDATE_BYTES = 2_048
 """Default budget of an update's tensors."""
 UPDATE_BYTES_MIN = 128
 Network = Literal["unmetered", "metered", "unknown"]
