@@ -42,6 +42,8 @@ __all__ = ["MqttLink", "MqttSettings", "Tls"]
 
 log = logging.getLogger(__name__)
 
+_CHANCE = random.Random()  # noqa: S311 - spreads attempts, guards nothing
+
 IN_FLIGHT_MAX = 100
 """Publications sent and not yet acknowledged; fewer where an MQTT 5 broker's Receive Maximum says so."""
 TICK_SECONDS = 1.0
@@ -68,7 +70,7 @@ class MqttLink:
         self,
         settings: MqttSettings,
         *,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = _CHANCE.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises:
