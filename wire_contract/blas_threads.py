@@ -1,7 +1,7 @@
 """How many threads numpy's linear algebra uses.
 
 OpenBLAS takes a thread a core, which wait for each other by spinning. On vectors as small as a student's they gain
-nothing, and took a fifth of the aggregator's computing and a third of a device's.
+nothing and cost computing.
 """
 
 import numpy as np  # noqa: F401 — only a BLAS that is loaded can be told
