@@ -18,7 +18,7 @@ import multiprocessing
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from wire_contract.layout import Vector
 
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
+_DEVICES_MIN = Rules().updates_per_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,14 @@ class _Seed:
     test_data: Path | None
     seed: int
     versions: int | None
+    hold_out: tuple[str, ...]
 
 
 def _measure(asked: _Seed) -> dict[str, Any]:
     """All four ways for one seed: accuracy by way, for the held-out persons and further ones."""
     torch.set_num_threads(1)
     task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
+    task = holding_out(task, asked.hold_out)
     plan = plan_of(task, asked.versions)
     with seeded(asked.seed):
         student, teacher = task.student(), task.teacher() if task.teacher else None
@@ -145,6 +148,23 @@ def tasks_and_further(spec: str, data: Path | None, test_data: Path | None) -> t
     return task, har.further_persons(test_data, known=data)
 
 
+def holding_out(task: Task, names: tuple[str, ...]) -> Task:
+    """The task without these devices, whose persons are tested on instead of its own test persons.
+
+    Raises:
+        TaskError: it has no such device, or too few are left.
+    """
+    unknown = [name for name in names if name not in task.devices]
+    if unknown:
+        raise TaskError(f"{', '.join(unknown)}: no device of task {task.name}, which has {', '.join(task.devices)}")
+    left = tuple(name for name in task.devices if name not in names)
+    if len(left) < _DEVICES_MIN:
+        raise TaskError(f"only {len(left)} of the devices would be left; a version takes updates of {_DEVICES_MIN}")
+    if not names:
+        return task
+    return replace(task, devices=left, held_out=lambda: pooled([task.examples_of(name) for name in names]))
+
+
 def plan_of(task: Task, versions: int | None) -> Plan:
     """The task's plan, shortened or lengthened when `versions` says so."""
     # A rate of K / devices is about 1 / (1 + mean staleness): what keeps a task of the user's from overshooting.
@@ -158,6 +178,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="physiotherapy", help="built-in name or path/to/file.py:function")
     parser.add_argument("--data", type=Path, help="data folder of the task (har: with spsw_sw_win50.npz)")
     parser.add_argument("--test-data", type=Path, help="har: a folder of the same form; every row is tested on as well")
+    parser.add_argument(
+        "--hold-out",
+        help="these devices (names, by commas) are tested on instead of the test persons, to choose a recipe by",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 (default 3)")
     parser.add_argument("--versions", type=int, help="versions of the federated model (default: the task's plan)")
     parser.add_argument("--processes", type=int, default=2, help="seeds measured at a time (default 2)")
@@ -167,9 +191,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures, mean over the seeds, and each seed's."""
     started = time.monotonic()
     task, further = tasks_and_further(arguments.task, arguments.data, arguments.test_data)
+    hold_out = tuple(arguments.hold_out.split(",")) if arguments.hold_out else ()
+    task = holding_out(task, hold_out)
     plan = plan_of(task, arguments.versions)
     asked = [
-        _Seed(arguments.task, arguments.data, arguments.test_data, seed, arguments.versions)
+        _Seed(arguments.task, arguments.data, arguments.test_data, seed, arguments.versions, hold_out)
         for seed in range(1, arguments.seeds + 1)
     ]
     if arguments.processes > 1 and len(asked) > 1:

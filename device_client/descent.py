@@ -1,13 +1,17 @@
 """The one training loop, whatever is trained by whatever loss."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from device_client.task import Examples, Recipe
+
+_AUGMENTED_VALUES_MAX = 1 << 18
+"""Values (1 MiB of them) that are augmented at once, if a batch is not larger: several small batches together take a
+third of the time that they take one by one."""
 
 Rate = Callable[[int, int], float]
 """Learning rate at a step of so many."""
@@ -92,13 +96,11 @@ def optimise(
         torch.manual_seed(seed)  # of dropout
         for _epoch in range(epochs):
             seen, sums = 0, {}
-            for chosen in torch.split(torch.randperm(len(examples), generator=generator), batch_size):
+            for chosen, inputs in _batches(examples, recipe, batch_size, generator):
                 if should_stop():
                     finished = False
                     break
-                inputs, labels = examples.inputs[chosen], examples.labels[chosen]
-                if recipe.augment is not None:
-                    inputs = recipe.augment(inputs, generator)
+                labels = examples.labels[chosen]
                 learned = learn(inputs, labels, chosen)
                 for group, (_network, rate) in zip(optimiser.param_groups, networks, strict=True):
                     group["lr"] = rate(step, steps)
@@ -120,3 +122,16 @@ def optimise(
         metrics={name: value / seen for name, value in sums.items()},
         finished=finished,
     )
+
+
+def _batches(
+    examples: Examples, recipe: Recipe, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: places among the examples (batch,), and their inputs (batch, …) as the recipe changes them."""
+    order = torch.randperm(len(examples), generator=generator)
+    values = batch_size * examples.inputs[0].numel()
+    for block in torch.split(order, batch_size * max(1, _AUGMENTED_VALUES_MAX // values)):
+        inputs = examples.inputs[block]
+        if recipe.augment is not None:
+            inputs = recipe.augment(inputs, generator)
+        yield from zip(torch.split(block, batch_size), torch.split(inputs, batch_size), strict=True)

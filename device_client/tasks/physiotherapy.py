@@ -42,7 +42,7 @@ WINDOW_SAMPLES = 100
 STEP_SAMPLES = 50
 """Windows overlap by half."""
 
-SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=1.0)
+SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=1.0, first_stride=2)
 RECIPE = Recipe(
     epochs=1,
     batch_size=32,

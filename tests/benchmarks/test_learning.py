@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.learning import ARMS, fleet
+from benchmarks.learning import ARMS, fleet, holding_out
+from device_client.task import Task, load_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 
@@ -51,6 +52,30 @@ def test_further_persons_are_measured_with_the_same_keys(tmp_path: Path) -> None
     figures = json.loads(file.read_text(encoding="utf-8"))
     assert {*ARMS, "student_parameters", "teacher_parameters", "per_seed"} <= set(figures["further"])
     assert (figures["further"]["persons"], figures["further"]["examples"]) == (2, 8)
+
+
+def test_devices_can_be_held_out_so_that_the_test_persons_are_not_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = load_task("har", data=written(tmp_path / "data", range(1, 12), tested=1))
+    first, second, *others = task.devices
+    folded = holding_out(task, (first, second))
+    assert folded.devices == tuple(others)
+    tested = folded.held_out().persons
+    assert tested is not None
+    assert set(tested.tolist()) == {*persons_of(task, first), *persons_of(task, second)}
+    arguments = ["learning", "--task", "har", "--data", str(tmp_path / "data"), "--seeds", "1", "--versions", "1"]
+    for names in ("nobody", ",".join(task.devices[1:])):
+        assert main([*arguments, "--hold-out", names]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "nobody: no device of task har, which has " in lines[0]
+    assert "only 1 of the devices would be left" in lines[1]
+
+
+def persons_of(task: Task, device: str) -> set[str]:
+    persons = task.examples_of(device).persons
+    assert persons is not None
+    return set(persons.tolist())
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,3 +48,15 @@ def test_forward_is_its_two_stages_one_after_the_other() -> None:
         whole = model(windows)
     with seeded(2):
         assert torch.equal(model.classify(model.features(windows)), whole), "dropout draws the same numbers"
+
+
+def test_the_stride_of_a_fast_sensor_changes_the_work_and_no_weight() -> None:
+    slow, fast = (Sensor(samples=100, acceleration_unit=1.0, first_stride=stride) for stride in (1, 2))
+    with seeded(1):
+        whole = WindowClassifier(slow, STUDENT, 5)
+    with seeded(1):
+        halved = WindowClassifier(fast, STUDENT, 5)
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), halved.parameters(), strict=True))
+    signals = torch.randn(2, 8, 100)
+    assert whole.convolutions(signals).shape[2] == 2 * halved.convolutions(signals).shape[2] - 1
+    assert halved(torch.randn(2, 6, 100)).shape == (2, 5)
