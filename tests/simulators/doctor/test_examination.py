@@ -1,7 +1,6 @@
 """The doctor before real brokers: a good one, and bad ones, each with one setting wrong."""
 
 import gc
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +13,9 @@ from simulators.doctor.examination import bench_of, guarded
 from simulators.doctor.finding import Finding, exit_code
 from simulators.doctor.settings import DoctorSettings
 from simulators.doctor.visitor import Allowance, Visitor
-from tests.broker.mosquitto import free_port
+from tests.broker.mosquitto import await_listener, free_port
 from tests.conftest import MakeMosquitto
 from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, nothing_is_left
-from tests.simulators.waiting import eventually
 from wire_contract.connection import UsageError, read_settings
 from wire_contract.mqtt_link import MqttSettings
 
@@ -228,17 +226,6 @@ def test_nobody_listens(examine_broker: Examine) -> None:
     assert "nobody listens" in examined.one("reachable").line
     assert exit_code(examined.findings) == 2
     assert len(examined.findings) == 1
-
-
-def await_listener(port: int) -> int:
-    """The port, once somebody listens; brokers open a second listener a little later than the first."""
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    eventually(listens)
-    return port
 
 
 def test_all_of_it_over_websockets(make_mosquitto: MakeMosquitto, examine_broker: Examine) -> None:
