@@ -12,10 +12,10 @@ from simulators.doctor.bench import Bench
 from simulators.doctor.examination import bench_of, guarded
 from simulators.doctor.finding import Finding, exit_code
 from simulators.doctor.settings import DoctorSettings
-from simulators.doctor.visitor import Allowance, Visitor
+from simulators.doctor.visitor import Visitor
 from tests.broker.mosquitto import await_listener, free_port
 from tests.conftest import MakeMosquitto
-from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, nothing_is_left
+from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, Patience, nothing_is_left
 from wire_contract.connection import UsageError, read_settings
 from wire_contract.mqtt_link import MqttSettings
 
@@ -243,7 +243,7 @@ def test_all_of_it_over_websockets(make_mosquitto: MakeMosquitto, examine_broker
 
 def look_for_websockets(url: str, websocket: str) -> Finding:
     settings = read_settings(DoctorSettings, ["--broker", url, "--websocket", websocket], program="doctor")
-    (finding,) = guarded("WebSocket", entry.websocket, bench_of(settings, Allowance(30)))
+    (finding,) = guarded("WebSocket", entry.websocket, bench_of(settings, Patience(60)))
     return finding
 
 
@@ -281,11 +281,11 @@ def test_it_takes_nobodys_session(make_mosquitto: MakeMosquitto, examine_broker:
         password="b",
         subscriptions=("fedkd/v1/har/update/0/+",),
     )
-    with Visitor(mine, Allowance(20)):
+    with Visitor(mine, Patience(60)):
         pass
     with pytest.raises(UsageError, match="one session a user, and that of the aggregator"):
         examine_broker(broker.url, **BOTH)
-    with Visitor(mine, Allowance(20)) as still:
+    with Visitor(mine, Patience(60)) as still:
         assert still.session_present
 
     alone = examine_broker(broker.url, username="watch", password="a")
