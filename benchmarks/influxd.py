@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 BUCKET = "fedkd"
 TOKEN = "token-of-this-server"  # noqa: S105 - guards nothing
-START_SECONDS_MAX = 30.0
+START_SECONDS_MAX = 60.0
 
 Row = dict[str, Any]
 

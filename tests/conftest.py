@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.small_demo import small_demo
 from tests.telemetry_server import influxdb, make_influxdb
 
 __all__ = ["influxdb", "make_influxdb", "make_mosquitto", "mosquitto", "small_demo"]
+
+# The same examples in every run, on machines of any speed.
+settings.register_profile("house", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 MakeMosquitto = Callable[..., Mosquitto]
 

@@ -288,8 +288,10 @@ class MemoryLink:
                 refused = self._broker.is_refused(self.client_id) and self._broker.running
                 self._events.put(Disconnected(f"broker in memory: {reason}", refused=refused))
                 return
-        for topic_filter, wanted in self.subscriptions.take_changes():
+        changes = self.subscriptions.take_changes()
+        for topic_filter, wanted in changes:
             (self._broker.subscribe if wanted else self._broker.unsubscribe)(self.client_id, topic_filter)
+        self.subscriptions.left(topic_filter for topic_filter, _ in changes)
         sent: list[tuple[int, Outgoing]] = []
 
         def publish(message: Outgoing) -> int:

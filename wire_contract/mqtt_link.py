@@ -53,7 +53,7 @@ READS_MAX = 64
 CONNECT_SECONDS_MAX = 10.0
 """For TCP and TLS, and then for the broker's answer."""
 PROBE_SECONDS_MAX = 3.0
-"""For the first answer of a broker of unknown protocol: some read a CONNECT of MQTT 5 wrongly and wait for the rest."""
+"""For the first answer to MQTT 5, if it may be unknown there: some read its CONNECT wrongly and wait for the rest."""
 SERVER_LIMITS = ("SessionExpiryInterval", "ReceiveMaximum", "MaximumPacketSize", "MaximumQoS", "RetainAvailable")
 """What an MQTT 5 broker may say of them in its CONNACK."""
 STALLED_SECONDS = 120.0
@@ -107,6 +107,7 @@ class MqttLink:
             clock=clock,
         )
         self._asked: dict[int, tuple[str, ...]] = {}  # message id of a SUBSCRIBE to its filters
+        self._left: dict[int, list[str]] = {}  # the same of an UNSUBSCRIBE
         self._packets_read = 0
         self._v5 = settings.protocol != "3.1.1"
         self._protocol_settled = settings.protocol != "auto"
@@ -243,7 +244,8 @@ class MqttLink:
     def _converse(self, client: paho.Client) -> None:
         """Until the connection ends."""
         connection = client.socket()
-        answer_until = time.monotonic() + (CONNECT_SECONDS_MAX if self._protocol_settled else PROBE_SECONDS_MAX)
+        is_probe = self._v5 and not self._protocol_settled
+        answer_until = time.monotonic() + (PROBE_SECONDS_MAX if is_probe else CONNECT_SECONDS_MAX)
         goodbye_until: float | None = None
         registered = 0
         with selectors.DefaultSelector() as selector:
@@ -297,7 +299,9 @@ class MqttLink:
         self._subscribe(client, tuple(topic_filter for topic_filter, wanted in changes if wanted))
         unwanted = [topic_filter for topic_filter, wanted in changes if not wanted]
         if unwanted:
-            client.unsubscribe(unwanted)
+            _, mid = client.unsubscribe(unwanted)
+            if mid is not None:
+                self._left[mid] = unwanted
 
         def publish(message: Outgoing) -> int | None:
             info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
@@ -351,6 +355,7 @@ class MqttLink:
             client.will_set(settings.will.topic, settings.will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
@@ -387,6 +392,7 @@ class MqttLink:
         self._fit_to_the_broker(client)
         # On every connect, whatever session_present says: the broker may have lost the subscriptions and not know it.
         self._asked.clear()
+        self._left.clear()
         self._subscribe(client, self._subscriptions.take_all())
         with self._ack_lock:
             self._epoch += 1
@@ -431,6 +437,11 @@ class MqttLink:
         for topic_filter, reason in refused.items():
             self._subscriptions.forget(topic_filter)
             log.warning("%s refused the subscription to %s: %s", self._settings.address, topic_filter, reason)
+
+    def _on_unsubscribe(
+        self, _: paho.Client, __: Any, mid: int, ___: list[ReasonCode], ____: Properties | None
+    ) -> None:
+        self._subscriptions.left(self._left.pop(mid, ()))
 
     def _on_message(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
         self._packets_read += 1

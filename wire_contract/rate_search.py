@@ -237,7 +237,8 @@ def _more_bits(bits: float) -> Callable[[Point], float]:
 
 
 def _more_distortion(distortion: float) -> Callable[[Point], float]:
-    return lambda point: float(np.log2(max(point.distortion, 1e-300) / distortion))
+    # Of nothing beside a lot, the quotient would be 0, which has no logarithm.
+    return lambda point: float(np.log2(max(max(point.distortion, 1e-300) / distortion, 1e-300)))
 
 
 def _ranks_worth_trying(matrix: np.ndarray, price: float, cost: float) -> list[int]:

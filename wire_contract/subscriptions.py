@@ -1,6 +1,6 @@
 """The filters of one link, and what of them the broker has not been told yet: they outlive connections."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
 
 from wire_contract.mqtt_rules import check_filter
@@ -19,6 +19,8 @@ class Subscriptions:
         self._filters = dict.fromkeys(filters)
         self._untold: dict[str, bool] = {}
         """Filter to whether it is wanted, in the order of the changes."""
+        self._leaving: dict[str, None] = {}
+        """The broker was told that these are not wanted, and has not answered yet."""
 
     def add(self, topic_filter: str) -> None:
         """Raises:
@@ -31,16 +33,29 @@ class Subscriptions:
         self._change(topic_filter, wanted=False)
 
     def take_all(self) -> tuple[str, ...]:
-        """For a new connection. What was removed meanwhile stays untold: the session may still have it."""
+        """For a new connection. What was removed and not answered is untold again: the session may still have it."""
         with self._lock:
-            self._untold = {topic_filter: False for topic_filter, wanted in self._untold.items() if not wanted}
+            removed = [topic_filter for topic_filter, wanted in self._untold.items() if not wanted]
+            self._untold = {name: False for name in (*self._leaving, *removed) if name not in self._filters}
+            self._leaving.clear()
             return tuple(self._filters)
 
     def take_changes(self) -> Sequence[tuple[str, bool]]:
         """Filters and whether they are wanted, since the last call."""
         with self._lock:
             untold, self._untold = self._untold, {}
+            for topic_filter, wanted in untold.items():
+                if wanted:
+                    self._leaving.pop(topic_filter, None)
+                else:
+                    self._leaving[topic_filter] = None
             return tuple(untold.items())
+
+    def left(self, filters: Iterable[str]) -> None:
+        """The broker has answered that it sends nothing more of them."""
+        with self._lock:
+            for topic_filter in filters:
+                self._leaving.pop(topic_filter, None)
 
     def forget(self, topic_filter: str) -> None:
         """The broker has refused it."""

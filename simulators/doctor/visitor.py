@@ -147,16 +147,22 @@ class Visitor:
         quiet = seconds if quiet_seconds is None else quiet_seconds
         until = time.monotonic() + self._allowance.of(seconds)
         quiet_until = time.monotonic() + quiet
-        while not enough(heard) and time.monotonic() < min(until, quiet_until):
+        while not enough(heard):
             if len(self.endings) > ended_before and not through_cuts:
                 break
-            self._take(_STEP_SECONDS)
+            # Asked before the look: what came while this machine was busy elsewhere was not silence.
+            is_late, is_quiet = time.monotonic() >= until, time.monotonic() >= quiet_until
+            self._take(0 if is_late or is_quiet else _STEP_SECONDS)
+            if is_quiet and not self._heard:
+                break
             while self._heard:
                 delivery = self._heard.popleft()
                 heard.append(delivery)
                 if ack:
                     self._link.ack(delivery)
                 quiet_until = time.monotonic() + quiet
+            if is_late:
+                break
         return heard
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
@@ -183,16 +189,15 @@ class Visitor:
                     self.session_present = present
 
     def _arrive(self, until: float) -> None:
-        while (left := until - time.monotonic()) > 0:
-            for event in self._link.receive(count=1, timeout_seconds=left):
-                match event:
-                    case Connected(session_present=present):
-                        self.session_present = present
-                        return
-                    case Disconnected(reason, refused):
-                        raise NotLetIn(reason, refused=refused)
-                    case _:
-                        pass
+        while events := self._link.receive(count=1, timeout_seconds=max(0.0, until - time.monotonic())):
+            match events[0]:
+                case Connected(session_present=present):
+                    self.session_present = present
+                    return
+                case Disconnected(reason, refused):
+                    raise NotLetIn(reason, refused=refused)
+                case _:
+                    pass
         raise NotLetIn("it does not answer as an MQTT broker", refused=False)
 
 

@@ -51,10 +51,10 @@ def amqtt_ports(tmp_path: Path) -> Iterator[AmqttPorts]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     yield ports
     loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
+    thread.join(60)
     loop.close()
 
 

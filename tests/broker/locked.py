@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from aggregator.enrolment.authority import Authority, begin
 from aggregator.enrolment.roles import Role
-from tests.broker.mosquitto import START_SECONDS_MAX, free_port, program
+from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens, program
 from tests.broker.rights import NAMES, role_of
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.mqtt_settings import MqttSettings, Tls
@@ -96,10 +95,7 @@ class LockedBroker:
             self._process = subprocess.Popen([program("mosquitto"), "-c", self._config], stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS_MAX
         for port in (self.port, self.websockets_port):
-            while True:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            while not listens(port):
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     self.stop()
                     pytest.fail(f"mosquitto did not start:\n{self.log}")

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-START_SECONDS_MAX = 10.0
+from tests.simulators.waiting import eventually
+
+START_SECONDS_MAX = 60.0
+"""Only a failing test waits so long, for a start or an end."""
 INSTALL = "sudo apt-get install mosquitto"
 
 
@@ -45,6 +48,18 @@ def free_port() -> int:
         _given.add(port)
         return port
     pytest.fail("no port is free on the loopback")
+
+
+def listens(port: int) -> bool:
+    """Whether anybody does, on the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def await_listener(port: int) -> int:
+    """The port, once somebody listens there."""
+    eventually(lambda: listens(port), seconds_max=START_SECONDS_MAX)
+    return port
 
 
 class Mosquitto:
@@ -99,9 +114,8 @@ class Mosquitto:
             self._process = subprocess.Popen([self._program, "-c", str(self._config)], stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if listens(self.port):
+                return
             time.sleep(0.01)
         self.kill()
         pytest.fail(f"mosquitto did not start:\n{self.log}")

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker.locked import BROKER_CONFIG, Bench
-from tests.broker.mosquitto import START_SECONDS_MAX, free_port
+from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens
 from wire_contract.mqtt_settings import MqttSettings
 
 
@@ -57,13 +56,11 @@ class Nats:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([nats_program(), "-c", self._config], stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS_MAX
-        while "Server is ready" not in self.log:
+        while "Server is ready" not in self.log or not listens(self.port):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.stop()
                 pytest.fail(f"nats-server did not start:\n{self.log}")
             time.sleep(0.01)
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def reload(self) -> None:
         """SIGHUP, and it has been obeyed."""

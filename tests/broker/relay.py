@@ -24,7 +24,7 @@ class Relay:
             except OSError:
                 return
             try:
-                far = socket.create_connection(self._target, timeout=5)
+                far = socket.create_connection(self._target, timeout=60)
             except OSError:
                 near.close()
                 continue

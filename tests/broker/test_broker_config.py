@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.conftest import MakeMosquitto
-from tests.wire_contract.link_contract import UP, connection, gather, listening, messages, publish
+from tests.wire_contract.link_contract import PATIENCE_SECONDS, UP, connection, gather, listening, messages, publish
 from wire_contract.errors import PayloadTooLarge
 from wire_contract.link import Connected
 from wire_contract.mqtt_link import MqttLink, MqttSettings
@@ -21,7 +21,9 @@ def test_mosquitto_runs_with_the_development_configuration(make_mosquitto: MakeM
     broker = make_mosquitto(config=config)
     broker.start()
     assert "Error" not in broker.log
-    settings = MqttSettings(host="127.0.0.1", port=broker.port, client_id="aggregator", subscriptions=(UP + "+",))
+    settings = MqttSettings(
+        host="127.0.0.1", port=broker.port, client_id="aggregator", subscriptions=(UP + "+",), protocol="5"
+    )
     link = MqttLink(settings)
     listening(link)
     assert link._in_flight_max == 100, "max_inflight_messages has arrived"
@@ -30,7 +32,7 @@ def test_mosquitto_runs_with_the_development_configuration(make_mosquitto: MakeM
     device = MqttLink(MqttSettings(host="127.0.0.1", port=broker.port, client_id="device"))
     publish(device, *range(2_000))  # twice the default of max_queued_messages
     largest = bytes(settings.packet_bytes_max - len(UP) - 20)
-    assert device.publish(f"{UP}x", largest).wait(20)
+    assert device.publish(f"{UP}x", largest).wait(PATIENCE_SECONDS)
     try:
         device.publish(f"{UP}x", bytes(1_048_577))
     except PayloadTooLarge:

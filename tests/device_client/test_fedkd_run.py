@@ -17,6 +17,7 @@ from device_client.model_files import read_model
 from device_client.task import load_task
 from tests.broker.mosquitto import Mosquitto
 from tests.device_client.test_evaluator import ROOT
+from tests.simulators.waiting import ended
 from wire_contract import codec, topics
 from wire_contract.link import Delivery
 from wire_contract.manifest import announce
@@ -152,9 +153,12 @@ def test_a_device_tells_how_both_learn_and_sends_the_student_alone(
     link = MqttLink(MqttSettings.from_url(mosquitto.url, client_id="aggregator", subscriptions=(updates,)))
     link.publish(topics.build("model", root=ROOT, task="own"), codec.encode(made.manifest), retain=True)
     arguments = run(own, "taught", state, "--broker", mosquitto.url, "--teacher", str(tmp_path / "teacher"))
-    with subprocess.Popen(
-        [sys.executable, "-m", "device_client", *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    ) as device:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "device_client", *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        ) as device,
+        ended(device),
+    ):
         payloads: list[bytes] = []
         while not payloads:
             assert device.poll() is None

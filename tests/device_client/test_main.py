@@ -18,6 +18,7 @@ from device_client.tasks import BUILT_IN
 from tests.broker.mosquitto import Mosquitto, free_port
 from tests.conftest import MakeMosquitto
 from tests.device_client.test_evaluator import ROOT
+from tests.simulators.waiting import ended
 from wire_contract import codec, topics
 from wire_contract.layout import digest
 from wire_contract.manifest import announce
@@ -246,11 +247,15 @@ def test_a_signal_in_the_middle_of_training_is_a_clean_end(
         published_at=1000.0,
     )
     link = MqttLink(MqttSettings.from_url(mosquitto.url, client_id="aggregator"))
-    link.publish(topics.build("model", root=ROOT, task="own"), codec.encode(made.manifest), retain=True)
+    published = link.publish(topics.build("model", root=ROOT, task="own"), codec.encode(made.manifest), retain=True)
+    assert published.wait(60)
     link.close()
     flags = ["--task", f"{own}:plain", "--broker", mosquitto.url, "--device", "d1", "--state", str(tmp_path / "state")]
     command = [sys.executable, "-m", "device_client", "run", *flags]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as device:
+    with (
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as device,
+        ended(device),
+    ):
         assert device.stdout is not None
         for line in device.stdout:
             if line.startswith("training on model 0"):

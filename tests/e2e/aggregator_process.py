@@ -20,7 +20,7 @@ from wire_contract.messages import Manifest, Receipt, Update
 from wire_contract.mqtt_link import MqttLink, MqttSettings
 from wire_contract.topics import build
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """Only a failing test waits so long."""
 REPOSITORY = Path(__file__).parents[2]
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,16 @@ def test_no_data_and_no_network_is_one_line(out: Path, tmp_path: Path) -> None:
 def pid_of(out: Path, name: str) -> int | None:
     """The process of one of the demo's programs, by its client id."""
     for pid in programs_of(out):
-        if f"fedkd-demo-{name}\0" in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
-            return pid
+        with suppress(OSError):  # it has just ended
+            if f"fedkd-demo-{name}\0" in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+                return pid
     return None
 
 
 @pytest.mark.usefixtures("wheel")
 def test_a_program_that_dies_is_named(out: Path) -> None:
     demo = start("--out", str(out), *SMALL)
-    eventually(lambda: pid_of(out, "aggregator") is not None, seconds_max=60)
+    eventually(lambda: pid_of(out, "aggregator") is not None, seconds_max=DEMO_SECONDS_MAX)
     pid = pid_of(out, "aggregator")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -127,7 +129,7 @@ def test_a_program_that_dies_is_named(out: Path) -> None:
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_leaves_nobody_behind(out: Path, number: signal.Signals, expected: int) -> None:
     demo = start("--out", str(out), *SMALL)
-    eventually(lambda: pid_of(out, "aggregator") is not None, seconds_max=60)
+    eventually(lambda: pid_of(out, "aggregator") is not None, seconds_max=DEMO_SECONDS_MAX)
     demo.send_signal(number)
     code, _, error = ended(demo)
     assert code == expected

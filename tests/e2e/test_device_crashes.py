@@ -25,7 +25,7 @@ from tests.e2e.crashing_device import LAYOUT, TASK
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def initial_model(path: Path) -> Path:

@@ -19,7 +19,7 @@ from tests.e2e.compose_file import REPOSITORY, Mount, Service, read_services
 SECONDS_MAX = 180.0
 """Only a failing test waits so long."""
 HEALTH_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 20.0
+STOP_SECONDS_MAX = 60.0
 
 
 class Uncontained:

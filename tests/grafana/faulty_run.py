@@ -4,22 +4,25 @@ In one process, on a clock that jumps, so that some seconds of work look like a 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import pytest
 
 from aggregator.ledger import Ledger
 from aggregator.ledger_view import read_totals
 from aggregator.service import Clock, Service, subscriptions
-from aggregator.telemetry import broker_watch
+from aggregator.telemetry import broker_watch, collecting
 from aggregator.telemetry.broker_watch import BrokerWatch, Sightings
 from aggregator.telemetry.collecting import Clocks, Telemetry
+from aggregator.telemetry.lines import read_line
 from aggregator.telemetry.recording import Recording
 from aggregator.telemetry.spool import Spool, read_spool
 from tests.aggregator.synthetic import ROOT, SETTINGS, TASK, SyntheticDevice, begin
 from tests.broker.mosquitto import Mosquitto
-from tests.simulators.waiting import eventually
+from tests.simulators.waiting import PATIENCE_SECONDS, eventually
 from wire_contract.codec import encode
 from wire_contract.limits import MIB
 from wire_contract.link import Delivery
@@ -30,21 +33,25 @@ from wire_contract.topics import build
 
 ROUNDS = 12
 ROUND_SECONDS = 75.0
+STATUS = build("aggregator", root=ROOT, task=TASK, shard=0)
+FIGURES = frozenset(broker_watch.SYS_FIELDS.values()) - {"heap_bytes"}
+"""Of every mosquitto; the last one depends on how it was built."""
 DEVICES = ("watch-1", "watch-2", "watch-3")
 COHORTS = ("young", "old")
 
 
 @dataclass
 class JumpingClock:
-    """Goes on by itself, and jumps when told to."""
+    """Goes on by itself, and jumps when told to. The moments of points only jump: each round is at one of them."""
 
     ahead_seconds: float = 0.0
+    began: float = field(default_factory=lambda: time.time() - ROUNDS * ROUND_SECONDS)
 
     def monotonic(self) -> float:
         return time.monotonic() + self.ahead_seconds
 
     def unix(self) -> float:
-        return time.time() - ROUNDS * ROUND_SECONDS + self.ahead_seconds
+        return self.began + self.ahead_seconds
 
 
 @contextmanager
@@ -81,25 +88,42 @@ def faulty_run(folder: Path, broker: Mosquitto) -> list[str]:
     """The lines of its telemetry."""
     clock = JumpingClock()
     devices = [SyntheticDevice(name) for name in DEVICES]
-    topics = tuple(device.receipts for device in devices)
-    with _service(folder, broker, clock) as service, closing(_link(broker, "devices", *topics)) as link:
+    receipts = tuple(device.receipts for device in devices)
+    with ExitStack() as at_the_end:
+        patch = at_the_end.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(collecting, "CLOSE_SECONDS_MAX", PATIENCE_SECONDS)  # a busy machine costs no points here
+        patch.setattr(broker_watch, "SYS_SECONDS", 0.0)
+        service = at_the_end.enter_context(_service(folder, broker, clock))
+        link = at_the_end.enter_context(closing(_link(broker, "devices", STATUS, *receipts)))
+        _take(service, link, {STATUS}, 1)  # the aggregator's subscriptions were taken before that
         for number in range(ROUNDS):
-            expected = _work(service, link, devices, number)
-            receipts = 0
-            while receipts < expected:
-                service.step()
-                events = link.receive(count=20, timeout_seconds=0.01)
-                receipts += sum(isinstance(event, Delivery) for event in events)
-                for event in events:
-                    if isinstance(event, Delivery):
-                        link.ack(event)
+            _take(service, link, receipts, _work(service, link, devices, number))
             clock.ahead_seconds += ROUND_SECONDS
             service.step()
         # The watch listens in a thread of its own: what it hears is there a little later.
-        spool = folder / "spool"
-        for kind in ("fedkd_broker", "fedkd_presence", "fedkd_fleet", "fedkd_telemetry"):
-            eventually(lambda kind=kind: any(line.startswith(kind) for line in read_spool(spool)))  # type: ignore[misc]
+        eventually(lambda: _has_been_watched(folder / "spool"))
     return list(read_spool(folder / "spool"))
+
+
+def _take(service: Service, link: MqttLink, topics: Collection[str], count: int) -> None:
+    """Works until so many messages of these have come."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while count > 0:
+        assert time.monotonic() < deadline, f"{count} messages are missing"
+        service.step()
+        for event in link.receive(count=20, timeout_seconds=0.01):
+            if isinstance(event, Delivery):
+                count -= event.topic in topics
+                link.ack(event)
+
+
+def _has_been_watched(spool: Path) -> bool:
+    """Every device was seen, and all figures of the broker were told."""
+    lines = [line for line in map(read_line, read_spool(spool)) if line is not None]
+    devices = {line.fields["device"] for line in lines if line.measurement == "fedkd_presence"}
+    figures = {name for line in lines if line.measurement == "fedkd_broker" for name in line.fields}
+    own = {line.measurement for line in lines}
+    return devices >= set(DEVICES) and figures >= FIGURES and own >= {"fedkd_fleet", "fedkd_telemetry"}
 
 
 def _work(service: Service, link: MqttLink, devices: list[SyntheticDevice], number: int) -> int:

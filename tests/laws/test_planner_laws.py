@@ -83,6 +83,13 @@ def test_an_error_holds_for_any_vector(layout: Layout, error_max: float, low_ran
     assert relative_error(vector, decode_vector(tensors, layout)) <= error_max
 
 
+def test_a_large_number_that_is_met_exactly_needs_no_logarithm_of_nothing() -> None:
+    layout = Layout((TensorSpec("", ()),))
+    vector = np.array([3.277225e14], dtype=np.float32)
+    tensors = encode_planned(vector, layout, Plan(error_max=2.0**-9))
+    assert relative_error(vector, decode_vector(tensors, layout)) <= 2.0**-9
+
+
 def test_more_bytes_mean_less_error() -> None:
     vector = difference("laplace", 1)
     errors = [

@@ -101,6 +101,7 @@ class Browser:
         page = self._pages[session] = Page(self, session, context)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
+        page.call("Page.setLifecycleEventsEnabled", enabled=True)
         page.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -110,8 +111,7 @@ class Browser:
         )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         page.call("Emulation.setEmulatedMedia", features=scheme)
-        page.call("Page.navigate", url=url)
-        assert page.loaded.wait(ANSWER_SECONDS_MAX), f"{url} does not load"
+        page.await_load(page.call("Page.navigate", url=url)["loaderId"])
         return page
 
     def close(self) -> None:
@@ -145,7 +145,8 @@ class Page:
         self._browser = browser
         self._session = session
         self._context = context
-        self.loaded = threading.Event()
+        self._loaded: queue.Queue[str] = queue.Queue()
+        """Ids of what was loaded: the empty page of the beginning may be among it, however late."""
         self.requests: list[str] = []
         """URL of each request, WebSockets as well."""
         self.complaints: list[str] = []
@@ -156,8 +157,8 @@ class Page:
 
     def take(self, method: str, event: Mapping[str, Any]) -> None:
         match method:
-            case "Page.loadEventFired":
-                self.loaded.set()
+            case "Page.lifecycleEvent" if event["name"] == "load":
+                self._loaded.put(event["loaderId"])
             case "Network.requestWillBeSent":
                 self.requests.append(event["request"]["url"])
             case "Network.webSocketCreated":
@@ -169,6 +170,13 @@ class Page:
                 self.complaints.append(f"{event['entry']['source']}: {event['entry']['text']}")
             case _:
                 pass
+
+    def await_load(self, loader: str) -> None:
+        """Raises:
+        queue.Empty: it does not load.
+        """
+        while self._loaded.get(timeout=ANSWER_SECONDS_MAX) != loader:
+            pass
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; promises are waited for."""
@@ -182,7 +190,7 @@ class Page:
         assert isinstance(found, str)
         return found
 
-    def eventually(self, condition: str, *, seconds_max: float = 30.0) -> None:
+    def eventually(self, condition: str, *, seconds_max: float = 60.0) -> None:
         """Returns once a JavaScript condition holds; says what the page showed when it does not in time."""
         deadline = time.monotonic() + seconds_max
         pause = threading.Event()

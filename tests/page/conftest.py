@@ -11,7 +11,7 @@ from aggregator.service import Clock
 from simulators.watch.server import PageServer
 from simulators.watch.settings import PageConfig
 from tests.aggregator.synthetic import TASK
-from tests.broker.mosquitto import Mosquitto, free_port
+from tests.broker.mosquitto import Mosquitto, await_listener, free_port
 from tests.conftest import MakeMosquitto
 from tests.page.browser import Browser, Page
 from tests.page.federation import ROOT, Federation, federation
@@ -53,6 +53,7 @@ class WithWebsocket:
         lines = (f"listener {self.port} 127.0.0.1", "protocol websockets")
         self.broker: Mosquitto = make_mosquitto(lines=lines, **settings)
         self.broker.start()
+        await_listener(self.port)  # mosquitto opens it a little after its first one
 
     def config(self, **changes: Any) -> PageConfig:
         """What a page of task `toy` is told."""

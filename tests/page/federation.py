@@ -19,7 +19,8 @@ from wire_contract.mqtt_link import MqttLink, MqttSettings
 from wire_contract.topics import DEFAULT_ROOT, build
 
 ROOT = DEFAULT_ROOT
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 60.0
+"""Only a failing test waits so long."""
 
 
 class Federation:
@@ -31,6 +32,7 @@ class Federation:
         self._ledger = Ledger(ledger, task=TASK)
         self.line = begin(self._ledger)
         self._devices = devices
+        self._link = link
         self._made: dict[str, SyntheticDevice] = {}
         self.service = Service(
             self.line,
@@ -44,7 +46,7 @@ class Federation:
         )
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        assert self._devices.publish(topic, payload, retain=retain).wait(20)
+        assert self._devices.publish(topic, payload, retain=retain).wait(PATIENCE_SECONDS)
 
     def send(self, device: str, *, base: tuple[int, bytes] | None = None) -> None:
         """One update; merged when this returns."""
@@ -87,9 +89,17 @@ class Federation:
         self.tell()
 
     def tell(self) -> None:
-        """The status with everything so far goes out now, whenever it would be due."""
+        """The status with everything so far goes out now, whenever it would be due; the broker has it then."""
         self.service._tell_at = 0.0
         self.service.step()
+        self.until(lambda: self._has_told_all)
+
+    @property
+    def _has_told_all(self) -> bool:
+        """The broker has acknowledged whatever the aggregator published."""
+        outgoing = self._link._outgoing
+        with outgoing._changed:
+            return not outgoing._waiting and not outgoing._in_flight
 
     def until(self, is_so: Callable[[], bool]) -> None:
         """Works until it is so."""

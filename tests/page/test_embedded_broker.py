@@ -48,6 +48,7 @@ def test_live_accuracy_and_devices(broker: Launched, processes: Processes, tmp_p
         late = open_page(config)
         late.eventually(shows("#accuracy", "75.0 %"))
         late.eventually(shows("#count-merged", "4"))
+        late.eventually(shows("#online", "1"))
         assert seen(rows(late)["watch-1"]) == ["online", "0", "2", "merged"]
         assert not late.complaints
 

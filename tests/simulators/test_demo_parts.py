@@ -31,7 +31,7 @@ from simulators.processes import ChildDied, Processes, child_environment
 from simulators.relay import Exchange, Line, Target
 from simulators.story import EventLines, Story
 from simulators.wiring import Wiring
-from tests.simulators.waiting import eventually
+from tests.simulators.waiting import PATIENCE_SECONDS, eventually
 
 # --- the plan -------------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def line(echo: int) -> Iterator[Line]:
 
 
 def connect(line: Line) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", line.port), timeout=5)
+    return socket.create_connection(("127.0.0.1", line.port), timeout=PATIENCE_SECONDS)
 
 
 def hung_up(device: socket.socket) -> bool:
@@ -127,7 +127,7 @@ def test_a_cut_ends_the_connection_and_holds_the_next_one_until_it_is_mended(lin
         device.settimeout(0.1)
         with pytest.raises(TimeoutError):
             device.recv(10)
-        device.settimeout(5)
+        device.settimeout(PATIENCE_SECONDS)
         line.mend()
         assert device.recv(10) == b"2"
 
@@ -172,10 +172,9 @@ def test_wiring_hides_the_password_and_leads_over_the_line() -> None:
 
 def alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
+    except OSError:
         return False
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
 STUBBORN = (

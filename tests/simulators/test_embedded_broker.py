@@ -11,7 +11,7 @@ from tests.simulators.waiting import eventually
 from wire_contract.link import Connected, Delivery, Disconnected, Event
 from wire_contract.mqtt_link import MqttLink, MqttSettings
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -68,5 +68,5 @@ def test_password_offline_queue_and_end(processes: Processes, tmp_path: Path) ->
     assert isinstance(delivery, Delivery)
     assert delivery.payload == b"while you were away"
 
-    processes.stop(broker.child)
+    processes.stop(broker.child, patience_seconds=CONNECT_SECONDS)
     assert broker.child.process.returncode == 0

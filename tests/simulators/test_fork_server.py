@@ -13,7 +13,7 @@ import pytest
 from simulators import fork_server
 from simulators.demo import PRELOADED, Interrupted, interruptible
 from simulators.processes import ChildDied, ProcessError, Processes, child_environment
-from tests.simulators.waiting import eventually
+from tests.simulators.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.skipif(not fork_server.IS_SUPPORTED, reason="needs Linux: descriptors of processes")
 
@@ -107,7 +107,7 @@ def test_forks_have_what_a_call_left_behind(processes: Processes) -> None:
     processes.let_forks_have("fork_server_kept:keep", "a", "b")
     after = processes.start("after", ["-m", "fork_server_kept"], lasting=False, forked=True)
     for child in (before, after):
-        assert child.process.wait(30) == 0
+        assert child.process.wait(PATIENCE_SECONDS) == 0
     assert before.last_lines() == ["{}"]
     assert after.last_lines()[0].endswith("('a', 'b')}")
     assert f"{after.process.pid}:" not in after.last_lines()[0]
@@ -115,7 +115,7 @@ def test_forks_have_what_a_call_left_behind(processes: Processes) -> None:
 
 def test_forks_end_as_other_programs_do(processes: Processes) -> None:
     done = processes.start("done", program("code", "0"), environment=TOLD, lasting=False, forked=True)
-    done.process.wait(30)
+    done.process.wait(PATIENCE_SECONDS)
     processes.check()
     killed = processes.start("killed", program("wait"), environment=TOLD, forked=True)
     processes.kill(killed)
@@ -132,7 +132,7 @@ def test_forks_end_as_other_programs_do(processes: Processes) -> None:
 
 def test_an_unexpected_end_of_a_fork_is_noticed(processes: Processes) -> None:
     broken = processes.start("broken", program("words"), environment=TOLD, forked=True)
-    broken.process.wait(30)
+    broken.process.wait(PATIENCE_SECONDS)
     with pytest.raises(ChildDied, match=r"broken ended with code 1 [\s\S]*as told\n  \| last words"):
         processes.check()
 
@@ -140,7 +140,7 @@ def test_an_unexpected_end_of_a_fork_is_noticed(processes: Processes) -> None:
 def test_a_fork_that_somebody_kills_is_noticed(processes: Processes) -> None:
     child = processes.start("one", program("wait"), environment=TOLD, forked=True)
     os.kill(child.process.pid, signal.SIGKILL)
-    assert child.process.wait(30) == -signal.SIGKILL
+    assert child.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     with pytest.raises(ChildDied, match="one was ended by signal 9"):
         processes.check()
 
@@ -154,7 +154,7 @@ def test_an_interruption_loses_no_word_of_the_server(processes: Processes, monke
 
     def wait() -> None:
         with interruptible():
-            child.process.wait(30)
+            child.process.wait(PATIENCE_SECONDS)
 
     loads = json.loads
     with monkeypatch.context() as patched:
@@ -176,7 +176,7 @@ def test_without_its_server_nobody_runs_and_it_is_named(processes: Processes, tm
     server = int(Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert str(tmp_path) in Path(f"/proc/{server}/cmdline").read_text()
     os.kill(server, signal.SIGKILL)
-    assert child.process.wait(30) == -signal.SIGKILL
+    assert child.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     eventually(lambda: not alive(child.process.pid))
     eventually(lambda: not alive(server))
     with pytest.raises(ChildDied, match="fork server was ended by signal 9"):

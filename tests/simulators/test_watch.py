@@ -14,6 +14,7 @@ import pytest
 
 from simulators.watch.server import TYPES, PageServer, policy
 from simulators.watch.settings import PageConfig, WatchSettings
+from tests.simulators.waiting import ended
 from wire_contract.connection import UsageError, read_settings
 
 HOUSE = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def server() -> Iterator[PageServer]:
 
 
 def ask(server: PageServer, path: str, *, method: str = "GET", host: str | None = None) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://").rstrip("/"), timeout=10)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://").rstrip("/"), timeout=60)
     connection.request(method, path, headers={} if host is None else {"Host": host})
     answer = connection.getresponse()
     answer.content = answer.read()  # type: ignore[attr-defined]
@@ -177,14 +178,15 @@ def test_the_command_prints_where_the_page_is_and_ends_when_told(tmp_path: Path)
     program = subprocess.Popen(
         command, cwd=HOUSE, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert program.stdout is not None
-    said = program.stdout.readline()
-    address = said.split("http://")[1].split("/")[0]
-    connection = http.client.HTTPConnection(address, timeout=10)
-    connection.request("GET", "/config.json")
-    assert json.loads(connection.getresponse().read())["password"] == "only-reads"
-    connection.close()
-    program.send_signal(signal.SIGTERM)
-    rest, _ = program.communicate(timeout=20)
+    with program, ended(program):
+        assert program.stdout is not None
+        said = program.stdout.readline()
+        address = said.split("http://")[1].split("/")[0]
+        connection = http.client.HTTPConnection(address, timeout=60)
+        connection.request("GET", "/config.json")
+        assert json.loads(connection.getresponse().read())["password"] == "only-reads"
+        connection.close()
+        program.send_signal(signal.SIGTERM)
+        rest, _ = program.communicate(timeout=60)
     assert program.returncode == 0
     assert "only-reads" not in said + rest

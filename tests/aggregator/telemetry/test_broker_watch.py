@@ -105,7 +105,7 @@ def watch() -> Iterator[Watch]:
 
 
 def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline, f"still waiting: {what}"
         time.sleep(0.01)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from simulators.doctor.bench import Bench
+from simulators.doctor import capacity, examination
+from simulators.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench
 from simulators.doctor.examination import EXAMINATION_SECONDS_MAX, bench_of, examine
 from simulators.doctor.finding import Finding
 from simulators.doctor.settings import DoctorSettings
@@ -15,8 +16,16 @@ from simulators.doctor.visitor import Allowance, Visitor
 from wire_contract.connection import read_settings
 from wire_contract.mqtt_link import MqttSettings
 
+PATIENCE_FACTOR = 3.0
 QUEUE_MESSAGES = 1_500
 """Above mosquitto's default limit of 1,000."""
+
+
+class Patience(Allowance):
+    """Each wait may take several times as long as a person would let it, on a machine that does other things too."""
+
+    def of(self, seconds: float) -> float:
+        return super().of(PATIENCE_FACTOR * seconds)
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,14 @@ Examine = Callable[..., Examined]
 def examine_broker(monkeypatch: pytest.MonkeyPatch) -> Examine:
     """With these flags: `examine_broker(url, username="x")`."""
     monkeypatch.delenv("FEDKD_BROKER", raising=False)
+    monkeypatch.setattr(examination, "CLEAN_UP_SECONDS_MAX", PATIENCE_FACTOR * CLEAN_UP_SECONDS_MAX)
+    monkeypatch.setattr(capacity, "_QUIET_SECONDS", 2.0)
 
     def run(url: str, **flags: object) -> Examined:
         flags = {"queue_messages": QUEUE_MESSAGES, **flags}
         arguments = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
         settings = read_settings(DoctorSettings, ["--broker", url, *arguments], program="doctor")
-        bench = bench_of(settings, Allowance(EXAMINATION_SECONDS_MAX))
+        bench = bench_of(settings, Patience(PATIENCE_FACTOR * EXAMINATION_SECONDS_MAX))
         return Examined(bench, list(examine(bench, now_unix=time.time())))
 
     return run
@@ -81,7 +92,7 @@ def nothing_is_left(examined: Examined, *, reader: Mapping[str, Any] | None = No
         "session_expiry_seconds": 0,
         "reconnect_delay_max_seconds": 0.05,
     }
-    allowance = Allowance(30)
+    allowance = Patience(60)
     for role, client_id in bench.sessions_made if sessions else ():
         settings = bench.roles[role]
         own = {"username": settings.username, "password": settings.password, "tls": settings.tls}

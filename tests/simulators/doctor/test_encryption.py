@@ -58,7 +58,7 @@ def silent(peer: object, first: bytes) -> None:
 
 
 def reached(port: int, tls: ssl.SSLContext | None, host: str = "127.0.0.1") -> Reached | Unreached:
-    return reach(host, port, tls, seconds_max=5, clock=time.monotonic)
+    return reach(host, port, tls, seconds_max=60, clock=time.monotonic)
 
 
 def test_a_good_certificate_and_its_days(authority: Authority, scripted_broker: StartScripted) -> None:  # noqa: F811
@@ -118,7 +118,7 @@ def test_a_broker_as_in_production(locked: LockedBroker, bench: Enrolled, examin
     assert examined.one("isolation").verdict == "ok"
     for name in ("watch-1", "aggregator-1"):
         link = MqttLink(locked.settings(name))
-        (event,) = link.receive(count=1, timeout_seconds=10)
+        (event,) = link.receive(count=1, timeout_seconds=60)
         assert not event.session_present  # type: ignore[union-attr]
         link.close()
 

@@ -1,7 +1,6 @@
 """The doctor before real brokers: a good one, and bad ones, each with one setting wrong."""
 
 import gc
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +12,10 @@ from simulators.doctor.bench import Bench
 from simulators.doctor.examination import bench_of, guarded
 from simulators.doctor.finding import Finding, exit_code
 from simulators.doctor.settings import DoctorSettings
-from simulators.doctor.visitor import Allowance, Visitor
-from tests.broker.mosquitto import free_port
+from simulators.doctor.visitor import Visitor
+from tests.broker.mosquitto import await_listener, free_port
 from tests.conftest import MakeMosquitto
-from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, nothing_is_left
-from tests.simulators.waiting import eventually
+from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, Patience, nothing_is_left
 from wire_contract.connection import UsageError, read_settings
 from wire_contract.mqtt_link import MqttSettings
 
@@ -230,17 +228,6 @@ def test_nobody_listens(examine_broker: Examine) -> None:
     assert len(examined.findings) == 1
 
 
-def await_listener(port: int) -> int:
-    """The port, once somebody listens; brokers open a second listener a little later than the first."""
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    eventually(listens)
-    return port
-
-
 def test_all_of_it_over_websockets(make_mosquitto: MakeMosquitto, examine_broker: Examine) -> None:
     port = free_port()
     broker = make_mosquitto(lines=[*GOOD, f"listener {port} 127.0.0.1", "protocol websockets"])
@@ -256,7 +243,7 @@ def test_all_of_it_over_websockets(make_mosquitto: MakeMosquitto, examine_broker
 
 def look_for_websockets(url: str, websocket: str) -> Finding:
     settings = read_settings(DoctorSettings, ["--broker", url, "--websocket", websocket], program="doctor")
-    (finding,) = guarded("WebSocket", entry.websocket, bench_of(settings, Allowance(30)))
+    (finding,) = guarded("WebSocket", entry.websocket, bench_of(settings, Patience(60)))
     return finding
 
 
@@ -294,11 +281,11 @@ def test_it_takes_nobodys_session(make_mosquitto: MakeMosquitto, examine_broker:
         password="b",
         subscriptions=("fedkd/v1/har/update/0/+",),
     )
-    with Visitor(mine, Allowance(20)):
+    with Visitor(mine, Patience(60)):
         pass
     with pytest.raises(UsageError, match="one session a user, and that of the aggregator"):
         examine_broker(broker.url, **BOTH)
-    with Visitor(mine, Allowance(20)) as still:
+    with Visitor(mine, Patience(60)) as still:
         assert still.session_present
 
     alone = examine_broker(broker.url, username="watch", password="a")

@@ -1,6 +1,5 @@
 """What the doctor says of brokers that are not mosquitto."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,11 +10,9 @@ import pytest
 from simulators.doctor.finding import exit_code
 from simulators.embedded_broker import await_url, launch
 from simulators.processes import Processes
-from tests.broker.mosquitto import free_port
+from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens
 from tests.broker.nats import nats_program
 from tests.simulators.doctor.conftest import Examine, nothing_is_left
-
-START_SECONDS_MAX = 15.0
 
 
 @pytest.fixture
@@ -30,10 +27,7 @@ def nats_port(tmp_path: Path) -> Iterator[int]:
     with log.open("wb") as output:
         process = subprocess.Popen([nats_program(), "-c", str(config)], stdout=output, stderr=output)
     deadline = time.monotonic() + START_SECONDS_MAX
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
+    while not listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(f"nats-server did not start:\n{log.read_text()}")
