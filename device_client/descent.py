@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from device_client.task import Examples, Recipe
 
 _AUGMENTED_VALUES_MAX = 1 << 18
-"""Values (1 MiB of them) that are augmented at once, if a batch is not larger: several small batches together take a
-third of the time that they take one by one."""
+"""Values (1 MiB of them) that are augmented at once, if a batch is not larger; a small one alone is mostly overhead."""
 
 Rate = Callable[[int, int], float]
 """Learning rate at a step of so many."""

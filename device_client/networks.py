@@ -36,8 +36,8 @@ class Sensor:
     frequencies: int = 12
     """Lowest frequencies of the spectrum that the network sees; one step is sample rate / samples."""
     first_stride: int = 1
-    """Of the first convolution, samples. 2 is enough, and a quarter cheaper, where the sensor is twice as fast as what
-    it sees."""
+    """Of the first convolution, samples. 2 where the sensor is twice as fast as what it sees: all convolutions then
+    have half the work, and the weights are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

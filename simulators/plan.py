@@ -57,7 +57,7 @@ class Character:
     title: str
     """A few words for a table."""
     duty_cycle: float
-    """Share of the time that it computes; a round costs about 0.15 s of computing here."""
+    """Share of the time that it computes; a round costs about 0.1 s of computing here."""
     absences: tuple[Absence, ...] = ()
 
     @property
