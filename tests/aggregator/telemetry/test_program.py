@@ -150,7 +150,7 @@ def test_a_whole_aggregator_writes_to_a_real_server(mosquitto: Mosquitto, influx
     ledger = tmp_path / "ledger.sqlite3"
     command = [sys.executable, "-m", "aggregator", "--task", TASK, "--broker", mosquitto.url, "--root", ROOT]
     command += ["--ledger", str(ledger), "--initial-model", str(write_initial_model(tmp_path / "m.safetensors"))]
-    command += ["--updates-per-version", "2", "--influx-url", influxdb.url, "--influx-bucket", BUCKET]
+    command += ["--updates-per-version", "3", "--influx-url", influxdb.url, "--influx-bucket", BUCKET]
     command += ["--influx-token-file", str(tmp_path / "token"), "--telemetry-flush-seconds", "0.1"]
     log = tmp_path / "log"
     with log.open("wb") as output:
