@@ -159,7 +159,7 @@ def holding_out(task: Task, names: tuple[str, ...]) -> Task:
         raise TaskError(f"{', '.join(unknown)}: no device of task {task.name}, which has {', '.join(task.devices)}")
     left = tuple(name for name in task.devices if name not in names)
     if len(left) < _DEVICES_MIN:
-        raise TaskError(f"only {len(left)} of the devices would be left; a version takes updates of {_DEVICES_MIN}")
+        raise TaskError(f"a version takes updates of {_DEVICES_MIN} devices, and only {len(left)} would take part")
     if not names:
         return task
     return replace(task, devices=left, held_out=lambda: pooled([task.examples_of(name) for name in names]))
@@ -191,7 +191,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures, mean over the seeds, and each seed's."""
     started = time.monotonic()
     task, further = tasks_and_further(arguments.task, arguments.data, arguments.test_data)
-    hold_out = tuple(arguments.hold_out.split(",")) if arguments.hold_out else ()
+    hold_out = tuple(dict.fromkeys(arguments.hold_out.split(","))) if arguments.hold_out else ()
     task = holding_out(task, hold_out)
     plan = plan_of(task, arguments.versions)
     asked = [
@@ -211,6 +211,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "task": task.name,
         "devices": len(task.devices),
+        "hold_out": hold_out,
         **_means(measured, "held_out"),
         **parameters,
         "versions": plan.versions,
@@ -249,7 +250,8 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['seconds']} s"
     )
     rows = [budget]
-    for title, part in (("test persons", figures), ("further persons", figures.get("further"))):
+    tested = "persons held out" if figures["hold_out"] else "test persons"
+    for title, part in ((tested, figures), ("further persons", figures.get("further"))):
         if part is None:
             continue
         rows.append(f"\naccuracy on the {title:18} mean   each seed")

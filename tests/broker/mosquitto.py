@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulators.waiting import eventually
+from tests.waiting import eventually
 
 START_SECONDS_MAX = 60.0
 """Only a failing test waits so long, for a start or an end."""

@@ -17,7 +17,7 @@ from device_client.model_files import read_model
 from device_client.task import load_task
 from tests.broker.mosquitto import Mosquitto
 from tests.device_client.test_evaluator import ROOT
-from tests.simulators.waiting import ended
+from tests.waiting import ended
 from wire_contract import codec, topics
 from wire_contract.link import Delivery
 from wire_contract.manifest import announce

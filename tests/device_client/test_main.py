@@ -18,7 +18,7 @@ from device_client.tasks import BUILT_IN
 from tests.broker.mosquitto import Mosquitto, free_port
 from tests.conftest import MakeMosquitto
 from tests.device_client.test_evaluator import ROOT
-from tests.simulators.waiting import ended
+from tests.waiting import ended
 from wire_contract import codec, topics
 from wire_contract.layout import digest
 from wire_contract.manifest import announce

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import MakeMosquitto
 from tests.e2e.small_demo import DEMO_SECONDS_MAX, SMALL, SmallDemo, data_wheel, ended, start
-from tests.simulators.waiting import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

@@ -22,7 +22,7 @@ from aggregator.telemetry.recording import Recording
 from aggregator.telemetry.spool import Spool, read_spool
 from tests.aggregator.synthetic import ROOT, SETTINGS, TASK, SyntheticDevice, begin
 from tests.broker.mosquitto import Mosquitto
-from tests.simulators.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from wire_contract.codec import encode
 from wire_contract.limits import MIB
 from wire_contract.link import Delivery

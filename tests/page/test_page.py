@@ -13,7 +13,7 @@ from tests.conftest import MakeMosquitto
 from tests.page.browser import Page
 from tests.page.conftest import OpenPage, WithWebsocket
 from tests.page.federation import ROOT, Federation
-from tests.simulators.waiting import eventually
+from tests.waiting import eventually
 from wire_contract.codec import encode
 from wire_contract.limits import NAME_CHARACTERS_MAX
 from wire_contract.messages import AggregatorStatus, Presence

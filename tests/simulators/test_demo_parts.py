@@ -31,7 +31,7 @@ from simulators.processes import ChildDied, Processes, child_environment
 from simulators.relay import Exchange, Line, Target
 from simulators.story import EventLines, Story
 from simulators.wiring import Wiring
-from tests.simulators.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 # --- the plan -------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 
 from simulators.embedded_broker import PROTOCOL, Launched, await_url, launch
 from simulators.processes import Processes
-from tests.simulators.waiting import eventually
+from tests.waiting import eventually
 from wire_contract.link import Connected, Delivery, Disconnected, Event
 from wire_contract.mqtt_link import MqttLink, MqttSettings
 

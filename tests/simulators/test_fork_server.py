@@ -13,7 +13,7 @@ import pytest
 from simulators import fork_server
 from simulators.demo import PRELOADED, Interrupted, interruptible
 from simulators.processes import ChildDied, ProcessError, Processes, child_environment
-from tests.simulators.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.skipif(not fork_server.IS_SUPPORTED, reason="needs Linux: descriptors of processes")
 

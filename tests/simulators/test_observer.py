@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulators.observer import Observer, Sightings, Unreachable, subscriptions
-from tests.simulators.waiting import eventually
+from tests.waiting import eventually
 from wire_contract import codec, topics
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec

@@ -14,7 +14,7 @@ import pytest
 
 from simulators.watch.server import TYPES, PageServer, policy
 from simulators.watch.settings import PageConfig, WatchSettings
-from tests.simulators.waiting import ended
+from tests.waiting import ended
 from wire_contract.connection import UsageError, read_settings
 
 HOUSE = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from simulators.doctor.visitor import Allowance, TimeUp, Visitor
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
 from tests.simulators.doctor.conftest import Patience
-from tests.simulators.waiting import ended, eventually
+from tests.waiting import ended, eventually
 from wire_contract.connection import UsageError, read_settings
 from wire_contract.mqtt_link import MqttSettings
 
