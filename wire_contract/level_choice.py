@@ -31,6 +31,9 @@ _ROUNDING = 0.6
 """Where level 1 and the further levels begin, of a step, in the first of two passes; the second one knows what a level
 costs."""
 
+_FLOOR = 0.7
+"""Of the lowest threshold asked for: from there on magnitudes are sorted, so that a somewhat lower one is there too."""
+
 _GOLOMB_OVERHEAD = 1.01
 """Bits of the gaps over their entropy, about."""
 
@@ -54,30 +57,45 @@ class Choice:
 
 
 class Magnitudes:
-    """A vector's magnitudes, sorted within each tensor."""
+    """A vector's magnitudes, sorted within each tensor: those that a threshold may lie at, most of them once in a row."""
 
     def __init__(self, vector: Vector, layout: Layout) -> None:
         self.sizes = np.array(layout.sizes)
-        stops = np.cumsum(self.sizes)
-        starts = stops - self.sizes
-        self._absolute = np.abs(vector).astype(np.float64)
-        self.peaks = np.maximum.reduceat(self._absolute, starts)
+        self._ends = np.cumsum(self.sizes)
+        starts = self._ends - self.sizes
+        self._absolute = np.abs(vector)
+        self.peaks = np.maximum.reduceat(self._absolute, starts).astype(np.float64)
         self.peak = float(self.peaks.max())
-        self.energies = np.add.reduceat(self._absolute**2, starts)
+        squares = self._absolute.astype(np.float64)
+        squares *= squares
+        self.energies = np.add.reduceat(squares, starts)
         self.sizes_entropy = _xlog2x(self.sizes)
         self.head_bits = 3 + np.log2(self.sizes)
         # One sort and one binary search serve all tensors: tensor t has the keys from 2t to 2t + 1.
-        unit = np.where(self.peaks > 0, self.peaks, 1.0)
-        offsets = 2.0 * np.arange(len(self.sizes))
-        units, offset = unit.repeat(self.sizes), offsets.repeat(self.sizes)
-        self._keys = self._absolute / units
+        self._unit = np.where(self.peaks > 0, self.peaks, 1.0)
+        self._offsets = 2.0 * np.arange(len(self.sizes))
+        self._floor = np.inf
+
+    def lower_to(self, floor: float) -> None:
+        """Thresholds from `floor` on may be asked for from now on."""
+        # Few elements of a small message are not zero: sorting those that may be takes a third of the time of all.
+        if floor >= self._floor:
+            return
+        self._floor = _FLOOR * floor
+        self._places = (self._absolute >= np.float32(self._floor)).nonzero()[0]
+        self._magnitudes = self._absolute[self._places].astype(np.float64)
+        stops = self._places.searchsorted(self._ends)
+        self._counts = stops.copy()
+        self._counts[1:] -= stops[:-1]
+        unit, offset = self._unit.repeat(self._counts), self._offsets.repeat(self._counts)
+        self._keys = self._magnitudes / unit
         self._keys += offset
         self._keys.sort()
-        self._sums = np.zeros(vector.size + 1)
-        np.cumsum((self._keys - offset) * units, out=self._sums[1:])
-        # (tensor, 1, 1), for thresholds (tensor, scale, level)
-        self._unit, self._offsets, self._stops = (column[:, None, None] for column in (unit, offsets, stops))
-        self._sums_to_stop = self._sums[self._stops]
+        sums = np.zeros(self._keys.size + 1)
+        np.subtract(self._keys, offset, out=sums[1:])
+        sums[1:] *= unit
+        self._sums = sums.cumsum()
+        self._stops, self._sums_to_stop = stops[:, None, None], self._sums[stops][:, None, None]
 
     def largest(self, count: float) -> float:
         """A magnitude that about `count` elements of all tensors reach."""
@@ -86,12 +104,18 @@ class Magnitudes:
 
     def reaching(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many elements reach `thresholds` (tensor or 1, scale, level), and the sum of their magnitudes."""
-        keys = thresholds / self._unit
+        keys = thresholds / self._unit[:, None, None]
         np.minimum(keys, 1.5, out=keys)
-        keys += self._offsets
+        keys += self._offsets[:, None, None]
         first = self._keys.searchsorted(keys.ravel()).reshape(keys.shape)
         sums = self._sums_to_stop - self._sums.take(first)
         return self._stops - first.astype(np.float64), sums
+
+    def from_thresholds(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The elements that reach their tensor's one of `thresholds` (tensor,): places, magnitudes, and where each
+        tensor's end among them."""
+        kept = (self._magnitudes >= thresholds.repeat(self._counts)).nonzero()[0]
+        return self._places[kept], self._magnitudes[kept], kept.searchsorted(self._stops[:, 0, 0])
 
 
 def choose_levels(magnitudes: Magnitudes, price: float) -> Choice:
@@ -101,6 +125,7 @@ def choose_levels(magnitudes: Magnitudes, price: float) -> Choice:
     tried = _SCALES_TRIED if magnitudes.peak < _FINE * step else _SCALES_TRIED_FINE
     exponents = [min(max(lowest + further, EXPONENT_MIN), EXPONENT_MAX) for further in tried]
     scales = scales_of(exponents).astype(np.float64)[None]  # (1, scale)
+    magnitudes.lower_to(0.5 * float(scales[0, 0]))  # `_thresholds` has none lower
     levels = np.arange(min(max(math.ceil(magnitudes.peak / float(scales[0, 0]) + 0.5), 1), LEVELS_MAX))
     first = (levels + _ROUNDING) * scales[..., None]
     first[..., 0] = _DEAD_ZONE * scales
@@ -155,14 +180,18 @@ def _cost(magnitudes: Magnitudes, scales: np.ndarray, thresholds: np.ndarray) ->
     return np.maximum(distortion, 0), _bits(magnitudes, counts)
 
 
-def levels_of(vector: Vector, layout: Layout, choice: Choice, tensors: np.ndarray) -> np.ndarray:
-    """(layout.size,) int64 levels of `vector` by the thresholds of `choice`; zeros outside `tensors` (indices)."""
-    magnitudes = np.abs(vector).astype(np.float64)
-    levels = np.zeros(vector.size, dtype=np.int64)
-    for tensor in tensors.tolist():
-        start, stop = layout.bounds[tensor]
-        levels[start:stop] = choice.thresholds[tensor].searchsorted(magnitudes[start:stop], side="right")
-    np.negative(levels, out=levels, where=vector < 0)
+def levels_of(magnitudes: Magnitudes, vector: Vector, choice: Choice, by_levels: np.ndarray) -> np.ndarray:
+    """(layout.size,) levels of `vector` by the thresholds of `choice`; zeros outside the tensors `by_levels` (bool)."""
+    thresholds = choice.thresholds
+    places, reaching, stops = magnitudes.from_thresholds(np.where(by_levels, thresholds[:, 0], np.inf))
+    signed = np.empty(places.size, dtype=np.int16)
+    begin = 0
+    for tensor, end in enumerate(stops.tolist()):
+        signed[begin:end] = thresholds[tensor].searchsorted(reaching[begin:end], side="right")
+        begin = end
+    np.negative(signed, out=signed, where=vector[places] < 0)
+    levels = np.zeros(vector.size, dtype=np.int16)
+    levels[places] = signed
     return levels
 
 

@@ -81,11 +81,12 @@ def solve(
     price: float,
     bounds: tuple[float, float],
     *,
-    tolerance: float,
+    near: tuple[float, float],
     narrow: float,
+    slope: float = 1.0,
     rising: bool = False,
 ) -> list[Point]:
-    """The point whose `excess`, in octaves, is highest up to 0; then, unless it is near 0, the one beyond.
+    """A point whose `excess`, in octaves, is `near` 0; or else the one where it is highest up to 0, and the one beyond.
 
     The excess falls with the price, or is `rising` with it. Both go over many powers of ten: all is in logarithms.
     It may leap, where a tensor that was nothing becomes something; then there is a point on both sides.
@@ -95,33 +96,35 @@ def solve(
         excess: of a point.
         price: where to begin.
         bounds: no price worth a try is lower, or higher.
-        tolerance: of the excess, that is near enough.
+        near: how far below 0, and above it, the excess may be.
         narrow: octaves of price between the two sides that are not worth another try.
+        slope: of the excess, about, until there are points on both sides.
         rising: see above.
     """
     sign = -1.0 if rising else 1.0
     lowest, highest = math.log2(bounds[0]), math.log2(bounds[1])
-    at = sign * min(max(math.log2(max(price, 1e-300)), lowest), highest)
+    price = min(max(price, bounds[0]), bounds[1])
+    at = sign * math.log2(price)
     within: tuple[float, float, Point] | None = None
     over: tuple[float, float, Point] | None = None
-    slope = 1.0  # of the excess, until there are points on both sides
     weight = 1.0
+    aim = (near[1] - near[0]) / 2
     before: tuple[float, float, Point] | None = None
     for _ in range(_STEPS):
-        point = point_at(2.0 ** (sign * at))
+        point = point_at(price)
         found = (at, excess(point), point)
+        if -near[0] < found[1] <= near[1]:
+            return [point]
         if found[1] <= 0:
             within = found
         else:
             over = found
-        if within is not None and within[1] > -tolerance:
-            return [within[2]]
         if within is None or over is None:
             if not lowest <= sign * at <= highest:
                 break
             if before is not None:
                 slope = max((before[1] - found[1]) / (found[0] - before[0]), slope / _SLOPE_FACTOR)
-            at += min(max((found[1] + tolerance / 2) / slope, -_STEP_MAX), _STEP_MAX)
+            at += min(max((found[1] - aim) / slope, -_STEP_MAX), _STEP_MAX)
             before = found
         elif within[0] - over[0] < narrow:
             break
@@ -131,8 +134,9 @@ def solve(
             else:
                 weight = 1.0
             before = found
-            far = -within[1] - tolerance / 2
-            near_weight, far_weight = (1.0, weight) if found[1] > 0 else (weight, 1.0)
-            share = min(max(over[1] * near_weight / (over[1] * near_weight + far * far_weight), 0.1), 0.9)
+            over_weight, within_weight = (1.0, weight) if found[1] > 0 else (weight, 1.0)
+            more, less = (over[1] - aim) * over_weight, (aim - within[1]) * within_weight
+            share = min(max(more / (more + less), 0.1), 0.9)
             at = over[0] + share * (within[0] - over[0])
+        price = 2.0 ** (sign * at)
     return [end[2] for end in (within, over) if end is not None]

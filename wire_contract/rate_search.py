@@ -34,11 +34,15 @@ _FLOAT16_MAX = 65_504.0
 
 _FURTHER_RANKS = 3
 
-_NEAR, _NEAR_MOVED = 0.03, 0.003
-"""How near the wanted value a search ends, in octaves: first among all prices, then with the scales as they are."""
+_NEAR, _NEAR_HIGH_RATE, _NEAR_MOVED = (0.04, 0.04), (0.03, 0.0), (0.003, 0.003)
+"""How far below the wanted value a search may end, and how far above it, in octaves: among all prices, likewise where the
+scales alone decide, and with the scales as they are."""
 
-_NARROW, _NARROW_MOVED = 0.1, 0.002
+_NARROW, _NARROW_HIGH_RATE, _NARROW_MOVED = 0.2, 0.1, 0.002
 """Octaves of price that are not worth another try, likewise."""
+
+_SLOPE_MOVED = 0.5
+"""Octaves of bits, or error, by one of price, with the scales as they are."""
 
 _FILLED = 0.95
 """Of the bits wanted: with less, larger options are tried."""
@@ -93,11 +97,16 @@ class RateSearch:
     def with_bits(self, bits: float, price: float | None = None) -> Point:
         """The point with the least distortion among those with about so many bits, by its own count; near `price`."""
         start = self._price_of_bits(bits) if price is None else price
-        ends = solve(self.at, _more_bits(bits), start, self._prices, tolerance=_NEAR, narrow=_NARROW)
-        if len(ends) > 1:
-            ends[0] = mixed(ends[0], ends[1], bits)
-        found = [self._filled(self.moved_to_bits(end, bits), bits, end.price) for end in ends]
-        return min(found, key=lambda point: (point.bits > bits, point.distortion))
+        high = self.is_high_rate(bits)
+        near, narrow = (_NEAR_HIGH_RATE, _NARROW_HIGH_RATE) if high else (_NEAR, _NARROW)
+        ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow)
+        found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
+        if len(ends) == 1 or (_FILLED * bits < found.bits and (ends[-1].option < 0).all()):
+            return found
+        # The larger options are worth it in some tensors only.
+        both = self._at_other_price(mixed(*ends, bits), ends[0].price)
+        other = self._filled(self.moved_to_bits(both, bits), bits, both.price)
+        return min(found, other, key=lambda point: (point.bits > 1.01 * bits, point.distortion))
 
     def _filled(self, point: Point, bits: float, price: float) -> Point:
         """As `point`, but when no price led near `bits`, tensors take a larger option, the best for its bits first.
@@ -125,7 +134,7 @@ class RateSearch:
         """About, to begin with."""
         if self.is_high_rate(bits):  # six decibels a bit
             return self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
-        return self._magnitudes.largest(bits / 8) ** 2 / 8
+        return self._magnitudes.largest(bits / 8) ** 2 / 5.3
 
     def is_high_rate(self, bits: float) -> bool:
         """Whether only other scales lead to another size."""
@@ -134,7 +143,7 @@ class RateSearch:
     def with_distortion(self, distortion: float, price: float | None = None) -> Point:
         """The point with the fewest bits among those with about that squared error, by its own count; near `price`."""
         start, excess = distortion / self.vector.size if price is None else price, _more_distortion(distortion)
-        ends = solve(self.at, excess, start, self._prices, tolerance=_NEAR, narrow=_NARROW, rising=True)
+        ends = solve(self.at, excess, start, self._prices, near=_NEAR_HIGH_RATE, narrow=_NARROW_HIGH_RATE, rising=True)
         found = [self.moved_to_distortion(point, distortion) for point in ends]
         return min(found, key=lambda point: (point.distortion > distortion, point.bits))
 
@@ -147,14 +156,27 @@ class RateSearch:
         return self._moved_to(point, _more_distortion(distortion), rising=True)
 
     def _moved_to(self, point: Point, excess: Callable[[Point], float], *, rising: bool) -> Point:
-        if -_NEAR_MOVED < excess(point) <= 0:
+        if -_NEAR_MOVED[0] < excess(point) <= _NEAR_MOVED[1]:
             return point
 
         def moved(price: float) -> Point:
-            return replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price))
+            return point if price == point.price else self._at_other_price(point, price)
 
         bounds = point.price / _MOVED_MAX, point.price * _MOVED_MAX
-        return solve(moved, excess, point.price, bounds, tolerance=_NEAR_MOVED, narrow=_NARROW_MOVED, rising=rising)[0]
+        return solve(
+            moved,
+            excess,
+            point.price,
+            bounds,
+            near=_NEAR_MOVED,
+            narrow=_NARROW_MOVED,
+            slope=_SLOPE_MOVED,
+            rising=rising,
+        )[0]
+
+    def _at_other_price(self, point: Point, price: float) -> Point:
+        """The same scales and options, with the thresholds of `price`."""
+        return replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price))
 
     def at(self, price: float) -> Point:
         """What every tensor takes at `price`."""
@@ -179,7 +201,7 @@ class RateSearch:
 
     def encode(self, point: Point) -> tuple[EncodedTensor, ...]:
         """The entries of `point`."""
-        levels = levels_of(self.vector, self.layout, point.levels, np.flatnonzero(point.by_levels))
+        levels = levels_of(self._magnitudes, self.vector, point.levels, point.by_levels)
         entries: list[EncodedTensor] = []
         first, count = 0, len(self.layout.tensors)
         for tensor in [*np.flatnonzero(point.option >= 0).tolist(), count]:

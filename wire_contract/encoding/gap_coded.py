@@ -106,13 +106,12 @@ def _layers_of(levels: np.ndarray, sizes: Sequence[int]) -> tuple[list[list[int]
     magnitudes = np.abs(levels[places]).astype(np.int16)
     highest = int(magnitudes.max(initial=0))
     assert highest <= LEVELS_MAX
-    stops = places.searchsorted([*accumulate(sizes)]).tolist()
-    of_level = np.array(
-        [
-            np.bincount(magnitudes[start:stop], minlength=highest + 1)[:0:-1]
-            for start, stop in zip([0, *stops], stops, strict=False)
-        ]
-    )  # (tensor, level), the highest first
+    stops = places.searchsorted([*accumulate(sizes)])
+    firsts = np.arange(0, len(sizes) * (highest + 1), highest + 1)
+    symbols = firsts.repeat(np.diff(stops, prepend=0))
+    symbols += magnitudes
+    # (tensor, level), the highest first
+    of_level = np.bincount(symbols, minlength=len(sizes) * (highest + 1)).reshape(len(sizes), -1)[:, :0:-1]
     tables = of_level.cumsum(axis=1)[:, ::-1].T.tolist() or [[0] * len(sizes)]
     members = []
     while places.size:
