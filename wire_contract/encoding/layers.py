@@ -6,7 +6,7 @@ elements inwards; links of the same depth, of all tensors, are followed in one s
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, zip_longest
+from itertools import accumulate
 
 import numpy as np
 
@@ -21,56 +21,49 @@ class Links:
         """Of tensors of `sizes` elements, one of them not all zeros."""
         outer: list[int] = []
         counts: list[int] = []
-        layers: list[int] = []
         self.offsets: list[int] = []
         """What is added to the coded places of each link: where its set begins among the members of the depth before
         (at depth 0 among all elements); of an inverted one, where its mask does."""
         self._weights: list[int] = []
         """So many layers each one stands for."""
-        self._depths: list[list[int]] = []
+        deepest = max(len(head.layers) for head in heads)
+        self._depths: list[list[int]] = [[] for _ in range(deepest)]
         """Links by depth: layer 1 of every tensor first, which is always a link."""
-        self._members: list[int] = []
+        self._members = [0] * deepest
         """At each depth, of all links together."""
+        self._struck: list[list[int]] = [[] for _ in range(deepest)]
+        """Of each depth the inverted links. What is coded of them is struck out of one mask of all their sets."""
+        self._shifts: list[list[int]] = [[] for _ in range(deepest)]
+        """From there to where the set of each of them begins."""
+        masks = [0] * deepest
         inside, begins = list(sizes), [*accumulate(sizes[:-1], initial=0)]
         depths, newest = [0] * len(sizes), [0] * len(sizes)
-        for layer, row in enumerate(zip_longest(*[head.layers for head in heads], fillvalue=0)):
-            for tensor, count in enumerate(row):
-                if not count or (layer and count == inside[tensor]):
+        tensors: Sequence[int] = range(len(sizes))
+        for layer in range(deepest):
+            tensors = [tensor for tensor in tensors if len(heads[tensor].layers) > layer]
+            for tensor in tensors:
+                size, count = inside[tensor], heads[tensor].layers[layer]
+                if layer and count == size:
+                    self._weights[newest[tensor]] += 1
                     continue
-                depth, link = depths[tensor], len(counts)
-                if depth == len(self._depths):
-                    self._depths.append([])
-                    self._members.append(0)
-                if depth:
-                    self._weights[newest[tensor]] = layer - layers[newest[tensor]]
-                outer.append(inside[tensor])
+                depth, begin, link = depths[tensor], begins[tensor], len(counts)
+                if 2 * count > size:
+                    self._struck[depth].append(link)
+                    self._shifts[depth].append(begin - masks[depth])
+                    begin = masks[depth]
+                    masks[depth] += size
+                outer.append(size)
                 counts.append(count)
-                layers.append(layer)
-                self.offsets.append(begins[tensor])
-                self._weights.append(len(heads[tensor].layers) - layer)
+                self.offsets.append(begin)
+                self._weights.append(1)
                 self._depths[depth].append(link)
                 inside[tensor], begins[tensor] = count, self._members[depth]
                 self._members[depth] += count
                 depths[tensor], newest[tensor] = depth + 1, link
         self.subsets = Subsets.of(outer, counts)
         """In the order of coding: layer by layer, tensor by tensor."""
-        self._inverted = self.subsets.inverted
-        self._struck: list[list[int]] = [[] for _ in self._depths]
-        """Of each depth the inverted links. What is coded of them is struck out of one mask of all their sets."""
-        self._shifts: list[list[int]] = [[] for _ in self._depths]
-        """From there to where the set of each of them begins."""
-        if True in self._inverted:
-            self._strike(outer)
-
-    def _strike(self, sizes: Sequence[int]) -> None:
-        """Lays the masks of the inverted links; `sizes` (link,) are those of the sets."""
-        for depth, links in enumerate(self._depths):
-            struck = [link for link in links if self._inverted[link]]
-            masks = [*accumulate((sizes[link] for link in struck), initial=0)]
-            self._struck[depth] = struck
-            self._shifts[depth] = [self.offsets[link] - mask for link, mask in zip(struck, masks, strict=False)]
-            for link, mask in zip(struck, masks, strict=False):
-                self.offsets[link] = mask
+        while not self._depths[-1]:
+            self._depths.pop()
 
     def followed(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The elements of layer 1 of all tensors, (member,) in order, and how many layers each is in; None: in one.
@@ -103,7 +96,8 @@ class Links:
             return places[stops[links[0]] : stops[links[-1] + 1]]
         pieces = [places[stops[link] : stops[link + 1]] for link in links]
         if struck:
-            subsets, inverted = self.subsets, [self._inverted[link] for link in links]
+            subsets, complements = self.subsets, set(struck)
+            inverted = [link in complements for link in links]
             mask = np.ones(sum(subsets.sizes[link] for link in struck), dtype=np.bool_)
             mask[np.concatenate([piece for piece, turned in zip(pieces, inverted, strict=True) if turned])] = False
             rest = mask.nonzero()[0]
