@@ -19,8 +19,8 @@ from wire_contract.layout import Layout, Vector
 _STEP_PER_ROOT_LAMBDA = 2.9
 """Uniform quantisation at a high rate has D = step²/12 an element and loses 6 dB a bit: λ = step²·ln 2 / 6."""
 
-_SCALES_TRIED = (0, 1, 2, 3, 4, 5)
-"""From that step upwards, in eighths of an octave: at a low rate what is kept at all is far beyond the step."""
+_SCALES_TRIED = (-1, 0, 1, 2, 3)
+"""From that step on, in eighths of an octave: at a low rate what is kept at all is far beyond the step."""
 
 _SCALES_TRIED_FINE = (0, 1, 2)
 _FINE = 24
@@ -31,8 +31,8 @@ _ROUNDING = 0.6
 """Where level 1 and the further levels begin, of a step, in the first of two passes; the second one knows what a level
 costs."""
 
-_FLOOR = 0.7
-"""Of the lowest threshold asked for: from there on magnitudes are sorted, so that a somewhat lower one is there too."""
+_FLOOR = 0.9
+"""Of the lowest threshold asked for: from there on magnitudes are sorted, so that one a little lower is there too."""
 
 _GOLOMB_OVERHEAD = 1.01
 """Bits of the gaps over their entropy, about."""
@@ -57,7 +57,7 @@ class Choice:
 
 
 class Magnitudes:
-    """A vector's magnitudes, sorted within each tensor: those that a threshold may lie at, most of them once in a row."""
+    """A vector's magnitudes; those that a threshold may lie among are sorted within each tensor."""
 
     def __init__(self, vector: Vector, layout: Layout) -> None:
         self.sizes = np.array(layout.sizes)
@@ -78,7 +78,7 @@ class Magnitudes:
 
     def lower_to(self, floor: float) -> None:
         """Thresholds from `floor` on may be asked for from now on."""
-        # Few elements of a small message are not zero: sorting those that may be takes a third of the time of all.
+        # Few elements of a small message are not zero: those that may be are sorted in a quarter of the time of all.
         if floor >= self._floor:
             return
         self._floor = _FLOOR * floor
@@ -112,8 +112,7 @@ class Magnitudes:
         return self._stops - first.astype(np.float64), sums
 
     def from_thresholds(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The elements that reach their tensor's one of `thresholds` (tensor,): places, magnitudes, and where each
-        tensor's end among them."""
+        """Places and magnitudes of the elements that reach `thresholds` (tensor,), and where each tensor's end."""
         kept = (self._magnitudes >= thresholds.repeat(self._counts)).nonzero()[0]
         return self._places[kept], self._magnitudes[kept], kept.searchsorted(self._stops[:, 0, 0])
 

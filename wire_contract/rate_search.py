@@ -5,13 +5,13 @@ that is reverse water-filling, no bit would do more good in another tensor.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 
-from wire_contract.encoding import EncodedTensor
+from wire_contract.encoding import EncodedTensor, LowRank
 from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int8
 from wire_contract.factors import balanced_factors, matrix_shape, ranks
 from wire_contract.layout import Layout, Vector
@@ -24,19 +24,14 @@ _ENTRY_BITS = 8 * 20
 _INT4_ERROR = 0.005
 """Squared error that int4 factors keep at least, of what they hold; only rules out what cannot win."""
 
-_DENSE: Mapping[str, Callable[[Vector], EncodedTensor]] = {
-    "int4": as_int4,
-    "int8": as_int8,
-    "float16": as_float16,
-    "float32": as_float32,
-}
+_DENSE: Sequence[Callable[[Vector], EncodedTensor]] = (as_int4, as_int8, as_float16, as_float32)
 _FLOAT16_MAX = 65_504.0
 
 _FURTHER_RANKS = 3
 
 _NEAR, _NEAR_HIGH_RATE, _NEAR_MOVED = (0.04, 0.04), (0.03, 0.0), (0.003, 0.003)
-"""How far below the wanted value a search may end, and how far above it, in octaves: among all prices, likewise where the
-scales alone decide, and with the scales as they are."""
+"""How far below the wanted value a search may end, and how far above, in octaves: among all prices; where other
+thresholds change little, or the error is what is wanted; and with the scales as they are."""
 
 _NARROW, _NARROW_HIGH_RATE, _NARROW_MOVED = 0.2, 0.1, 0.002
 """Octaves of price that are not worth another try, likewise."""
@@ -47,6 +42,9 @@ _SLOPE_MOVED = 0.5
 _FILLED = 0.95
 """Of the bits wanted: with less, larger options are tried."""
 
+_OVER = 1.01
+"""Of the bits, or the error, wanted: more is not what was wanted."""
+
 _WORTH = 64.0
 """A bit of a larger option may save so many times less than the price."""
 
@@ -56,6 +54,9 @@ _MOVED_MAX = 32.0
 _HIGH_RATE = 2.5
 """Bits an element: so many that hardly one is zero, and other thresholds change little."""
 
+_PRICE_OF_SQUARE = 0.19
+"""Of a bit, by the square of the magnitude that an eighth as many elements reach: what students' updates come to."""
+
 _PRICE_MIN, _PRICE_MAX = 1e-20, 10.0
 """Of the vector's energy: below, all is float32; above, all is zero."""
 
@@ -63,21 +64,6 @@ _PRICE_MIN, _PRICE_MAX = 1e-20, 10.0
 def encoded_bytes(tensors: tuple[EncodedTensor, ...]) -> int:
     """What they take in a message, before its compression."""
     return len(msgspec.msgpack.encode(tensors))
-
-
-@dataclass(frozen=True, eq=False)
-class _Options:
-    """What a tensor can be sent as besides levels."""
-
-    entries: list[EncodedTensor | str] = field(default_factory=list)
-    """Encoded, or the name of a dense encoding."""
-    bits: list[float] = field(default_factory=list)
-    distortion: list[float] = field(default_factory=list)
-
-    def add(self, entry: EncodedTensor | str, bits: float, distortion: float) -> None:
-        self.entries.append(entry)
-        self.bits.append(bits)
-        self.distortion.append(distortion)
 
 
 class RateSearch:
@@ -89,10 +75,12 @@ class RateSearch:
         self._magnitudes = Magnitudes(vector, layout)
         self._energies = self._magnitudes.energies
         self.energy = float(self._energies.sum())
-        columns = (self._magnitudes.sizes, self._magnitudes.peaks, self._energies)
-        self._options = [_dense_options(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        self._bits_of, self._distortion_of = _dense_figures(
+            self._magnitudes.sizes, self._magnitudes.peaks, self._energies
+        )
+        self._factors: list[LowRank] = []
+        """Further options after the dense ones, each of one tensor."""
         self._prices = self.energy * _PRICE_MIN, self.energy * _PRICE_MAX
-        self._tabulate()
 
     def with_bits(self, bits: float, price: float | None = None) -> Point:
         """The point with the least distortion among those with about so many bits, by its own count; near `price`."""
@@ -101,12 +89,13 @@ class RateSearch:
         near, narrow = (_NEAR_HIGH_RATE, _NARROW_HIGH_RATE) if high else (_NEAR, _NARROW)
         ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow)
         found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
-        if len(ends) == 1 or (_FILLED * bits < found.bits and (ends[-1].option < 0).all()):
+        met = _FILLED * bits < found.bits <= _OVER * bits
+        if len(ends) == 1 or (met and not high and (ends[-1].option < 0).all()):
             return found
-        # The larger options are worth it in some tensors only.
-        both = self._at_other_price(mixed(*ends, bits), ends[0].price)
+        # A leap, which thresholds may not make good: what is on its far side may be for some tensors only.
+        both = mixed(ends[0], ends[1], bits)
         other = self._filled(self.moved_to_bits(both, bits), bits, both.price)
-        return min(found, other, key=lambda point: (point.bits > 1.01 * bits, point.distortion))
+        return min(found, other, key=lambda point: (point.bits > _OVER * bits, point.distortion))
 
     def _filled(self, point: Point, bits: float, price: float) -> Point:
         """As `point`, but when no price led near `bits`, tensors take a larger option, the best for its bits first.
@@ -134,7 +123,7 @@ class RateSearch:
         """About, to begin with."""
         if self.is_high_rate(bits):  # six decibels a bit
             return self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
-        return self._magnitudes.largest(bits / 8) ** 2 / 5.3
+        return self._magnitudes.largest(bits / 8) ** 2 * _PRICE_OF_SQUARE
 
     def is_high_rate(self, bits: float) -> bool:
         """Whether only other scales lead to another size."""
@@ -145,7 +134,7 @@ class RateSearch:
         start, excess = distortion / self.vector.size if price is None else price, _more_distortion(distortion)
         ends = solve(self.at, excess, start, self._prices, near=_NEAR_HIGH_RATE, narrow=_NARROW_HIGH_RATE, rising=True)
         found = [self.moved_to_distortion(point, distortion) for point in ends]
-        return min(found, key=lambda point: (point.distortion > distortion, point.bits))
+        return min(found, key=lambda point: (point.distortion > _OVER * distortion, point.bits))
 
     def moved_to_bits(self, point: Point, bits: float) -> Point:
         """The same scales and options as in `point`, with other thresholds: as near `bits` as they lead."""
@@ -213,24 +202,14 @@ class RateSearch:
         return tuple(entries)
 
     def _encode_option(self, tensor: int, option: int) -> EncodedTensor:
-        entry = self._options[tensor].entries[option]
-        if not isinstance(entry, str):
-            return entry
+        if option >= len(_DENSE):
+            return self._factors[option - len(_DENSE)]
         start, stop = self.layout.bounds[tensor]
-        return _DENSE[entry](self.vector[start:stop])
-
-    def _tabulate(self) -> None:
-        """The options' figures as arrays, (tensor, option), infinite where a tensor has fewer."""
-        width = max(len(options.bits) for options in self._options)
-        self._bits_of = np.full((len(self._options), width), np.inf)
-        self._distortion_of = np.full((len(self._options), width), np.inf)
-        for tensor, options in enumerate(self._options):
-            self._bits_of[tensor, : len(options.bits)] = options.bits
-            self._distortion_of[tensor, : len(options.bits)] = options.distortion
+        return _DENSE[option](self.vector[start:stop])
 
     def add_factors(self, point: Point) -> bool:
         """Low-rank factors that may be better at this price than what `point` took; whether there are any."""
-        found = False
+        found: list[tuple[int, LowRank, float]] = []
         for tensor, spec in enumerate(self.layout.tensors):
             rows, columns = matrix_shape(spec)
             cost = self._cost(point, tensor)
@@ -243,11 +222,14 @@ class RateSearch:
                 decoded: Vector = np.empty(spec.size, dtype=np.float32)
                 entry.decode_into(decoded)
                 distortion = float(((decoded - matrix.ravel()) ** 2).sum())
-                self._options[tensor].add(entry, 8.0 * encoded_bytes((entry,)) + _ENTRY_BITS, distortion)
-                found = True
-        if found:
-            self._tabulate()
-        return found
+                found.append((tensor, entry, distortion))
+        figures = np.full((2, len(self.layout.tensors), len(found)), np.inf)
+        for column, (tensor, entry, distortion) in enumerate(found):
+            figures[:, tensor, column] = 8.0 * encoded_bytes((entry,)) + _ENTRY_BITS, distortion
+        self._bits_of = np.hstack((self._bits_of, figures[0]))
+        self._distortion_of = np.hstack((self._distortion_of, figures[1]))
+        self._factors += [entry for _, entry, _ in found]
+        return bool(found)
 
     def _cost(self, point: Point, tensor: int) -> float:
         """D + λ·R of what one tensor took."""
@@ -286,14 +268,16 @@ def _ranks_worth_trying(matrix: np.ndarray, price: float, cost: float) -> list[i
     return best(np.cumsum(np.linalg.eigvalsh(gram)[::-1])[tried - 1])
 
 
-def _dense_options(size: int, peak: float, energy: float) -> _Options:
-    options = _Options()
-    if peak == 0:
-        return options
+def _dense_figures(sizes: np.ndarray, peaks: np.ndarray, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and squared error of each dense encoding, (tensor, encoding); infinite where it is none, or not wanted."""
+    bits = sizes[:, None] * np.array([4.0, 8.0, 16.0, 32.0]) + _ENTRY_BITS
+    bits[:, 0] += 4 * (sizes % 2)
     # The errors are those of rounding: a step's square over 12 an element, or half a unit in the last place.
-    options.add("int4", 4 * (size + size % 2) + _ENTRY_BITS, size * (peak / 7) ** 2 / 12)
-    options.add("int8", 8 * size + _ENTRY_BITS, size * (peak / 127) ** 2 / 12)
-    if peak < _FLOAT16_MAX:
-        options.add("float16", 16 * size + _ENTRY_BITS, energy * 2.0**-24 / 3 + size * 2.0**-50 / 12)
-    options.add("float32", 32 * size + _ENTRY_BITS, 0.0)
-    return options
+    distortion = np.zeros(bits.shape)
+    distortion[:, 0] = sizes * (peaks / 7) ** 2 / 12
+    distortion[:, 1] = sizes * (peaks / 127) ** 2 / 12
+    distortion[:, 2] = energies * 2.0**-24 / 3 + sizes * 2.0**-50 / 12
+    distortion[peaks >= _FLOAT16_MAX, 2] = np.inf
+    distortion[peaks == 0] = np.inf
+    bits[np.isinf(distortion)] = np.inf
+    return bits, distortion

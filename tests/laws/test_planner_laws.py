@@ -17,6 +17,7 @@ from wire_contract.encoding import (
 )
 from wire_contract.errors import EncodeError, LayoutError
 from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.level_choice import Magnitudes
 from wire_contract.planner import Plan, encode_planned, encoded_bytes, entropy_bits, relative_error, top_share
 
 SHAPES = [(24, 8, 5), (24,), (24,), (32, 24, 5), (32,), (32,), (48, 32, 5), (48,), (48,), (128,), (128,)]
@@ -115,6 +116,22 @@ def test_it_is_better_than_the_largest_elements_alone(kind: str) -> None:
     planned = encode_planned(vector, STUDENT, Plan(bytes_max=encoded_bytes(largest)))
     error = relative_error(vector, decode_vector(planned, STUDENT))
     assert error < 0.98 * relative_error(vector, decode_vector(largest, STUDENT))
+
+
+@KINDS
+def test_magnitudes_are_counted_from_any_floor(kind: str) -> None:
+    vector = difference(kind, 10)
+    magnitudes = Magnitudes(vector, STUDENT)
+    for threshold in (2e-3, 1.9e-3, 3e-4, 1e-3, 0.0):
+        magnitudes.lower_to(threshold)
+        counts, sums = magnitudes.reaching(np.full((1, 1, 1), threshold))
+        kept = [np.abs(vector[start:stop]).astype(np.float64) for start, stop in STUDENT.bounds]
+        kept = [each[each >= threshold] for each in kept]
+        assert counts.ravel().tolist() == [each.size for each in kept]
+        assert np.allclose(sums.ravel(), [each.sum() for each in kept])
+        places, of_places, stops = magnitudes.from_thresholds(np.full(len(kept), threshold))
+        assert np.abs(vector[places]).tolist() == of_places.tolist() == np.concatenate(kept).tolist()
+        assert stops.tolist() == np.cumsum([each.size for each in kept]).tolist()
 
 
 def test_a_matrix_of_low_rank_is_sent_as_factors() -> None:
