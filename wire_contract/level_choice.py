@@ -99,7 +99,7 @@ class Magnitudes:
 
     def largest(self, count: float) -> float:
         """A magnitude that about `count` elements of all tensors reach."""
-        at = self._absolute.size - int(np.clip(count, 1, self._absolute.size))
+        at = self._absolute.size - min(max(int(count), 1), self._absolute.size)
         return float(np.partition(self._absolute, at)[at])
 
     def reaching(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -67,7 +67,7 @@ class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unk
         signs <<= _SIGN_BIT
         bits = values.view(np.uint32)
         bits ^= signs
-        out.fill(0)
+        out.view(np.uint8).fill(0)  # bytes are filled in half the time
         out[members] = values
 
 

@@ -180,7 +180,7 @@ def _fields(steps: np.ndarray, rest: np.ndarray, data: bytes) -> np.ndarray:
     # (Copied to the machine's own order first, because taking from unaligned words is four times slower.)
     words = np.ndarray((len(data) + 1,), dtype=">u4", buffer=data + bytes(4), strides=(1,)).astype(np.uint32)
     at = steps.cumsum(dtype=np.int32)
-    fields: np.ndarray = words.take(at >> _THREE)
+    fields: np.ndarray = words.take(at >> _THREE, mode="wrap")  # all are within; the least is checked so
     at &= _SEVEN
     fields <<= at.view(np.uint32)
     fields >>= rest.view(np.uint32)
