@@ -48,10 +48,15 @@ class Size:
     """Of each convolution; all but the first halve the time axis (of that one the sensor says the stride)."""
     hidden: int
     """Width of the spectral branch."""
-    dropout: float
+    dropout: float = 0.0
+    """A student needs none: what many devices learn apart is averaged, which is regularisation enough."""
+    separable: bool = False
+    """All convolutions but the first are one over time for each channel, then one over channels at each moment
+    (depthwise separable; Howard et al. 2017, "MobileNets", arXiv:1704.04861): a quarter of their weights."""
 
 
-STUDENT = Size(channels=(24, 32, 48), hidden=48, dropout=0.2)
+STUDENT = Size(channels=(24, 32, 48), hidden=48)
+SEPARABLE_STUDENT = Size(channels=(24, 32, 48), hidden=32, separable=True)
 TEACHER = Size(channels=(96, 128, 160), hidden=256, dropout=0.3)
 
 
@@ -74,11 +79,8 @@ class WindowClassifier(nn.Module):
         width = _CHANNELS
         for index, channels in enumerate(size.channels):
             stride = sensor.first_stride if index == 0 else 2
-            layers += [
-                nn.Conv1d(width, channels, _KERNEL, padding=_KERNEL // 2, stride=stride, bias=False),
-                nn.GroupNorm(_GROUPS, channels),
-                nn.ReLU(),
-            ]
+            layers += _convolution(width, channels, stride, separable=size.separable and index > 0)
+            layers += [nn.GroupNorm(_GROUPS, channels), nn.ReLU()]
             width = channels
         self.convolutions = nn.Sequential(*layers)
         described = _CHANNELS * (sensor.frequencies + _STATISTICS)
@@ -122,6 +124,13 @@ class WindowClassifier(nn.Module):
         )
 
 
+def _convolution(width: int, channels: int, stride: int, *, separable: bool) -> list[nn.Module]:
+    groups, seen = (width, width) if separable else (1, channels)
+    padding = _KERNEL // 2
+    over_time = nn.Conv1d(width, seen, _KERNEL, stride=stride, padding=padding, groups=groups, bias=False)
+    return [over_time, nn.Conv1d(width, channels, 1, bias=False)] if separable else [over_time]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Disturb:
     """Changes windows as another wearer, or the same one tomorrow, might: a `task.Augment`."""
@@ -134,10 +143,16 @@ class Disturb:
     """Largest logarithm of a change of speed."""
     noise: float = 0.05
     """Standard deviation of white noise, in the data's units."""
+    other_wrist: float = 0.0
+    """Share of the windows that are seen as the same movement of the other arm. For data of one wrist only it is
+    better left out: what it adds never occurs there."""
 
     def __call__(self, windows: Tensor, generator: torch.Generator) -> Tensor:
         """Changed copies of windows (batch, 6, sample)."""
         count = len(windows)
+        if self.other_wrist:
+            chosen = torch.rand(count, 1, 1, generator=generator) < self.other_wrist
+            windows = torch.where(chosen, windows * _REFLECTED, windows)
         rotation = _rotations(count, self.rotation_max, generator)  # (batch, 3, 3)
         gain = torch.exp(torch.randn(count, 2, 1, generator=generator) * self.strength_deviation)
         windows = torch.cat(
@@ -145,6 +160,11 @@ class Disturb:
         )
         windows = _at_another_tempo(windows, self.tempo_max, generator)
         return windows + torch.randn(windows.shape, generator=generator) * self.noise
+
+
+_REFLECTED = torch.tensor([-1.0, 1.0, 1.0, 1.0, -1.0, -1.0])[:, None]
+"""Signs of the channels after a reflection that turns x, the axis across the screen of a watch. Angular rates are
+pseudovectors: they keep the axis of the reflection and turn the others."""
 
 
 def _rotations(count: int, angle_max: float, generator: torch.Generator) -> Tensor:

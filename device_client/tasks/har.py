@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_client.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.networks import SEPARABLE_STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
 
 FILE = "spsw_sw_win50.npz"
@@ -29,8 +29,8 @@ TEACHER_PERSONS = 3
 SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=9.81)
 RECIPE = Recipe(
     epochs=1,
-    batch_size=32,
-    learning_rate=3e-3,
+    batch_size=16,
+    learning_rate=4e-3,
     schedule="cosine",
     schedule_versions=240.0,
     alpha=0.3,
@@ -83,7 +83,7 @@ def task(data: Path | None) -> Task:
     return Task(
         name="har",
         classes=windows.classes,
-        student=lambda: WindowClassifier(SENSOR, STUDENT, len(windows.classes)),
+        student=lambda: WindowClassifier(SENSOR, SEPARABLE_STUDENT, len(windows.classes)),
         teacher=lambda: WindowClassifier(SENSOR, TEACHER, len(windows.classes)),
         device_data=lambda device: windows.of(devices[device]),
         teacher_data=lambda: windows.of(*teachers),

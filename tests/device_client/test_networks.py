@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from device_client.networks import STUDENT, TEACHER, Sensor, Size, WindowClassifier
+from device_client.networks import SEPARABLE_STUDENT, STUDENT, TEACHER, Disturb, Sensor, Size, WindowClassifier
 from device_client.training import seeded
 
 NAMES = [
@@ -23,6 +23,20 @@ NAMES = [
     "head.weight",
     "head.bias",
 ]
+SEPARABLE_NAMES = [
+    "convolutions.0.weight",
+    "convolutions.1.weight",
+    "convolutions.1.bias",
+    "convolutions.3.weight",
+    "convolutions.4.weight",
+    "convolutions.5.weight",
+    "convolutions.5.bias",
+    "convolutions.7.weight",
+    "convolutions.8.weight",
+    "convolutions.9.weight",
+    "convolutions.9.bias",
+    *NAMES[-6:],
+]
 """Recorded. Another order is another layout: devices and aggregators of different releases would not work together."""
 
 
@@ -31,15 +45,36 @@ def network(size: Size) -> WindowClassifier:
         return WindowClassifier(Sensor(samples=50, acceleration_unit=9.81), size, 5)
 
 
-@pytest.mark.parametrize(("size", "hidden"), [(STUDENT, 2 * 48 + 48), (TEACHER, 2 * 160 + 256)])
-def test_the_weights_keep_their_names_and_order(size: Size, hidden: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "names", "hidden"),
+    [
+        (STUDENT, NAMES, 2 * 48 + 48),
+        (SEPARABLE_STUDENT, SEPARABLE_NAMES, 2 * 48 + 32),
+        (TEACHER, NAMES, 2 * 160 + 256),
+    ],
+)
+def test_the_weights_keep_their_names_and_order(size: Size, names: list[str], hidden: int) -> None:
     weights = network(size).state_dict()
-    assert list(weights) == NAMES
+    assert list(weights) == names
     assert weights["head.weight"].shape == (5, hidden)
 
 
+def test_a_separable_convolution_sees_one_channel_over_time_and_then_all_at_one_moment() -> None:
+    model = network(SEPARABLE_STUDENT).eval()
+    over_time, over_channels = model.convolutions[3], model.convolutions[4]
+    signals = torch.randn(1, 24, 50)
+    bent = signals.clone()
+    bent[0, 7] += 1.0  # one channel, always
+    changed = (over_time(bent) - over_time(signals)).abs().amax(dim=(0, 2)) > 1e-5
+    assert changed.nonzero().flatten().tolist() == [7]
+    bent = signals.clone()
+    bent[0, :, 20] += 1.0  # all channels, once
+    changed = (over_channels(bent) - over_channels(signals)).abs().amax(dim=(0, 1)) > 1e-5
+    assert changed.nonzero().flatten().tolist() == [20]
+
+
 def test_forward_is_its_two_stages_one_after_the_other() -> None:
-    model, windows = network(STUDENT), torch.randn(3, 6, 50)
+    model, windows = network(TEACHER), torch.randn(3, 6, 50)
     hidden = model.eval().features(windows)
     assert hidden.shape == (3, model.head.in_features)
     assert torch.equal(model.classify(hidden), model(windows))
@@ -48,6 +83,25 @@ def test_forward_is_its_two_stages_one_after_the_other() -> None:
         whole = model(windows)
     with seeded(2):
         assert torch.equal(model.classify(model.features(windows)), whole), "dropout draws the same numbers"
+
+
+def test_the_other_wrist_sees_a_reflection_in_which_cross_products_hold() -> None:
+    still = Disturb(rotation_max=0.0, strength_deviation=0.0, tempo_max=0.0, noise=0.0, other_wrist=1.0)
+    windows = torch.randn(4, 6, 50)
+    seen = still(windows, torch.Generator().manual_seed(1))
+    # Reflected vectors u', v' have a cross product that is the pseudovector u x v of the mirror's other side.
+    before = torch.linalg.cross(windows[:, :3, 1:], windows[:, :3, :-1], dim=1)
+    after = torch.linalg.cross(seen[:, :3, 1:], seen[:, :3, :-1], dim=1)
+    as_rates = torch.cat([windows[:, :3, 1:], before], dim=1)
+    assert torch.allclose(still(as_rates, torch.Generator().manual_seed(1))[:, 3:], after, atol=1e-5)
+    assert not torch.allclose(seen, windows)
+
+
+def test_so_many_windows_as_asked_are_seen_on_the_other_wrist() -> None:
+    windows = torch.ones(2_000, 6, 50)
+    sometimes = Disturb(rotation_max=0.0, strength_deviation=0.0, tempo_max=0.0, noise=0.0, other_wrist=0.25)
+    share = (sometimes(windows, torch.Generator().manual_seed(1))[:, 0, 0] < 0).float().mean()
+    assert 0.2 < float(share) < 0.3
 
 
 def test_the_stride_of_a_fast_sensor_changes_the_work_and_no_weight() -> None:
