@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aggregator.model_line import DELTA_BYTES
+from benchmarks.learning import UNCOMPRESSED
 from device_client.settings import UPDATE_BYTES
 from simulators.virtual_server import Rules
 from wire_contract.encoding_choice import Energy, TopShare
@@ -42,7 +43,6 @@ def arms(devices: int) -> Sequence[Arm]:
     def planned(update_bytes: int, delta_bytes: int) -> Rules:
         return asynchronous(Plan(bytes_max=update_bytes), Plan(bytes_max=delta_bytes))
 
-    plain = Rules(update_encoding="float32", model_encoding="float32", error_feedback=False)
     return (
         Arm(
             letter="a",
@@ -50,9 +50,15 @@ def arms(devices: int) -> Sequence[Arm]:
             says="FedAvg of the teacher, float32",
             network="teacher",
             synchronous=True,
-            rules=plain,
+            rules=UNCOMPRESSED,
         ),
-        Arm(letter="b", name="fedavg_student", says="FedAvg of the student, float32", synchronous=True, rules=plain),
+        Arm(
+            letter="b",
+            name="fedavg_student",
+            says="FedAvg of the student, float32",
+            synchronous=True,
+            rules=UNCOMPRESSED,
+        ),
         Arm(
             letter="c",
             name="fedkd",

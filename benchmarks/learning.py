@@ -1,8 +1,8 @@
 """How well is it learned? Accuracy on persons whom nobody has seen, four ways, several seeds.
 
     federated     asynchronous, virtual time: devices of unlike speed (one 10 times slower, one often offline),
-                  int8 updates, float16 models, the project's own merging
-    sync_fedavg   everybody trains each round on the same version, and the server waits for the slowest
+                  updates and deltas as small as they are by default, the project's own merging
+    sync_fedavg   everybody trains each round on the same version, and the server waits for the slowest; float32
     centralised   the same examples in one heap: the ceiling
     local_mean    each device alone with its own person's data, mean over the devices: the floor
 
@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from aggregator.model_line import DELTA_BYTES
+from device_client.settings import UPDATE_BYTES
 from device_client.task import Examples, Task, TaskError, load_task, pooled
 from device_client.tasks import har
 from device_client.training import evaluate, seed_of, seeded, train_alone, train_teacher
@@ -34,10 +36,11 @@ from simulators.learners import StudentLearner
 from simulators.virtual_server import Rules
 from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
 from wire_contract.layout import Vector
+from wire_contract.planner import Plan as ByteBudget
 
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
-_DEVICES_MIN = Rules().updates_per_version
+_DEVICES_MIN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +56,11 @@ class Plan:
         return max(1, round(updates * task.recipe.epochs / len(task.devices)))
 
 
-PLANS: Mapping[str, Plan] = {
-    "har": Plan(versions=240, rules=Rules(updates_per_version=3, server_rate=0.35)),
-    "physiotherapy": Plan(versions=150, rules=Rules(updates_per_version=3, server_rate=0.5)),
-}
+PASSES: Mapping[str, int] = {"har": 60, "physiotherapy": 75}
+"""Of each device over its own data; of a task of the user's `_PASSES`."""
+_PASSES = 20
+UNCOMPRESSED = Rules(update_encoding="float32", model_encoding="float32", error_feedback=False)
+"""Of synchronous FedAvg."""
 
 
 def fleet(names: tuple[str, ...], seed: int) -> tuple[VirtualDevice, ...]:
@@ -119,7 +123,7 @@ def _measure(asked: _Seed) -> dict[str, Any]:
     )
     rounds = max(1, round(epochs / task.recipe.epochs))
     synchronous = run_synchronous(
-        task.devices, learner, initial, layout, rules=plan.rules, rounds=rounds, versions=plan.versions
+        task.devices, learner, initial, layout, rules=UNCOMPRESSED, rounds=rounds, versions=plan.versions
     )
     each = [alone(examples) for examples in data.values()]
     return {
@@ -159,18 +163,25 @@ def holding_out(task: Task, names: tuple[str, ...]) -> Task:
         raise TaskError(f"{', '.join(unknown)}: no device of task {task.name}, which has {', '.join(task.devices)}")
     left = tuple(name for name in task.devices if name not in names)
     if len(left) < _DEVICES_MIN:
-        raise TaskError(f"a version takes updates of {_DEVICES_MIN} devices, and only {len(left)} would take part")
+        raise TaskError(f"at least {_DEVICES_MIN} devices are to take part, and only {len(left)} would")
     if not names:
         return task
     return replace(task, devices=left, held_out=lambda: pooled([task.examples_of(name) for name in names]))
 
 
 def plan_of(task: Task, versions: int | None) -> Plan:
-    """The task's plan, shortened or lengthened when `versions` says so."""
-    # A rate of K / devices is about 1 / (1 + mean staleness): what keeps a task of the user's from overshooting.
-    own = Plan(versions=40, rules=Rules(server_rate=min(1.0, Rules().updates_per_version / len(task.devices))))
-    plan = PLANS.get(task.name, own)
-    return plan if versions is None else Plan(versions=versions, rules=plan.rules)
+    """A version of half of the devices' updates each, as many as the task's passes make, or `versions`."""
+    devices = len(task.devices)
+    half = max(1, devices // 2)
+    rules = Rules(
+        updates_per_version=half,
+        # About 1 / (1 + mean staleness) keeps any task from overshooting.
+        server_rate=0.5,
+        update_encoding=ByteBudget(bytes_max=UPDATE_BYTES),
+        delta_encoding=ByteBudget(bytes_max=DELTA_BYTES),
+    )
+    passes = PASSES.get(task.name, _PASSES)
+    return Plan(versions=versions or max(1, round(passes * devices / half / task.recipe.epochs)), rules=rules)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
