@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aggregator.model_line import DELTA_BYTES
-from benchmarks.learning import UNCOMPRESSED
+from benchmarks.learning import SERVER_RATE, UNCOMPRESSED
 from device_client.settings import UPDATE_BYTES
 from simulators.virtual_server import Rules
 from wire_contract.encoding_choice import Energy, TopShare
@@ -38,7 +38,7 @@ def arms(devices: int) -> Sequence[Arm]:
     half = max(1, devices // 2)
 
     def asynchronous(update: Plan | TopShare | Literal["int8"], delta: Plan | TopShare | Literal["int8"]) -> Rules:
-        return Rules(updates_per_version=half, server_rate=0.5, update_encoding=update, delta_encoding=delta)
+        return Rules(updates_per_version=half, server_rate=SERVER_RATE, update_encoding=update, delta_encoding=delta)
 
     def planned(update_bytes: int, delta_bytes: int) -> Rules:
         return asynchronous(Plan(bytes_max=update_bytes), Plan(bytes_max=delta_bytes))

@@ -31,7 +31,7 @@ from device_client.task import TaskError
 TARGET_POINTS = 0.01
 """Under centralised training."""
 SMOOTHED_PASSES = 3
-ROUNDS = 40
+ROUNDS = 60
 CENTRALISED = "centralised"
 PREPARED = "teacher"
 _COST_OF_TEACHER = 1_000.0

@@ -41,6 +41,8 @@ from wire_contract.planner import Plan as ByteBudget
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
 _DEVICES_MIN = 3
+SERVER_RATE = 0.7
+"""η where a version is made of half of the devices' updates, so that most of them are one version stale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +177,7 @@ def plan_of(task: Task, versions: int | None) -> Plan:
     half = max(1, devices // 2)
     rules = Rules(
         updates_per_version=half,
-        # About 1 / (1 + mean staleness) keeps any task from overshooting.
-        server_rate=0.5,
+        server_rate=SERVER_RATE,
         update_encoding=ByteBudget(bytes_max=UPDATE_BYTES),
         delta_encoding=ByteBudget(bytes_max=DELTA_BYTES),
     )

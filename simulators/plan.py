@@ -17,8 +17,8 @@ class Plan:
     """…or so long after the first device was started, whichever comes first."""
     updates_per_version: int = 3
     """K: half of the devices, so that nobody waits for the slow or the absent one."""
-    server_rate: float = 0.5
-    """η of FedBuff; about K / devices keeps several devices from repeating each other's step."""
+    server_rate: float = 0.7
+    """η of FedBuff; below 1, since several devices learn the same thing from bases one or two versions apart."""
     sample_weight: SampleWeight = "uniform"
     """Each person counts alike, however much they recorded: the model is for persons who are not here."""
     version_seconds: float = 15.0
