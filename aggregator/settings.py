@@ -33,7 +33,11 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         description="a new version so long after the first update that waits, however few there are, seconds",
     )
     server_rate: float = Field(
-        1.0, gt=0, le=10, description="share of the mean difference that is taken (η of FedBuff); try K / devices"
+        1.0,
+        gt=0,
+        le=10,
+        description="share of the mean difference that is taken (η of FedBuff); try 0.7 where K is half of the "
+        "devices, and less where it is fewer",
     )
     staleness_decay: Decay = Field("polynomial", description="how stale updates lose weight; polynomial is (1+s)^-1/2")
     staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")

@@ -96,6 +96,7 @@ def _measure(asked: _Seed) -> dict[str, Any]:
     task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
     task = holding_out(task, asked.hold_out)
     plan = plan_of(task, asked.versions)
+    task = scheduled(task, plan.versions)
     with seeded(asked.seed):
         student, teacher = task.student(), task.teacher() if task.teacher else None
     if teacher is not None:
@@ -182,7 +183,15 @@ def plan_of(task: Task, versions: int | None) -> Plan:
         delta_encoding=ByteBudget(bytes_max=DELTA_BYTES),
     )
     passes = PASSES.get(task.name, _PASSES)
-    return Plan(versions=versions or max(1, round(passes * devices / half / task.recipe.epochs)), rules=rules)
+    own = max(1, round(passes * devices / half / task.recipe.epochs))
+    return Plan(versions=own if versions is None else versions, rules=rules)
+
+
+def scheduled(task: Task, versions: int) -> Task:
+    """The task with a cosine that ends with the run, however many versions that has; other schedules stay."""
+    if task.recipe.schedule != "cosine":
+        return task
+    return replace(task, recipe=replace(task.recipe, schedule_versions=float(versions)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

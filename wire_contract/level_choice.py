@@ -1,7 +1,8 @@
 """Which levels a gap-coded tensor gets when a bit costs λ of squared error: minimise D + λ·R, tensor by tensor.
 
 All is computed from sorted magnitudes and their running sums, so trying a λ costs a few hundred binary searches instead
-of a pass over the elements. With k_j elements of level j or more, and S_j the sum of their magnitudes,
+of a pass over the elements (but for the first λ, and one that is much lower). With k_j elements of level j or more, and
+S_j the sum of their magnitudes,
 
     D = Σx² - 2·scale·Σ_j S_j + scale²·Σ_j (2j - 1)·k_j         R = the entropy of the layers, signs and heads
 """
@@ -20,7 +21,7 @@ _STEP_PER_ROOT_LAMBDA = 2.9
 """Uniform quantisation at a high rate has D = step²/12 an element and loses 6 dB a bit: λ = step²·ln 2 / 6."""
 
 _SCALES_TRIED = (-1, 0, 1, 2, 3)
-"""From that step on, in eighths of an octave: at a low rate what is kept at all is far beyond the step."""
+"""From just below that step on, in eighths of an octave: at a low rate what is kept at all is far beyond the step."""
 
 _SCALES_TRIED_FINE = (0, 1, 2)
 _FINE = 24

@@ -42,6 +42,9 @@ _SLOPE_MOVED = 0.5
 _FILLED = 0.95
 """Of the bits wanted: with less, larger options are tried."""
 
+_LEAP = 0.5
+"""Of the bits wanted: when one side of the search has fewer, tensors went from nothing to something between the two."""
+
 _OVER = 1.01
 """Of the bits, or the error, wanted: more is not what was wanted."""
 
@@ -90,7 +93,8 @@ class RateSearch:
         ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow)
         found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
         met = _FILLED * bits < found.bits <= _OVER * bits
-        if len(ends) == 1 or (met and not high and (ends[-1].option < 0).all()):
+        leaps = ends[0].bits < _LEAP * bits
+        if len(ends) == 1 or (met and not high and not leaps and (ends[-1].option < 0).all()):
             return found
         # A leap, which thresholds may not make good: what is on its far side may be for some tensors only.
         both = mixed(ends[0], ends[1], bits)

@@ -1,13 +1,14 @@
 """The learning benchmark, run small on the example task, and on a har file written here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.learning import ARMS, fleet, holding_out
+from benchmarks.learning import ARMS, fleet, holding_out, plan_of, scheduled
 from device_client.task import Task, load_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
@@ -71,6 +72,17 @@ def test_devices_can_be_held_out_so_that_the_test_persons_are_not_looked_at(
     lines = capsys.readouterr().err.splitlines()
     assert "nobody: no device of task har, which has " in lines[0]
     assert "and only 1 would" in lines[1]
+
+
+def test_the_learning_rate_has_fallen_to_its_floor_when_the_run_ends(tmp_path: Path) -> None:
+    task = load_task("har", data=written(tmp_path / "data", range(1, 12), tested=1))
+    for taking_part in (task, holding_out(task, task.devices[:2])):
+        versions = plan_of(taking_part, None).versions
+        recipe = scheduled(taking_part, versions).recipe
+        assert recipe.learning_rate_at(versions - 1) == pytest.approx(recipe.schedule_floor * recipe.learning_rate)
+        assert recipe.learning_rate_at(versions // 2) > 0.4 * recipe.learning_rate
+    inverse = replace(task, recipe=replace(task.recipe, schedule="inverse"))
+    assert scheduled(inverse, 7) is inverse
 
 
 def persons_of(task: Task, device: str) -> set[str]:

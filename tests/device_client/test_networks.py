@@ -37,7 +37,8 @@ SEPARABLE_NAMES = [
     "convolutions.9.bias",
     *NAMES[-6:],
 ]
-"""Recorded. Another order is another layout: devices and aggregators of different releases would not work together."""
+"""Recorded, both. Another order is another layout:
+devices and aggregators of different releases would not work together."""
 
 
 def network(size: Size) -> WindowClassifier:
