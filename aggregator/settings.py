@@ -36,8 +36,8 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         1.0,
         gt=0,
         le=10,
-        description="share of the mean difference that is taken (η of FedBuff); try 0.7 where K is half of the "
-        "devices, and less where it is fewer",
+        description="share of the mean difference that is taken (η of FedBuff); less than 1 where K is less than "
+        "two thirds of the devices; try 0.7 at half of them",
     )
     staleness_decay: Decay = Field("polynomial", description="how stale updates lose weight; polynomial is (1+s)^-1/2")
     staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")

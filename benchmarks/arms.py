@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aggregator.model_line import DELTA_BYTES
-from benchmarks.learning import SERVER_RATE, UNCOMPRESSED
+from benchmarks.learning import SERVER_RATE, UNCOMPRESSED, updates_per_version
 from device_client.settings import UPDATE_BYTES
 from simulators.virtual_server import Rules
 from wire_contract.encoding_choice import Energy, TopShare
@@ -34,11 +34,15 @@ class Arm:
 
 
 def arms(devices: int) -> Sequence[Arm]:
-    """All of them; versions of the asynchronous ones are made of half of the devices' updates."""
-    half = max(1, devices // 2)
+    """All of them."""
 
     def asynchronous(update: Plan | TopShare | Literal["int8"], delta: Plan | TopShare | Literal["int8"]) -> Rules:
-        return Rules(updates_per_version=half, server_rate=SERVER_RATE, update_encoding=update, delta_encoding=delta)
+        return Rules(
+            updates_per_version=updates_per_version(devices),
+            server_rate=SERVER_RATE,
+            update_encoding=update,
+            delta_encoding=delta,
+        )
 
     def planned(update_bytes: int, delta_bytes: int) -> Rules:
         return asynchronous(Plan(bytes_max=update_bytes), Plan(bytes_max=delta_bytes))

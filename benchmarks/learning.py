@@ -41,8 +41,8 @@ from wire_contract.planner import Plan as ByteBudget
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
 _DEVICES_MIN = 3
-SERVER_RATE = 0.7
-"""η where a version is made of half of the devices' updates, so that most of them are one version stale."""
+SERVER_RATE = 1.0
+"""η. With fewer devices behind a version it would have to be smaller (`ARCHITECTURE.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,18 +173,22 @@ def holding_out(task: Task, names: tuple[str, ...]) -> Task:
 
 
 def plan_of(task: Task, versions: int | None) -> Plan:
-    """A version of half of the devices' updates each, as many as the task's passes make, or `versions`."""
+    """As many versions as the task's passes make, or `versions`."""
     devices = len(task.devices)
-    half = max(1, devices // 2)
     rules = Rules(
-        updates_per_version=half,
+        updates_per_version=updates_per_version(devices),
         server_rate=SERVER_RATE,
         update_encoding=ByteBudget(bytes_max=UPDATE_BYTES),
         delta_encoding=ByteBudget(bytes_max=DELTA_BYTES),
     )
     passes = PASSES.get(task.name, _PASSES)
-    own = max(1, round(passes * devices / half / task.recipe.epochs))
+    own = max(1, round(passes * devices / rules.updates_per_version / task.recipe.epochs))
     return Plan(versions=own if versions is None else versions, rules=rules)
+
+
+def updates_per_version(devices: int) -> int:
+    """K: two thirds of the devices, so that neither the slow nor the absent ones are waited for."""
+    return max(1, 2 * devices // 3)
 
 
 def scheduled(task: Task, versions: int) -> Task:

@@ -39,7 +39,7 @@ def test_a_small_run_prints_a_table_and_writes_its_figures(tmp_path: Path, capsy
     assert {*ARMS, "teacher", "student_parameters", "teacher_parameters", "per_seed", "seconds"} <= set(figures)
     assert all(0 <= figures[arm] <= 1 and len(figures["per_seed"][arm]) == 1 for arm in ARMS)
     assert figures["teacher_parameters"] > 10 * figures["student_parameters"]
-    assert figures["epochs"] == 3, "3 versions x 5 updates x 2 epochs over 10 devices"
+    assert figures["epochs"] == 4, "3 versions x 6 updates x 2 epochs over 10 devices"
     assert "further" not in figures
     assert not figures["hold_out"]
     printed = capsys.readouterr().out
