@@ -143,16 +143,10 @@ class Disturb:
     """Largest logarithm of a change of speed."""
     noise: float = 0.05
     """Standard deviation of white noise, in the data's units."""
-    other_wrist: float = 0.0
-    """Share of the windows that are seen as the same movement of the other arm. For data of one wrist only it is
-    better left out: what it adds never occurs there."""
 
     def __call__(self, windows: Tensor, generator: torch.Generator) -> Tensor:
         """Changed copies of windows (batch, 6, sample)."""
         count = len(windows)
-        if self.other_wrist:
-            chosen = torch.rand(count, 1, 1, generator=generator) < self.other_wrist
-            windows = torch.where(chosen, windows * _REFLECTED, windows)
         rotation = _rotations(count, self.rotation_max, generator)  # (batch, 3, 3)
         gain = torch.exp(torch.randn(count, 2, 1, generator=generator) * self.strength_deviation)
         windows = torch.cat(
@@ -160,11 +154,6 @@ class Disturb:
         )
         windows = _at_another_tempo(windows, self.tempo_max, generator)
         return windows + torch.randn(windows.shape, generator=generator) * self.noise
-
-
-_REFLECTED = torch.tensor([-1.0, 1.0, 1.0, 1.0, -1.0, -1.0])[:, None]
-"""Signs of the channels after a reflection that turns x, the axis across the screen of a watch. Angular rates are
-pseudovectors: they keep the axis of the reflection and turn the others."""
 
 
 def _rotations(count: int, angle_max: float, generator: torch.Generator) -> Tensor:

@@ -52,7 +52,7 @@ RECIPE = Recipe(
     alpha=0.1,
     temperature=2.0,
     label_smoothing=0.05,
-    augment=Disturb(rotation_max=0.6, strength_deviation=0.2, tempo_max=0.25, noise=0.03, other_wrist=0.5),
+    augment=Disturb(rotation_max=0.6, strength_deviation=0.2, tempo_max=0.25, noise=0.03),
 )
 
 

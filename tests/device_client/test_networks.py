@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from device_client.networks import SEPARABLE_STUDENT, STUDENT, TEACHER, Disturb, Sensor, Size, WindowClassifier
+from device_client.networks import SEPARABLE_STUDENT, STUDENT, TEACHER, Sensor, Size, WindowClassifier
 from device_client.training import seeded
 
 NAMES = [
@@ -84,25 +84,6 @@ def test_forward_is_its_two_stages_one_after_the_other() -> None:
         whole = model(windows)
     with seeded(2):
         assert torch.equal(model.classify(model.features(windows)), whole), "dropout draws the same numbers"
-
-
-def test_the_other_wrist_sees_a_reflection_in_which_cross_products_hold() -> None:
-    still = Disturb(rotation_max=0.0, strength_deviation=0.0, tempo_max=0.0, noise=0.0, other_wrist=1.0)
-    windows = torch.randn(4, 6, 50)
-    seen = still(windows, torch.Generator().manual_seed(1))
-    # Reflected vectors u', v' have a cross product that is the pseudovector u x v of the mirror's other side.
-    before = torch.linalg.cross(windows[:, :3, 1:], windows[:, :3, :-1], dim=1)
-    after = torch.linalg.cross(seen[:, :3, 1:], seen[:, :3, :-1], dim=1)
-    as_rates = torch.cat([windows[:, :3, 1:], before], dim=1)
-    assert torch.allclose(still(as_rates, torch.Generator().manual_seed(1))[:, 3:], after, atol=1e-5)
-    assert not torch.allclose(seen, windows)
-
-
-def test_so_many_windows_as_asked_are_seen_on_the_other_wrist() -> None:
-    windows = torch.ones(2_000, 6, 50)
-    sometimes = Disturb(rotation_max=0.0, strength_deviation=0.0, tempo_max=0.0, noise=0.0, other_wrist=0.25)
-    share = (sometimes(windows, torch.Generator().manual_seed(1))[:, 0, 0] < 0).float().mean()
-    assert 0.2 < float(share) < 0.3
 
 
 def test_the_stride_of_a_fast_sensor_changes_the_work_and_no_weight() -> None:
