@@ -29,8 +29,8 @@ class Rules:
     """K of FedBuff; at most one update a device in each version."""
     server_rate: float = 0.5
     """η: share of the mean difference that is taken. Several devices learn the same thing from the same base at the
-    same time, and later versions take each of these steps again: the more devices stand behind those of one version,
-    the smaller η must be, or the model overshoots."""
+    same time, and later versions take each of these steps again: the smaller the share of the devices that makes a
+    version, the smaller η must be, or the model overshoots."""
     decay: Decay = "polynomial"
     sample_weight: SampleWeight = "linear"
     update_encoding: EncodingChoice = "int8"
