@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from msgspec import structs
 
-from aggregator.staleness import Decay, SampleWeight, weight_of
+from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight, weight_of
 from wire_contract.encoding import decode_vector
 from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError, LimitExceeded
@@ -23,8 +23,8 @@ from wire_contract.topics import ParsedTopic, shard_of
 
 _DETAIL_CHARACTERS_MAX = 300
 _NORM_MAX = 1e15
-"""Whatever the model's norm: times the largest weight, 2⁵³, and for any number of updates this stays finite in float32,
-so that no accepted update can leave a model that cannot be published."""
+"""Whatever the model's norm: times the largest weight, 2⁵³ samples of one who was long absent, and for any number of
+updates this stays finite in float32, so that no accepted update can leave a model that cannot be published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class Policy:
 
     decay: Decay = "polynomial"
     sample_weight: SampleWeight = "linear"
+    absence_max: int = ABSENCE_MAX
+    """Versions. A device that was in none for so long counts so much more than one in each; 1: all alike."""
     staleness_max: int = 1_000
     """Versions. Generous: work done offline is discounted, not thrown away."""
     update_bytes_max: int = UPDATE_LIMITS.compressed_bytes
@@ -133,7 +135,15 @@ def _open(device: str, payload: bytes, limits: Limits, policy: Policy) -> Update
         return Refuse("malformed", _short(error))
 
 
-def admit(update: Update, standing: Standing, policy: Policy, last: LastOfDevice | None, difference: Vector) -> Verdict:
+def admit(
+    update: Update,
+    standing: Standing,
+    policy: Policy,
+    last: LastOfDevice | None,
+    difference: Vector,
+    *,
+    absence: int,
+) -> Verdict:
     """Judges one update.
 
     Args:
@@ -142,6 +152,7 @@ def admit(update: Update, standing: Standing, policy: Policy, last: LastOfDevice
         policy: what the operator chose.
         last: the newest update of this device and incarnation in the ledger.
         difference: (layout.size,) filled with the decoded difference when the verdict is `Merge`.
+        absence: of the device, in versions; 1 if it had a part in the newest one.
     """
     if last is not None and update.sequence <= last.sequence:
         if update.sequence == last.sequence and last.refusal is not None:
@@ -158,7 +169,14 @@ def admit(update: Update, standing: Standing, policy: Policy, last: LastOfDevice
     if isinstance(norm, Refuse):
         return norm
     staleness = standing.version - update.base_version
-    weight = weight_of(update.samples, staleness, decay=policy.decay, sample_weight=policy.sample_weight)
+    weight = weight_of(
+        update.samples,
+        staleness,
+        absence,
+        decay=policy.decay,
+        sample_weight=policy.sample_weight,
+        absence_max=policy.absence_max,
+    )
     return Merge(weight, staleness, norm)
 
 

@@ -301,6 +301,15 @@ class Ledger:
             ).fetchone()
             return None if row[0] is None else LastOfDevice(row[0])
 
+    def contributed(self, *, since: int, until: int) -> dict[str, int]:
+        """The newest version from `since` to `until`, both included, that each device had a part in."""
+        with _plain_errors(self.path):
+            rows = self._db.execute(
+                "SELECT device, max(into_version) FROM journal WHERE into_version BETWEEN ? AND ? GROUP BY device",
+                (since, until),
+            )
+            return dict(rows.fetchall())
+
     def forget_incarnations(self, device: str) -> Sequence[DeviceKey]:
         """Drops the oldest incarnations of a device beyond those kept; returns what was dropped."""
         with self._transaction() as db:

@@ -8,6 +8,7 @@ Adding is one pass over memory. The order of additions is the order of the journ
 same updates again gives the same bits.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,11 @@ class Buffer:
     def slots(self) -> int:
         """Devices with at least one update here."""
         return len(self._slots)
+
+    @property
+    def devices(self) -> Iterable[str]:
+        """Who has a slot."""
+        return self._slots.keys()
 
     @property
     def updates(self) -> int:

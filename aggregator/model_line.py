@@ -135,6 +135,7 @@ class ModelLine:
         *,
         digests: Mapping[int, bytes],
         lasts: Mapping[DeviceKey, LastOfDevice],
+        contributed: Mapping[str, int],
         recall: Callable[[DeviceKey], LastOfDevice | None],
     ) -> None:
         self.settings = settings
@@ -143,6 +144,8 @@ class ModelLine:
         self.weights = weights
         self._digests = dict(digests)
         self._lasts = dict(lasts)
+        self._contributed = dict(contributed)
+        """The newest version that a device had a part in, for devices with one in the last `absence_max` versions."""
         self._recall = recall
         self._incarnations = Counter(device for device, _ in lasts)
         self.buffer = Buffer(layout.size)
@@ -166,7 +169,9 @@ class ModelLine:
         if isinstance(update, Refuse):
             return Judged(update, None, self.version)
         key = (update.device, update.incarnation)
-        verdict = admit(update, self._standing, policy, self._last(key), self._difference)
+        verdict = admit(
+            update, self._standing, policy, self._last(key), self._difference, absence=self._absence(update.device)
+        )
         match verdict:
             case Merge(weight):
                 self.buffer.add(update.device, self._difference, weight)
@@ -208,6 +213,9 @@ class ModelLine:
         self.shelf, self.weights = shelf, weights
         self._digests[shelf.version] = shelf.published.digest
         self._digests.pop(shelf.version - self.settings.policy.staleness_max - 1, None)
+        self._contributed |= dict.fromkeys(self.buffer.devices, shelf.version)
+        forgotten = shelf.version - self.settings.policy.absence_max
+        self._contributed = {device: last for device, last in self._contributed.items() if last > forgotten}
         self.buffer.clear()
         self._standing = self._new_standing()
 
@@ -223,6 +231,10 @@ class ModelLine:
     def knows(self, version: int, digest: bytes) -> bool:
         """Whether this version was published here, with these weights."""
         return self._digests.get(version) == digest
+
+    def _absence(self, device: str) -> int:
+        """As `staleness.py` has it; of a device that is not remembered, since the line began."""
+        return self.version + 1 - self._contributed.get(device, 0)
 
     def _last(self, key: DeviceKey) -> LastOfDevice | None:
         last = self._lasts.get(key)
@@ -294,6 +306,7 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
         weights,
         digests=ledger.digests(since=row.version - settings.policy.staleness_max),
         lasts=ledger.last_of_devices(),
+        contributed=ledger.contributed(since=row.version - settings.policy.absence_max + 1, until=row.version),
         recall=ledger.last_merged,
     )
     difference = np.empty(layout.size, dtype=np.float32)

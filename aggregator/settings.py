@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from aggregator.admission import Policy
 from aggregator.model_line import DELTA_BYTES, LineSettings
-from aggregator.staleness import Decay, SampleWeight
+from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight
 from aggregator.telemetry.settings import TelemetrySettings
 from wire_contract.connection import CommandSettings, ConnectionSettings, Files
 from wire_contract.encoding import EncodingName
@@ -40,6 +40,13 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         "two thirds of the devices; try 0.7 at half of them",
     )
     staleness_decay: Decay = Field("polynomial", description="how stale updates lose weight; polynomial is (1+s)^-1/2")
+    absence_max: int = Field(
+        ABSENCE_MAX,
+        ge=1,
+        le=1_000,
+        description="an update counts as many times as versions went by without its device, at most so many; 1 turns "
+        "this off, and slow devices then have little say",
+    )
     staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")
     sample_weight: SampleWeight = Field("linear", description="how an update's weight grows with its samples")
     model_encoding: EncodingName = Field(
@@ -142,6 +149,7 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         policy = Policy(
             decay=self.staleness_decay,
             sample_weight=self.sample_weight,
+            absence_max=self.absence_max,
             staleness_max=self.staleness_max,
             update_bytes_max=self.update_bytes_max,
             norm_ratio_max=self.norm_ratio_max,

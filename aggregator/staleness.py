@@ -1,8 +1,14 @@
-"""How much an update still counts: w = g(samples) · s(staleness).
+"""How much an update counts: w = g(samples) · s(staleness) · min(absence, absence_max).
 
 Staleness is current version - base version, in versions, with the base taken from the message. Each decay obeys
 0 < s ≤ 1, never rises, and s(0) = 1: a fresh update is never halved. Weights only order the updates of one buffer
 against one another; `merging.py` divides by their sum, so no decay makes the model itself learn more slowly for ever.
+
+Absence is the number of versions since the device last had a part in one, this one included: 1 for a device that is in
+every version. A slow device hands in one update while others hand in ten, and its one is also the stale one; without a
+correction its person would all but vanish from the model. The interval between two parts of a device estimates the
+inverse of its participation rate (FedAU: Wang and Ji 2024, arXiv:2306.03401, who average it and cut it off as well), so
+that over time every device has the same say, whatever its speed. The bound keeps one update from becoming the version.
 """
 
 import math
@@ -33,6 +39,12 @@ SAMPLE_WEIGHTS: Mapping[SampleWeight, Callable[[int], float]] = {
 }
 
 
-def weight_of(samples: int, staleness: int, *, decay: Decay, sample_weight: SampleWeight) -> float:
+ABSENCE_MAX = 10
+"""Default: ten times slower than the others is made good, a month in a drawer is not."""
+
+
+def weight_of(
+    samples: int, staleness: int, absence: int, *, decay: Decay, sample_weight: SampleWeight, absence_max: int
+) -> float:
     """The weight of one update, before the buffer renormalises; above 0."""
-    return SAMPLE_WEIGHTS[sample_weight](samples) * DECAYS[decay](staleness)
+    return SAMPLE_WEIGHTS[sample_weight](samples) * DECAYS[decay](staleness) * min(absence, absence_max)

@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.arms import Arm, arms
 from benchmarks.codec_cost import cost_of_choice, microseconds
 from benchmarks.learning import fleet, tasks_and_further
-from device_client.task import Examples, Task, TaskError, pooled
+from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from device_client.training import evaluate, seeded, train_alone, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
 from simulators.learners import MutualLearner, StudentLearner, answers_of
@@ -106,7 +106,7 @@ def trained_centrally(asked: Asked, prepared: Prepared) -> dict[str, Any]:
         None,
         pooled(list(stage.data.values())),
         stage.task.recipe,
-        epochs=asked.rounds,
+        epochs=asked.rounds * stage.task.recipe.epochs,
         seed=asked.seed,
         teacher_logits=torch.from_numpy(np.concatenate([prepared.answers[device] for device in stage.data])),
     )
@@ -119,8 +119,7 @@ def federated(asked: Asked, prepared: Prepared) -> dict[str, Any]:
     arm = next(arm for arm in arms(len(stage.data)) if arm.name == asked.arm)
     devices, names = len(stage.data), tuple(stage.data)
     versions = stage.rounds if arm.synchronous else stage.rounds * devices // arm.rules.updates_per_version
-    recipe = replace(stage.task.recipe, epochs=1, schedule="cosine", schedule_versions=float(versions))
-    task = replace(stage.task, recipe=recipe)
+    task = scheduled(stage.task, versions)
     if arm.network == "teacher":
         assert task.teacher is not None
         task = replace(task, student=task.teacher)
@@ -168,6 +167,7 @@ def federated(asked: Asked, prepared: Prepared) -> dict[str, Any]:
             layout=layout,
             choice=rules.update_encoding,
             versions=versions,
+            epochs=task.recipe.epochs,
         ),
     }
 
@@ -205,21 +205,28 @@ def _with_rounds(rules: Rules, versions: int) -> Rules:
 
 
 def _cost(
-    learner: Learner, device: str, *, weights: Vector, layout: Layout, choice: EncodingChoice, versions: int
+    learner: Learner,
+    device: str,
+    *,
+    weights: Vector,
+    layout: Layout,
+    choice: EncodingChoice,
+    versions: int,
+    epochs: int,
 ) -> dict[str, float]:
-    """Of encoding and decoding one more update, and of the local epoch before it."""
+    """Of encoding and decoding one more update, and of one of the local epochs before it."""
     trained = learner(device, weights, version=versions // 2, round_number=0)
     difference = trained.weights - weights
     # In turns, so that whatever else the machine does meets both.
-    epochs, shares = [], []
+    each, shares = [], []
     for number in range(1, _TURNS + 1):
         began = time.perf_counter()
         learner(device, weights, version=versions // 2, round_number=number)
-        epochs.append(1e6 * (time.perf_counter() - began))
+        each.append(1e6 * (time.perf_counter() - began) / epochs)
         encoding = microseconds(lambda: encode_as(choice, difference, layout, version=versions), repeats=_TURNS)
-        shares.append(encoding / epochs[-1])
+        shares.append(encoding / each[-1])
     return {
-        "epoch_microseconds": statistics.median(epochs),
+        "epoch_microseconds": statistics.median(each),
         "encode_to_epoch": statistics.median(shares),
         **cost_of_choice(choice, difference, layout, version=versions),
     }

@@ -28,7 +28,7 @@ from torch import nn
 
 from aggregator.model_line import DELTA_BYTES
 from device_client.settings import UPDATE_BYTES
-from device_client.task import Examples, Task, TaskError, load_task, pooled
+from device_client.task import Examples, Task, TaskError, load_task, pooled, scheduled
 from device_client.tasks import har
 from device_client.training import evaluate, seed_of, seeded, train_alone, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
@@ -189,13 +189,6 @@ def plan_of(task: Task, versions: int | None) -> Plan:
 def updates_per_version(devices: int) -> int:
     """K: two thirds of the devices, so that neither the slow nor the absent ones are waited for."""
     return max(1, 2 * devices // 3)
-
-
-def scheduled(task: Task, versions: int) -> Task:
-    """The task with a cosine that ends with the run, however many versions that has; other schedules stay."""
-    if task.recipe.schedule != "cosine":
-        return task
-    return replace(task, recipe=replace(task.recipe, schedule_versions=float(versions)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ from device_client.settings import (
     PretrainTeacherSettings,
     RunSettings,
 )
-from device_client.task import Examples, Recipe, Task, TaskError, load_task
+from device_client.task import Examples, Recipe, Task, TaskError, load_task, scheduled
 from device_client.trainer import StudentTrainer
 from device_client.training import evaluate, seeded, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
@@ -99,6 +99,8 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
     task = _task(settings)
     if settings.method is not None:
         task = replace(task, recipe=replace(task.recipe, method=settings.method))
+    if settings.schedule_versions is not None:
+        task = scheduled(task, settings.schedule_versions)
     # What can be wrong is found before the first connection.
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)

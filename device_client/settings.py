@@ -77,6 +77,12 @@ class RunSettings(OnlineSettings):
         "out, and is what the device's own teacher starts from, once",
     )
     seed: int = Field(0, ge=0, description="of shuffling, augmentation and dropout")
+    schedule_versions: int | None = Field(
+        None,
+        ge=1,
+        description="where the task's learning rate falls along a cosine: the version at which it has fallen, the same "
+        "on all devices; without this flag, as the task says",
+    )
     duty_cycle: float = Field(
         1.0, gt=0, le=1, description="share of the time spent on training, 0 to 1; below 1 the device rests in between"
     )

@@ -10,7 +10,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -187,6 +187,13 @@ class Task:
         if self.devices and device not in self.devices:
             raise TaskError(f"task {self.name} has no device {device!r}; known: {', '.join(self.devices)}")
         return self.device_data(device)
+
+
+def scheduled(task: Task, versions: float) -> Task:
+    """The task with a cosine that has fallen when version `versions` comes, the last of a run; other schedules stay."""
+    if task.recipe.schedule != "cosine":
+        return task
+    return replace(task, recipe=replace(task.recipe, schedule_versions=float(versions)))
 
 
 def load_task(spec: str, *, data: Path | None) -> Task:

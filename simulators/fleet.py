@@ -36,6 +36,8 @@ class Device:
     """State and simulated probe; its own."""
     teacher: Path | None
     seed: int
+    schedule_versions: int
+    """The last version that the devices train for."""
     processes: Processes
     clock: Callable[[], float] = time.time
     child: Child | None = None
@@ -61,7 +63,7 @@ class Device:
             *("--device", self.name),
             *("--state", str(self.folder / "state")),
             *([] if self.teacher is None else ["--teacher", str(self.teacher)]),
-            *("--seed", str(self.seed)),
+            *("--seed", str(self.seed), "--schedule-versions", str(self.schedule_versions)),
             *("--duty-cycle", str(self.character.duty_cycle)),
             *("--simulated-state", str(self._probe)),
             # The switch with which the demo ends training everywhere, while uploads go on.

@@ -162,6 +162,7 @@ class Stages:
                 folder=self._folder / name,
                 teacher=self._teacher if prepared.task.teacher is not None else None,
                 seed=self._settings.seed,
+                schedule_versions=prepared.versions,
                 processes=self._processes,
             )
             device.start()

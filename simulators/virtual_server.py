@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aggregator.admission import Merge, Policy, receipt_for
 from aggregator.model_line import LineSettings, ModelLine, announcement, opening_shelf
-from aggregator.staleness import Decay, SampleWeight
+from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight
 from wire_contract.codec import encode
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice
@@ -33,6 +33,7 @@ class Rules:
     version, the smaller η must be, or the model overshoots."""
     decay: Decay = "polynomial"
     sample_weight: SampleWeight = "linear"
+    absence_max: int = ABSENCE_MAX
     update_encoding: EncodingChoice = "int8"
     error_feedback: bool = True
     """Whether devices tell later what an encoding left out; methods published without it are run without it."""
@@ -76,11 +77,17 @@ class VirtualServer:
             model_encoding=rules.model_encoding,
             delta_encoding=rules.delta_encoding,
             delta_message_bytes_max=rules.delta_message_bytes_max,
-            policy=Policy(decay=rules.decay, sample_weight=rules.sample_weight),
+            policy=Policy(decay=rules.decay, sample_weight=rules.sample_weight, absence_max=rules.absence_max),
         )
         shelf = opening_shelf(settings, layout, initial, published_at=0.0)
         self._line = ModelLine(
-            settings, shelf, initial, digests={0: shelf.published.digest}, lasts={}, recall=lambda _key: None
+            settings,
+            shelf,
+            initial,
+            digests={0: shelf.published.digest},
+            lasts={},
+            contributed={},
+            recall=lambda _key: None,
         )
         self.history = History(
             weights=shelf.published.weights,

@@ -1,5 +1,6 @@
 """Each update is merged once or refused for a named reason; the known mistakes of other implementations stay out."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from msgspec import structs
 
 from aggregator.admission import Duplicate, Merge, Policy, Refuse, Verdict, receipt_for
 from aggregator.ledger import INCARNATIONS_KEPT, Ledger
-from aggregator.model_line import BatchBuilder, Judged, LineSettings, ModelLine, opening_shelf, row_of
+from aggregator.model_line import BatchBuilder, Judged, LineSettings, ModelLine, opening_shelf, restore, row_of
+from aggregator.staleness import ABSENCE_MAX
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode
 from wire_contract.encoding import Float32, Int8
@@ -206,7 +208,45 @@ def test_staleness_is_of_the_base_in_the_message(bench: Bench, device: Synthetic
     for _ in range(3):
         bench.verdict(device)
         bench.next_version()
-    assert bench.give(SyntheticDevice("late"), early).verdict == Merge(weight=10.0 * 4**-0.5, staleness=3)
+    # It had no part in four versions, the next one included.
+    assert bench.give(SyntheticDevice("late"), early).verdict == Merge(weight=10.0 * 4**-0.5 * 4, staleness=3)
+
+
+def test_a_slow_device_has_the_same_say_over_time_as_a_fast_one(bench: Bench) -> None:
+    said: Counter[str] = Counter()
+    fast, slow = SyntheticDevice("fast"), SyntheticDevice("slow")
+    for version in range(1, 31):
+        for device in (fast, slow) if version % 5 == 0 else (fast,):
+            verdict = bench.verdict(device)
+            assert isinstance(verdict, Merge)
+            said[device.name] += round(verdict.weight)
+        bench.next_version()
+    assert said["slow"] == said["fast"] == 30 * 10
+
+
+def test_an_absence_counts_up_to_its_bound(bench: Bench, device: SyntheticDevice) -> None:
+    for _ in range(2 * ABSENCE_MAX):
+        bench.verdict(device)
+        bench.next_version()
+    late = SyntheticDevice("late")
+    assert bench.verdict(late) == Merge(weight=10.0 * ABSENCE_MAX, staleness=0)
+    assert bench.verdict(late) == Merge(weight=10.0 * ABSENCE_MAX, staleness=0), "the same version, the same absence"
+    bench.next_version()
+    assert bench.verdict(late) == Merge(weight=10.0, staleness=0)
+
+
+def test_a_restart_knows_who_was_absent(bench: Bench) -> None:
+    fast, late = SyntheticDevice("fast"), SyntheticDevice("late")
+    for version in range(1, 2 * ABSENCE_MAX):
+        bench.verdict(fast)
+        if version == 2 * ABSENCE_MAX - 5:
+            bench.verdict(late)
+        bench.next_version()
+    assert bench.verdict(fast) == Merge(weight=10.0, staleness=0)
+    bench.line = restore(bench.ledger, SETTINGS)
+    assert bench.verdict(fast) == Merge(weight=10.0, staleness=0), "what waits in the buffer is no version yet"
+    assert bench.verdict(late) == Merge(weight=10.0 * 5, staleness=0)
+    assert bench.verdict(SyntheticDevice("new")) == Merge(weight=10.0 * ABSENCE_MAX, staleness=0)
 
 
 def test_the_rate_of_learning_does_not_decay_with_versions(bench: Bench, device: SyntheticDevice) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.learning import ARMS, fleet, holding_out, plan_of, scheduled
-from device_client.task import Task, load_task
+from benchmarks.learning import ARMS, fleet, holding_out, plan_of
+from device_client.task import Task, load_task, scheduled
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 

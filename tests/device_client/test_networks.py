@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from device_client.networks import SEPARABLE_STUDENT, STUDENT, TEACHER, Sensor, Size, WindowClassifier
+from device_client.networks import (
+    SEPARABLE_STUDENT,
+    STUDENT,
+    TEACHER,
+    Sensor,
+    SeparableConvolution,
+    Size,
+    WindowClassifier,
+)
 from device_client.training import seeded
 
 NAMES = [
@@ -24,18 +32,13 @@ NAMES = [
     "head.bias",
 ]
 SEPARABLE_NAMES = [
-    "convolutions.0.weight",
-    "convolutions.1.weight",
-    "convolutions.1.bias",
-    "convolutions.3.weight",
-    "convolutions.4.weight",
-    "convolutions.5.weight",
-    "convolutions.5.bias",
-    "convolutions.7.weight",
-    "convolutions.8.weight",
-    "convolutions.9.weight",
-    "convolutions.9.bias",
-    *NAMES[-6:],
+    *NAMES[:3],
+    "convolutions.3.over_time.weight",
+    "convolutions.3.over_channels.weight",
+    *NAMES[4:6],
+    "convolutions.6.over_time.weight",
+    "convolutions.6.over_channels.weight",
+    *NAMES[7:],
 ]
 """Recorded, both. Another order is another layout:
 devices and aggregators of different releases would not work together."""
@@ -62,7 +65,9 @@ def test_the_weights_keep_their_names_and_order(size: Size, names: list[str], hi
 
 def test_a_separable_convolution_sees_one_channel_over_time_and_then_all_at_one_moment() -> None:
     model = network(SEPARABLE_STUDENT).eval()
-    over_time, over_channels = model.convolutions[3], model.convolutions[4]
+    separable = model.convolutions[3]
+    assert isinstance(separable, SeparableConvolution)
+    over_time, over_channels = separable.over_time, separable.over_channels
     signals = torch.randn(1, 24, 50)
     bent = signals.clone()
     bent[0, 7] += 1.0  # one channel, always
@@ -72,6 +77,20 @@ def test_a_separable_convolution_sees_one_channel_over_time_and_then_all_at_one_
     bent[0, :, 20] += 1.0  # all channels, once
     changed = (over_channels(bent) - over_channels(signals)).abs().amax(dim=(0, 1)) > 1e-5
     assert changed.nonzero().flatten().tolist() == [20]
+
+
+def test_a_separable_convolution_is_the_same_in_training_and_has_the_same_gradients() -> None:
+    with seeded(1):
+        convolution, signals = SeparableConvolution(24, 32, 2), torch.randn(3, 24, 25, requires_grad=True)
+    learned = (*convolution.parameters(), signals)
+    seen, gradients = [], []
+    for training in (True, False):
+        seen.append(convolution.train(training)(signals))
+        gradients.append(torch.autograd.grad(seen[-1].square().sum(), learned))
+    assert seen[0].shape == (3, 32, 13)
+    torch.testing.assert_close(seen[0], seen[1])
+    for trained, evaluated in zip(*gradients, strict=True):
+        torch.testing.assert_close(trained, evaluated)
 
 
 def test_forward_is_its_two_stages_one_after_the_other() -> None:

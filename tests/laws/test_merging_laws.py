@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.merging import Buffer
-from aggregator.staleness import DECAYS, SAMPLE_WEIGHTS, Decay, SampleWeight, weight_of
+from aggregator.staleness import ABSENCE_MAX, DECAYS, SAMPLE_WEIGHTS, Decay, SampleWeight, weight_of
 from tests.laws.wire import vectors
 from wire_contract.layout import Vector
 
@@ -33,13 +33,16 @@ def test_a_decay_is_a_share_that_never_rises(name: Decay, staleness: int) -> Non
     assert 0 < decay(staleness + 1) <= decay(staleness) <= 1
 
 
-@given(DECAY_NAMES, SAMPLE_WEIGHT_NAMES, st.integers(1, 2**53), st.integers(0, 2**53))
+@given(DECAY_NAMES, SAMPLE_WEIGHT_NAMES, st.integers(1, 2**53), st.integers(0, 2**53), st.integers(1, 2**53))
 def test_weights_are_above_zero_also_in_float32(
-    decay: Decay, sample_weight: SampleWeight, samples: int, staleness: int
+    decay: Decay, sample_weight: SampleWeight, samples: int, staleness: int, absence: int
 ) -> None:
-    weight = weight_of(samples, staleness, decay=decay, sample_weight=sample_weight)
-    assert 0 < np.float32(weight) < np.inf
-    assert weight <= weight_of(samples, 0, decay=decay, sample_weight=sample_weight)
+    def weight(staleness: int, absence: int) -> float:
+        return weight_of(samples, staleness, absence, decay=decay, sample_weight=sample_weight, absence_max=ABSENCE_MAX)
+
+    assert 0 < np.float32(weight(staleness, absence)) < np.inf
+    assert weight(staleness, absence) <= weight(0, absence)
+    assert weight(staleness, 1) <= weight(staleness, absence) <= ABSENCE_MAX * weight(staleness, 1)
 
 
 @given(SAMPLE_WEIGHT_NAMES, st.integers(1, 2**52))
