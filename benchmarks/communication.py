@@ -1,13 +1,13 @@
 """How few bytes does it take? Bytes on the wire against accuracy on persons whom nobody has seen, nine ways.
 
-Every way has the same devices, seeds, initial weights, local recipe and stopping rule: `--rounds` passes of each
-device over its own data (a synchronous round is one; V versions of K updates by D devices are V · K / D). Bytes are
+Every way has the same devices, seeds, initial weights, local recipe and stopping rule: `--rounds` rounds of each
+device, of `recipe.epochs` passes over its own data (V versions of K updates by D devices are V · K / D). Bytes are
 those of MQTT payloads, mean over the devices: updates up; manifests, models or deltas, and receipts down, version 0
-included. Accuracy is looked at once a pass; `…_to_target` is what had travelled when its mean over three successive
-passes first was at most one point under centralised training of the same seed. `reduction` is against way (a), both
+included. Accuracy is looked at once a round; `…_to_target` is what had travelled when its mean over three successive
+rounds first was at most one point under centralised training of the same seed. `reduction` is against way (a), both
 directions together.
 
-`encode_to_epoch` is the time of encoding one update over that of the local epoch before it, on one core.
+`encode_to_epoch` is the time of encoding one update over that of one local epoch before it, on one core.
 
 Teacher accuracy: of the network that is federated in (a), of the devices' own teachers (mean) in (c), and of the
 pre-trained, frozen teacher elsewhere.
@@ -30,7 +30,7 @@ from device_client.task import TaskError
 
 TARGET_POINTS = 0.01
 """Under centralised training."""
-SMOOTHED_PASSES = 3
+SMOOTHED_ROUNDS = 3
 ROUNDS = 60
 CENTRALISED = "centralised"
 PREPARED = "teacher"
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="data folder of the task (har: with spsw_sw_win50.npz)")
     parser.add_argument("--test-data", type=Path, help="har: a folder of the same form; every row is tested on as well")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 (default 3)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"passes over each device's data (default {ROUNDS})")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"rounds of each device, of the task's epochs (default {ROUNDS})"
+    )
     parser.add_argument(
         "--arms", nargs="*", choices=[arm.name for arm in arms(2)], help="only these ways (default: all)"
     )
@@ -141,10 +143,10 @@ def _row(arm: Arm, each: list[dict[str, Any]], centralised: list[float], who: st
 
 
 def first_reaching(curve: list[dict[str, Any]], accuracy: float, who: str) -> dict[str, Any] | None:
-    """The first point whose last three passes are as good as that in the mean."""
+    """The first point whose last three rounds are as good as that in the mean."""
     values = [point["accuracy"][who] for point in curve]
-    for at in range(SMOOTHED_PASSES - 1, len(values)):
-        if statistics.fmean(values[at + 1 - SMOOTHED_PASSES : at + 1]) >= accuracy:
+    for at in range(SMOOTHED_ROUNDS - 1, len(values)):
+        if statistics.fmean(values[at + 1 - SMOOTHED_ROUNDS : at + 1]) >= accuracy:
             return curve[at]
     return None
 

@@ -132,9 +132,9 @@ def federated(asked: Asked, prepared: Prepared) -> dict[str, Any]:
     rules = _with_rounds(arm.rules, versions)
 
     def observe(history: History) -> None:
-        # Once a pass, so that all ways have as many points, whatever a version of theirs is.
-        passes = history.version * stage.rounds // versions
-        if history.version and passes == (history.version - 1) * stage.rounds // versions:
+        # Once a round, so that all ways have as many points, whatever a version of theirs is.
+        rounds = history.version * stage.rounds // versions
+        if history.version and rounds == (history.version - 1) * stage.rounds // versions:
             return
         load_vector(network, layout, history.weights)
         curve.append(

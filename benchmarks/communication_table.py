@@ -6,7 +6,7 @@ from typing import Any
 def table(figures: dict[str, Any]) -> str:
     """The figures for people."""
     budget = (
-        f"{figures['task']}: {figures['devices']} devices, {figures['rounds']} passes over each device's data, seeds "
+        f"{figures['task']}: {figures['devices']} devices, {figures['rounds']} rounds of each device, seeds "
         f"{figures['seeds']}; bytes a device; {figures['seconds']} s"
     )
     lines = [budget]

@@ -96,11 +96,7 @@ def _client_id(task: Task, device: str) -> str:
 
 def run(settings: RunSettings, on_stop: OnStop) -> None:
     """The device at work, until it is stopped."""
-    task = _task(settings)
-    if settings.method is not None:
-        task = replace(task, recipe=replace(task.recipe, method=settings.method))
-    if settings.schedule_versions is not None:
-        task = scheduled(task, settings.schedule_versions)
+    task = task_as_told(_task(settings), settings)
     # What can be wrong is found before the first connection.
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
@@ -144,6 +140,13 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
         if ended.refused:
             raise UsageError(ended.reason)
     emit("stopped")
+
+
+def task_as_told(task: Task, settings: RunSettings) -> Task:
+    """The task with what the flags say otherwise."""
+    if settings.method is not None:
+        task = replace(task, recipe=replace(task.recipe, method=settings.method))
+    return task if settings.schedule_versions is None else scheduled(task, settings.schedule_versions)
 
 
 def _trainer(

@@ -134,8 +134,8 @@ class SeparableConvolution(nn.Module):
     """One convolution over time for each channel, then one over channels at each moment, nothing in between.
 
     Two linear maps in a row are one: in training they are multiplied first and run as a single dense convolution,
-    which is a third faster there, since small batches cost calls rather than multiplications. Evaluation and what is
-    exported keep the two apart, which is fewer multiplications.
+    since a small batch costs calls rather than multiplications. Evaluation and what is exported keep the two apart,
+    which is fewer multiplications.
     """
 
     def __init__(self, width: int, channels: int, stride: int) -> None:

@@ -1,7 +1,7 @@
 """Tasks are found by name, and what cannot be had is said in one line."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -9,7 +9,19 @@ import torch
 from torch import nn
 
 from device_client import settings
-from device_client.task import Examples, Method, SplitError, Task, TaskError, check_split, load_task, pooled
+from device_client.commands import task_as_told
+from device_client.task import (
+    Examples,
+    Method,
+    Recipe,
+    Schedule,
+    SplitError,
+    Task,
+    TaskError,
+    check_split,
+    load_task,
+    pooled,
+)
 
 OWN = """
 from torch import nn
@@ -129,3 +141,28 @@ def test_one_person_on_two_sides_is_refused() -> None:
     check_split(sides)
     with pytest.raises(SplitError, match="person 2 is among both the teacher and the test data"):
         check_split({**sides, "test": np.array(["4", "2"])})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "flags", "versions"),
+    [
+        ("cosine", {}, 90.0),
+        ("cosine", {"schedule_versions": 7}, 7.0),
+        ("inverse", {"schedule_versions": 7}, 90.0),
+        ("constant", {"schedule_versions": 7}, 90.0),
+    ],
+)
+def test_the_flag_moves_the_end_of_a_cosine_and_leaves_other_schedules(
+    tmp_path: Path, schedule: Schedule, flags: dict[str, Any], versions: float
+) -> None:
+    some = Examples.of([[0.0], [1.0]], [0, 1])
+    task = Task(
+        name="own",
+        classes=("a", "b"),
+        student=lambda: nn.Linear(1, 2),
+        device_data=lambda _: some,
+        held_out=lambda: some,
+        recipe=Recipe(schedule=schedule, schedule_versions=90.0),
+    )
+    told = settings.RunSettings(task="own", broker="mqtt://localhost", device="d", state=tmp_path, **flags)
+    assert task_as_told(task, told).recipe.schedule_versions == versions
