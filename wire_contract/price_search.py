@@ -23,6 +23,9 @@ class Point:
     """What every tensor takes at one price."""
 
     price: float
+    """Of the thresholds."""
+    chosen_at: float
+    """The price that scales and options were chosen at."""
     levels: Choice
     option: np.ndarray
     """(tensor,) which of the tensor's other options it takes; -1: levels, or nothing."""

@@ -57,6 +57,9 @@ _MOVED_MAX = 32.0
 _HIGH_RATE = 2.5
 """Bits an element: so many that hardly one is zero, and other thresholds change little."""
 
+_PEAKED = 1.8
+"""The price at a high rate, by that of normally distributed elements: students' updates have more that are small."""
+
 _PRICE_OF_SQUARE = 0.19
 """Of a bit, by the square of the magnitude that an eighth as many elements reach: what students' updates come to."""
 
@@ -90,7 +93,8 @@ class RateSearch:
         start = self._price_of_bits(bits) if price is None else price
         high = self.is_high_rate(bits)
         near, narrow = (_NEAR_HIGH_RATE, _NARROW_HIGH_RATE) if high else (_NEAR, _NARROW)
-        ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow)
+        slope = 0.5 * self.vector.size / bits if high else 1.0  # half a bit an element by one octave of price
+        ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow, slope=slope)
         found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
         met = _FILLED * bits < found.bits <= _OVER * bits
         leaps = ends[0].bits < _LEAP * bits
@@ -126,7 +130,7 @@ class RateSearch:
     def _price_of_bits(self, bits: float) -> float:
         """About, to begin with."""
         if self.is_high_rate(bits):  # six decibels a bit
-            return self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
+            return _PEAKED * self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
         return self._magnitudes.largest(bits / 8) ** 2 * _PRICE_OF_SQUARE
 
     def is_high_rate(self, bits: float) -> bool:
@@ -185,6 +189,7 @@ class RateSearch:
         zero &= ~taken
         return Point(
             price=price,
+            chosen_at=price,
             levels=levels,
             option=option,
             zero=zero,
