@@ -58,7 +58,7 @@ class Plan:
         return max(1, round(updates * task.recipe.epochs / len(task.devices)))
 
 
-PASSES: Mapping[str, int] = {"har": 60, "physiotherapy": 75}
+PASSES: Mapping[str, int] = {"har": 120, "physiotherapy": 200}
 """Of each device over its own data; of a task of the user's `_PASSES`."""
 _PASSES = 20
 UNCOMPRESSED = Rules(update_encoding="float32", model_encoding="float32", error_feedback=False)

@@ -10,6 +10,7 @@ from simulators.baselines import BaselineSettings
 from simulators.demo_settings import DemoSettings
 from simulators.doctor.settings import DoctorSettings
 from simulators.embedded_broker import BrokerSettings
+from simulators.pace import PaceSettings
 from simulators.watch.settings import WatchSettings
 from wire_contract.connection import UsageError, read_settings
 
@@ -27,6 +28,12 @@ def _baselines(settings: Any) -> int:
     from simulators import baselines  # noqa: PLC0415 — beside the others
 
     return baselines.main(settings)
+
+
+def _pace(settings: Any) -> int:
+    from simulators import pace  # noqa: PLC0415 — beside the others
+
+    return pace.main(settings)
 
 
 def _broker(settings: Any) -> int:
@@ -51,6 +58,7 @@ def _watch(settings: Any) -> int:
 COMMANDS: Mapping[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
     "demo": (DemoSettings, _demo),
     "baselines": (BaselineSettings, _baselines),
+    "pace": (PaceSettings, _pace),
     "broker": (BrokerSettings, _broker),
     "watch": (WatchSettings, _watch),
     "doctor": (DoctorSettings, _doctor),

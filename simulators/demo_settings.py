@@ -20,7 +20,9 @@ class DemoSettings(ConnectionSettings):
     root: str = Field("", description="first levels of every topic; else one that is made for this run")
     out: Path = Field(Path("out/demo"), description="folder for report.html, summary.json, logs and ledgers")
     seed: int = Field(0, ge=0, description="of weights, teacher, shuffling, augmentation and dropout")
-    versions: int | None = Field(None, ge=1, description="training stops at this version; else as the plan says")
+    versions: int | None = Field(
+        None, ge=1, description="training stops at this version; else at 150, or as many as this machine has time for"
+    )
     seconds: float | None = Field(None, gt=0, description="…or so long after the devices started, seconds")
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
     plain: bool = Field(False, description="lines instead of the live view, as when the output is no terminal")

@@ -1,7 +1,8 @@
 """The numbers of the demo, all in one place, and who its devices are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Self
 
 from aggregator.staleness import SampleWeight
 from simulators.story import Trouble
@@ -11,12 +12,14 @@ from simulators.story import Trouble
 class Plan:
     """How the federation of the demo runs."""
 
+    updates_per_version: int
+    """K: two thirds of the devices, so that nobody waits for the slow or the absent one."""
     versions: int = 150
-    """So many versions, then training stops; those that drain the outboxes come on top."""
-    fleet_seconds_max: float = 85.0
+    """At most so many, then training stops; those that drain the outboxes come on top. See `pace`: fewer are planned
+    where the machine would learn so many, and the baselines, for longer than `fleet_seconds_max`.
+    """
+    fleet_seconds_max: float = 105.0
     """…or so long after the first device was started, whichever comes first."""
-    updates_per_version: int = 3
-    """K: half of the devices, so that nobody waits for the slow or the absent one."""
     server_rate: float = 0.7
     """η of FedBuff; below 1, since several devices learn the same thing from bases one or two versions apart."""
     sample_weight: SampleWeight = "uniform"
@@ -36,9 +39,10 @@ class Plan:
     baselines_seconds_max: float = 120.0
     """For what the baselines still have to do at the end."""
 
-    def fitted(self, devices: int) -> "Plan":
-        """For fewer devices: one may be away and one slow, and versions must still come."""
-        return replace(self, updates_per_version=max(1, min(self.updates_per_version, devices - 2)))
+    @classmethod
+    def of(cls, devices: int) -> Self:
+        """For so many devices: one may be away and one slow, and versions must still come."""
+        return cls(updates_per_version=max(1, min(2 * devices // 3, devices - 2)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What is known before anything is started: the task, who takes part, the first model, and the numbers of the run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_client.model_files import ModelFile, write_model
@@ -11,6 +11,7 @@ from device_client.training import seeded
 from device_client.vectors import layout_of, vector_of
 from simulators.baselines import budget_epochs
 from simulators.demo_settings import DemoSettings
+from simulators.pace import cores, versions_within
 from simulators.plan import Character, Plan, characters
 from wire_contract.layout import Layout
 
@@ -32,6 +33,7 @@ class Prepared:
     teacher_parameters: int
     initial_model: Path
     versions: int
+    """Planned; see `paced`."""
     fleet_seconds_max: float
 
     @property
@@ -43,6 +45,17 @@ class Prepared:
             epochs=self.task.recipe.epochs,
             devices=len(self.characters),
         )
+
+    def paced(self, epoch_seconds: float) -> "Prepared":
+        """With as many versions as there is time for, where an epoch of one device costs so much."""
+        versions = versions_within(
+            self.fleet_seconds_max,
+            self.plan,
+            epochs=self.task.recipe.epochs,
+            epoch_seconds=epoch_seconds,
+            cores=cores(),
+        )
+        return replace(self, versions=versions)
 
 
 def prepare(settings: DemoSettings, folder: Path) -> Prepared:
@@ -61,7 +74,7 @@ def prepare(settings: DemoSettings, folder: Path) -> Prepared:
     layout = layout_of(student)
     initial_model = folder / "initial.safetensors"
     write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=vector_of(student, layout)))
-    plan = Plan().fitted(len(names))
+    plan = Plan.of(len(names))
     teacher = task.teacher() if task.teacher is not None else None
     return Prepared(
         task=task,

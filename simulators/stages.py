@@ -69,8 +69,7 @@ class Stages:
             self._processes.let_forks_have(
                 "simulators.preparation:read_data", self._settings.task, str(self._settings.data or "")
             )
-        clockwork.versions_planned = prepared.versions
-        teacher = self._start_teacher(prepared)
+        teacher, pace = self._start_teacher(prepared), self._start_pace()
         connection = connect(
             self._settings,
             broker,
@@ -86,6 +85,9 @@ class Stages:
         clockwork.begin("teacher")
         if teacher is not None:
             clockwork.until(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
+        if pace is not None:
+            prepared = prepared.paced(self._epoch_seconds(pace))
+        clockwork.versions_planned = prepared.versions
         started_at = time.time()
         clockwork.begin("devices start")
         self._start_devices(prepared, connection)
@@ -128,6 +130,20 @@ class Stages:
             *("--threads", str(TEACHER_THREADS), "--seed", str(self._settings.seed), "--out", str(self._teacher)),
         ]
         return self._processes.start("teacher", arguments, lasting=False, forked=True)
+
+    def _start_pace(self) -> Child | None:
+        """Beside the teacher, so that both cores are as busy as they will be."""
+        if self._settings.versions is not None:
+            return None
+        arguments = ["-m", "simulators", "pace", "--task", self._settings.task, *self._data_flags]
+        if self._settings.devices is not None:
+            arguments += ["--devices", str(self._settings.devices)]
+        return self._processes.start("pace", arguments, lasting=False, events=True, forked=True)
+
+    def _epoch_seconds(self, pace: Child) -> float:
+        self._clockwork.until(lambda: pace.ended, seconds_max=TEACHER_SECONDS_MAX, what="measuring the pace")
+        self._processes.check()
+        return float(next(event["epoch_seconds"] for event in EventLines(pace.out).new()))
 
     def _start_servers(self, prepared: Prepared, connection: Connection) -> tuple[Child, Child]:
         """The evaluator and the aggregator: the order in which they are stopped."""

@@ -28,7 +28,7 @@ TEACHER_PERSONS = 3
 
 SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=9.81)
 RECIPE = Recipe(
-    epochs=1,
+    epochs=2,
     batch_size=16,
     learning_rate=4e-3,
     schedule="cosine",

@@ -44,7 +44,7 @@ STEP_SAMPLES = 50
 
 SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=1.0, first_stride=2)
 RECIPE = Recipe(
-    epochs=1,
+    epochs=2,
     batch_size=32,
     learning_rate=4e-3,
     schedule="cosine",

@@ -26,6 +26,7 @@ from simulators.baselines import Baselines, budget_epochs
 from simulators.demo import Interrupted, interruptible
 from simulators.interruptions import interruptions_deferred
 from simulators.live_view import DeviceRow, LiveView, PlainView, Scene, sparkline
+from simulators.pace import OVERHEAD, versions_within
 from simulators.plan import CHARACTERS, Plan, characters
 from simulators.processes import ChildDied, Processes, child_environment
 from simulators.relay import Exchange, Line, Target
@@ -47,9 +48,26 @@ def test_every_kind_of_trouble_occurs_and_never_two_at_once() -> None:
     assert max(duties) == pytest.approx(10 * min(duties))
 
 
-@pytest.mark.parametrize(("devices", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (12, 3)])
+@pytest.mark.parametrize(("devices", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 4), (12, 8)])
 def test_versions_come_with_one_away_and_one_slow(devices: int, expected: int) -> None:
-    assert Plan().fitted(devices).updates_per_version == expected
+    assert Plan.of(devices).updates_per_version == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cores", "expected"),
+    [(60.3, 2, 100), (60.3, 1, 50), (30.3, 2, 50), (0.01, 2, 1), (1e6, 2, Plan.of(6).versions)],
+)
+def test_as_many_versions_as_there_is_time_for(seconds: float, cores: int, expected: int) -> None:
+    """Of 4 updates of 2 epochs of 0.05 s, three times: the federation, pooled, and alone."""
+    epoch_seconds = 0.05 / OVERHEAD
+    assert versions_within(seconds, Plan.of(6), epochs=2, epoch_seconds=epoch_seconds, cores=cores) == expected
+
+
+def test_pace_is_that_of_the_mean_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pace", "--task", f"{Path(__file__).parents[2]}/examples/own_task.py:task"]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["epoch_seconds"] < PATIENCE_SECONDS
+    assert main(["pace", "--task", "nothing"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_more_devices_than_characters() -> None:
