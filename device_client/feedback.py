@@ -11,7 +11,8 @@ algorithm 2).
 Two rules give something up, and nothing else does:
 
     clip    A residual's norm is at most RESIDUAL_NORM_MAX times the norm of the newest difference. Training slows down
-            towards its end, and steps of its loud beginning must not outweigh what is learned now.
+            towards its end, and steps of its loud beginning must not outweigh what is learned now; nor must what others
+            have told since, when an encoding is so coarse that everything waits for long.
     reset   A residual is forgotten when its base is not of the line of the new one (a version number that went back),
             or more than RESIDUAL_VERSIONS_MAX versions older: it is progress on a model that is long gone. Within
             that reach it is kept across a rebase, since most of what one version lacks the next one lacks as well.
@@ -21,9 +22,10 @@ import numpy as np
 
 from wire_contract.layout import Vector
 
-RESIDUAL_NORM_MAX = 8.0
-"""Of the norm of the newest difference. An encoder that keeps a share d of the energy settles at a residual of about
-2·√(1-d)/d norms (arXiv:1901.09847, lemma 3): 5.6 at d = 0.3, so this does not touch the normal course of things."""
+RESIDUAL_NORM_MAX = 2.0
+"""Of the norm of the newest difference. What waits longer than about two rounds has mostly been told by other devices
+meanwhile, and telling it again overshoots: see `ARCHITECTURE.md` for what larger bounds cost. It is reached where an
+encoder keeps less than about half of the energy."""
 RESIDUAL_VERSIONS_MAX = 64
 
 
