@@ -63,7 +63,7 @@ def test_as_many_versions_as_there_is_time_for(seconds: float, cores: int, expec
     assert versions_within(seconds, Plan.of(6), epochs=2, epoch_seconds=epoch_seconds, cores=cores) == expected
 
 
-def test_pace_is_that_of_the_mean_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pace_is_measured_or_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pace", "--task", f"{Path(__file__).parents[2]}/examples/own_task.py:task"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["epoch_seconds"] < PATIENCE_SECONDS
     assert main(["pace", "--task", "nothing"]) == 2
