@@ -1,6 +1,7 @@
 """Reads a ledger without disturbing the aggregator that writes it: totals, versions, and who contributed what."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -198,10 +199,35 @@ def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, fl
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise LedgerError(f"ledger {path}: there is no such file")
+    # Asked and not tried: closing the file would end the locks that SQLite holds on it in this process.
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise LedgerError(f"ledger {path}: this user may not read it; run this as the aggregator's user")
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        with closing(_open(path)) as db:
             if not db.execute("SELECT count(*) FROM meta WHERE key = 'task'").fetchone()[0]:
                 raise LedgerError(f"ledger {path} cannot be read: it names no task")
             yield db
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"ledger {path} cannot be read: {error}") from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, also for a user who may not write to the folder and on a read-only mount.
+
+    SQLite reads a file in WAL mode only beside its -wal and -shm files, and creates them where they are missing. A
+    clean stop removes them; then nothing is missing from the main file, which can be read as one that nobody changes.
+    """
+    address = path.absolute().as_uri()
+    db = sqlite3.connect(f"{address}?mode=ro", uri=True)
+    try:
+        db.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError:
+        db.close()
+        write_ahead_log = path.with_name(f"{path.name}-wal")
+        if write_ahead_log.exists() and write_ahead_log.stat().st_size:
+            raise LedgerError(
+                f"ledger {path}: its newest changes are in {write_ahead_log.name}, which SQLite reads only with write "
+                f"access to the folder; run this as the aggregator's user, or copy both files and read the copy"
+            ) from None
+        return sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
+    return db
