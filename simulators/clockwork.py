@@ -32,7 +32,8 @@ class Clockwork:
         self.baselines = Baselines(epochs=0)
         self.baseline_lines: list[EventLines] = []
         self.traffic: list[TrafficSample] = []
-        self.versions_planned = 0
+        self.versions_planned: int | None = None
+        """None until the pace of this machine has been measured."""
         self.page_url = ""
         """Empty while there is none."""
         self.seconds_by_stage: dict[str, float] = {}

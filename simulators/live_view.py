@@ -1,5 +1,6 @@
 """What somebody sees who looks on: a live table on a terminal, plain lines everywhere else."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -64,7 +65,8 @@ class Scene:
     seconds: float
     version: int
     """-1 before the first."""
-    versions_planned: int
+    versions_planned: int | None
+    """None until it is known; the aggregator publishes version 0 before that."""
     accuracies: Sequence[float] = ()
     accuracy_version: int | None = None
     merged: int = 0
@@ -127,7 +129,8 @@ def plain_line(scene: Scene) -> str:
     """The scene in one line."""
     parts = [scene.stage]
     if scene.version >= 0:
-        parts.append(f"version {scene.version}/{scene.versions_planned}")
+        planned = "" if scene.versions_planned is None else f"/{scene.versions_planned}"
+        parts.append(f"version {scene.version}{planned}")
     if scene.accuracies:
         parts.append(f"accuracy {scene.accuracies[-1]:.3f}")
     if scene.devices:
@@ -189,10 +192,10 @@ def _head(scene: Scene) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text(scene.stage, style="bold"), Text(f"{scene.seconds:.0f} s", style="dim"))
     if scene.version >= 0:
-        share = min(1.0, scene.version / scene.versions_planned)
+        planned = "" if scene.versions_planned is None else f" of {scene.versions_planned}"
         grid.add_row(
-            ProgressBar(total=1.0, completed=share, width=_SPARK_COLUMNS),
-            Text(f"version {scene.version} of {scene.versions_planned}"),
+            ProgressBar(total=1.0, completed=_share(scene), width=_SPARK_COLUMNS),
+            Text(f"version {scene.version}{planned}"),
         )
     if scene.accuracies:
         facts = f"accuracy {scene.accuracies[-1]:.1%} on persons never seen (version {scene.accuracy_version})"
@@ -206,6 +209,11 @@ def _head(scene: Scene) -> RenderableType:
     return grid
 
 
+def _share(scene: Scene) -> float:
+    """Of the planned versions, 0 to 1; 0 while nobody knows how many are planned."""
+    return min(1.0, scene.version / scene.versions_planned) if scene.versions_planned else 0.0
+
+
 def _devices(scene: Scene) -> RenderableType:
     table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
     table.add_column("device", no_wrap=True)
@@ -215,8 +223,8 @@ def _devices(scene: Scene) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in scene.devices:
         table.add_row(
-            row.name,
-            row.title,
+            Text(row.name),
+            Text(row.title),
             Text(f"● {row.state}{row.detail}", style=STYLES[row.state], overflow="ellipsis"),
             "-" if row.base_version is None else str(row.base_version),
             "-" if row.staleness_last is None else str(row.staleness_last),
@@ -229,11 +237,17 @@ def _devices(scene: Scene) -> RenderableType:
 
 
 def sparkline(values: Sequence[float], columns: int = _SPARK_COLUMNS) -> str:
-    """The values 0 to 1 as blocks, the newest at the right; more values than columns are thinned out."""
+    """The values 0 to 1 as blocks, the newest at the right; more values than columns are thinned out.
+
+    What is not a number is left blank.
+    """
     if len(values) > columns:
         values = [values[round(at * (len(values) - 1) / (columns - 1))] for at in range(columns)]
     top = len(_BLOCKS) - 1
-    return "".join(_BLOCKS[min(top, max(0, int(value * len(_BLOCKS))))] for value in values)
+    return "".join(
+        " " if math.isnan(value) else _BLOCKS[min(top, int(min(1.0, max(0.0, value)) * len(_BLOCKS)))]
+        for value in values
+    )
 
 
 def make_view(*, plain: bool) -> View:

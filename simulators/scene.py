@@ -13,7 +13,7 @@ def scene_of(
     stage: str,
     *,
     seconds: float,
-    versions_planned: int,
+    versions_planned: int | None,
     sightings: Sightings | None,
     devices: Sequence[Device],
     baselines: Baselines,
