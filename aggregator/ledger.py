@@ -6,9 +6,7 @@ same bits give the same weights. A lock file beside the ledger keeps a second ag
 one lives, however it ends.
 """
 
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +15,14 @@ from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from aggregator.admission import LastOfDevice
 from wire_contract.errors import ContractError
+from wire_contract.file_lock import FileLock, FileLocked
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import KEPT_DELTAS
 from wire_contract.messages import Evaluation, RefusalReason, Update
@@ -133,7 +132,7 @@ class Ledger:
             with _plain_errors(path):
                 self._db = sqlite3.connect(path, isolation_level=None)
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         try:
             with _plain_errors(path):
@@ -154,7 +153,7 @@ class Ledger:
     def close(self) -> None:
         """Lets the next aggregator in."""
         self._db.close()
-        self._lock.close()
+        self._lock.release()
 
     # -- the model line
 
@@ -367,26 +366,16 @@ class Ledger:
                 )
 
 
-def _lock(path: Path) -> IO[str]:
-    lock_path = path.with_name(path.name + ".lock")
+def _lock(path: Path) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_path.open("a+", encoding="ascii")
+        return FileLock(path.with_name(path.name + ".lock"))
+    except FileLocked as error:
+        raise LedgerError(
+            f"ledger {path}: another aggregator (process {error.holder}) is using it; two would merge updates twice"
+        ) from None
     except OSError as error:
         raise LedgerError(f"ledger {path}: {error.strerror}; give a --ledger in a folder that can be written") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise LedgerError(
-            f"ledger {path}: another aggregator (process {holder}) is using it; two would merge updates twice"
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
 
 
 def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:

@@ -19,7 +19,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from device_client.file_lock import FileLock
 from device_client.model_trust import Believed
 from device_client.outbox_errors import (
     OutboxDamaged,
@@ -31,6 +30,7 @@ from device_client.outbox_errors import (
 from device_client.rounds import Line
 from wire_contract import codec
 from wire_contract.errors import DecodeError
+from wire_contract.file_lock import FileLock, FileLocked
 from wire_contract.limits import MODEL_LIMITS, Limits
 from wire_contract.messages import INCARNATION_BYTES, KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity, Manifest
 
@@ -79,14 +79,15 @@ class Outbox:
         self.path = path
         self.entries_max = entries_max
         try:
-            self._lock = FileLock(path)
-        except BlockingIOError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(path.with_name(path.name + ".lock"))
+        except FileLocked:
             raise OutboxInUse(path) from None
         except OSError as error:
             raise OutboxUnwritable(path, error.strerror or str(error)) from None
         try:
             # The file may tell about its owner's data, so nobody else may read it; SQLite's side files follow it.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except OSError as error:
             self._lock.release()

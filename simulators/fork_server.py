@@ -43,9 +43,6 @@ IS_SUPPORTED = hasattr(os, "pidfd_open")
 _COMM = Path("/proc/self/comm")
 _THREADS = Path("/proc/self/task")
 
-_FORKING = multiprocessing.get_context("fork")
-"""It ends a fork, too, as a program ends, but without taking the modules apart, which takes a third of a second."""
-
 
 def preload(modules: Sequence[str]) -> None:
     """Imports them.
@@ -76,6 +73,8 @@ def _keep(what: str) -> None:
 def serve(requests: socket.socket, folder: Path) -> None:
     """Forks until nobody asks any more."""
     running: dict[int, BaseProcess] = {}  # by descriptor
+    # It ends a fork, too, as a program ends, but without taking the modules apart, which takes a third of a second.
+    forking = multiprocessing.get_context("fork")
     poll = select.poll()
     poll.register(requests, select.POLLIN)
     while True:
@@ -96,7 +95,7 @@ def serve(requests: socket.socket, folder: Path) -> None:
             if "call" in asked:
                 _call(asked["call"], asked["arguments"])
                 continue
-            program = _FORKING.Process(target=_become, args=(asked, folder, (requests.fileno(), *running)))
+            program = forking.Process(target=_become, args=(asked, folder, (requests.fileno(), *running)))
             program.start()
             assert program.pid is not None
             descriptor = os.pidfd_open(program.pid)

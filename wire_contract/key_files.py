@@ -166,7 +166,7 @@ def _read(path: Path) -> bytes:
 def _write_new(path: Path, content: bytes, *, mode: int) -> None:
     """Never over a key that is there: it may be the one that a fleet has pinned."""
     try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode), "wb") as file:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

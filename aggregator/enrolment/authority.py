@@ -9,14 +9,13 @@ Who stops in the middle leaves at worst an entry in `issued.json` for something 
 before the certificate, and what is revoked is written there before the list.
 """
 
-import fcntl
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 
@@ -26,6 +25,7 @@ from aggregator.enrolment.durable_files import PRIVATE, PUBLIC, make, replace
 from aggregator.enrolment.errors import EnrolmentError
 from aggregator.enrolment.register import Issued, Register
 from aggregator.enrolment.roles import Role, check_role_name
+from wire_contract.file_lock import FileLock, FileLocked
 from wire_contract.topics import DEFAULT_ROOT
 
 AUTHORITY_DAYS = 3_650
@@ -89,14 +89,14 @@ class Authority:
             self.register = self._read_register()
             self.signer = self._read_signer()
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._lock.close()
+        self._lock.release()
 
     @property
     def moment(self) -> datetime:
@@ -281,14 +281,10 @@ def _refuse_overwriting(out: Path, files: Sequence[Path]) -> None:
             )
 
 
-def _lock(folder: Path) -> IO[str]:
+def _lock(folder: Path) -> FileLock:
     try:
-        lock = (folder / "lock").open("a", encoding="ascii")
+        return FileLock(folder / "lock")
+    except FileLocked:
+        raise EnrolmentError(f"authority {folder}: another program is using it; try again") from None
     except OSError as error:
         raise EnrolmentError(f"authority {folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise EnrolmentError(f"authority {folder}: another program is using it; try again") from None
-    return lock

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def make(path: Path, data: bytes, mode: int) -> None:
         EnrolmentError: there is one, or it cannot be written.
     """
     try:
-        _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), data, mode)
+        _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data, mode)
     except FileExistsError:
         raise EnrolmentError(
             f"{path}: is there already and is never overwritten; move it away or give another --out"
@@ -43,18 +44,20 @@ def replace(path: Path, data: bytes, mode: int) -> None:
         except BaseException:
             new.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name != "nt":  # Windows opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         raise EnrolmentError(f"{path}: {error.strerror}") from None
 
 
 def _write(descriptor: int, data: bytes, mode: int) -> None:
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), mode)
+        if sys.platform != "win32":  # there a file has the rights of its folder
+            os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -62,7 +65,8 @@ def _write(descriptor: int, data: bytes, mode: int) -> None:
 
 def _belong_to_the_folder(path: Path) -> None:
     """Root writes for a broker that runs as somebody else: its folder says as whom."""
-    folder = path.parent.stat()
-    if (folder.st_uid, folder.st_gid) != (os.geteuid(), os.getegid()):
-        with contextlib.suppress(PermissionError):  # not root: then the file stays its maker's
-            os.chown(path, folder.st_uid, folder.st_gid)
+    if sys.platform != "win32":
+        folder = path.parent.stat()
+        if (folder.st_uid, folder.st_gid) != (os.geteuid(), os.getegid()):
+            with contextlib.suppress(PermissionError):  # not root: then the file stays its maker's
+                os.chown(path, folder.st_uid, folder.st_gid)

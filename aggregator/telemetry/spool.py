@@ -9,7 +9,6 @@ the newest lines in a power cut is a price that telemetry may pay. A line that a
 start.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from threading import Lock
 from typing import IO, NamedTuple
 
 from wire_contract.errors import ContractError
+from wire_contract.file_lock import FileLock, FileLocked
 from wire_contract.limits import KIB
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,10 @@ class Spool:
         self._closed = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _lock(folder)
+            self._lock = _lock(folder)
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        try:
             self._sizes = {number: _path(folder, number).stat().st_size for number in _segments(folder)}
             self._position = self._read_progress()
             if not self._sizes:
@@ -89,7 +92,8 @@ class Spool:
             self._file = self._open()
             self._save()
         except OSError as error:
-            raise SpoolError(f"telemetry spool {folder}: {error.strerror}; give another --telemetry-spool") from None
+            self._lock.release()
+            raise _unusable(folder, error) from None
 
     @property
     def size_bytes(self) -> int:
@@ -104,7 +108,7 @@ class Spool:
             self._save()
             self._closed = True
             self._file.close()
-            self._lock_file.close()
+            self._lock.release()
 
     # -- the writer
 
@@ -256,16 +260,17 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 
-def _lock(folder: Path) -> IO[str]:
-    lock = (folder / "lock").open("a+", encoding="ascii")
+def _unusable(folder: Path, error: OSError) -> SpoolError:
+    return SpoolError(f"telemetry spool {folder}: {error.strerror}; give another --telemetry-spool")
+
+
+def _lock(folder: Path) -> FileLock:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
+        return FileLock(folder / "lock")
+    except FileLocked:
         raise SpoolError(
             f"telemetry spool {folder}: another aggregator writes there; give each its own --telemetry-spool"
         ) from None
-    return lock
 
 
 def _path(folder: Path, number: int) -> Path:

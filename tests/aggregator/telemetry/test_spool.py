@@ -43,7 +43,7 @@ def crash(one: Spool) -> None:
     """The process is gone: nothing is written any more, and the lock is free."""
     one._closed = True
     one._file.close()
-    one._lock_file.close()
+    one._lock.release()
 
 
 def drain(one: Spool, *, bytes_max: int = 1_000) -> list[int]:
