@@ -145,7 +145,7 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
         first = opening_shelf(line_settings, layout, weights, published_at=time.time())
         ledger.begin_line(row_of(first), layout, weights)
     elif settings.initial_model is not None and settings.initial_model.is_file():
-        layout, _ = read_initial_model(settings.initial_model, task=settings.task)
+        layout, _ = read_initial_model(settings.initial_model, task=settings.task, is_published=False)
         if layout != ledger.layout():
             raise InitialModelError(
                 f"initial model {settings.initial_model}: its layout is not the one of ledger {settings.ledger}; "

@@ -43,6 +43,7 @@ from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError
 from wire_contract.key_files import read_all_public_keys, read_signing_key
 from wire_contract.manifest import Published
+from wire_contract.model_roles import STUDENTS, TEACHERS
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.signing import PublicKey
 from wire_contract.topics import check_name
@@ -217,7 +218,7 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
             f"task {task.name} has a teacher: make it with `python -m device_client pretrain-teacher --task "
             f"{settings.task}{data} --out teacher.safetensors`, then give --teacher teacher.safetensors"
         )
-    file = read_model(settings.teacher, task=task.name)
+    file = read_model(settings.teacher, task=task.name, roles=TEACHERS)
     teacher = task.teacher()
     try:
         load_vector(teacher, file.layout, file.weights)
@@ -292,7 +293,10 @@ def export_model(settings: ExportSettings) -> None:
         files = export(task, teacher, settings.out, what="teacher")
         print(f"local teacher of task {task.name}, {teacher.rounds} rounds: {', '.join(str(file) for file in files)}")
         return
-    model = _newest(task, settings) if settings.model is None else read_model(settings.model, task=task.name)
+    if settings.model is None:
+        model = _newest(task, settings)
+    else:
+        model = read_model(settings.model, task=task.name, roles=STUDENTS)
     files = export(task, model, settings.out)
     which = "" if model.version is None else f" version {model.version}"
     print(f"model{which} of task {task.name}: {', '.join(str(file) for file in files)}")
@@ -319,12 +323,21 @@ def _newest(task: Task, settings: ExportSettings) -> ModelFile:
 
 
 def make_initial_model(settings: InitialModelSettings) -> None:
-    """The weights of a fresh student, the same for the same seed."""
+    """The weights of a fresh student, the same for the same seed, or those of a file that fits the student."""
     task = _task(settings)
     with seeded(settings.seed):
         student = task.student()
     layout = layout_of(student)
-    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=vector_of(student, layout)))
+    if settings.weights is not None:
+        file = read_model(settings.weights, task=task.name, roles=STUDENTS)
+        try:
+            load_vector(student, file.layout, file.weights)
+        except LayoutError:
+            raise ModelFileError(
+                f"model file {settings.weights}: does not fit the student of task {task.name}; is it a teacher?"
+            ) from None
+    weights = vector_of(student, layout)
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
     print(f"initial model of task {task.name}, {layout.size} numbers: {settings.out}")
 
 
@@ -339,7 +352,8 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
         teacher = task.teacher()
     result = train_teacher(teacher, examples, task.recipe, seed=settings.seed)
     layout = layout_of(teacher)
-    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=vector_of(teacher, layout)))
+    weights = vector_of(teacher, layout)
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher"))
     accuracy = evaluate(teacher, task.held_out(), task.classes)["accuracy"]
     print(
         f"teacher of task {task.name}, {layout.size} numbers, {result.samples} examples, {result.train_seconds:.1f} s, "

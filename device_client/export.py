@@ -48,7 +48,13 @@ def await_model(
             return None
         if newest is not None and (left_seconds == 0.0 or not feed.is_behind):
             model = newest.published
-            return ModelFile(task=model.task, layout=model.layout, weights=model.weights, version=model.version)
+            return ModelFile(
+                task=model.task,
+                layout=model.layout,
+                weights=model.weights,
+                version=model.version,
+                role="published-model",
+            )
 
 
 def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model") -> tuple[Path, Path]:

@@ -20,6 +20,7 @@ from device_client.model_files import PRIVATE, ModelFile, ModelFileError, read_m
 from device_client.vectors import layout_of, load_vector, vector_of
 from wire_contract.errors import LayoutError
 from wire_contract.layout import Layout, TensorSpec
+from wire_contract.model_roles import LOCAL_TEACHERS
 
 LOCAL_TEACHER_NAME = "teacher.local.safetensors"
 _NETWORK, _PROJECTION = "teacher", "projection"
@@ -69,7 +70,9 @@ class LocalTeacher:
         if self._path is not None:
             for left_behind in self._path.parent.glob(f".{self._path.name}-*"):  # by a kill in the middle of writing
                 left_behind.unlink(missing_ok=True)
-            model = ModelFile(task=self._task, layout=self._layout, weights=weights, rounds=self.rounds + 1)
+            model = ModelFile(
+                task=self._task, layout=self._layout, weights=weights, rounds=self.rounds + 1, role="local-teacher"
+            )
             write_model(self._path, model, mode=PRIVATE)
         self._kept = weights
         self.rounds += 1
@@ -80,7 +83,7 @@ class LocalTeacher:
 
     def _read(self, path: Path) -> None:
         try:
-            file = read_model(path, task=self._task)
+            file = read_model(path, task=self._task, roles=LOCAL_TEACHERS)
             load_vector(self._both, file.layout, file.weights)
         except ModelFileError as error:
             raise ModelFileError(f"{error}; {_remedy(path)}") from None
@@ -101,7 +104,7 @@ def kept_teacher(state: Path, *, task: str) -> ModelFile:
     Raises:
         ModelFileError: there is none, or the file is damaged or of another task.
     """
-    file = read_model(state / LOCAL_TEACHER_NAME, task=task)
+    file = read_model(state / LOCAL_TEACHER_NAME, task=task, roles=LOCAL_TEACHERS)
     prefix = f"{_NETWORK}."
     chosen = {
         name.removeprefix(prefix): view
@@ -109,4 +112,4 @@ def kept_teacher(state: Path, *, task: str) -> ModelFile:
         if name.startswith(prefix)
     }
     layout = Layout(tuple(TensorSpec(name, view.shape) for name, view in chosen.items()))
-    return ModelFile(task=file.task, layout=layout, weights=layout.flatten(chosen), rounds=file.rounds)
+    return ModelFile(task=file.task, layout=layout, weights=layout.flatten(chosen), rounds=file.rounds, role="teacher")

@@ -1,5 +1,6 @@
 """A model in a file: safetensors, every tensor float32, with metadata that says what it is.
 
+role       what the weights are for (`wire_contract/model_roles.py`); files made before there were roles lack it
 task       name of the task
 layout     JSON [[name, [dimension, …]], …] in the order of the layout; safetensors itself keeps no order
 version    decimal, where the model is a published version
@@ -10,8 +11,10 @@ digest     hexadecimal SHA-256 of the weights; where it is there, it must be the
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import safetensors.numpy
@@ -19,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from wire_contract.errors import LayoutError
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
+from wire_contract.model_roles import ROLE_KEY, ROLES, Role, wrong_role
 
 PUBLIC, PRIVATE = 0o644, 0o600
 """Who may read a file: everybody, or its owner alone."""
@@ -40,6 +44,8 @@ class ModelFile:
     """None: not a published version (an initial model, a teacher)."""
     rounds: int | None = None
     """Of a local teacher."""
+    role: Role | None = None
+    """None: the file does not say; it was made by an older version."""
 
 
 def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
@@ -54,6 +60,8 @@ def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
         "layout": json.dumps([[spec.name, list(spec.shape)] for spec in model.layout.tensors]),
         "digest": digest(model.weights).hex(),
     }
+    if model.role is not None:
+        metadata[ROLE_KEY] = model.role
     if model.version is not None:
         metadata["version"] = str(model.version)
     if model.rounds is not None:
@@ -63,20 +71,21 @@ def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
     write_whole(path, safetensors.numpy.save(tensors, metadata), mode=mode)
 
 
-def read_model(path: Path, *, task: str | None = None) -> ModelFile:
+def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = frozenset()) -> ModelFile:
     """The model at `path`, of the named task if one is named.
 
+    Args:
+        path: of the file.
+        task: None: any.
+        roles: what it may hold; a file that does not say is taken as well. None given: anything.
+
     Raises:
-        ModelFileError: there is none, it is not of the form above, or it is of another task.
+        ModelFileError: there is none, it is not of the form above, or it is of another task or role.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            missing = sorted({"task", "layout"} - set(metadata))
-            if missing:
-                raise ModelFileError(f"model file {path}: metadata {', '.join(missing)} missing; was it made here?")
-            if task is not None and metadata["task"] != task:
-                raise ModelFileError(f"model file {path}: is of task {metadata['task']!r}, not {task!r}")
+            _check_metadata(path, metadata, task, roles)
             layout = _layout(metadata["layout"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is not a dict
     except OSError as error:
@@ -100,7 +109,19 @@ def read_model(path: Path, *, task: str | None = None) -> ModelFile:
         weights=weights,
         version=_number(metadata, "version"),
         rounds=_number(metadata, "rounds"),
+        role=cast("Role", metadata[ROLE_KEY]) if metadata.get(ROLE_KEY) in ROLES else None,
     )
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str], task: str | None, roles: frozenset[Role]) -> None:
+    missing = sorted({"task", "layout"} - set(metadata))
+    if missing:
+        raise ModelFileError(f"model file {path}: metadata {', '.join(missing)} missing; was it made here?")
+    if task is not None and metadata["task"] != task:
+        raise ModelFileError(f"model file {path}: is of task {metadata['task']!r}, not {task!r}")
+    wrong = wrong_role(metadata.get(ROLE_KEY), roles) if roles else None
+    if wrong is not None:
+        raise ModelFileError(f"model file {path}: {wrong}")
 
 
 def _number(metadata: dict[str, str], name: str) -> int | None:

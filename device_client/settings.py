@@ -215,6 +215,11 @@ class InitialModelSettings(LearningSettings, CommandSettings):
 
     out: Path = Field(description="safetensors file to write")
     seed: int = Field(0, ge=0, description="of the initial weights")
+    weights: Path | None = Field(
+        None,
+        description="begin from the student in this safetensors file (an exported model, or an initial model of an "
+        "older version) in place of fresh weights",
+    )
 
 
 class PretrainTeacherSettings(LearningSettings, CommandSettings):

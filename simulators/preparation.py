@@ -73,7 +73,8 @@ def prepare(settings: DemoSettings, folder: Path) -> Prepared:
         student = task.student()
     layout = layout_of(student)
     initial_model = folder / "initial.safetensors"
-    write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=vector_of(student, layout)))
+    weights = vector_of(student, layout)
+    write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
     plan = Plan.of(len(names))
     teacher = task.teacher() if task.teacher is not None else None
     return Prepared(

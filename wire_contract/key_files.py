@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 PUBLIC_SUFFIX = ".pub"
 _FILE_BYTES_MAX = 1 << 16
 _BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+_PRIVATE = b"PRIVATE KEY-----"
 
 
 def write_signing_key(path: Path) -> SigningKey:
@@ -55,6 +56,11 @@ def read_signing_key(path: Path) -> SigningKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
     content = _read(path)
+    if _BLOCK.search(content) and _PRIVATE not in content:
+        raise KeyUnusable(
+            f"key file {path}: holds a public key, and signing needs the private one: give the file without "
+            f"{PUBLIC_SUFFIX}"
+        )
     if path.stat().st_mode & 0o077:
         raise KeyUnusable(f"key file {path}: others may read this private key; say: chmod 600 {path}")
     try:
@@ -89,6 +95,11 @@ def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
     content = _read(path)
+    if _PRIVATE in content:
+        raise KeyUnusable(
+            f"key file {path}: holds a private key, which must stay where it signs: give its {PUBLIC_SUFFIX} file, and "
+            "delete the private one here if it was copied"
+        )
     if len(content) == PUBLIC_KEY_BYTES:
         return (PublicKey(content),)
     found = []

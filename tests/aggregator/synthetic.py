@@ -43,11 +43,14 @@ def begin(ledger: Ledger, settings: LineSettings = SETTINGS, layout: Layout = LA
     return restore(ledger, settings)
 
 
-def write_initial_model(path: Path, layout: Layout = LAYOUT, *, task: str = TASK) -> Path:
-    """As `python -m device_client initial-model` does."""
+def write_initial_model(
+    path: Path, layout: Layout = LAYOUT, *, task: str = TASK, role: str | None = "initial-model"
+) -> Path:
+    """As `python -m device_client initial-model` does; without a role as it did before there were roles."""
     tensors = {name: view.copy() for name, view in layout.views(initial_weights(layout)).items()}
     order = json.dumps([[spec.name, list(spec.shape)] for spec in layout.tensors])
-    save_file(tensors, path, metadata={"task": task, "layout": order})
+    said = {} if role is None else {"role": role}
+    save_file(tensors, path, metadata={"task": task, "layout": order, **said})
     return path
 
 

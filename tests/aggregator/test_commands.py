@@ -129,7 +129,8 @@ def test_an_initial_model_comes_back_in_the_order_of_its_layout(tmp_path: Path) 
 
 
 def model_file(path: Path, metadata: dict[str, str], **tensors: np.ndarray) -> Path:
-    save_file(tensors or {"a": np.zeros(2, dtype=np.float32)}, path, metadata=metadata)
+    student = {"role": "initial-model", **metadata}
+    save_file(tensors or {"a": np.zeros(2, dtype=np.float32)}, path, metadata=student)
     return path
 
 
@@ -189,6 +190,28 @@ def test_a_model_that_float16_cannot_hold_is_refused_at_the_start(capsys: pytest
     assert "over the largest float16" in run_line(capsys, "--initial-model", "m")
 
 
+@pytest.mark.parametrize("role", ["teacher", "local-teacher", "something newer", None])
+def test_a_line_is_begun_only_from_a_file_that_says_it_holds_a_student(
+    capsys: pytest.CaptureFixture[str], role: str | None
+) -> None:
+    write_initial_model(Path("m"), role=role)
+    said = run_line(capsys, "--initial-model", "m")
+    assert ("does not say that it holds a student" if role is None else "not an initial model") in said
+    assert "python -m device_client initial-model --task toy" in said
+    with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
+        assert ledger.layout() is None, "nothing was begun"
+
+
+def test_a_file_without_a_role_does_for_a_line_that_stands_and_a_teacher_does_not() -> None:
+    read_initial_model(write_initial_model(Path("m"), role=None), task=TASK, is_published=False)
+    with pytest.raises(InitialModelError, match="holds a teacher, not an initial model or a published model"):
+        read_initial_model(write_initial_model(Path("m"), role="teacher"), task=TASK, is_published=False)
+
+
+def test_a_line_may_begin_from_an_exported_model(tmp_path: Path) -> None:
+    read_initial_model(write_initial_model(tmp_path / "m", role="published-model"), task=TASK)
+
+
 # -- status
 
 
@@ -240,7 +263,7 @@ def test_keys_that_cannot_be_used_are_one_line(capsys: pytest.CaptureFixture[str
     assert main(["signing-key", "--out", "model.pem"]) == 0
     capsys.readouterr()
     assert "key file none.pem: No such file" in run_line(capsys, "--signing-key", "none.pem")
-    assert "others may read" in run_line(capsys, "--signing-key", "model.pem", "--signing-key", "model.pem.pub")
+    assert "holds a public key" in run_line(capsys, "--signing-key", "model.pem", "--signing-key", "model.pem.pub")
     assert "no such folder" in run_line(capsys, "--device-keys", "none")
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "watch.pub").write_text("nonsense")

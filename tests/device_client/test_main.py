@@ -6,13 +6,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aggregator.initial_model import read_initial_model
 from device_client.__main__ import COMMANDS, main
-from device_client.model_files import read_model
+from device_client.model_files import read_model, write_model
 from device_client.settings import RunSettings
 from device_client.tasks import BUILT_IN
 from tests.broker.mosquitto import Mosquitto, free_port
@@ -200,7 +201,26 @@ def test_a_teacher_is_made_and_a_student_is_none(capsys: pytest.CaptureFixture[s
     assert main(["initial-model", "--task", f"{own}:taught", "--out", str(out)]) == 0
     capsys.readouterr()
     command = ("run", "--task", f"{own}:taught", *ONLINE, "--device", "d1", "--state", str(tmp_path / "state"))
-    assert "does not fit the teacher" in complaint(capsys, *command, "--teacher", str(out))
+    assert "holds an initial model, not a teacher" in complaint(capsys, *command, "--teacher", str(out))
+    plain = tmp_path / "before roles"
+    write_model(plain, replace(read_model(out), role=None))
+    assert "does not fit the teacher" in complaint(capsys, *command, "--teacher", str(plain))
+
+
+def test_an_initial_model_is_made_of_a_student_and_of_no_teacher(
+    capsys: pytest.CaptureFixture[str], own: str, tmp_path: Path
+) -> None:
+    old, teacher, out = tmp_path / "old", tmp_path / "teacher", tmp_path / "out"
+    make = ["initial-model", "--task", f"{own}:taught", "--out"]
+    assert main([*make, str(old), "--seed", "5"]) == 0
+    write_model(old, replace(read_model(old), role=None))
+    assert main(["pretrain-teacher", "--task", f"{own}:taught", "--out", str(teacher)]) == 0
+    capsys.readouterr()
+    assert main([*make, str(out), "--weights", str(old)]) == 0
+    assert digest(read_initial_model(out, task="own")[1]) == digest(read_model(old).weights)
+    assert "holds a teacher" in complaint(capsys, *make, str(out), "--weights", str(teacher))
+    write_model(teacher, replace(read_model(teacher), role=None))
+    assert "does not fit the student" in complaint(capsys, *make, str(out), "--weights", str(teacher))
 
 
 def test_an_export_without_a_model_is_one_line(capsys: pytest.CaptureFixture[str], own: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from aggregator.initial_model import read_initial_model
 from device_client.model_files import PRIVATE, ModelFile, ModelFileError, read_model, write_model
 from wire_contract.layout import Layout, TensorSpec, digest
+from wire_contract.model_roles import STUDENTS, TEACHERS
 
 # Not in the order of the alphabet, which is safetensors' own; one scalar, as of a learnable temperature.
 LAYOUT = Layout((TensorSpec("z.weight", (2, 3)), TensorSpec("temperature", ()), TensorSpec("a.bias", (4,))))
@@ -32,7 +33,7 @@ def test_order_task_and_version_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_aggregator_reads_the_same(tmp_path: Path) -> None:
-    write_model(tmp_path / "m", MODEL)
+    write_model(tmp_path / "m", replace(MODEL, role="published-model"))
     layout, weights = read_initial_model(tmp_path / "m", task="har")
     assert (layout, digest(weights)) == (LAYOUT, digest(MODEL.weights))
 
@@ -132,3 +133,21 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
         write_model(path, ModelFile(task="other", layout=LAYOUT, weights=MODEL.weights))
     assert read_model(path).task == "har"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_role_is_kept_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    write_model(path, replace(MODEL, role="teacher"))
+    assert read_model(path).role == "teacher"
+    assert read_model(path, roles=TEACHERS).role == "teacher"
+    with pytest.raises(ModelFileError, match="holds a teacher, not an initial model or a published model"):
+        read_model(path, roles=STUDENTS)
+    write_model(path, MODEL)
+    assert read_model(path, roles=TEACHERS).role is None, "made before there were roles"
+
+
+def test_a_role_of_a_newer_version_is_none_that_is_known(tmp_path: Path) -> None:
+    put(tmp_path / "m", ONE, [["a", [2]]], role="mystery")
+    assert read_model(tmp_path / "m").role is None
+    with pytest.raises(ModelFileError, match="holds a 'mystery', not a teacher"):
+        read_model(tmp_path / "m", roles=TEACHERS)

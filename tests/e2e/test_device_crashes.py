@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 120.0
 def initial_model(path: Path) -> Path:
     weights = {spec.name: np.ones(spec.shape, dtype=np.float32) for spec in LAYOUT.tensors}
     layout = json.dumps([[spec.name, list(spec.shape)] for spec in LAYOUT.tensors])
-    save_file(weights, path, metadata={"task": TASK, "layout": layout})
+    save_file(weights, path, metadata={"task": TASK, "layout": layout, "role": "initial-model"})
     return path
 
 

@@ -58,13 +58,18 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     for path, said in (
         ("missing", "No such file"),
         ("empty", "not a private Ed25519 key"),
-        ("one.pub", "others may read"),
+        ("one.pub", "holds a public key, and signing needs the private one"),
     ):
         with pytest.raises(KeyUnusable, match=said) as caught:
             read_signing_key(tmp_path / path)
         assert path in str(caught.value)
         assert "\n" not in str(caught.value)
-    for path, said in (("missing", "No such file"), ("one", "no public Ed25519 key"), ("broken.pub", "PEM blocks")):
+    for path, said in (
+        ("missing", "No such file"),
+        ("one", "holds a private key, which must stay where it signs"),
+        ("empty", "no public Ed25519 key"),
+        ("broken.pub", "PEM blocks"),
+    ):
         with pytest.raises(KeyUnusable, match=said):
             read_public_keys(tmp_path / path)
     (tmp_path / "one").chmod(0o640)
