@@ -24,7 +24,7 @@ PASSWORDS = FOLDER / "passwords"
 CLIENT_ROLES = {
     "aggregator": "aggregator",
     "aggregator-3": "aggregator",  # its telemetry, which listens to the broker under a name of its own
-    "evaluator": "device",
+    "evaluator": "evaluator",
     "viewer-1": "viewer",  # the broker's health check
     **dict.fromkeys(os.environ["DEVICES"].split(), "device"),
 }

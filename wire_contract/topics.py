@@ -27,7 +27,7 @@ from wire_contract.messages import (
 DEFAULT_ROOT = "fedkd/v1"
 
 Kind = Literal["model", "chunk", "delta", "update", "receipt", "presence", "evaluation", "aggregator"]
-Writer = Literal["aggregator", "device"]
+Writer = Literal["aggregator", "device", "evaluator"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ TOPICS: Mapping[Kind, Topic] = {
     "update": Topic("{task}/update/{shard}/{device}", Update, 1, False, "device"),
     "receipt": Topic("{task}/receipt/{device}", Receipt, 1, False, "aggregator"),
     "presence": Topic("{task}/presence/{device}", Presence, 1, True, "device"),
-    "evaluation": Topic("{task}/evaluation/{device}", Evaluation, 1, False, "device"),
+    "evaluation": Topic("{task}/evaluation/{device}", Evaluation, 1, False, "evaluator"),
     "aggregator": Topic("{task}/aggregator/{shard}", AggregatorStatus, 1, True, "aggregator"),
 }
 

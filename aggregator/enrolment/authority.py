@@ -10,7 +10,7 @@ before the certificate, and what is revoked is written there before the list.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,14 +103,22 @@ class Authority:
         return _second(self._now())
 
     def enrol(
-        self, name: str, role: Role, *, out: Path, days: int, hosts: Sequence[str] = (), renew: bool = False
+        self,
+        name: str,
+        role: Role,
+        *,
+        out: Path,
+        days: int,
+        hosts: Sequence[str] = (),
+        listed: Collection[str] = (),
+        renew: bool = False,
     ) -> Enrolled:
         """A key and a certificate in `out`, with the authority's own certificate beside them.
 
         Raises:
             EnrolmentError: the name is not for this role or has a certificate, a file is in the way, or a host is none.
         """
-        check_role_name(name, role)
+        check_role_name(name, role, listed=listed)
         if (role == "broker") != bool(hosts):
             raise EnrolmentError(
                 "host: a broker's certificate needs --host, as its clients write it; no other takes one"
@@ -137,14 +145,16 @@ class Authority:
         self._write_list(now)
         return Enrolled(issued, (*files, authority_file))
 
-    def enrol_password(self, name: str, role: Role, *, out: Path, renew: bool = False) -> Enrolled:
+    def enrol_password(
+        self, name: str, role: Role, *, out: Path, listed: Collection[str] = (), renew: bool = False
+    ) -> Enrolled:
         """A password in a file in `out`, and its hash in the broker's password file.
 
         Raises:
             EnrolmentError: the name is not for this role or has a password, or a file is in the way.
         """
-        check_role_name(name, role)
-        if role not in {"device", "viewer"}:
+        check_role_name(name, role, listed=listed)
+        if role not in {"device", "viewer", "evaluator"}:
             raise EnrolmentError(f"password: the role {role} takes a certificate; who knows a password can pass it on")
         now = self.moment
         self._refuse_second(name, "password", now, renew=renew)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from aggregator.enrolment.authority import Authority, begin
+from aggregator.enrolment.roles import users_of
 from aggregator.enrolment.settings import (
     AuthoritySettings,
     EnrolledSettings,
@@ -51,13 +52,20 @@ def _enrol(authority: Authority, settings: EnrolSettings) -> None:
     out = settings.out
     if settings.role == "broker" and "out" not in settings.model_fields_set:
         out = authority.broker_folder
+    listed = frozenset[str]() if settings.access_list is None else users_of(settings.access_list)
     if settings.password_entry:
-        made = authority.enrol_password(settings.device, settings.role, out=out, renew=settings.renew)
+        made = authority.enrol_password(settings.device, settings.role, out=out, listed=listed, renew=settings.renew)
         print(f"{settings.device}: password in {made.files[0]}, its entry in {authority.broker_folder / 'passwords'}")
         print(RELOAD)
         return
     made = authority.enrol(
-        settings.device, settings.role, out=out, days=settings.days, hosts=settings.host, renew=settings.renew
+        settings.device,
+        settings.role,
+        out=out,
+        days=settings.days,
+        hosts=settings.host,
+        listed=listed,
+        renew=settings.renew,
     )
     key, certificate, authority_file = made.files
     print(f"{settings.device}: valid until {made.issued.expires_at:%Y-%m-%d}")

@@ -11,16 +11,20 @@ from aggregator.enrolment.roles import Role
 from wire_contract.topics import TOPICS, Kind, topic_filter
 
 READERS: Mapping[Kind, tuple[Role, ...]] = {
-    "model": ("device", "aggregator", "viewer"),
-    "chunk": ("device", "aggregator", "viewer"),
-    "delta": ("device", "aggregator", "viewer"),
+    "model": ("device", "evaluator", "aggregator", "viewer"),
+    "chunk": ("device", "evaluator", "aggregator", "viewer"),
+    "delta": ("device", "evaluator", "aggregator", "viewer"),
     "update": ("aggregator",),
     "receipt": ("device",),
     "presence": ("aggregator", "viewer"),
     "evaluation": ("aggregator", "viewer"),
     "aggregator": ("viewer",),
 }
-"""A device reads and writes what carries a name only under its own."""
+"""Devices and evaluators read and write what carries a name only under their own."""
+
+WRITERS: Mapping[Kind, tuple[Role, ...]] = {
+    kind: ("device", "evaluator") if kind == "presence" else (row.writer,) for kind, row in TOPICS.items()
+}
 
 DELIVERIES = "$MQTT.sub.>"
 """Where the server hands a client its QoS 1 messages; without it no subscription works. MQTT clients cannot name it."""
@@ -38,12 +42,12 @@ def subject(pattern: str) -> str:
 
 
 def _user(name: str, role: Role, root: str) -> str:
-    own = {"device": name} if role == "device" else {}
+    own = {"device": name} if role in {"device", "evaluator"} else {}
     publish, subscribe = [], [DELIVERIES]
     for kind, row in TOPICS.items():
         parts = own if "{device}" in row.pattern else {}
         place = subject(topic_filter(kind, root=root, task="+", **parts))
-        if row.writer == role:
+        if role in WRITERS[kind]:
             publish.append(place)
         if role in READERS[kind]:
             subscribe.append(place)

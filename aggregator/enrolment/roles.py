@@ -1,30 +1,61 @@
 """The roles at a broker, and which names are theirs.
 
 The broker knows a client by its name alone (the common name of its certificate, or its user name), and its access list
-gives the names `aggregator…` and `viewer…` their rights. So no device may ever have such a name: this file is the
-other half of the access list.
+gives the names `aggregator…`, `viewer…` and `evaluator…` their rights. So no device may ever have such a name: this
+file is the other half of the access list. And because mosquitto's list needs one block for each such name, no name is
+given out that has none there: mosquitto would treat it as a device.
 """
 
 import re
+from collections.abc import Collection
+from pathlib import Path
 from typing import Literal, get_args
 
 from aggregator.enrolment.errors import EnrolmentError
 from wire_contract.errors import TopicError
 from wire_contract.topics import check_name
 
-Role = Literal["device", "aggregator", "viewer", "broker"]
+Role = Literal["device", "aggregator", "viewer", "evaluator", "broker"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
+NUMBERED_MAX = 3
+"""`broker_config/mosquitto.acl` has blocks for the names ROLE and ROLE-1 to ROLE-3, and for no others."""
+
 _NAMED_AFTER_ROLE = tuple(role for role in ROLES if role != "device")
 _RESERVED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(-.*)?", re.IGNORECASE)
-_NUMBERED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(-[1-9][0-9]{{0,3}})?")
+_NUMBERED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(?:-([1-9][0-9]{{0,3}}))?")
+_EVALUATOR = re.compile(r"evaluator(-.+)?")
 
 
-def check_role_name(name: str, role: Role) -> str:
-    """`name`, if a client of this role may have it.
+def is_evaluator(name: str) -> bool:
+    """Whether a client of this name has the role of an evaluator; enrolment gives such a name to nobody else."""
+    return _EVALUATOR.fullmatch(name) is not None
+
+
+def users_of(access_list: Path) -> frozenset[str]:
+    """The names that have a block of their own in a mosquitto access list.
 
     Raises:
-        EnrolmentError: it cannot stand in a topic, or it belongs to another role.
+        EnrolmentError: the file cannot be read.
+    """
+    try:
+        lines = access_list.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise EnrolmentError(f"--access-list {access_list}: {reason}") from None
+    return frozenset(line.split(maxsplit=1)[1].strip() for line in lines if line.startswith("user "))
+
+
+def check_role_name(name: str, role: Role, *, listed: Collection[str] = ()) -> str:
+    """`name`, if a client of this role may have it.
+
+    Args:
+        name: of the client.
+        role: its role.
+        listed: names known to have a block in the broker's access list, beyond those that the shipped list has.
+
+    Raises:
+        EnrolmentError: it cannot stand in a topic, belongs to another role, or has no block in the access list.
     """
     try:
         check_name(name, "device")
@@ -38,5 +69,10 @@ def check_role_name(name: str, role: Role) -> str:
     if numbered is None or numbered[1] != role:
         raise EnrolmentError(
             f"name {name!r}: the role {role} goes by {role!r}, or {role}-1, {role}-2 … for more of them"
+        )
+    if role != "broker" and int(numbered[2] or 0) > NUMBERED_MAX and name not in listed:
+        raise EnrolmentError(
+            f"name {name!r}: the shipped access list ends with {role}-{NUMBERED_MAX}, and mosquitto would treat this "
+            "name as a device; copy a block for it in mosquitto.acl and give that file as --access-list"
         )
     return name

@@ -30,7 +30,7 @@ class EnrolSettings(AuthoritySettings):
     """Makes a key and certificate, or a password, for one client of the broker or for the broker."""
 
     device: str = Field(description="name; a device's is its device id")
-    role: Role = Field("device", description="aggregator and viewer go by these names, or aggregator-1, viewer-1 …")
+    role: Role = Field("device", description="aggregator, viewer and evaluator go by these names, or aggregator-1 …")
     out: Path = Field(
         Path("enrolled"), description="folder for key and certificate; the broker's go to AUTHORITY/broker unless given"
     )
@@ -38,6 +38,9 @@ class EnrolSettings(AuthoritySettings):
     host: list[str] = Field([], description="where a broker is reached, name or address; repeat for more")
     password_entry: bool = Field(
         False, alias="password", description="a password instead of a certificate, for who cannot show one (browsers)"
+    )
+    access_list: Path | None = Field(
+        None, description="the broker's mosquitto.acl; needed for viewer-4, aggregator-4 … and above, which it must list"
     )
     renew: bool = Field(False, description="although the name has one; an old certificate holds until its end")
 

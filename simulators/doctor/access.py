@@ -10,7 +10,8 @@ from simulators.doctor.visitor import Fate, Visitor
 from wire_contract.link import Delivery
 from wire_contract.topics import TOPICS, Kind
 
-UPWARD: Sequence[Kind] = ("update", "evaluation")
+UPWARD: Sequence[Kind] = ("update",)
+"""What a device sends. (Evaluations come from evaluators, whose user the doctor does not have.)"""
 DOWNWARD: Sequence[Kind] = ("model", "chunk", "delta", "receipt")
 DENIALS: frozenset[Fate] = frozenset({"refused", "lost"})
 """How a broker says no, if it says it at all."""

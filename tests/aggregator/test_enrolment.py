@@ -18,7 +18,7 @@ from aggregator.__main__ import main
 from aggregator.enrolment import passwords
 from aggregator.enrolment.authority import Authority, begin
 from aggregator.enrolment.errors import EnrolmentError
-from aggregator.enrolment.roles import ROLES, check_role_name
+from aggregator.enrolment.roles import NUMBERED_MAX, ROLES, check_role_name
 from wire_contract.limits import NAME_CHARACTERS_MAX
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
@@ -117,7 +117,8 @@ def test_no_certificate_outlives_its_authority(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["aggregator", "aggregator-1", "aggregator-x", "viewer", "viewer-2", "broker", "Aggregator", "VIEWER-1"]
+    "name",
+    ["aggregator", "aggregator-1", "aggregator-x", "viewer", "viewer-2", "broker", "Aggregator", "VIEWER-1", "evaluator"],
 )
 def test_a_device_never_gets_a_name_that_has_rights_of_its_own(folder: Path, name: str) -> None:
     with at(folder) as authority:
@@ -139,14 +140,29 @@ def test_a_name_that_cannot_stand_in_a_topic_is_refused(role: str, name: str) ->
 
 
 def test_roles_have_their_names() -> None:
-    for role in ("aggregator", "viewer", "broker"):
-        for good in (role, f"{role}-1", f"{role}-9999"):
+    for role in ("aggregator", "viewer", "evaluator", "broker"):
+        for good in (role, f"{role}-1", f"{role}-{NUMBERED_MAX}"):
             assert check_role_name(good, role) == good  # type: ignore[arg-type]
         for bad in ("watch-1", f"{role}-0", f"{role}-x", f"{role}1", role.upper(), f"{role}-01"):
             with pytest.raises(EnrolmentError):
                 check_role_name(bad, role)  # type: ignore[arg-type]
     for good in ("watch-1", "aggregators", "viewers.1", "w" * NAME_CHARACTERS_MAX):
         assert check_role_name(good, "device") == good
+
+
+def test_no_name_is_enrolled_that_the_access_list_would_treat_as_a_device(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("enrol", "--authority", str(folder), "--role", "viewer", "--device", "viewer-4", "--password")
+    assert "--access-list" in line(capsys, *arguments)
+    shipped = Path(__file__).parents[2] / "broker_config" / "mosquitto.acl"
+    assert "--access-list" in line(capsys, *arguments, "--access-list", str(shipped))
+    assert "missing.acl" in line(capsys, *arguments, "--access-list", "missing.acl")
+    assert not Path("enrolled").exists()
+    longer = Path("mosquitto.acl")
+    longer.write_text(shipped.read_text() + "\nuser viewer-4\ntopic deny fedkd/v1/+/update/+/viewer-4\n")
+    assert main([*arguments, "--access-list", str(longer)]) == 0
+    assert Path("enrolled/viewer-4.password").exists()
 
 
 # -- what is there already

@@ -8,12 +8,12 @@ from wire_contract.topics import DEFAULT_ROOT, TOPICS, Kind, build, parse
 TASK = "har"
 DEVICES = ("watch-1", "watch-2")
 """Two, so that one can be the other's enemy."""
-NAMES = (*DEVICES, "aggregator", "aggregator-1", "viewer")
+NAMES = (*DEVICES, "aggregator", "aggregator-1", "viewer", "evaluator")
 
 READERS: dict[Kind, tuple[str, ...]] = {
-    "model": ("device", "aggregator", "viewer"),
-    "chunk": ("device", "aggregator", "viewer"),
-    "delta": ("device", "aggregator", "viewer"),
+    "model": ("device", "evaluator", "aggregator", "viewer"),
+    "chunk": ("device", "evaluator", "aggregator", "viewer"),
+    "delta": ("device", "evaluator", "aggregator", "viewer"),
     "update": ("aggregator",),
     "receipt": (),  # and the one it is for
     "presence": ("aggregator", "viewer"),
@@ -34,13 +34,15 @@ class Place:
 
 
 def role_of(name: str) -> str:
-    return name.partition("-")[0] if name.startswith(("aggregator", "viewer")) else "device"
+    return name.partition("-")[0] if name.startswith(("aggregator", "viewer", "evaluator")) else "device"
 
 
 def may_write(name: str, place: Place) -> bool:
-    if TOPICS[place.kind].writer == "aggregator":
+    writer = TOPICS[place.kind].writer
+    if writer == "aggregator":
         return role_of(name) == "aggregator"
-    return role_of(name) == "device" and place.owner == name
+    writers = {"device", "evaluator"} if place.kind == "presence" else {writer}
+    return role_of(name) in writers and place.owner == name
 
 
 def may_read(name: str, place: Place) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aggregator.enrolment.nats_users import subject, users
+from aggregator.enrolment.roles import NUMBERED_MAX
 from tests.broker.locked import BROKER_CONFIG
 from tests.broker.rights import NAMES, Place, may_read, may_write, places, role_of
 from wire_contract.topics import DEFAULT_ROOT, TOPICS
@@ -84,7 +85,7 @@ LISTS: dict[str, Allowed] = {"mosquitto": mosquitto, "emqx": emqx, "nats": nats}
 
 
 @pytest.mark.parametrize("broker", LISTS)
-@pytest.mark.parametrize("name", [*NAMES, "aggregator-3", "viewer-3", "anybody"])
+@pytest.mark.parametrize("name", [*NAMES, "aggregator-3", "viewer-3", "evaluator-3", "anybody"])
 def test_a_list_gives_each_name_exactly_its_rights(broker: str, name: str) -> None:
     wrong = []
     for place in places():
@@ -116,12 +117,12 @@ def test_what_is_not_of_the_contract_is_nobodys(broker: str, topic: str) -> None
 
 def test_no_name_without_a_block_of_its_own_has_rights_of_its_own() -> None:
     blocks = [line.removeprefix("user ") for line in _settings("mosquitto.acl") if line.startswith("user ")]
-    assert blocks == [*_numbered("aggregator"), *_numbered("viewer")]
+    assert blocks == [*_numbered("aggregator"), *_numbered("viewer"), *_numbered("evaluator")]
 
 
 def _numbered(role: str) -> Iterator[str]:
     yield role
-    yield from (f"{role}-{number}" for number in (1, 2, 3))
+    yield from (f"{role}-{number}" for number in range(1, NUMBERED_MAX + 1))
 
 
 SETTINGS_OF_2_0 = {"allow_anonymous", "password_file", "acl_file", "persistence", "autosave_interval"}

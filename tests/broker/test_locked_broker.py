@@ -220,6 +220,7 @@ def next_on(link: MqttLink, topic: str) -> bytes:
 def test_a_device_cannot_publish_as_another(everybody: dict[str, MqttLink]) -> None:
     for kind in ("presence", "evaluation"):
         send(everybody["watch-1"], topic(kind, device="watch-2"), b"forged", retain=True)  # type: ignore[arg-type]
+    send(everybody["watch-1"], topic("evaluation", device="watch-1"), b"forged")
     send(everybody["watch-1"], topic("update", shard=0, device="watch-2"), b"forged")
     send(everybody["watch-1"], topic("update", shard=0, device="watch-1"), b"own")
     assert b"forged" not in {one.payload for one in until(everybody["aggregator"], b"own")}
@@ -262,7 +263,7 @@ def test_a_device_cannot_forge_a_receipt(everybody: dict[str, MqttLink]) -> None
 def test_a_device_cannot_read_updates_presence_or_evaluations(everybody: dict[str, MqttLink]) -> None:
     send(everybody["watch-1"], topic("update", shard=0, device="watch-1"), b"secret")
     send(everybody["watch-1"], topic("presence", device="watch-1"), b"secret")
-    send(everybody["watch-1"], topic("evaluation", device="watch-1"), b"secret")
+    send(everybody["evaluator"], topic("evaluation", device="evaluator"), b"secret")
     send(everybody["aggregator"], MODEL, b"end")
     assert [one.payload for one in until(everybody["watch-2"], b"end")] == [b"end"]
 
@@ -330,7 +331,7 @@ def test_a_viewer_reads_over_websockets_and_writes_nothing(
     assert until(viewer, b"begin")[0].topic == MODEL
     for place in places():
         send(viewer, place.topic, b"forged", retain=True)
-    for sender, kind in (("watch-1", "presence"), ("watch-1", "evaluation")):
+    for sender, kind in (("watch-1", "presence"), ("evaluator", "evaluation")):
         send(everybody[sender], topic(kind, device=sender), b"own")  # type: ignore[arg-type]
     send(everybody["watch-1"], topic("update", shard=0, device="watch-1"), b"secret")
     send(everybody["aggregator"], topic("receipt", device="watch-1"), b"secret")

@@ -47,7 +47,6 @@ pattern read fedkd/v1/+/delta/+
 pattern read fedkd/v1/+/receipt/%u
 pattern write fedkd/v1/+/update/+/%u
 pattern write fedkd/v1/+/presence/%u
-pattern write fedkd/v1/+/evaluation/%u
 """
 USERS = {"watch": "a", "aggregator": "b", "looker": "c"}
 LOOKER = {"username": "looker", "password": "c"}
