@@ -24,6 +24,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from aggregator.enrolment.roles import is_evaluator
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
@@ -126,6 +127,7 @@ def run(settings: RunSettings) -> int:
             signing_keys=signing_keys,
             model_lifetime_seconds=settings.model_lifetime_seconds,
             recording=recording_of(telemetry, link, on_connected=begin_watching),
+            is_evaluator=lambda name: is_evaluator(name) or name in settings.evaluator,
         )
         service.run(stopped.is_set)
         service.farewell()

@@ -16,6 +16,7 @@ from typing import Literal
 from msgspec import structs
 
 from aggregator.admission import Merge, Refuse, receipt_for
+from aggregator.enrolment.roles import is_evaluator
 from aggregator.ledger import Ledger, LedgerBusy
 from aggregator.ledger_view import Totals
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
@@ -44,6 +45,10 @@ _STATUS_SECONDS = 2.0
 """Between two statuses, however many versions and updates there are."""
 _SWEPT = 8
 """So many snapshots and deltas below the kept ones are deleted on start: a crash may have left some."""
+
+
+_STRANGERS_TOLD_MAX = 256
+"""Devices named in the log because they send evaluations without being evaluators."""
 
 
 class RefusedByBroker(ContractError):
@@ -83,6 +88,7 @@ class Service:
         model_lifetime_seconds: float | None = None,
         history: History | None = None,
         recording: Recording | None = None,
+        is_evaluator: Callable[[str], bool] = is_evaluator,
     ) -> None:
         """Puts the parts together.
 
@@ -99,6 +105,7 @@ class Service:
                 again when half of that has passed.
             history: what the ledger knew when it was opened, for the summary in the status; None: nothing.
             recording: where telemetry of what happens goes; None: nowhere.
+            is_evaluator: whether evaluations under this name are believed; those of others are ignored.
         """
         self.line = line
         self._ledger = ledger
@@ -128,6 +135,9 @@ class Service:
         self._tally = Tally(history or History(), now=clock.unix())
         self._tally.committed(line.version, at=line.shelf.published_at)
         self._recording = recording or Recording()
+        self._is_evaluator = is_evaluator
+        self._not_evaluators: set[str] = set()
+        """Names that the log has mentioned, so that each is one line; bounded."""
         self._told: AggregatorStatus | None = None
         self._tell_at = 0.0
         self._jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
@@ -242,6 +252,11 @@ class Service:
         answers.append((topic.device, receipt))
 
     def _take_evaluation(self, topic: ParsedTopic, payload: bytes, batch: BatchBuilder) -> None:
+        if not self._is_evaluator(topic.device):
+            if topic.device not in self._not_evaluators and len(self._not_evaluators) < _STRANGERS_TOLD_MAX:
+                self._not_evaluators.add(topic.device)
+                log.warning("ignored evaluations of %s: not an evaluator; see --evaluator", topic.device)
+            return
         try:
             evaluation = decode(payload, Evaluation)
         except DecodeError as error:

@@ -102,6 +102,11 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         None,
         description="folder with NAME.pub a device; with it, updates that are not signed by their device are refused",
     )
+    evaluator: list[str] = Field(
+        [],
+        description="name of an evaluator whose evaluations count; evaluator, evaluator-1, evaluator.COHORT … "
+        "always do; repeat for more",
+    )
     shard: int = Field(0, ge=0, description="which shard of the devices this aggregator serves")
     shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
 

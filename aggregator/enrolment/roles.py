@@ -22,9 +22,10 @@ NUMBERED_MAX = 3
 """`broker_config/mosquitto.acl` has blocks for the names ROLE and ROLE-1 to ROLE-3, and for no others."""
 
 _NAMED_AFTER_ROLE = tuple(role for role in ROLES if role != "device")
-_RESERVED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(-.*)?", re.IGNORECASE)
-_NUMBERED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(?:-([1-9][0-9]{{0,3}}))?")
-_EVALUATOR = re.compile(r"evaluator(-.+)?")
+_RESERVED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(-.*)?|evaluator\..*", re.IGNORECASE)
+_NUMBERED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(?:-([1-9][0-9]{{0,3}}))?(\..+)?")
+_EVALUATOR = re.compile(r"evaluator(-[1-9][0-9]{0,3})?(\..+)?")
+"""What follows a dot is the cohort on which it measures (see docs/telemetry.md)."""
 
 
 def is_evaluator(name: str) -> bool:
@@ -66,13 +67,15 @@ def check_role_name(name: str, role: Role, *, listed: Collection[str] = ()) -> s
             raise EnrolmentError(f"device {name!r}: this name has rights of its own at the broker; choose another")
         return name
     numbered = _NUMBERED.fullmatch(name)
-    if numbered is None or numbered[1] != role:
+    if numbered is None or numbered[1] != role or (numbered[3] and role != "evaluator"):
         raise EnrolmentError(
             f"name {name!r}: the role {role} goes by {role!r}, or {role}-1, {role}-2 … for more of them"
         )
-    if role != "broker" and int(numbered[2] or 0) > NUMBERED_MAX and name not in listed:
+    shipped = role == "broker" or (int(numbered[2] or 0) <= NUMBERED_MAX and not numbered[3])
+    if not shipped and name not in listed:
         raise EnrolmentError(
-            f"name {name!r}: the shipped access list ends with {role}-{NUMBERED_MAX}, and mosquitto would treat this "
-            "name as a device; copy a block for it in mosquitto.acl and give that file as --access-list"
+            f"name {name!r}: the shipped access list knows only {role} and {role}-1 to {role}-{NUMBERED_MAX}, and "
+            "mosquitto would treat this name as a device; copy a block for it in mosquitto.acl and give that file as "
+            "--access-list"
         )
     return name

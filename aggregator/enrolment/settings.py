@@ -40,7 +40,8 @@ class EnrolSettings(AuthoritySettings):
         False, alias="password", description="a password instead of a certificate, for who cannot show one (browsers)"
     )
     access_list: Path | None = Field(
-        None, description="the broker's mosquitto.acl; needed for viewer-4, aggregator-4 … and above, which it must list"
+        None,
+        description="the broker's mosquitto.acl; needed for viewer-4, aggregator-4 … and above, which it must list",
     )
     renew: bool = Field(False, description="although the name has one; an old certificate holds until its end")
 

@@ -1,11 +1,13 @@
 """Serves the page on the loopback: a fixed set of files and `config.json`, nothing else, to nobody but this machine.
 
-What `config.json` says may hold a password, so requests under a name that is not this machine's (a web site that has
-its name point here) are refused, and no other site may read an answer.
+What `config.json` says may hold a password. So requests under a name that is not this machine's (a web site that has
+its name point here) are refused, and no other site may read an answer. And because every user of this machine reaches
+its loopback, a page with a password lies below a path that cannot be guessed: only who was shown the address finds it.
 """
 
 import json
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,6 +35,8 @@ TYPES = {
 }
 """The files that there are."""
 REQUEST_SECONDS_MAX = 10.0
+PATH_BYTES = 16
+"""Of randomness in the path of a page that holds a password."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,12 @@ class Answer:
     body: bytes
 
 
-def answers(config: PageConfig) -> Mapping[str, Answer]:
-    """Everything that is served, by path."""
+def answers(config: PageConfig, *, below: str = "/") -> Mapping[str, Answer]:
+    """Everything that is served, by path; `below` begins and ends with a slash."""
     folder = files("simulators.watch")
-    found = {f"/{name}": Answer(kind, folder.joinpath(name).read_bytes()) for name, kind in TYPES.items()}
-    found["/"] = found.pop("/page.html")
-    found["/config.json"] = Answer("application/json", json.dumps(asdict(config)).encode())
+    found = {f"{below}{name}": Answer(kind, folder.joinpath(name).read_bytes()) for name, kind in TYPES.items()}
+    found[below] = found.pop(f"{below}page.html")
+    found[f"{below}config.json"] = Answer("application/json", json.dumps(asdict(config)).encode())
     return found
 
 
@@ -113,7 +117,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, port: int, config: PageConfig) -> None:
-        self.answers = answers(config)
+        self.path = "/" if config.password is None else f"/{secrets.token_urlsafe(PATH_BYTES)}/"
+        self.answers = answers(config, below=self.path)
         self.policy = policy(config.websocket)
         super().__init__((HOST, port), _Handler)
 
@@ -140,7 +145,8 @@ class PageServer:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._server.server_address[1]}/"
+        """Where a browser finds the page; whoever knows it can read the password, if the page has one."""
+        return f"http://{HOST}:{self._server.server_address[1]}{self._server.path}"
 
     def __enter__(self) -> Self:
         return self

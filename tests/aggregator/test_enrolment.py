@@ -118,7 +118,18 @@ def test_no_certificate_outlives_its_authority(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["aggregator", "aggregator-1", "aggregator-x", "viewer", "viewer-2", "broker", "Aggregator", "VIEWER-1", "evaluator"],
+    [
+        "aggregator",
+        "aggregator-1",
+        "aggregator-x",
+        "viewer",
+        "viewer-2",
+        "broker",
+        "Aggregator",
+        "VIEWER-1",
+        "evaluator",
+        "evaluator.a",
+    ],
 )
 def test_a_device_never_gets_a_name_that_has_rights_of_its_own(folder: Path, name: str) -> None:
     with at(folder) as authority:
@@ -158,6 +169,8 @@ def test_no_name_is_enrolled_that_the_access_list_would_treat_as_a_device(
     shipped = Path(__file__).parents[2] / "broker_config" / "mosquitto.acl"
     assert "--access-list" in line(capsys, *arguments, "--access-list", str(shipped))
     assert "missing.acl" in line(capsys, *arguments, "--access-list", "missing.acl")
+    cohort = ("enrol", "--authority", str(folder), "--role", "evaluator", "--device", "evaluator.ward-3")
+    assert "--access-list" in line(capsys, *cohort)
     assert not Path("enrolled").exists()
     longer = Path("mosquitto.acl")
     longer.write_text(shipped.read_text() + "\nuser viewer-4\ntopic deny fedkd/v1/+/update/+/viewer-4\n")

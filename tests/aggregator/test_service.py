@@ -346,21 +346,40 @@ def test_evaluations_of_versions_published_here_are_kept(stage: Stage, caplog: p
             "digest": stage.line.shelf.published.digest,
         }
         fields |= {"samples": 5, "metrics": {"accuracy": 0.5}, **changes}
-        topic = build("evaluation", root=ROOT, task=TASK, device="judge")
+        topic = build("evaluation", root=ROOT, task=TASK, device="evaluator")
         stage.mailbox.publish(topic, encode(Evaluation(**fields)))  # type: ignore[arg-type]
 
-    say("judge")
+    say("evaluator")
     say("somebody")
-    say("judge", task="other")
-    say("judge", version=2**50)
-    say("judge", digest=bytes(32))
-    say("judge", metrics={"accuracy": 0.75})
-    stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device="judge"), b"nonsense")
+    say("evaluator", task="other")
+    say("evaluator", version=2**50)
+    say("evaluator", digest=bytes(32))
+    say("evaluator", metrics={"accuracy": 0.75})
+    stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device="evaluator"), b"nonsense")
     stage.step()
     assert len([record for record in caplog.records if "ignored an evaluation" in record.message]) == 5
     totals = read_totals(stage.path)
     assert (totals.evaluated_version, totals.evaluation) == (1, {"accuracy": 0.75})
     assert not stage.broker._sessions["aggregator"].in_flight
+
+
+def test_evaluations_come_from_evaluators_only(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.teach(1)
+    for device in ("watch", "watch", "evaluatorx", "Evaluator", "evaluator-1", "evaluator.ward-3"):
+        evaluation = Evaluation(
+            task=TASK,
+            device=device,
+            version=1,
+            digest=stage.line.shelf.published.digest,
+            samples=5,
+            metrics={"accuracy": 1.0 if "-" in device else 0.0},
+        )
+        stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device=device), encode(evaluation))
+    stage.step()
+    told = [record.message for record in caplog.records if "ignored evaluations" in record.message]
+    assert len(told) == 3, "once for each name"
+    assert "watch" in told[0]
+    assert read_totals(stage.path).evaluation == {"accuracy": 1.0}
 
 
 def test_a_broker_that_refuses_at_first_ends_it_later_it_is_waited_for(

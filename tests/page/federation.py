@@ -43,6 +43,7 @@ class Federation:
             history=read_history(ledger, now=clock.unix()),
             clock=clock,
             pause=lambda _seconds: None,
+            is_evaluator=lambda name: name.endswith("judge"),
         )
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:

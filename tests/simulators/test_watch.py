@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -30,8 +32,10 @@ def server() -> Iterator[PageServer]:
 
 
 def ask(server: PageServer, path: str, *, method: str = "GET", host: str | None = None) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://").rstrip("/"), timeout=60)
-    connection.request(method, path, headers={} if host is None else {"Host": host})
+    """The answer to `path`, which is taken below the page's own."""
+    parts = urlsplit(server.url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    connection.request(method, parts.path.rstrip("/") + path, headers={} if host is None else {"Host": host})
     answer = connection.getresponse()
     answer.content = answer.read()  # type: ignore[attr-defined]
     connection.close()
@@ -123,8 +127,28 @@ def test_the_connection_is_told_to_the_page_also_through_a_tunnel(server: PageSe
     assert "only-reads" not in repr(CONFIG)
 
 
+def test_other_users_of_this_machine_do_not_find_a_password(server: PageServer) -> None:
+    parts = urlsplit(server.url)
+    assert len(parts.path) > 20
+    with PageServer(CONFIG, port=0) as another:
+        assert urlsplit(another.url).path != parts.path
+    for path in ("/config.json", "/", "/page.js", f"{parts.path.rstrip('/')[:-1]}/config.json"):
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (404, b"there is no such page\n"), path
+        connection.close()
+
+
+def test_a_page_without_a_password_is_where_one_expects_it() -> None:
+    with PageServer(replace(CONFIG, password=None), port=0) as server:
+        assert urlsplit(server.url).path == "/"
+        assert json.loads(body(ask(server, "/config.json")))["password"] is None
+
+
 def test_a_taken_port_is_one_line(server: PageServer) -> None:
-    port = int(server.url.rsplit(":", 1)[1].rstrip("/"))
+    port = urlsplit(server.url).port
+    assert port is not None
     with pytest.raises(UsageError, match=f"--port {port}: Address already in use; give another"):
         PageServer(CONFIG, port=port)
 
@@ -181,9 +205,9 @@ def test_the_command_prints_where_the_page_is_and_ends_when_told(tmp_path: Path)
     with program, ended(program):
         assert program.stdout is not None
         said = program.stdout.readline()
-        address = said.split("http://")[1].split("/")[0]
-        connection = http.client.HTTPConnection(address, timeout=60)
-        connection.request("GET", "/config.json")
+        address = urlsplit("http://" + said.split("http://")[1].split()[0])
+        connection = http.client.HTTPConnection(address.netloc, timeout=60)
+        connection.request("GET", f"{address.path}config.json")
         assert json.loads(connection.getresponse().read())["password"] == "only-reads"
         connection.close()
         program.send_signal(signal.SIGTERM)
