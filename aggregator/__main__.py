@@ -47,6 +47,7 @@ from wire_contract.link import Will
 from wire_contract.messages import AggregatorStatus
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.plain_text import printable
 from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
@@ -201,7 +202,7 @@ def _lines(totals: Totals) -> list[tuple[str, object]]:
         ("updated", updated),
     ]
     if totals.evaluated_version is not None:
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in totals.evaluation.items())
+        metrics = ", ".join(f"{printable(name)} {value:.4g}" for name, value in totals.evaluation.items())
         lines.append(("evaluation", f"version {totals.evaluated_version}: {metrics}"))
     return lines
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
 
+from wire_contract.plain_text import printable
+
 Fields = Mapping[str, Any]
 LogFormat = Literal["text", "json"]
 
@@ -94,6 +96,6 @@ class EventLog:
         if self._format == "json":
             line = json.dumps({"at": round(self._unix(), 3), "event": event, **fields}, allow_nan=False)
         else:
-            line = row.text(fields)
+            line = printable(row.text(fields))
         with contextlib.suppress(BrokenPipeError):  # whoever read the lines has gone; the work must not end with it
             print(line, file=self._out, flush=True)

@@ -33,6 +33,7 @@ from wire_contract.messages import (
     Summary,
     Update,
 )
+from wire_contract.plain_text import printable
 
 M = TypeVar("M", bound=Message)
 
@@ -156,8 +157,7 @@ def _unpack(content: bytes, fields: type[T], kind: type) -> T:
 
 def _one_line(error: Exception) -> str:
     """The text may quote the sender's bytes, and it goes into logs and receipts."""
-    text = str(error)[:_REASON_CHARACTERS_MAX]
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(str(error)[:_REASON_CHARACTERS_MAX])
 
 
 def _check_elements(model: Model, limits: Limits) -> None:

@@ -23,6 +23,7 @@ from typing import IO, NamedTuple
 from wire_contract.errors import ContractError
 from wire_contract.file_lock import FileLock, FileLocked
 from wire_contract.limits import KIB
+from wire_contract.private_files import private_opener
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class Spool:
     # -- inside
 
     def _open(self) -> IO[bytes]:
-        return _path(self.folder, max(self._sizes)).open("ab", buffering=0)
+        return open(_path(self.folder, max(self._sizes)), "ab", buffering=0, opener=private_opener)
 
     def _mend(self) -> None:
         newest = max(self._sizes)
@@ -245,7 +246,8 @@ class Spool:
         told = {**self._position._asdict(), "counters": asdict(self.counters)}
         temporary = self.folder / (_PROGRESS + ".new")
         try:
-            temporary.write_text(json.dumps(told), encoding="ascii")
+            with open(temporary, "w", encoding="ascii", opener=private_opener) as file:
+                file.write(json.dumps(told))
             temporary.replace(self.folder / _PROGRESS)
         except OSError:
             temporary.unlink(missing_ok=True)

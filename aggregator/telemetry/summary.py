@@ -14,6 +14,8 @@ from aggregator.telemetry.schema import MEASUREMENTS, Measurement
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.spool import read_counters, read_spool
 from wire_contract.connection import UsageError
+from wire_contract.plain_text import cell, printable
+from wire_contract.private_files import private_opener
 
 _NS = 1_000_000_000
 
@@ -82,7 +84,7 @@ def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
             f"{_time(one.first_ns, 'seconds')} to {_time(one.newest.at_ns, 'seconds')}"
         )
         values = [*one.newest.tags.items(), *one.newest.fields.items()]
-        yield "  newest: " + ", ".join(f"{label} {_shown(value)}" for label, value in values)
+        yield "  newest: " + ", ".join(f"{printable(label)} {_shown(value)}" for label, value in values)
 
 
 def write_csv(lines: Iterator[Line], file: TextIO, measurement: str | None) -> int:
@@ -99,6 +101,7 @@ def write_csv(lines: Iterator[Line], file: TextIO, measurement: str | None) -> i
         if family is not None:
             members = {name: value for name, value in line.fields.items() if name.startswith(family.name)}
             row[family.name + "*"] = " ".join(f"{name}={value}" for name, value in members.items())
+        row = {name: cell(value) if isinstance(value, str) else value for name, value in row.items()}
         row |= {"time": _time(line.at_ns, "microseconds"), "time_ns": line.at_ns, "measurement": line.measurement}
         writer.writerow(row)
         rows += 1
@@ -125,7 +128,7 @@ def _time(at_ns: int, precision: str) -> str:
 
 
 def _shown(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 @contextmanager
@@ -134,7 +137,7 @@ def _output(path: Path) -> Iterator[TextIO]:
         yield sys.stdout
         return
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", newline="", opener=private_opener) as file:
             yield file
     except OSError as error:
         raise UsageError(f"--csv {path}: {error.strerror}") from None

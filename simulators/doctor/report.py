@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulators.doctor.finding import Finding, Verdict, exit_code
+from wire_contract.plain_text import printable
 
 WIDTH_CHARACTERS = 80
 _VERDICT_CHARACTERS = 13
@@ -36,7 +37,7 @@ def _advice(finding: Finding, broker: str | None) -> list[str]:
 
 def _wrapped(text: str, *, first: str, rest: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH_CHARACTERS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+        printable(text), WIDTH_CHARACTERS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     ) or [first.rstrip()]
 
 

@@ -229,7 +229,12 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
         for payload in (merged, merged, b"nonsense", device.payload(model_line, base_digest=bytes(32))):
             builder.take(model_line.judge(device.parsed, payload), payload, into_version=1)
         evaluation = Evaluation(
-            task=TASK, device="judge", version=0, digest=bytes(32), samples=3, metrics={"accuracy": 0.875}
+            task=TASK,
+            device="judge",
+            version=0,
+            digest=bytes(32),
+            samples=3,
+            metrics={"accuracy": 0.875, "\x1b[2J": 0.5},
         )
         builder.take_evaluation(evaluation)
         ledger.commit_batch(builder.build(), now=T0 + 60)
@@ -246,10 +251,10 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
         "duplicates   1",
         "refused      2 (malformed 1, unknown_base 1)",
         "updated      2023-11-14T22:14:20+00:00",
-        "evaluation   version 0: accuracy 0.875",
+        r"evaluation   version 0: \x1b[2J 0.5, accuracy 0.875",
     ]
     assert (found["merged"], found["duplicates"], found["refused"]) == (1, 1, 2)
-    assert (found["task"], found["evaluation"]) == (SETTINGS.task, {"accuracy": 0.875})
+    assert (found["task"], found["evaluation"]) == (SETTINGS.task, {"accuracy": 0.875, "\x1b[2J": 0.5})
 
 
 def test_a_key_is_made_and_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -82,6 +83,30 @@ def test_the_export_goes_to_the_output(ledger: Path, capsys: pytest.CaptureFixtu
     head, row = capsys.readouterr().out.splitlines()
     assert head == "time,time_ns,measurement,task,shard,status,device,firmware,role,retained,battery_percent"
     assert row.endswith("fedkd_presence,t,0,online,device-1,device-1,device-1,True,0.25")
+
+
+def test_what_a_device_wrote_runs_neither_in_a_spreadsheet_nor_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    telemetry = Telemetry(Spool(tmp_path / "l.telemetry", bytes_max=1 << 20), task="t", shard=0)
+    hostile = {
+        "device": "watch",
+        "firmware": '=HYPERLINK("http://evil","\x1b[2J")',
+        "role": "device",
+        "retained": False,
+    }
+    telemetry.record([Point("fedkd_presence", ("online",), hostile)])
+    telemetry.close()
+    out = tmp_path / "points.csv"
+    out.touch(mode=0o644)
+    spool = ["telemetry", "--ledger", str(tmp_path / "l"), "--measurement", "fedkd_presence"]
+    assert main([*spool, "--csv", str(out)]) == 0
+    with out.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["firmware"] == r"""'=HYPERLINK("http://evil","\x1b[2J")"""
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert main(spool) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

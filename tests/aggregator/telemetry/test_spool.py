@@ -1,6 +1,7 @@
 """The spool: bounded, in order, and whole lines only, whatever dies."""
 
 import random
+import stat
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -215,6 +216,18 @@ def test_a_disk_that_takes_half_a_line_keeps_none_of_it(tmp_path: Path) -> None:
     one.append(lines(3))
     assert drain(one) == [1, 3]
     assert one.counters.spool_dropped == 1
+
+
+def test_its_files_are_for_the_owner_alone(tmp_path: Path) -> None:
+    spool(tmp_path).close()
+    for path in tmp_path.iterdir():
+        path.chmod(0o644)  # as earlier programs made them
+    one = spool(tmp_path)
+    one.append(lines(1))
+    one.close()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path.name != "lock"}
+    assert len(modes) == 2
+    assert set(modes.values()) == {0o600}
 
 
 def test_two_programs_cannot_write_one_spool(tmp_path: Path) -> None:
