@@ -57,7 +57,7 @@ def _kinds(heard: Sequence[Delivery]) -> set[str]:
 
 
 def _blocked(bench: Bench, kind: Kind, fate: Fate) -> Finding:
-    writer = TOPICS[kind].writer
+    writer: Role = "aggregator" if TOPICS[kind].writer == "aggregator" else "device"
     reader: Role = "device" if writer == "aggregator" else "aggregator"
     where = bench.topic(kind).replace(f"/{bench.task}/", "/+/")
     user: dict[Role, str] = {role: settings.username or role for role, settings in bench.roles.items()}

@@ -103,7 +103,7 @@ def test_what_a_device_wrote_runs_neither_in_a_spreadsheet_nor_on_a_terminal(
     assert main([*spool, "--csv", str(out)]) == 0
     with out.open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["firmware"] == r"""'=HYPERLINK("http://evil","\x1b[2J")"""
+    assert row["firmware"] == """'=HYPERLINK("http://evil"," [2J")"""
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert main(spool) == 0
     assert "\x1b" not in capsys.readouterr().out
