@@ -6,7 +6,13 @@ as events, which the one thread that decides takes in batches at its own pace.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+Quality = Literal[0, 1]
+"""QoS of a subscription. At 1 the broker keeps what comes for the durable session and sends it until it is
+acknowledged. At 0 it sends once, to whoever is connected: nothing piles up for who is away, nothing needs an
+acknowledgement, and nothing waits behind a backlog. Retained messages come either way.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class Delivery:
     duplicate: bool = False
     """The broker says it may have delivered it before (DUP)."""
     mid: int = 0
+    """0: it came at QoS 0, and there is nothing to acknowledge."""
     epoch: int = 0
     """The connection it came on; acknowledgements belong to one connection."""
 
@@ -73,7 +80,7 @@ class Link(Protocol):
             LinkError: the link is closed, or its outgoing queue is full.
         """
 
-    def subscribe(self, topic_filter: str) -> None:
+    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
         """From now on, over reconnections too. What the broker has retained there comes, even if it came before.
 
         A filter that the broker refuses is forgotten, with a line in the log. Those that the link was made with are

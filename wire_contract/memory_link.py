@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.event_queue import EventQueue
 from wire_contract.limits import KIB, MIB
-from wire_contract.link import Connected, Delivery, Disconnected, Event, Will
+from wire_contract.link import Connected, Delivery, Disconnected, Event, Quality, Will
 from wire_contract.mqtt_rules import check_topic, matches, packet_bytes
 from wire_contract.outgoing import Outgoing, OutgoingQueue
 from wire_contract.subscriptions import Subscriptions
@@ -26,7 +26,7 @@ _MESSAGE_IDS = 65_535
 class _Session:
     """What the broker keeps of one client, connected or not."""
 
-    subscriptions: dict[str, None] = field(default_factory=dict)
+    subscriptions: dict[str, Quality] = field(default_factory=dict)
     waiting: deque[Delivery] = field(default_factory=deque)
     in_flight: dict[int, Delivery] = field(default_factory=dict)
     last_mid: int = 0
@@ -111,19 +111,17 @@ class MemoryBroker:
         for mid, delivery in session.in_flight.items():
             session.in_flight[mid] = replace(delivery, duplicate=True)
             link.deliver(session.in_flight[mid])
-        for topic_filter in link.subscriptions.take_all():
-            self.subscribe(link.client_id, topic_filter)
+        for topic_filter, quality in link.subscriptions.take_all():
+            self.subscribe(link.client_id, topic_filter, quality)
         self._flow(link.client_id)
         return None
 
-    def subscribe(self, client_id: str, topic_filter: str) -> None:
+    def subscribe(self, client_id: str, topic_filter: str, quality: Quality = 1) -> None:
         """What is retained there comes, however often it came before."""
-        session = self._sessions[client_id]
-        session.subscriptions[topic_filter] = None
+        self._sessions[client_id].subscriptions[topic_filter] = quality
         for topic, payload in self.retained.items():
             if matches(topic_filter, topic):
-                session.waiting.append(Delivery(topic, payload, retained=True))
-        self._flow(client_id)
+                self._hand_out(client_id, Delivery(topic, payload, retained=True), quality)
 
     def unsubscribe(self, client_id: str, topic_filter: str) -> None:
         """What waits already still comes."""
@@ -144,14 +142,22 @@ class MemoryBroker:
             elif retain:
                 self.retained.pop(topic, None)
             for client_id, session in self._sessions.items():
-                if any(matches(topic_filter, topic) for topic_filter in session.subscriptions):
-                    session.waiting.append(Delivery(topic, payload))
-                    self._flow(client_id)
+                asked = [quality for name, quality in session.subscriptions.items() if matches(name, topic)]
+                if asked:
+                    self._hand_out(client_id, Delivery(topic, payload), max(asked))
 
     def ack(self, client_id: str, mid: int) -> None:
         session = self._sessions.get(client_id)
         if session is not None and session.in_flight.pop(mid, None) is not None:
             self._flow(client_id)
+
+    def _hand_out(self, client_id: str, delivery: Delivery, quality: Quality) -> None:
+        """At QoS 0 at once, past whatever waits, or not at all."""
+        if quality == 1:
+            self._sessions[client_id].waiting.append(delivery)
+            self._flow(client_id)
+        elif client_id in self._connections:
+            self._connections[client_id].deliver(delivery)
 
     def _flow(self, client_id: str) -> None:
         """To a connected client, as much as it may have without acknowledging it."""
@@ -215,10 +221,10 @@ class MemoryLink:
             self._turn()
         return message
 
-    def subscribe(self, topic_filter: str) -> None:
+    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
         self._check_open()
         with self._broker.lock:
-            self.subscriptions.add(topic_filter)
+            self.subscriptions.add(topic_filter, quality)
             self._turn()
 
     def unsubscribe(self, topic_filter: str) -> None:
@@ -289,8 +295,11 @@ class MemoryLink:
                 self._events.put(Disconnected(f"broker in memory: {reason}", refused=refused))
                 return
         changes = self.subscriptions.take_changes()
-        for topic_filter, wanted in changes:
-            (self._broker.subscribe if wanted else self._broker.unsubscribe)(self.client_id, topic_filter)
+        for topic_filter, quality in changes:
+            if quality is None:
+                self._broker.unsubscribe(self.client_id, topic_filter)
+            else:
+                self._broker.subscribe(self.client_id, topic_filter, quality)
         self.subscriptions.left(topic_filter for topic_filter, _ in changes)
         sent: list[tuple[int, Outgoing]] = []
 

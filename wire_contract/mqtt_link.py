@@ -30,7 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from wire_contract.attempts import ENDINGS, REFUSALS, UNSUPPORTED_PROTOCOL, Attempt, Rests
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.event_queue import EventQueue
-from wire_contract.link import Connected, Delivery, Disconnected, Event
+from wire_contract.link import Connected, Delivery, Disconnected, Event, Quality
 from wire_contract.mqtt_rules import RECEIVE_MAXIMUM_MAX, check_topic, packet_bytes
 from wire_contract.mqtt_settings import MqttSettings, Tls
 from wire_contract.outgoing import Outgoing, OutgoingQueue
@@ -140,9 +140,9 @@ class MqttLink:
         self._wakeup.set()
         return message
 
-    def subscribe(self, topic_filter: str) -> None:
+    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
         self._check_open()
-        self._subscriptions.add(topic_filter)
+        self._subscriptions.add(topic_filter, quality)
         self._wakeup.set()
 
     def unsubscribe(self, topic_filter: str) -> None:
@@ -296,8 +296,8 @@ class MqttLink:
         while self._acks:
             client.ack(self._acks.popleft(), 1)
         changes = self._subscriptions.take_changes()
-        self._subscribe(client, tuple(topic_filter for topic_filter, wanted in changes if wanted))
-        unwanted = [topic_filter for topic_filter, wanted in changes if not wanted]
+        self._subscribe(client, [(name, quality) for name, quality in changes if quality is not None])
+        unwanted = [topic_filter for topic_filter, quality in changes if quality is None]
         if unwanted:
             _, mid = client.unsubscribe(unwanted)
             if mid is not None:
@@ -416,12 +416,12 @@ class MqttLink:
         for reason in self._outgoing.reject(refuse):
             log.error("not published: %s", reason)
 
-    def _subscribe(self, client: paho.Client, filters: tuple[str, ...]) -> None:
+    def _subscribe(self, client: paho.Client, filters: Sequence[tuple[str, Quality]]) -> None:
         if filters:
-            quality: Any = SubscribeOptions(qos=1) if self._v5 else 1
-            _, mid = client.subscribe([(topic_filter, quality) for topic_filter in filters])
+            asked: list[Any] = [(name, SubscribeOptions(qos=qos) if self._v5 else qos) for name, qos in filters]
+            _, mid = client.subscribe(asked)
             if mid is not None:
-                self._asked[mid] = filters
+                self._asked[mid] = tuple(name for name, _ in filters)
 
     def _on_subscribe(
         self, client: paho.Client, _: Any, mid: int, reasons: list[ReasonCode], ___: Properties | None

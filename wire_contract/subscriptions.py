@@ -1,8 +1,11 @@
-"""The filters of one link, and what of them the broker has not been told yet: they outlive connections."""
+"""The filters of one link, each with its QoS, and what of them the broker has not been told yet: they outlive
+connections.
+"""
 
 from collections.abc import Iterable, Sequence
 from threading import Lock
 
+from wire_contract.link import Quality
 from wire_contract.mqtt_rules import check_filter
 
 
@@ -16,36 +19,36 @@ class Subscriptions:
         for topic_filter in filters:
             check_filter(topic_filter)
         self._lock = Lock()
-        self._filters = dict.fromkeys(filters)
-        self._untold: dict[str, bool] = {}
-        """Filter to whether it is wanted, in the order of the changes."""
+        self._filters: dict[str, Quality] = dict.fromkeys(filters, 1)
+        self._untold: dict[str, Quality | None] = {}
+        """Filter to the QoS that is wanted, None: it is not wanted any more; in the order of the changes."""
         self._leaving: dict[str, None] = {}
         """The broker was told that these are not wanted, and has not answered yet."""
 
-    def add(self, topic_filter: str) -> None:
+    def add(self, topic_filter: str, quality: Quality = 1) -> None:
         """Raises:
         LinkError: nobody can subscribe to it.
         """
         check_filter(topic_filter)
-        self._change(topic_filter, wanted=True)
+        self._change(topic_filter, quality)
 
     def remove(self, topic_filter: str) -> None:
-        self._change(topic_filter, wanted=False)
+        self._change(topic_filter, None)
 
-    def take_all(self) -> tuple[str, ...]:
+    def take_all(self) -> Sequence[tuple[str, Quality]]:
         """For a new connection. What was removed and not answered is untold again: the session may still have it."""
         with self._lock:
-            removed = [topic_filter for topic_filter, wanted in self._untold.items() if not wanted]
-            self._untold = {name: False for name in (*self._leaving, *removed) if name not in self._filters}
+            removed = [topic_filter for topic_filter, quality in self._untold.items() if quality is None]
+            self._untold = {name: None for name in (*self._leaving, *removed) if name not in self._filters}
             self._leaving.clear()
-            return tuple(self._filters)
+            return tuple(self._filters.items())
 
-    def take_changes(self) -> Sequence[tuple[str, bool]]:
-        """Filters and whether they are wanted, since the last call."""
+    def take_changes(self) -> Sequence[tuple[str, Quality | None]]:
+        """Filters and the QoS that they are wanted at (None: not any more), since the last call."""
         with self._lock:
             untold, self._untold = self._untold, {}
-            for topic_filter, wanted in untold.items():
-                if wanted:
+            for topic_filter, quality in untold.items():
+                if quality is not None:
                     self._leaving.pop(topic_filter, None)
                 else:
                     self._leaving[topic_filter] = None
@@ -62,11 +65,11 @@ class Subscriptions:
         with self._lock:
             self._filters.pop(topic_filter, None)
 
-    def _change(self, topic_filter: str, *, wanted: bool) -> None:
+    def _change(self, topic_filter: str, quality: Quality | None) -> None:
         with self._lock:
-            if wanted:
-                self._filters[topic_filter] = None
-            else:
+            if quality is None:
                 self._filters.pop(topic_filter, None)
+            else:
+                self._filters[topic_filter] = quality
             self._untold.pop(topic_filter, None)
-            self._untold[topic_filter] = wanted
+            self._untold[topic_filter] = quality

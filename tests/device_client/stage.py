@@ -20,7 +20,7 @@ from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
 from wire_contract.envelope import read
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.link import Delivery, Disconnected, Event
+from wire_contract.link import Delivery, Disconnected, Event, Quality
 from wire_contract.manifest import Announcement, announce
 from wire_contract.memory_link import MemoryBroker, MemoryLink
 from wire_contract.messages import Receipt, RefusalReason, Update
@@ -93,8 +93,8 @@ class WatchedLink:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
         return self.inner.publish(topic, payload, retain=retain)
 
-    def subscribe(self, topic_filter: str) -> None:
-        self.inner.subscribe(topic_filter)
+    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
+        self.inner.subscribe(topic_filter, quality=quality)
 
     def unsubscribe(self, topic_filter: str) -> None:
         self.inner.unsubscribe(topic_filter)

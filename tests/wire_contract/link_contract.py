@@ -194,6 +194,25 @@ class LinkContract:
         (again,) = messages(reader, 1)
         assert again.retained, "whoever asks again is sent it again"
 
+    def test_what_is_asked_for_at_qos_0_comes_past_a_backlog_and_over_reconnections(self, world: World) -> None:
+        def heard() -> Delivery:
+            """The next message of that topic, nothing being acknowledged."""
+            events = gather(reader, lambda events: any(one.topic == UP + "1" for one in deliveries(events)), ack=False)
+            return next(one for one in deliveries(events) if one.topic == UP + "1")
+
+        writer, reader = world.link("writer"), world.link("reader", UP + "sync", receive_maximum=1)
+        publish(writer, 1, retain=True)
+        listening(reader)
+        for payload in (b"not acknowledged", b"behind it"):
+            assert writer.publish(UP + "sync", payload).wait(PATIENCE_SECONDS)
+        reader.subscribe(UP + "1", quality=0)
+        first = heard()
+        assert (first.payload, first.retained, first.mid) == (b"1", True, 0)
+        publish(writer, 1)
+        assert not heard().retained
+        world.cut("reader")
+        assert heard().retained, "and what is retained comes again"
+
     def test_who_unsubscribes_hears_no_more(self, world: World) -> None:
         writer, reader = world.link("writer"), world.link("reader", UP + "sync")
         listening(reader)
