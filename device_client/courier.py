@@ -14,7 +14,7 @@ from device_client.sender import Sender, verdict
 from wire_contract import codec, topics
 from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
 from wire_contract.link import Link
-from wire_contract.messages import Manifest, Receipt
+from wire_contract.messages import OTHER, Manifest, Receipt
 
 
 class Courier:
@@ -108,6 +108,12 @@ class Courier:
             detail = f" ({receipt.detail})" if receipt.detail else ""
             ending = "it is sent again later" if kept else "it is dropped"
             self._emit("warning", message=f"update {sequence} was refused: {receipt.reason}{detail}; {ending}")
+        elif receipt.outcome == OTHER:
+            self._emit(
+                "warning",
+                message=f"update {sequence} was answered in a way that this version does not know ({receipt.detail}); "
+                "it is not sent again",
+            )
 
     def _meant(self, receipt: Receipt) -> Entry | None:
         """The update that a receipt is about; an aggregator that could not read it names its payload only."""

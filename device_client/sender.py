@@ -31,7 +31,9 @@ Verdict = Literal["remove", "keep"]
 
 
 def verdict(receipt: Receipt) -> Verdict:
-    """What a receipt means for its update. Only `rate` says that the same bytes are welcome later."""
+    """What a receipt means for its update. Only `rate` says that the same bytes are welcome later; all others end it,
+    those of a newer aggregator that this program does not know included: it has answered.
+    """
     return "keep" if receipt.outcome == "refused" and receipt.reason == "rate" else "remove"
 
 

@@ -2,15 +2,18 @@
 
 Decoding is total: any bytes give a message of the asked type or a `DecodeError` that says which limit or field
 is wrong. It works outside in, and nothing is allocated before the limit that bounds it was checked: compressed
-size, stated content size, LZ4 (bounded by the stated size), schema number, then fields of the known types only. Lengths
-stand in those types and are checked before what they count is read; unknown fields are skipped, never built, so that
-64 MiB of empty lists do not become gigabytes of objects. (That is why the reader is msgspec's typed one; the writer is
-msgpack, the reference implementation, and a law says that it reads what stands on the wire.)
+size, stated content size, LZ4 (bounded by the stated size), the keys, schema number, then fields of the known types
+only. Lengths stand in those types and are checked before what they count is read; unknown fields are skipped, never
+built, so that 64 MiB of empty lists do not become gigabytes of objects. (That is why the reader is msgspec's typed one;
+the writer is msgpack, the reference implementation, and a law says that it reads what stands on the wire.)
+
+A key that stands twice is refused: two readers could take one message for two.
 """
 
 import math
+import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import lz4.frame
 import msgpack
@@ -18,8 +21,17 @@ import msgspec
 
 from wire_contract.errors import DecodeError, LayoutError, LimitExceeded, UnknownSchema
 from wire_contract.layout import Layout
-from wire_contract.limits import CONTROL_LIMITS, DELTA_LIMITS, MANIFEST_LIMITS, MODEL_LIMITS, UPDATE_LIMITS, Limits
+from wire_contract.limits import (
+    CONTROL_LIMITS,
+    DELTA_LIMITS,
+    MANIFEST_LIMITS,
+    MAP_ITEMS_MAX,
+    MODEL_LIMITS,
+    UPDATE_LIMITS,
+    Limits,
+)
 from wire_contract.messages import (
+    OTHER,
     SIGNED_SCHEMA,
     AggregatorStatus,
     Delta,
@@ -63,20 +75,41 @@ _REASON_CHARACTERS_MAX = 200
 T = TypeVar("T")
 
 
-class _Head(msgspec.Struct):
-    """What every message of every schema has."""
+_Keys = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
+"""What every message of every schema is; the values stay where they are."""
 
-    schema: int | None = msgspec.field(name="v", default=None)
+_UNKNOWN = (
+    (re.compile(r"Invalid value '([^']*)' - at (`\$\.x\[.*\]`)"), "tensor encoding {0!r} is not known here"),
+    (re.compile(r"Invalid enum value '([^']*)' - at (`\$\.e`)"), "grid {0!r} is not known here"),
+    (re.compile(r"Invalid enum value '([^']*)' - at (`\$\.l\[.*\]`)"), "dtype {0!r} is not known here"),
+    (
+        re.compile(r"Expected `array` of at most length 3, got (\d+) - at (`\$\.l\[\d+\]`)"),
+        "a tensor with {0} fields is not known here",
+    ),
+)
+"""What msgspec says of something that a newer contract may have, and what that is."""
 
 
 def encode(message: Message) -> bytes:
     """The payload of `message`."""
-    return bytes(lz4.frame.compress(pack(message), store_size=True))
+    return frame(pack(message))
+
+
+def frame(content: bytes) -> bytes:
+    """`content` as an LZ4 frame with its size; its blocks, of 64 KiB at most, are independent of each other, so that a
+    reader needs no memory of the blocks before.
+    """
+    return bytes(lz4.frame.compress(content, store_size=True, block_linked=False))
 
 
 def pack(message: Message) -> bytes:
     """The msgpack map of `message`, which stands in its payload: what is signed."""
-    return bytes(msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,))))
+    told = (getattr(message, name, None) for name in ("outcome", "reason", "status"))
+    assert OTHER not in told, f"{message}: `{OTHER}` is for what was read, and is never written"
+    built = msgspec.to_builtins(message, builtin_types=(bytes,))
+    if isinstance(message, Model):
+        built["l"] = [spec.as_written for spec in message.layout]
+    return bytes(msgpack.packb(built))
 
 
 def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
@@ -119,10 +152,24 @@ def schema_of(content: bytes, kind: type) -> int:
     Raises:
         DecodeError: it is no map, or has none.
     """
-    schema = _unpack(content, _Head, kind).schema
+    keys = _unpack(content, _Keys, kind)
+    if len(keys) != _map_length(content):
+        raise DecodeError(f"{kind.__name__}: a key stands twice")
+    schema = _unpack(keys["v"], int, kind) if "v" in keys else None
     if schema is None or schema < 1:
         raise DecodeError(f"{kind.__name__}: the schema number (key 'v') is missing")
     return schema
+
+
+def _map_length(content: bytes) -> int:
+    """Entries that the msgpack map `content` states."""
+    match content[0]:
+        case 0xDE:
+            return int.from_bytes(content[1:3])
+        case 0xDF:
+            return int.from_bytes(content[1:5])
+        case first:
+            return first & 0x0F
 
 
 def decompress(payload: bytes, limits: Limits) -> bytes:
@@ -148,11 +195,20 @@ def decompress(payload: bytes, limits: Limits) -> bytes:
     return content
 
 
-def _unpack(content: bytes, fields: type[T], kind: type) -> T:
+def _unpack(content: bytes | msgspec.Raw, fields: type[T], kind: type) -> T:
     try:
         return msgspec.msgpack.decode(content, type=fields)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"{kind.__name__}: {_one_line(error)}") from None
+        raise DecodeError(f"{kind.__name__}: {_named(_one_line(error))}") from None
+
+
+def _named(text: str) -> str:
+    """By name what an older program does not know."""
+    for pattern, what in _UNKNOWN:
+        found = pattern.fullmatch(text)
+        if found is not None:
+            return f"{what.format(found[1])}; a newer program may have written it ({found[2]})"
+    return text
 
 
 def _one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -25,7 +25,11 @@ FINGERPRINT_BYTES = 8
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Name and shape of one tensor. The dtype of decoded weights is always float32."""
+    """Name and shape of one tensor. The dtype of decoded weights is always float32.
+
+    A later field of the contract comes last, with a default, and is written only where it differs from that: so the
+    fingerprints of models that do without it stay as they are, and older programs can read them.
+    """
 
     name: Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
     shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=DIMENSIONS_MAX)]
@@ -35,6 +39,19 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     def size(self) -> int:
         """Elements of the tensor; a scalar (shape `()`) has one."""
         return math.prod(self.shape)
+
+    @property
+    def as_written(self) -> tuple[Any, ...]:
+        """The array that stands in a model message and in what the fingerprint is of."""
+        written = msgspec.structs.astuple(self)
+        later = msgspec.structs.fields(self)[_FIRST_FIELDS:]
+        while len(written) > _FIRST_FIELDS and written[-1] == later[len(written) - _FIRST_FIELDS - 1].default:
+            written = written[:-1]
+        return written
+
+
+_FIRST_FIELDS = 3
+"""Name, shape and dtype are always written."""
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
@@ -73,7 +90,8 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     @cached_property
     def fingerprint(self) -> bytes:
         """Eight bytes that differ for layouts that differ; updates carry them instead of names."""
-        return hashlib.sha256(msgspec.msgpack.encode(self)).digest()[:FINGERPRINT_BYTES]
+        written = [[spec.as_written for spec in self.tensors]]
+        return hashlib.sha256(msgspec.msgpack.encode(written)).digest()[:FINGERPRINT_BYTES]
 
     def views(self, vector: Vector) -> dict[str, Vector]:
         """The tensors inside `vector` by name, shaped, sharing its memory."""

@@ -34,7 +34,7 @@ TENSORS_MAX = 1_024
 DIMENSIONS_MAX = 8
 
 MAP_ITEMS_MAX = 256
-"""Metrics, counters and the like of one message."""
+"""Metrics, counters and the like of one message, and the keys of a message itself."""
 
 TEXT_CHARACTERS_MAX = 1_024
 """Names of tensors and metrics, and lines for people."""
@@ -51,9 +51,6 @@ SUMMARY_BUCKETS_MAX = 16
 SIGNATURES_MAX = 4
 """Of one message: two keys overlap while they are exchanged, and both may have a spare."""
 
-CHUNKS_MAX = 4_096
-"""Chunks of one model."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -64,7 +61,8 @@ class Limits:
     decompressed_bytes: int = 64 * MIB
     """Size after LZ4; the frame must state it up front."""
     elements: int = 16_000_000
-    """Numbers in all tensors of a model together; an update must fit the model's layout."""
+    """Numbers in all tensors of a model together; an update must fit the model's layout. In float32, with
+    the longest names in ASCII, they fit `MODEL_LIMITS`."""
     map_items: ClassVar[int] = MAP_ITEMS_MAX
 
 
@@ -74,8 +72,11 @@ UPDATE_LIMITS = Limits()
 MODEL_LIMITS = Limits(compressed_bytes=64 * MIB)
 """What a device takes from the aggregator (joined from chunks)."""
 
+CHUNKS_MAX = MODEL_LIMITS.compressed_bytes // CHUNK_BYTES_MAX
+"""Chunks of one model: those of the largest."""
+
 MANIFEST_LIMITS = Limits(compressed_bytes=128 * KIB, decompressed_bytes=256 * KIB)
-"""The digests of all chunks of the largest model are 70 KB and cannot be compressed."""
+"""The digests of all chunks of the largest model are 70 KB and cannot be compressed; a delta of 24 KiB beside them."""
 
 DELTA_LIMITS = Limits(compressed_bytes=DELTA_BYTES_MAX)
 """From the version before to a version, inside its manifest or by itself."""

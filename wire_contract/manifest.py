@@ -14,7 +14,7 @@ import numpy as np
 
 from wire_contract import codec
 from wire_contract.encoding import EncodedTensor, EncodingName, decode_vector, encode_vector
-from wire_contract.errors import DecodeError
+from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, MODEL_LIMITS, Limits
 from wire_contract.messages import Manifest, Model
@@ -86,12 +86,17 @@ def whole(
     """The model message of `weights` (layout.size,), and what it decodes to.
 
     Raises:
-        EncodeError: the weights are not finite or do not fit the encoding.
+        EncodeError: the weights are not finite or do not fit the encoding, or no device would take a model so large.
     """
+    if layout.size > MODEL_LIMITS.elements:
+        raise EncodeError(f"model: {layout.size} numbers are over the {MODEL_LIMITS.elements} that devices take")
     tensors = encode_vector(weights, layout, encoding)
     decoded = decode_vector(tensors, layout)
     published = Published(task, version, layout, decoded, digest(decoded))
-    return model_message(published, tensors, parent=parent), published
+    payload = model_message(published, tensors, parent=parent)
+    if len(payload) > MODEL_LIMITS.compressed_bytes:
+        raise EncodeError(f"model: {len(payload)} bytes are over the {MODEL_LIMITS.compressed_bytes} that devices take")
+    return payload, published
 
 
 def model_message(published: Published, tensors: tuple[EncodedTensor, ...], *, parent: int | None) -> bytes:
@@ -109,7 +114,7 @@ def model_message(published: Published, tensors: tuple[EncodedTensor, ...], *, p
 
 
 def split(payload: bytes) -> tuple[bytes, ...]:
-    """`payload` in pieces of at most 32 KiB."""
+    """`payload` in pieces of 32 KiB, only the last one smaller: so a device knows where in the payload each belongs."""
     return tuple(payload[start : start + CHUNK_BYTES_MAX] for start in range(0, len(payload), CHUNK_BYTES_MAX))
 
 
@@ -190,6 +195,9 @@ def _joined(manifest: Manifest, chunks: Mapping[int, bytes], limits: Limits) -> 
         return None
     if not all(chunk_fits(manifest, index, chunks[index]) for index in indices):
         raise DecodeError(f"model {version}: a chunk does not have its digest")
+    for index in indices[:-1]:
+        if len(chunks[index]) != CHUNK_BYTES_MAX:
+            raise DecodeError(f"model {version}: chunk {index} has {len(chunks[index])} bytes, not {CHUNK_BYTES_MAX}")
     payload = b"".join(chunks[index] for index in indices)
     if len(payload) != manifest.size_bytes:
         raise DecodeError(f"model {version}: {len(payload)} bytes are here, the manifest says {manifest.size_bytes}")

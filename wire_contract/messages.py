@@ -1,11 +1,20 @@
 """The messages, as typed values. `codec.py` turns them into bytes and back.
 
 On the wire every message is a map with short keys; the key stands in each field's `name=`. Key `v` is the schema
-number of the message kind. Unknown further keys are ignored, so that an older reader survives an added field;
-what changes the meaning of a field raises the schema number.
+number of the message kind.
+
+What a reader does with what it does not know, so that older and newer programs work together:
+
+- unknown keys of a map are ignored; a field that may be left out has a default;
+- a newer schema number is refused by name: what changes the meaning of a field raises it;
+- an unknown value of a *status* field (`Outcome`, `RefusalReason`, `Status`) is read as `OTHER`: the message is
+  otherwise understood, and the reader does what it does with an answer that says no more;
+- an unknown value of a *how-to* field (a tensor's encoding, a delta's grid, a dtype) is refused by name: without it the
+  numbers mean nothing.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
@@ -47,6 +56,7 @@ Counters = Annotated[dict[Text, int], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
 Tensors = Annotated[tuple[EncodedTensor, ...], msgspec.Meta(max_length=TENSORS_MAX)]
 
 Grid = Literal["float32", "float16"]
+Status = Literal["online", "offline"]
 Outcome = Literal["merged", "duplicate", "refused"]
 RefusalReason = Literal[
     "too_stale",
@@ -60,6 +70,17 @@ RefusalReason = Literal[
     "rate",
     "signature",
 ]
+"""What an aggregator writes. Programs of the first release cannot read a receipt with a reason outside these ten, so a
+finer reason is written as the nearest of them, with its own name in the receipt's `detail`."""
+
+OTHER: Final = "other"
+"""What a status of a newer program is read as. Never written."""
+
+Told = Text
+"""A status as a reader has it: one of the values known here, or `OTHER`."""
+STATUSES: Collection[str] = frozenset(get_args(Status))
+OUTCOMES: Collection[str] = frozenset(get_args(Outcome))
+REASONS: Collection[str] = frozenset(get_args(RefusalReason))
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -169,13 +190,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     digest: Digest = msgspec.field(name="d")
     """SHA-256 of the decoded float32 weights: the base digest of updates that start here."""
     layout_fingerprint: Fingerprint = msgspec.field(name="l")
-    encoding: Text = msgspec.field(name="e")
+    encoding: Text = msgspec.field(name="e", default="")
     """Chosen by the aggregator, for people and telemetry; the model itself says how to decode each tensor."""
     snapshot: Version | None = msgspec.field(name="sv", default=None)
     """The version that can be had whole; None: this one."""
     size_bytes: Count = msgspec.field(name="s")
     """Size of the snapshot's model payload, all chunks together."""
-    chunk_digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=CHUNKS_MAX)] = msgspec.field(name="c")
+    chunk_digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=CHUNKS_MAX)] = msgspec.field(
+        name="c", default=()
+    )
     """SHA-256 of each chunk payload, in order; empty when the model is inline."""
     inline: bytes | None = msgspec.field(name="x", default=None)
     delta: bytes | None = msgspec.field(name="dx", default=None)
@@ -206,12 +229,14 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: Annotated[bytes, msgspec.Meta(max_length=INCARNATION_BYTES)] = msgspec.field(name="i", default=b"")
     """Empty when the update could not be read; `payload_digest` names it then."""
     sequence: Count = msgspec.field(name="n", default=0)
-    outcome: Outcome = msgspec.field(name="o")
+    outcome: Told = msgspec.field(name="o")
+    """An `Outcome`; of a newer program `OTHER`, which ends the update as every answer does but a refusal for `rate`."""
     version: Version = msgspec.field(name="b")
     """The newest version when the update was admitted."""
     weight: float = msgspec.field(name="w", default=0.0)
     staleness: Count = msgspec.field(name="a", default=0)
-    reason: RefusalReason | None = msgspec.field(name="r", default=None)
+    reason: Told | None = msgspec.field(name="r", default=None)
+    """A `RefusalReason`; of a newer program `OTHER`, and then its own name begins `detail`."""
     detail: Text = msgspec.field(name="x", default="")
     """One line for a person."""
     payload_digest: Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_DIGEST_BYTES)] = msgspec.field(
@@ -220,15 +245,28 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """First 8 bytes of the SHA-256 of the refused payload, where there is no identity."""
     schema: int = msgspec.field(name="v", default=1)
 
+    def __post_init__(self) -> None:
+        for name, told, known in (("reason", self.reason, REASONS), ("outcome", self.outcome, OUTCOMES)):
+            if told is None or told in known or told == OTHER:
+                continue
+            msgspec.structs.force_setattr(self, name, OTHER)
+            detail = f"{told}: {self.detail}" if self.detail else told
+            msgspec.structs.force_setattr(self, "detail", detail[:TEXT_CHARACTERS_MAX])
+
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a device is there. Retained; the offline form is the device's will."""
 
-    status: Literal["online", "offline"] = msgspec.field(name="o")
+    status: Told = msgspec.field(name="o")
+    """A `Status`, or `OTHER`."""
     firmware: Text = msgspec.field(name="f", default="")
     capability: Texts = msgspec.field(name="c", default_factory=dict)
     """What the device can do, by name."""
     schema: int = msgspec.field(name="v", default=1)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            msgspec.structs.force_setattr(self, "status", OTHER)
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,13 +302,18 @@ class SeenDevice(msgspec.Struct, frozen=True, array_like=True):
     """A device and the newest answer to it."""
 
     device: Name
-    outcome: Outcome
+    outcome: Told
+    """An `Outcome`, or `OTHER`."""
     staleness: Count
     """Versions; of its newest merged update."""
     at: Annotated[float, msgspec.Meta(ge=0)]
     """Unix seconds of that answer."""
     merged: Count
     """Its updates since the ledger began."""
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            msgspec.structs.force_setattr(self, "outcome", OTHER)
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,13 +344,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an aggregator is there and what it did. Retained; the offline form is its will."""
 
-    status: Literal["online", "offline"] = msgspec.field(name="o")
+    status: Told = msgspec.field(name="o")
+    """A `Status`, or `OTHER`."""
     version: Version = msgspec.field(name="n")
     counters: Counters = msgspec.field(name="c", default_factory=dict)
     """Since the ledger began: merged, duplicate, refused, devices."""
     summary: Summary | None = msgspec.field(name="s", default=None)
     """None in the will, and of an aggregator that makes none."""
     schema: int = msgspec.field(name="v", default=1)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            msgspec.structs.force_setattr(self, "status", OTHER)
 
 
 Message = Update | Model | Delta | Manifest | Signed | Receipt | Presence | Evaluation | AggregatorStatus

@@ -16,7 +16,7 @@ from aggregator.telemetry.schema import BATTERY
 from wire_contract.codec import decode
 from wire_contract.errors import DecodeError, LinkError, TopicError
 from wire_contract.link import Delivery, Disconnected, Link
-from wire_contract.messages import Presence
+from wire_contract.messages import OTHER, Presence
 from wire_contract.topics import parse, shard_of, topic_filter
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Sightings:
                 return None
             presence = decode(delivery.payload, Presence)
         except (TopicError, DecodeError):
+            return None
+        if presence.status == OTHER:  # a newer device says something that these tables have no word for
             return None
         fields: dict[str, Value] = {
             "device": topic.device,

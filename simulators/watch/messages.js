@@ -1,5 +1,6 @@
 // The messages that the page reads, out of payloads: docs/wire-format.md as far as it is needed here. Each reader gives a
-// plain object or throws a DecodeError that names the field. Unknown keys are ignored, as the contract says.
+// plain object or throws a DecodeError that names the field. As the contract says, unknown keys are ignored, and a status
+// of a newer program is read as OTHER.
 
 import { DecodeError, unframed } from "./frame.js";
 import { Float, unpack } from "./msgpack.js";
@@ -13,7 +14,10 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
 const COUNT_MAX = 2 ** 53;
 const MAP_ITEMS_MAX = 256;
 const TEXT_CHARACTERS_MAX = 1024;
+const CHUNKS_MAX = 2048;
+const STATUSES = ["online", "offline"];
 const OUTCOMES = ["merged", "duplicate", "refused"];
+export const OTHER = "other";
 
 export const isName = (text) => NAME.test(text);
 
@@ -51,10 +55,7 @@ function name(value, what) {
   return value;
 }
 
-const oneOf = (choices) => (value, what) => {
-  if (!choices.includes(value)) throw new DecodeError(`${what}: none of ${choices.join(", ")}`);
-  return value;
-};
+const told = (known) => (value, what) => (known.includes(text(value, what)) ? value : OTHER);
 
 const bytesOf = (length) => (value, what) => {
   if (!(value instanceof Uint8Array) || (length !== null && value.length !== length)) throw new DecodeError(`${what}: not ${length ?? "some"} bytes`);
@@ -83,7 +84,13 @@ const tuple = (...checks) => (value, what) => {
   return checks.map((check, index) => check(value[index], what));
 };
 
-const opened = (payload, limits) => keyed(unpack(unframed(payload, limits)), "message");
+const opened = (payload, limits) => message(unpack(unframed(payload, limits)));
+
+function message(map) {
+  keyed(map, "message");
+  if (map.size > MAP_ITEMS_MAX || map.repeats) throw new DecodeError("message: too many keys, or one that stands twice");
+  return map;
+}
 
 function keyed(map, what) {
   if (!(map instanceof Map) || [...map.keys()].some((key) => typeof key !== "string")) throw new DecodeError(`${what}: no map with keys of text`);
@@ -101,14 +108,14 @@ export function readManifest(payload) {
   const isSigned = map.get("v") === SIGNED_SCHEMA;
   if (isSigned) {
     if (!field(map, "sg", list(SIGNATURES_MAX, tuple(bytesOf(8), bytesOf(64)))).length) throw new DecodeError("no signature");
-    map = keyed(unpack(field(map, "m", bytesOf(null))), "signed message");
+    map = message(unpack(field(map, "m", bytesOf(null))));
   }
   checkSchema(map, 2);
   field(map, "d", bytesOf(32));
   field(map, "l", bytesOf(8));
-  field(map, "e", text);
+  field(map, "e", text, "");
   field(map, "ex", orNil(seconds), null);
-  field(map, "c", list(4096, bytesOf(32)));
+  field(map, "c", list(CHUNKS_MAX, bytesOf(32)), []);
   return {
     isSigned,
     task: field(map, "t", name),
@@ -129,7 +136,7 @@ export function readPresence(payload) {
   const map = opened(payload, CONTROL_LIMITS);
   checkSchema(map, 1);
   field(map, "c", mapOf(text), null);
-  return { status: field(map, "o", oneOf(["online", "offline"])), firmware: field(map, "f", text, "") };
+  return { status: field(map, "o", told(STATUSES)), firmware: field(map, "f", text, "") };
 }
 
 export function readEvaluation(payload) {
@@ -150,7 +157,7 @@ export function readStatus(payload) {
   const map = opened(payload, CONTROL_LIMITS);
   checkSchema(map, 1);
   return {
-    status: field(map, "o", oneOf(["online", "offline"])),
+    status: field(map, "o", told(STATUSES)),
     version: field(map, "n", count),
     counters: field(map, "c", mapOf((value, what) => integer(value, what, -Infinity, Infinity)), new Map()),
     summary: field(map, "s", orNil(summary), null),
@@ -162,7 +169,7 @@ function summary(value, what) {
   const share = (value, what) => float(value, what, 0, 1);
   const evaluations = field(map, "e", list(128, tuple(count, name, share, seconds)), []);
   const staleness = field(map, "h", list(16, tuple(count, count)), []);
-  const devices = field(map, "k", list(64, tuple(name, oneOf(OUTCOMES), count, seconds, count)), []);
+  const devices = field(map, "k", list(64, tuple(name, told(OUTCOMES), count, seconds, count)), []);
   return {
     at: field(map, "at", seconds),
     since: field(map, "a", seconds),

@@ -113,6 +113,7 @@ class Reader {
       const key = this.value(depth + 1);
       values.set(key, this.value(depth + 1));
     }
+    values.repeats = values.size < length;
     return values;
   }
 }

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from tests.device_client.stage import DEVICE, LAYOUT, ROOT, TASK, Kill, Stage, m
 from wire_contract import codec, topics
 from wire_contract.errors import LinkError
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.messages import Presence, Receipt
+from wire_contract.messages import Presence, Receipt, Update
 
 
 @pytest.fixture
@@ -295,6 +296,27 @@ def test_a_refused_update_is_dropped_with_a_line(stage: Stage, reason: Any) -> N
     (warning,) = stage.told("warning")
     assert reason in warning["message"]
     assert "dropped" in warning["message"]
+
+
+@pytest.mark.parametrize("answer", [{"o": "refused", "r": "quota", "x": "12 of 12"}, {"o": "postponed", "x": "later"}])
+def test_an_answer_of_a_newer_aggregator_ends_the_update(stage: Stage, answer: dict[str, str]) -> None:
+    stage.aggregator.answering = False
+    stage.settings["local_rounds_max"] = 1
+    stage.aggregator.publish(model(0))
+    topic = topics.build("receipt", root=ROOT, task=TASK, device=DEVICE)
+
+    def reply() -> None:
+        for payload in stage.aggregator.payloads.values():
+            update = codec.decode(payload, Update)
+            fields = {"i": update.incarnation, "n": update.sequence, "b": 1, "v": 1, **answer}
+            stage.broker.publish(topic, codec.frame(msgpack.packb(fields)))
+
+    stage.at_turn = reply
+    stage.run(lambda: bool(stage.told("receipt")))
+    assert stage.queued() == []
+    (warning,) = stage.told("warning")
+    assert answer.get("r", answer["o"]) in warning["message"]
+    assert answer["x"] in warning["message"]
 
 
 def test_a_rate_refusal_keeps_the_update_until_it_is_welcome(stage: Stage) -> None:

@@ -29,6 +29,9 @@ def make(uniform: Callable[[float, float], float] = widest) -> Sender:
         ({"outcome": "refused", "reason": "too_stale"}, "remove"),
         ({"outcome": "refused", "reason": "norm"}, "remove"),
         ({"outcome": "refused", "reason": None}, "remove"),
+        ({"outcome": "refused", "reason": "of a newer aggregator"}, "remove"),
+        ({"outcome": "of a newer aggregator"}, "remove"),
+        ({"outcome": "of a newer aggregator", "reason": "rate"}, "remove"),
         ({"outcome": "refused", "reason": "rate"}, "keep"),
     ],
 )

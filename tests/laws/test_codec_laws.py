@@ -18,7 +18,7 @@ from wire_contract.encoding import Float32
 from wire_contract.errors import DecodeError, LimitExceeded, UnknownSchema
 from wire_contract.layout import TensorSpec
 from wire_contract.limits import CHUNKS_MAX, KIB, MIB, UPDATE_LIMITS, Limits
-from wire_contract.messages import Evaluation, Manifest, Message, Model, Presence, Receipt, Update
+from wire_contract.messages import OTHER, Evaluation, Manifest, Message, Model, Presence, Receipt, Update
 
 KINDS = tuple(SCHEMAS)
 TIGHT = Limits(compressed_bytes=64 * KIB, decompressed_bytes=256 * KIB)
@@ -105,7 +105,8 @@ def test_damage_inside_the_frame_is_a_message_or_a_decode_error(content: bytes, 
         message = decode(frame(content), kind)
     except DecodeError:
         return
-    assert decode(encode(message), kind) == message
+    if OTHER not in (getattr(message, name, None) for name in ("outcome", "reason", "status")):  # that is not written
+        assert decode(encode(message), kind) == message
 
 
 def refused_cheaply(payload: bytes, kind: type[Message] = Update) -> str:
@@ -319,7 +320,7 @@ def _manifest(chunks: int) -> Manifest:
 def test_the_manifest_of_the_largest_model_is_within_the_limits() -> None:
     chunks = 16_000_000 * 4 // (32 * KIB) + 1
     assert decode(encode(_manifest(chunks)), Manifest).chunk_digests[-1]
-    assert "length <= 4096" in refused(encode(_manifest(CHUNKS_MAX + 1)), Manifest, UPDATE_LIMITS)
+    assert "length <= 2048" in refused(encode(_manifest(CHUNKS_MAX + 1)), Manifest, UPDATE_LIMITS)
 
 
 def test_a_message_of_another_kind_is_refused() -> None:

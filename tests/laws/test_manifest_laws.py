@@ -1,5 +1,7 @@
 """A version is put together again bit for bit, or not at all."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +11,26 @@ from msgspec import structs
 from tests.laws.wire import ENCODINGS, LAYOUTS, vectors
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, Float32, decode_vector, encode_vector
-from wire_contract.errors import DecodeError
+from wire_contract.envelope import read
+from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
-from wire_contract.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, KIB, MODEL_LIMITS
-from wire_contract.manifest import Announcement, announce, assemble, chunk_fits
+from wire_contract.limits import (
+    CHUNK_BYTES_MAX,
+    CHUNKS_MAX,
+    DELTA_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    KEPT_DELTAS,
+    KIB,
+    MANIFEST_LIMITS,
+    MODEL_LIMITS,
+    NAME_CHARACTERS_MAX,
+    SIGNATURES_MAX,
+    TENSORS_MAX,
+    TEXT_CHARACTERS_MAX,
+)
+from wire_contract.manifest import Announcement, announce, assemble, chunk_digests, chunk_fits
 from wire_contract.messages import Manifest, Model
+from wire_contract.signing import SigningKey, sign
 
 LARGE = Layout((TensorSpec("a", (150, 100)), TensorSpec("b", (9_000,))))
 
@@ -58,7 +75,8 @@ def test_a_small_model_travels_in_its_manifest(layout: Layout, encoding: Encodin
 def test_models_of_any_size_come_back(size: int, encoding: EncodingName) -> None:
     layout = Layout((TensorSpec("a", (size,)),))
     sent = announced(layout, np.random.default_rng(size).standard_normal(size).astype(np.float32), encoding)
-    assert all(len(chunk) <= CHUNK_BYTES_MAX for chunk in sent.chunks)
+    assert all(len(chunk) == CHUNK_BYTES_MAX for chunk in sent.chunks[:-1])
+    assert all(0 < len(chunk) <= CHUNK_BYTES_MAX for chunk in sent.chunks[-1:])
     assert sum(map(len, sent.chunks)) == (sent.manifest.size_bytes if sent.chunks else 0)
     assert (sent.manifest.size_bytes <= INLINE_BYTES_MAX) == (sent.manifest.inline is not None)
     manifest_bytes = encode(sent.manifest)
@@ -87,6 +105,48 @@ def test_a_changed_chunk_is_refused(chunked: Announcement, data: st.DataObject) 
     assert not chunk_fits(chunked.manifest, index, bytes(changed))
     with pytest.raises(DecodeError, match="does not have its digest"):
         assemble(chunked.manifest, {**chunks, index: bytes(changed)})
+
+
+def test_chunks_of_another_size_are_refused(chunked: Announcement) -> None:
+    payload = b"".join(chunked.chunks)
+    pieces = [payload[:1000], payload[1000:30_000], payload[30_000:]]
+    manifest = structs.replace(chunked.manifest, chunk_digests=chunk_digests(pieces))
+    with pytest.raises(DecodeError, match="chunk 0 has 1000 bytes, not 32768"):
+        assemble(manifest, dict(enumerate(pieces)))
+
+
+def test_the_largest_model_and_its_manifest_are_within_their_limits() -> None:
+    """As many numbers as may be, in float32, that no compressor makes smaller; and the longest names in ASCII."""
+    names = [str(at).rjust(TEXT_CHARACTERS_MAX, "x") for at in range(TENSORS_MAX)]
+    each = MODEL_LIMITS.elements // TENSORS_MAX
+    layout = Layout(tuple(TensorSpec(name, (each,)) for name in names))
+    content = 4 * layout.size + sum(len(name.encode()) + 32 for name in names) + KIB
+    blocks = -(-content // (64 * KIB))
+    assert content + 4 * blocks + 19 <= MODEL_LIMITS.compressed_bytes, "stored as it is"
+    assert content <= MODEL_LIMITS.decompressed_bytes
+    chunks = -(-MODEL_LIMITS.compressed_bytes // CHUNK_BYTES_MAX)
+    assert chunks == CHUNKS_MAX
+    manifest = structs.replace(
+        announced(layout=Layout((TensorSpec("a", (1,)),)), weights=np.zeros(1, np.float32)).manifest,
+        task="t" * NAME_CHARACTERS_MAX,
+        encoding="\N{GRINNING FACE}" * TEXT_CHARACTERS_MAX,
+        inline=None,
+        delta=np.random.default_rng(0).bytes(INLINE_BYTES_MAX),
+        delta_sizes=(DELTA_BYTES_MAX,) * KEPT_DELTAS,
+        size_bytes=MODEL_LIMITS.compressed_bytes,
+        chunk_digests=tuple(hashlib.sha256(b"%d" % at).digest() for at in range(chunks)),
+        expires_at=1.0,
+    )
+    keys = [SigningKey.from_seed(bytes([at]) * 32) for at in range(SIGNATURES_MAX)]
+    for payload in (encode(manifest), sign(manifest, keys)):
+        assert len(payload) <= MANIFEST_LIMITS.compressed_bytes
+        assert read(payload, Manifest) == manifest
+
+
+def test_a_model_that_no_device_would_take_is_not_made() -> None:
+    layout = Layout((TensorSpec("a", (MODEL_LIMITS.elements + 1,)),))
+    with pytest.raises(EncodeError, match="16000001 numbers are over the 16000000 that devices take"):
+        announced(layout, np.zeros(layout.size, np.float32))
 
 
 def test_exchanged_and_unknown_chunks(chunked: Announcement) -> None:

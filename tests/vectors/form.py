@@ -9,6 +9,7 @@ import lz4.frame
 import msgpack
 import msgspec
 
+from wire_contract import codec
 from wire_contract.messages import Message
 
 FOLDER = Path(__file__).parent
@@ -42,7 +43,7 @@ def fields_of(message: Message) -> dict[str, Any]:
 
 def frame(content: bytes) -> bytes:
     """As the library makes it."""
-    return bytes(lz4.frame.compress(content, store_size=True))
+    return codec.frame(content)
 
 
 def unframed(payload: bytes) -> bytes:

@@ -4,12 +4,13 @@ import hashlib
 import struct
 from typing import Any
 
+import lz4.frame
 import msgspec
 import numpy as np
 
-from tests.vectors.form import as_json, fields_of, packed, unframed
+from tests.vectors.form import as_json, fields_of, frame, packed, unframed
 from wire_contract import topics
-from wire_contract.codec import encode
+from wire_contract.codec import decode, encode
 from wire_contract.deltas import GRIDS, make_delta
 from wire_contract.encoding import EncodedTensor, GapCoded, encode_vector
 from wire_contract.encoding.gap_coded import code_levels
@@ -85,7 +86,7 @@ def deltas() -> list[dict[str, Any]]:
 
 
 def layouts() -> list[dict[str, Any]]:
-    one = Layout((TensorSpec("gewicht/ü", (300, 70_000)),))
+    one = Layout((TensorSpec("gewicht/ü", (200, 70_000)), TensorSpec("bias", (300,))))
     return [
         {
             "why": why,
@@ -102,7 +103,7 @@ def layouts() -> list[dict[str, Any]]:
 
 
 def messages() -> list[dict[str, Any]]:
-    return [_vector(name, kind, message, parts) for name, kind, message, parts in _all()] + [_stored()]
+    return [_vector(name, kind, message, parts) for name, kind, message, parts in _all()] + [_stored(), *_by_others()]
 
 
 def _vector(name: str, kind: topics.Kind | None, message: Message, parts: dict[str, str | int]) -> dict[str, Any]:
@@ -134,6 +135,81 @@ def _stored() -> dict[str, Any]:
         "content": content.hex(),
         "message": fields_of(Presence(status="online")),
     }
+
+
+def _by_others() -> list[dict[str, Any]]:
+    """What other programs may write: without the keys that may be left out, in another order, or newer ones."""
+    manifest = fields_in(next(message for name, _, message, _ in _all() if name == "manifest with the model inline"))
+    inline = {key: manifest[key] for key in ("t", "n", "p", "d", "l", "s", "x", "u", "at", "v")}
+    taught = fields_in(update("", encode_vector(WEIGHTS, LAYOUT, "int8"))[2])
+    backwards = dict(reversed(taught.items()))
+    answered = {"o": "refused", "b": 3, "v": 1}
+    told = {"o": "online", "n": 2, "v": 1}
+    seen = [[DEVICE, "postponed", 2, 1_700_000_099.0, 5, "a later field"]]
+    summary = {"at": 1_700_000_100.5, "a": 1_700_000_000.0, "k": seen}
+    return [
+        _read("manifest with nothing that may be left out", Manifest, inline),
+        _read("update with nothing that may be left out", Update, {k: taught[k] for k in taught if k != "m"}),
+        _read("update with its keys the other way round", Update, backwards),
+        _read("receipt with nothing that may be left out", Receipt, answered),
+        _read("presence with nothing that may be left out", Presence, {"o": "offline", "v": 1}),
+        _read("aggregator status with nothing that may be left out", AggregatorStatus, told),
+        _read(
+            "receipt of a newer aggregator: an unknown reason is read as `other`, and named in the text",
+            Receipt,
+            {"i": INCARNATION, "n": 17, **answered, "r": "quota", "x": "12 of 12 today"},
+        ),
+        _read(
+            "receipt of a newer aggregator: an unknown outcome, too",
+            Receipt,
+            {"i": INCARNATION, "n": 17, **answered, "o": "postponed"},
+        ),
+        _read("presence of a newer device: an unknown status", Presence, {"o": "asleep", "v": 1}),
+        _read(
+            "status of a newer aggregator: statuses and fields unknown",
+            AggregatorStatus,
+            {**told, "o": "draining", "s": summary},
+        ),
+    ]
+
+
+def _read(name: str, kind: type[Message], fields: dict[str, Any]) -> dict[str, Any]:
+    payload = frame(packed(fields))
+    return {
+        "name": name,
+        "kind": kind.__name__,
+        "topic": None,
+        "canonical": False,
+        "payload": payload.hex(),
+        "content": unframed(payload).hex(),
+        "message": fields_of(decode(payload, kind)),
+    }
+
+
+def frames() -> list[dict[str, Any]]:
+    """One message of more than a block of 64 KiB, as frames that a reader must take."""
+    content = packed({"o": "online", "unknown": "".join(f"{number * number} " for number in range(100)) * 200, "v": 1})
+    assert len(content) > 1 << 16
+    linked = bytes(lz4.frame.compress(content, store_size=True))
+    return [
+        {
+            "why": why,
+            "payload": payload.hex(),
+            "flg_bd": payload[4:6].hex(),
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        for why, payload in (
+            ("independent blocks, as they are written", frame(content)),
+            ("linked blocks, as the first release wrote what is over 64 KiB", linked),
+        )
+    ]
+
+
+def fields_in(message: Message) -> dict[str, Any]:
+    """By the keys of the wire, bytes as bytes."""
+    built: dict[str, Any] = msgspec.to_builtins(message, builtin_types=(bytes,))
+    return built
 
 
 def _with_checksum(payload: bytes) -> bytes:

@@ -25,6 +25,10 @@ def _changed(name: str, error: str, **changes: Any) -> dict[str, Any]:
     return _refused(name, "Update", frame(packed({**FIELDS, **changes})), error)
 
 
+def _pairs(**pairs: Any) -> bytes:
+    return b"".join(packed(key) + packed(value) for key, value in pairs.items())
+
+
 def _sealed(count: int, *, key_id: bytes = bytes(8), value: bytes = bytes(64), v: int = 128) -> bytes:
     return frame(packed({"m": b"\x80", "sg": [[key_id, value]] * count, "v": v}))
 
@@ -57,21 +61,39 @@ def refused_payloads() -> list[dict[str, Any]]:
         _changed("a metric that is not a number", "is not finite", m={"loss": float("nan")}),
         _changed("257 metrics", "`$.m`", m={str(at): 0.0 for at in range(257)}),
         _changed("1025 tensors", "`$.x`", x=[["f4", b""]] * 1_025),
-        _changed("an unknown tag", "`$.x[0][0]`", x=[["f8", bytes(8)]]),
+        _changed("an unknown tag", "tensor encoding 'f8' is not known here", x=[["f8", bytes(8)]]),
         _changed("a field too many in an entry", "`$.x[0]`", x=[["f4", bytes(4), 1]]),
         _changed("bytes as text", "`$.x[0][1]`", x=[["f4", "text"]]),
         _changed("a span of 0", "`$.x[0][1]`", x=[["g", 0, b"\0"]]),
         _refused("a name twice", "Model", frame(packed({**model, "l": [["a", [1]], ["a", [1]]]})), "stands twice"),
         _refused("a dimension of 0", "Model", frame(packed({**model, "l": [["a", [0]]]})), "empty shape"),
         _refused("too many elements", "Model", frame(packed({**model, "l": [["a", [4_001, 4_000]]]})), "elements"),
-        _refused("another dtype", "Model", frame(packed({**model, "l": [["a", [1], "float64"]]})), "`$.l[0][2]`"),
+        _refused("another dtype", "Model", frame(packed({**model, "l": [["a", [1], "float64"]]})), "dtype 'float64'"),
+        _refused(
+            "a tensor of a newer layout",
+            "Model",
+            frame(packed({**model, "l": [["a", [1], "float32", 1]]})),
+            "a tensor with 4 fields is not known here",
+        ),
         _refused(
             "a grid of int8",
             "Delta",
             frame(packed({**FIELDS, "v": 1, "e": "int8", "pd": bytes(32), "d": bytes(32)})),
-            "`$.e`",
+            "grid 'int8' is not known here",
         ),
-        _refused("a reason outside the list", "Receipt", frame(packed({**receipt, "r": "ugly"})), "`$.r`"),
+        _refused("a reason that is no text", "Receipt", frame(packed({**receipt, "r": 7})), "`$.r`"),
+        _refused(
+            "a key twice",
+            "Presence",
+            frame(b"\x83" + _pairs(o="online", v=1) + _pairs(o="offline")),
+            "a key stands twice",
+        ),
+        _refused(
+            "257 keys",
+            "Presence",
+            frame(packed({"o": "online", "v": 1, **{f"unknown {at}": 0 for at in range(255)}})),
+            "length <= 256",
+        ),
         _refused("a signed one, to who knows no signatures", "Manifest", _sealed(1), "schema 128 is not known here"),
         _refused("no signature", "Signed", _sealed(0), "`$.sg`"),
         _refused("five signatures", "Signed", _sealed(5), "`$.sg`"),

@@ -25,6 +25,7 @@ from wire_contract.encoding.gap_coded import code_levels
 from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, TensorSpec, digest
+from wire_contract.limits import CONTROL_LIMITS
 from wire_contract.manifest import read_model
 from wire_contract.signing import NotTrusted, PublicKey, signers
 
@@ -66,6 +67,21 @@ def test_a_payload_is_the_message(vector: dict[str, Any]) -> None:
     if vector["topic"] is not None:
         parsed = topics.parse(vector["topic"], root=topics.DEFAULT_ROOT)
         assert topics.TOPICS[parsed.kind].payload is kind_of(vector)
+
+
+@each("frames", "why")
+def test_content_of_several_blocks_is_read(vector: dict[str, Any]) -> None:
+    payload = bytes.fromhex(vector["payload"])
+    assert payload[4:6].hex() == vector["flg_bd"]
+    content = codec.decompress(payload, CONTROL_LIMITS)
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (vector["size"], vector["sha256"])
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 200_000])
+def test_blocks_are_written_independent_of_each_other(size: int) -> None:
+    for content in (bytes(size), np.random.default_rng(size).bytes(size)):
+        assert codec.frame(content)[:6].hex() == "04224d186840"
+        assert unframed(codec.frame(content)) == content
 
 
 def test_there_is_a_vector_of_every_message_and_every_encoding() -> None:
