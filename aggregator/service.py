@@ -25,6 +25,7 @@ from aggregator.summary import History, Tally
 from aggregator.telemetry.recording import Recording, Stopwatch
 from wire_contract.codec import decode
 from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
+from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Vector
 from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
@@ -89,6 +90,7 @@ class Service:
         history: History | None = None,
         recording: Recording | None = None,
         is_evaluator: Callable[[str], bool] = is_evaluator,
+        heartbeat: Heartbeat = no_heartbeat,
     ) -> None:
         """Puts the parts together.
 
@@ -106,6 +108,7 @@ class Service:
             history: what the ledger knew when it was opened, for the summary in the status; None: nothing.
             recording: where telemetry of what happens goes; None: nowhere.
             is_evaluator: whether evaluations under this name are believed; those of others are ignored.
+            heartbeat: is told in every turn that the loop moves, and what keeps it from its work.
         """
         self.line = line
         self._ledger = ledger
@@ -136,6 +139,7 @@ class Service:
         self._tally.committed(line.version, at=line.shelf.published_at)
         self._recording = recording or Recording()
         self._is_evaluator = is_evaluator
+        self._heartbeat = heartbeat
         self._not_evaluators: set[str] = set()
         """Names that the log has mentioned, so that each is one line; bounded."""
         self._told: AggregatorStatus | None = None
@@ -154,6 +158,9 @@ class Service:
 
     def step(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """One turn: a batch of events, and a new version if one is due."""
+        self._heartbeat(
+            trouble="" if self._online else f"no connection to the broker: {self._unreachable or 'not yet'}"
+        )
         events = self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=self._receive_seconds())
         self._take(events, should_stop)
         waited = self._clock.monotonic() - self._waiting_since
@@ -288,6 +295,7 @@ class Service:
                     complained = True
                 if should_stop():
                     return False
+                self._heartbeat(trouble=str(error))
                 self._pause(self._jitter.uniform(0, delay))
                 delay = min(2 * delay, _RETRY_SECONDS_MAX)
             else:

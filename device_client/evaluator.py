@@ -16,6 +16,7 @@ from device_client.presence import offline, online, presence_topic
 from wire_contract import codec
 from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError, TopicError
+from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.limits import CONTROL_LIMITS
 from wire_contract.link import Connected, Delivery, Disconnected, Link
 from wire_contract.manifest import Published
@@ -134,7 +135,9 @@ class Evaluator:
         emit: Emit,
         firmware: str = "",
         trust: ModelTrust | None = None,
+        heartbeat: Heartbeat = no_heartbeat,
     ) -> None:
+        self._heartbeat = heartbeat
         self._task, self._device, self._root = task, device, root
         self._firmware = firmware
         self._link = link
@@ -163,6 +166,8 @@ class Evaluator:
 
     def turn(self, timeout_seconds: float, *, once: bool = False) -> bool:
         """Takes what has arrived, and measures the newest of it. Whether there was one to measure."""
+        trouble = self._feed.trouble
+        self._heartbeat(trouble="" if trouble is None else f"no connection to the broker: {trouble}")
         arrival = self._feed.newest(timeout_seconds=timeout_seconds)
         if arrival is None:
             return False

@@ -27,6 +27,7 @@ from device_client.study import PATIENCE_SECONDS, Study, Vitals
 from wire_contract import topics
 from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import LinkError, TopicError
+from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Layout
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
 from wire_contract.signing import SigningKey
@@ -93,6 +94,7 @@ class Runner:
         trust: ModelTrust | None = None,
         update_signing_key: SigningKey | None = None,
         vitals: Vitals = dict,
+        heartbeat: Heartbeat = no_heartbeat,
     ) -> None:
         """Everything is handed in.
 
@@ -100,6 +102,7 @@ class Runner:
         `presence.will`. `training_unmet` and `upload_unmet` say why that has to wait, one line each, or nothing.
         `uniform` draws a number evenly between two. `traffic` is what the link has carried so far, if it knows.
         `trust` says which manifests are used, None: any. Updates are signed where there is a key, and tell `vitals`.
+        `heartbeat` is told in every turn that the loop moves, and what keeps it from its work.
         """
         self._task = task_name
         self._device = device
@@ -147,6 +150,9 @@ class Runner:
         self._downlink = Downlink(link, root=root, task=task_name, trust=trust)
         self._pinned = frozenset[bytes]() if trust is None else trust.key_ids
         self._fits = False
+        self._heartbeat = heartbeat
+        self._unreachable = "not yet"
+        """Why there is no connection, while there is none."""
         self._connected = False
         self._ever_connected = False
         self._told_reasons: set[str] = set()
@@ -183,6 +189,7 @@ class Runner:
 
     def _turn(self, patience_seconds: float) -> bool:
         """Handles what the link brings, waiting so long at most, and sends what is due. Whether to go on."""
+        self._heartbeat(trouble="" if self._connected else f"no connection to the broker: {self._unreachable}")
         for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):
             self._handle(event)
         if self._ended is None and self._downlink.held is not None:
@@ -199,7 +206,7 @@ class Runner:
                 self._publish_presence(self._online)
                 self._courier.connected(session_present=session_present)
             case Disconnected(reason=reason, refused=refused):
-                self._connected = False
+                self._connected, self._unreachable = False, reason
                 self._courier.disconnected()
                 if refused and not self._ever_connected:
                     self._ended = self._ended or Ended(reason, refused=True)

@@ -54,6 +54,7 @@ class Stage:
         self.broker = MemoryBroker()
         self.now = 1_000.0
         self.pauses: list[float] = []
+        self.beats: list[str] = []
         self.on_pause: Callable[[], None] = lambda: None
         self.stopping = False
         self.mailbox = MemoryLink(self.broker, "devices", subscriptions=(f"{ROOT}/{TASK}/receipt/+",))
@@ -74,6 +75,7 @@ class Stage:
             clock=Clock(monotonic=lambda: self.now, unix=lambda: T0 + self.now),
             pause=self._pause,
             history=history,
+            heartbeat=lambda *, trouble="": self.beats.append(trouble),
         )
 
     def _pause(self, seconds: float) -> None:
@@ -416,6 +418,9 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(make_stage: MakeStage, ca
     stage.on_pause = free_at_last
     stage.step()
     assert len(stage.pauses) >= 5
+    assert all("disk is full" in trouble for trouble in stage.beats[-5:]), "live, and not ready"
+    stage.step()
+    assert stage.beats[-1] == ""
     assert stage.outcomes() == ["merged", "merged"]
     assert len(identities(stage.path)) == 2
     errors = [record.message for record in caplog.records if record.levelno >= logging.ERROR]

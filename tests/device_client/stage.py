@@ -223,6 +223,8 @@ class Stage:
         self.model_keys: list[PublicKey] = []
         self.update_key: SigningKey | None = None
         self.vitals: dict[str, float] = {}
+        self.beats: list[str] = []
+        """The trouble told in each turn; empty: none."""
 
     def emit(self, event: str, **fields: object) -> None:
         assert set(fields) == set(EVENTS[event].fields)
@@ -280,6 +282,7 @@ class Stage:
                 trust=self.trust(opened),
                 update_signing_key=self.update_key,
                 vitals=lambda: self.vitals,
+                heartbeat=lambda *, trouble="": self.beats.append(trouble),
             )
             try:
                 ended = self.runner.run()

@@ -61,8 +61,16 @@ class Bench:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.metrics = {"accuracy": 0.5}
         self.evaluator = Evaluator(
-            task=TASK, device=DEVICE, root=ROOT, link=self.link, measure=self.measure, emit=self.emit, firmware="f"
+            task=TASK,
+            device=DEVICE,
+            root=ROOT,
+            link=self.link,
+            measure=self.measure,
+            emit=self.emit,
+            firmware="f",
+            heartbeat=lambda *, trouble="": self.beats.append(trouble),
         )
+        self.beats: list[str] = []
 
     def measure(self, published: Published) -> Measured:
         if published.layout not in {SMALL, LARGE}:
@@ -214,6 +222,7 @@ def test_an_absent_broker_is_told_once(bench: Bench) -> None:
         bench.turn()
     reasons = [fields["reason"] for event, fields in bench.events if event == "disconnected"]
     assert len(reasons) == len(set(reasons)) > 0
+    assert bench.beats[-1] == f"no connection to the broker: {reasons[0]}", "live, and not ready"
 
 
 def test_a_link_that_died_ends_it(bench: Bench) -> None:

@@ -151,8 +151,13 @@ def test_a_device_that_starts_without_a_broker_works_on_its_cached_model(stage: 
     stage.aggregator.publish(model(5))
     stage.run(lambda: bool(stage.told("model")))
     stage.broker.stop(lose_state=True)
+    stage.beats.clear()
     stage.run(lambda: bool(stage.told("queued")))
     assert stage.trainer.rounds[-1] == (5, 1)
+    assert stage.beats, "it is live all the time"
+    assert all(trouble.startswith("no connection to the broker: ") for trouble in stage.beats), "and not ready"
+    stage.broker.start()
+    stage.run(lambda: stage.beats[-1] == "")
 
 
 def test_a_kill_at_any_moment_loses_nothing_and_uses_no_identity_twice(tmp_path: Path) -> None:
