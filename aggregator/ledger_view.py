@@ -3,15 +3,19 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-from aggregator.ledger import LedgerError
+from aggregator.ledger_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
 from aggregator.summary import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, History
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
 from wire_contract.messages import Measured, SeenDevice
+
+_RATE_UPDATES_MAX = 100_000
+"""So many of the newest updates are looked at for the rate; more in a minute are beyond one aggregator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +23,8 @@ class Totals:
     """Since the ledger began."""
 
     task: str
+    begun: bool
+    """Whether the line has a first version; a ledger whose first start failed has none."""
     version: int
     devices: int
     merged: int
@@ -28,7 +34,7 @@ class Totals:
     bytes_in: int
     """Payload bytes of the merged updates."""
     updated_at: float
-    """Unix seconds of the newest version or merge."""
+    """Unix seconds of the newest version or merge; 0 before the first."""
     waiting: int
     """Merged updates that no version holds yet."""
     evaluation: Mapping[str, float]
@@ -59,6 +65,17 @@ class VersionMoment:
     committed_at: float
 
 
+def read_task(path: Path) -> str:
+    """The task of a ledger of any format that this program can migrate.
+
+    Raises:
+        LedgerError: there is no ledger, it is damaged, or of a newer format.
+    """
+    with _reading(path, formats=range(OLDEST_FORMAT, FORMAT + 1)) as db:
+        task: str = db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0]
+        return task
+
+
 def read_totals(path: Path) -> Totals:
     """What `status` shows.
 
@@ -66,26 +83,25 @@ def read_totals(path: Path) -> Totals:
         LedgerError: there is no ledger, or it is damaged.
     """
     with _reading(path) as db:
-        version, committed_at = db.execute(
-            "SELECT coalesce(max(version), 0), coalesce(max(committed_at), 0) FROM version"
-        ).fetchone()
-        merged, size, merged_at, waiting = db.execute(
-            "SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(max(merged_at), 0),"
-            " coalesce(sum(into_version > ?), 0) FROM journal",
-            (version,),
-        ).fetchone()
+        newest = db.execute("SELECT version, committed_at FROM version ORDER BY version DESC LIMIT 1").fetchone()
+        version, committed_at = newest or (0, 0.0)
+        waiting = db.execute("SELECT count(*) FROM journal WHERE into_version > ?", (version,)).fetchone()[0]
+        merged_at = db.execute(
+            "SELECT coalesce((SELECT merged_at FROM journal ORDER BY id DESC LIMIT 1), 0)"
+        ).fetchone()[0]
         reasons = dict(db.execute("SELECT reason, count FROM counter WHERE outcome = 'refused'"))
-        duplicates = db.execute("SELECT coalesce(sum(count), 0) FROM counter WHERE outcome = 'duplicate'").fetchone()[0]
+        counts = dict(db.execute("SELECT outcome, sum(count) FROM counter GROUP BY outcome"))
         evaluated, metrics = _newest_evaluation(db)
         return Totals(
             task=db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0],
+            begun=newest is not None,
             version=version,
             devices=db.execute("SELECT count(DISTINCT device) FROM device").fetchone()[0],
-            merged=merged,
-            duplicates=duplicates,
-            refused=sum(reasons.values()),
+            merged=counts.get("merged", 0),
+            duplicates=counts.get("duplicate", 0),
+            refused=counts.get("refused", 0),
             refused_by_reason=reasons,
-            bytes_in=size,
+            bytes_in=counts.get("merged_bytes", 0),
             updated_at=max(committed_at, merged_at),
             waiting=waiting,
             evaluation=metrics,
@@ -94,7 +110,7 @@ def read_totals(path: Path) -> Totals:
 
 
 def read_contributions(path: Path) -> list[Contribution]:
-    """Every merged update, in the order of merging.
+    """Every merged update that the journal still has, in the order of merging.
 
     Raises:
         LedgerError: there is no ledger, or it is damaged.
@@ -116,10 +132,8 @@ def read_shares(path: Path) -> list[tuple[str, float, float]]:
     """
     with _reading(path) as db:
         return db.execute(
-            "SELECT known.device, coalesce(merged.weight, 0.0), coalesce(merged.at, 0.0)"
-            " FROM (SELECT DISTINCT device FROM device) AS known LEFT JOIN"
-            " (SELECT device, sum(weight) AS weight, max(merged_at) AS at FROM journal GROUP BY device) AS merged"
-            " USING (device)"
+            "SELECT device, coalesce(weight, 0.0), coalesce(last_merged_at, 0.0)"
+            " FROM (SELECT DISTINCT device FROM device) LEFT JOIN account USING (device)"
         ).fetchall()
 
 
@@ -144,14 +158,17 @@ def read_history(path: Path, *, now: float) -> History:
         versions = db.execute(
             "SELECT version, committed_at FROM version ORDER BY version DESC LIMIT ?", (VERSIONS_KEPT,)
         )
-        recent = db.execute("SELECT merged_at FROM journal WHERE merged_at > ?", (now - RATE_SECONDS,))
+        newest_first = db.execute("SELECT merged_at FROM journal ORDER BY id DESC LIMIT ?", (_RATE_UPDATES_MAX,))
+        recent = [at for (at,) in takewhile(lambda row: row[0] > now - RATE_SECONDS, newest_first)]
         return History(
             committed_at=dict(versions.fetchall()),
             evaluations=_newest_measured(db),
-            staleness=dict(db.execute("SELECT staleness, count(*) FROM journal GROUP BY staleness").fetchall()),
+            staleness=dict(db.execute("SELECT staleness, updates FROM merged_staleness").fetchall()),
             devices=_seen_devices(db),
-            merged_at=[at for (at,) in recent],
-            bytes_up=db.execute("SELECT coalesce(sum(size_bytes), 0) FROM journal").fetchone()[0],
+            merged_at=recent[::-1],
+            bytes_up=db.execute(
+                "SELECT coalesce(sum(count), 0) FROM counter WHERE outcome = 'merged_bytes'"
+            ).fetchone()[0],
         )
 
 
@@ -171,9 +188,9 @@ def _newest_measured(db: sqlite3.Connection) -> list[Measured]:
 
 def _seen_devices(db: sqlite3.Connection) -> list[SeenDevice]:
     """All of them; the one that was answered last comes last."""
+    accounts = db.execute("SELECT device, updates, staleness FROM account")
+    merged = {device: (count, staleness) for device, count, staleness in accounts}
     # With max() alone, SQLite takes the other columns from the row that has the maximum.
-    journal = db.execute("SELECT device, count(*), staleness, max(id) FROM journal GROUP BY device")
-    merged = {device: (count, staleness) for device, count, staleness, _ in journal}
     answered = db.execute("SELECT device, refusal, max(seen_at) AS at FROM device GROUP BY device ORDER BY at")
     seen = []
     for device, refusal, at in answered:
@@ -196,7 +213,7 @@ def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, fl
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def _reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise LedgerError(f"ledger {path}: there is no such file")
     # Asked and not tried: closing the file would end the locks that SQLite holds on it in this process.
@@ -204,6 +221,12 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise LedgerError(f"ledger {path}: this user may not read it; run this as the aggregator's user")
     try:
         with closing(_open(path)) as db:
+            found = check_format(db, path)
+            if found not in formats:
+                raise LedgerError(
+                    f"ledger {path} has format {found}, from an earlier version of this program; start the aggregator "
+                    f"on it once, which brings it to format {FORMAT}"
+                )
             if not db.execute("SELECT count(*) FROM meta WHERE key = 'task'").fetchone()[0]:
                 raise LedgerError(f"ledger {path} cannot be read: it names no task")
             yield db

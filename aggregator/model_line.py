@@ -13,16 +13,9 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from aggregator.admission import LastOfDevice, Merge, Policy, Refuse, Standing, Verdict, admit, read_update
-from aggregator.ledger import (
-    INCARNATIONS_KEPT,
-    Batch,
-    DeviceKey,
-    Ledger,
-    LedgerError,
-    MergedUpdate,
-    RefusedUpdate,
-    VersionRow,
-)
+from aggregator.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger_format import LedgerError
+from aggregator.ledger_rows import Batch, DeviceKey, MergedUpdate, RefusedUpdate, VersionRow
 from aggregator.merging import Buffer
 from wire_contract.deltas import EncodeDelta
 from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
@@ -88,7 +81,7 @@ class BatchBuilder:
     def take(self, judged: Judged, payload: bytes, *, into_version: int) -> None:
         """One judged update."""
         match judged.verdict:
-            case Merge(weight, staleness):
+            case Merge(weight, staleness, norm):
                 assert judged.update is not None
                 self._merged.append(
                     MergedUpdate(
@@ -97,6 +90,7 @@ class BatchBuilder:
                         into_version=into_version,
                         staleness=staleness,
                         weight=weight,
+                        norm=norm,
                     )
                 )
             case Refuse(reason, _, seen_before):
@@ -315,6 +309,8 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
             decode_vector(read(journalled.payload, Update).tensors, layout, out=difference)
         except DecodeError as error:
             raise LedgerError(f"ledger {ledger.path} is damaged: an update of {journalled.device}: {error}") from None
+        if journalled.scale != 1:
+            np.multiply(difference, np.float32(journalled.scale), out=difference)
         line.buffer.add(journalled.device, difference, journalled.weight)
     return line
 

@@ -7,8 +7,9 @@ So the same weights are given a higher version number, once, while no aggregator
 from collections.abc import Callable
 from pathlib import Path
 
-from aggregator.ledger import Ledger, LedgerError
-from aggregator.ledger_view import read_totals
+from aggregator.ledger import Ledger
+from aggregator.ledger_format import LedgerError
+from aggregator.ledger_view import read_task
 from aggregator.model_line import LineSettings, restore, row_of
 from wire_contract.shelf import first_shelf
 
@@ -21,7 +22,7 @@ def move_forward(path: Path, *, version: int, shard: int, unix: Callable[[], flo
     Raises:
         LedgerError: the ledger cannot be used, or has this version already.
     """
-    task = read_totals(path).task
+    task = read_task(path)
     with Ledger(path, task=task, shard=shard) as ledger:
         if ledger.layout() is None:
             raise LedgerError(f"ledger {path} has no model yet; run the aggregator once")

@@ -17,7 +17,8 @@ from msgspec import structs
 
 from aggregator.admission import Merge, Refuse, receipt_for
 from aggregator.enrolment.roles import is_evaluator
-from aggregator.ledger import Ledger, LedgerBusy
+from aggregator.ledger import Ledger
+from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.publishing import Publisher

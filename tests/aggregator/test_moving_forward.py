@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.__main__ import main
-from aggregator.ledger import LedgerError
+from aggregator.ledger_format import LedgerError
 from aggregator.moving_forward import move_forward
 from device_client.model_trust import ModelTrust, VolatileMemory
 from tests.aggregator.synthetic import TASK, newest_weights

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.ledger import INCARNATIONS_KEPT, Batch, Ledger, LedgerBusy
+from aggregator.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger_format import LedgerBusy
+from aggregator.ledger_rows import Batch
 from aggregator.ledger_view import read_totals
 from aggregator.model_line import LineSettings
 from aggregator.service import Clock, RefusedByBroker, Service, subscriptions

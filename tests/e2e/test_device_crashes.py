@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from aggregator.ledger import LedgerError
+from aggregator.ledger_format import LedgerError
 from aggregator.ledger_view import read_contributions, read_totals
 from device_client.outbox import Outbox
 from tests.broker.mosquitto import Mosquitto

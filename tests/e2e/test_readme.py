@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import LedgerError
+from aggregator.ledger_format import LedgerError
 from aggregator.ledger_view import read_totals
 from benchmarks.__main__ import BENCHMARKS
 from tests.broker.mosquitto import Mosquitto

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aggregator.admission import Duplicate, Merge, Refuse
-from aggregator.ledger import Batch, Ledger
+from aggregator.ledger import Ledger
+from aggregator.ledger_rows import Batch
 from aggregator.ledger_view import read_totals
 from aggregator.model_line import BatchBuilder, Judged, ModelLine, announcement, restore, row_of
 from tests.aggregator.synthetic import (

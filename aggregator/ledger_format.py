@@ -1,0 +1,157 @@
+"""The ledger's file: its errors, its lock, how it is made, recognised and brought to this program's format.
+
+`ledger.sql` has the tables of a new ledger. A ledger of an older format is migrated on opening by the scripts of
+`MIGRATIONS`, in order and in one transaction: a program that dies on the way, or a full disk, leaves the old format as
+it was. A ledger of a newer format is refused by name, because this program cannot know what its tables mean.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+
+from wire_contract.errors import ContractError
+from wire_contract.file_lock import FileLock, FileLocked
+
+FORMAT = 3
+
+MIGRATIONS: Mapping[int, str] = {2: "ledger_2_to_3.sql"}
+"""The script that brings a ledger from this format to the next one."""
+
+OLDEST_FORMAT = min(MIGRATIONS)
+
+PRIVATE = 0o600
+"""Mode of everything that is made here: a ledger holds who took part, and with which updates."""
+
+
+class LedgerError(ContractError):
+    """The ledger cannot be used; the text says what to do."""
+
+
+class LedgerBusy(LedgerError):
+    """The disk refused a write for now (full, or an input/output error); nothing was changed."""
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """Turns what SQLite says into one line.
+
+    Raises:
+        LedgerBusy: for now.
+        LedgerError: for good.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise  # a broken invariant of ours, not of the file
+    except sqlite3.OperationalError as error:
+        raise LedgerBusy(f"ledger {path}: {error}; free disk space or check the disk") from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(
+            f"ledger {path} is damaged ({error}); restore a copy, or move it away to begin anew"
+        ) from error
+
+
+def lock(path: Path) -> FileLock:
+    """The lock beside the ledger, held until it is released.
+
+    Raises:
+        LedgerError: another program holds it, or it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_name(path.name + ".lock"))
+    except FileLocked as error:
+        raise LedgerError(
+            f"ledger {path}: another aggregator (process {error.holder}) is using it; two would merge updates twice"
+        ) from None
+    except OSError as error:
+        raise LedgerError(f"ledger {path}: {error.strerror}; give a --ledger in a folder that can be written") from None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens the database file, and makes it, for its owner only, where there is none."""
+    # SQLite gives its -wal and -shm files the mode of the database. Where nothing can be made, it says below why.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def prepare(db: sqlite3.Connection, path: Path, *, task: str, shard: int) -> None:
+    """Makes the tables of a new ledger, migrates one of an older format, and checks whose it is.
+
+    Raises:
+        LedgerError: it is no ledger, is another task's or shard's, is of a newer format, or is damaged.
+        sqlite3.Error: as `plain_errors` translates it.
+    """
+    db.execute("PRAGMA synchronous = FULL")
+    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        with _one_transaction(db):
+            _execute_script(db, "ledger.sql")
+            identity = {"format": str(FORMAT), "task": task, "shard": str(shard)}
+            db.executemany("INSERT INTO meta VALUES (?, ?)", list(identity.items()))
+    check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if check != "ok":
+        raise LedgerError(f"ledger {path} is damaged ({check}); restore a copy, or move it away")
+    found = check_format(db, path)
+    meta = dict(db.execute("SELECT key, value FROM meta"))
+    for key, value in {"task": task, "shard": str(shard)}.items():
+        if meta.get(key) != value:
+            raise LedgerError(f"ledger {path}: its {key} is {meta.get(key)!r}, not {value!r}; give another --ledger")
+    if found < FORMAT:
+        _migrate(db, path, found)
+
+
+def check_format(db: sqlite3.Connection, path: Path) -> int:
+    """The format of a ledger that this program can use, at once or after a migration.
+
+    Raises:
+        LedgerError: it is no ledger, or its format is newer, or older than any that was ever in use.
+    """
+    if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]:
+        raise LedgerError(f"{path} is a database, but not a ledger; give another --ledger")
+    row = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+    if row is None or not str(row[0]).isdecimal():
+        raise LedgerError(f"{path} is a database, but not a ledger: it names no format; give another --ledger")
+    found = int(row[0])
+    if found > FORMAT:
+        raise LedgerError(
+            f"ledger {path} has format {found}, and this program knows formats {OLDEST_FORMAT} to {FORMAT}; a newer "
+            "version of the program wrote it, so update this one"
+        )
+    if found < OLDEST_FORMAT:
+        raise LedgerError(f"ledger {path} has format {found}, which no released program wrote; give another --ledger")
+    return found
+
+
+def _migrate(db: sqlite3.Connection, path: Path, found: int) -> None:
+    with _one_transaction(db):
+        for number in range(found, FORMAT):
+            _execute_script(db, MIGRATIONS[number])
+        db.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(FORMAT),))
+    path.chmod(PRIVATE)  # earlier formats were made with whatever mode the shell's umask gave
+
+
+@contextmanager
+def _one_transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _execute_script(db: sqlite3.Connection, name: str) -> None:
+    """Not `executescript`, which would commit the transaction around it."""
+    statement = ""
+    for line in files("aggregator").joinpath(name).read_text(encoding="utf-8").splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""
+    assert not statement.strip() or statement.lstrip().startswith("--"), f"{name} ends within a statement"
