@@ -6,13 +6,25 @@
 # INFLUX_TOKEN_FILE        the administrator's token
 # BUCKET                   name of the bucket, and of the database in InfluxQL
 # TOKENS                   folder for the tokens
+# WAIT_SECONDS             how long to wait for a server that is still setting itself up
 set -eu
 umask 077
 INFLUX_TOKEN=$(cat "$INFLUX_TOKEN_FILE")
 export INFLUX_TOKEN
 
-bucket=$(influx bucket list --name "$BUCKET" --hide-headers | cut -f 1)
-[ -n "$bucket" ] || { echo "influxdb-setup: there is no bucket $BUCKET" >&2; exit 1; }
+# A server that has just been made answers before its bucket and token are there.
+left=$WAIT_SECONDS
+complaint=$(mktemp)
+buckets=
+until buckets=$(influx bucket list --name "$BUCKET" --hide-headers 2> "$complaint") && [ -n "$buckets" ]; do
+    if [ "$left" -le 0 ]; then
+        echo "influxdb-setup: $INFLUX_HOST has no bucket $BUCKET for this token: $(cat "$complaint")" >&2
+        exit 1
+    fi
+    left=$((left - 1))
+    sleep 1
+done
+bucket=$(printf '%s\n' "$buckets" | cut -f 1)
 
 case $(influx v1 dbrp list --bucket-id "$bucket") in
     *"$bucket"*) ;;

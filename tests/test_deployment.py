@@ -383,7 +383,12 @@ def test_make_once(tmp_path: Path) -> None:
 INFLUX = """#!/bin/sh
 # Stands for the influx command of InfluxDB 2, which no package here has: its words as its manual gives them.
 echo "$@" >> "$CALLS"
-[ "$INFLUX_TOKEN" = "the token" ] || exit 1
+[ "$INFLUX_TOKEN" = "the token" ] || { echo "Error: unauthorized access" >&2; exit 1; }
+if [ -s "$NOT_YET" ]; then # so often it has no bucket yet
+    sed -i '$d' "$NOT_YET"
+    [ "$(wc -l < "$NOT_YET")" -gt 1 ] && { echo 'Error: bucket "fedkd" not found' >&2; exit 1; }
+    exit 0
+fi
 case "$1 $2 $3" in
     "bucket list --name") printf 'b1\\tfedkd\\t2160h0m0s\\n' ;;
     "v1 dbrp list") cat "$MAPPINGS" ;;
@@ -408,9 +413,12 @@ def test_influxdb_setup_makes_a_mapping_and_two_tokens_once(tmp_path: Path) -> N
         "TOKENS": str(tmp_path / "tokens"),
         "CALLS": str(tmp_path / "calls"),
         "MAPPINGS": str(tmp_path / "mappings"),
+        "NOT_YET": str(tmp_path / "not yet"),
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
     }
+    (tmp_path / "not yet").write_text("error\nerror\nempty\n")
     assert run_script("influxdb-setup.sh", environment).returncode == 0
+    assert (tmp_path / "calls").read_text().splitlines()[:4] == ["bucket list --name fedkd --hide-headers"] * 4
     tokens = contents(tmp_path / "tokens")
     assert tokens == {
         "read": (0o600, b"made for --read-bucket\n"),
@@ -426,8 +434,19 @@ def test_influxdb_setup_makes_a_mapping_and_two_tokens_once(tmp_path: Path) -> N
     # A wrong token: nothing is made, and the services behind it do not start.
     (tmp_path / "admin").write_text("another\n")
     (tmp_path / "tokens" / "read").unlink()
-    assert run_script("influxdb-setup.sh", environment).returncode != 0
+    refused = run_script("influxdb-setup.sh", {**environment, "WAIT_SECONDS": "0"})
+    assert refused.returncode != 0
+    assert refused.stderr == (
+        "influxdb-setup: http://influxdb:8086 has no bucket fedkd for this token: Error: unauthorized access\n"
+    )
     assert set(contents(tmp_path / "tokens")) == {"write"}
+
+
+def test_influxdb_is_healthy_only_where_others_reach_it() -> None:
+    """While the image sets itself up, `influx ping` alone asks another port (its first starts were a race)."""
+    influxdb, setup = SERVICES["influxdb"], SERVICES["influxdb-setup"]
+    assert influxdb.healthcheck == ("influx", "ping", "--host", "http://localhost:8086")
+    assert setup.environment["INFLUX_HOST"].endswith(":8086")
 
 
 def test_names_agree_between_influxdb_its_setup_aggregator_and_grafana() -> None:
