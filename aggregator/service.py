@@ -20,6 +20,7 @@ from aggregator.enrolment.roles import is_evaluator
 from aggregator.ledger import Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals
+from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.publishing import Publisher
 from aggregator.summary import History, Tally
@@ -92,6 +93,7 @@ class Service:
         recording: Recording | None = None,
         is_evaluator: Callable[[str], bool] = is_evaluator,
         heartbeat: Heartbeat = no_heartbeat,
+        metrics: MetricsFile | None = None,
     ) -> None:
         """Puts the parts together.
 
@@ -110,6 +112,7 @@ class Service:
             recording: where telemetry of what happens goes; None: nowhere.
             is_evaluator: whether evaluations under this name are believed; those of others are ignored.
             heartbeat: is told in every turn that the loop moves, and what keeps it from its work.
+            metrics: the file for Prometheus; None: none.
         """
         self.line = line
         self._ledger = ledger
@@ -141,6 +144,7 @@ class Service:
         self._recording = recording or Recording()
         self._is_evaluator = is_evaluator
         self._heartbeat = heartbeat
+        self._metrics = metrics
         self._not_evaluators: set[str] = set()
         """Names that the log has mentioned, so that each is one line; bounded."""
         self._told: AggregatorStatus | None = None
@@ -174,6 +178,8 @@ class Service:
         if self._online and self._clock.monotonic() >= self._tell_at:
             self._tell_news()
         self._recording.stands(self.line, self._counters(), connected=self._online, now=self._clock.monotonic())
+        if self._metrics is not None:
+            self._metrics.stands(self._figures(), now=self._clock.monotonic())
 
     def farewell(self) -> None:
         """Says on the status topic that it goes; without a connection the will has said so."""
@@ -424,6 +430,15 @@ class Service:
             "refused": self._refused,
             "devices": self.line.devices,
         }
+
+    def _figures(self) -> Figures:
+        return Figures(
+            version=self.line.version,
+            committed_at=self.line.shelf.published_at,
+            waiting_devices=self.line.buffer.slots,
+            counters=self._counters(),
+            connected=self._online,
+        )
 
 
 def _says_the_same(status: AggregatorStatus, earlier: AggregatorStatus) -> bool:

@@ -13,6 +13,7 @@ from aggregator.ledger import INCARNATIONS_KEPT, Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_rows import Batch
 from aggregator.ledger_view import read_totals
+from aggregator.metrics_file import WRITE_SECONDS, MetricsFile
 from aggregator.model_line import LineSettings
 from aggregator.service import Clock, RefusedByBroker, Service, subscriptions
 from aggregator.summary import History
@@ -78,6 +79,7 @@ class Stage:
             pause=self._pause,
             history=history,
             heartbeat=lambda *, trouble="": self.beats.append(trouble),
+            metrics=MetricsFile(self.path.with_suffix(".prom"), task=TASK, shard=0),
         )
 
     def _pause(self, seconds: float) -> None:
@@ -365,6 +367,17 @@ def test_evaluations_of_versions_published_here_are_kept(stage: Stage, caplog: p
     totals = read_totals(stage.path)
     assert (totals.evaluated_version, totals.evaluation) == (1, {"accuracy": 0.75})
     assert not stage.broker._sessions["aggregator"].in_flight
+
+
+def test_prometheus_is_told_how_the_line_stands(stage: Stage) -> None:
+    stage.teach(1)
+    stage.now += WRITE_SECONDS
+    stage.step()
+    told = stage.path.with_suffix(".prom").read_text()
+    labels = f'{{task="{TASK}",shard="0"}}'
+    assert f"fedkd_model_version{labels} 1\n" in told
+    assert f"fedkd_broker_connected{labels} 1\n" in told
+    assert f'fedkd_updates_total{{task="{TASK}",shard="0",outcome="merged"}} 2\n' in told
 
 
 def test_evaluations_come_from_evaluators_only(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

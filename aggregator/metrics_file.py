@@ -1,0 +1,64 @@
+"""How the line stands, as a text file in Prometheus' exposition format.
+
+For the textfile collector of node_exporter, which reads the `*.prom` files of a folder. So the aggregator opens no
+port, and whoever runs Prometheus gets a few figures without InfluxDB. A scrape sees the age of the file as
+`node_textfile_mtime_seconds`. Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4).
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+WRITE_SECONDS = 15.0
+"""Between two files; Prometheus' usual scrape interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What the file tells."""
+
+    version: int
+    committed_at: float
+    """Unix seconds at which that version was committed."""
+    waiting_devices: int
+    """Devices with an update in the buffer of the next version."""
+    counters: Mapping[str, int]
+    """Since the ledger began: merged, duplicate, refused, devices."""
+    connected: bool
+
+
+class MetricsFile:
+    """Replaces the file now and then. A disk that refuses costs the figures and nothing else."""
+
+    def __init__(self, path: Path, *, task: str, shard: int) -> None:
+        self._path = path
+        self._labels = f'task="{task}",shard="{shard}"'  # names of the contract hold nothing that needs escaping
+        self._due_at = 0.0
+
+    def stands(self, figures: Figures, *, now: float) -> None:
+        """Writes `figures` if it is time; `now` in monotonic seconds."""
+        if now < self._due_at:
+            return
+        self._due_at = now + WRITE_SECONDS
+        temporary = self._path.with_name(f"{self._path.name}.new")
+        with contextlib.suppress(OSError):
+            temporary.write_text("".join(self._lines(figures)), encoding="ascii")
+            temporary.replace(self._path)
+
+    def _lines(self, figures: Figures) -> Iterator[str]:
+        labels = self._labels
+        outcomes = ("merged", "duplicate", "refused")
+        yield "# HELP fedkd_updates_total Updates answered since the ledger began.\n"
+        yield "# TYPE fedkd_updates_total counter\n"
+        for outcome in outcomes:
+            yield f'fedkd_updates_total{{{labels},outcome="{outcome}"}} {figures.counters.get(outcome, 0)}\n'
+        gauges: Mapping[str, tuple[str, float]] = {
+            "fedkd_model_version": ("Newest committed version of the model.", figures.version),
+            "fedkd_model_committed_timestamp_seconds": ("When that version was committed.", figures.committed_at),
+            "fedkd_devices": ("Devices that were ever answered.", figures.counters.get("devices", 0)),
+            "fedkd_waiting_devices": ("Devices with an update in the next version.", figures.waiting_devices),
+            "fedkd_broker_connected": ("1 while there is a connection to the broker.", int(figures.connected)),
+        }
+        for name, (text, value) in gauges.items():
+            yield f"# HELP {name} {text}\n# TYPE {name} gauge\n{name}{{{labels}}} {value!r}\n"
