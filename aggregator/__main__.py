@@ -1,16 +1,7 @@
-"""The aggregator's commands.
+"""`python -m aggregator [COMMAND] …`, or `asyncfedkd aggregator …`: merges and publishes, and what belongs to that.
 
-    python -m aggregator [run] --task … --broker … --initial-model …    merges and publishes until told to stop
-    python -m aggregator status --ledger …                              shows what a ledger holds
-    python -m aggregator telemetry --ledger … [--csv …]                 shows or exports the telemetry that lies there
-    python -m aggregator move-forward --version … --ledger …            after a ledger was restored: a higher version
-    python -m aggregator signing-key --out …                            makes a key that signs published models
-    python -m aggregator new-authority --authority DIR                  makes the certificate authority of a deployment
-    python -m aggregator enrol --device … --authority DIR --out DIR     a key and certificate, or --password
-    python -m aggregator revoke --device … --authority DIR              takes them away
-    python -m aggregator enrolled | renew-crl --authority DIR           lists them; writes the revocation list anew
-
-Exit codes: 0 told to stop, 1 the link died (start it again), 2 something is wrong that trying again will not mend.
+Exit codes: 0 done, or told to stop; 1 the link died (start it again); 2 something is wrong that trying again will not
+mend; 130 ended by Ctrl-C before it was done.
 """
 
 import json
@@ -26,9 +17,11 @@ from datetime import UTC, datetime
 
 from aggregator.enrolment.roles import is_evaluator
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
+from aggregator.enrolment.settings import AuthoritySettings
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
 from aggregator.ledger_view import Totals, read_history, read_totals
+from aggregator.log_lines import write_log
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
 from aggregator.moving_forward import move_forward
 from aggregator.service import Clock, Service, subscriptions
@@ -38,10 +31,10 @@ from aggregator.telemetry.broker_watch import BrokerWatch
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.summary import show_telemetry
+from wire_contract import command_line
 from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import encode
-from wire_contract.connection import read_settings
-from wire_contract.errors import ContractError, LinkError
+from wire_contract.command_line import Command, Program
 from wire_contract.key_files import read_signing_keys, write_signing_key
 from wire_contract.link import Will
 from wire_contract.messages import AggregatorStatus
@@ -52,43 +45,20 @@ from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
 
+CALLED = "python -m aggregator"
+
 CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code."""
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["run"]
-    if command not in {"run", "status", "telemetry", "signing-key", "move-forward", *ENROLMENT}:
-        if command in {"-h", "--help"}:
-            print(__doc__)
-        command, rest = "run", [command, *rest]
-    try:
-        if command in ENROLMENT:
-            from aggregator.enrolment.commands import carry_out  # noqa: PLC0415 — cryptography is not for who runs
+def _enrolment(settings: AuthoritySettings) -> None:
+    from aggregator.enrolment.commands import carry_out  # noqa: PLC0415 — cryptography is not for who runs
 
-            carry_out(read_settings(ENROLMENT[command], rest, program=f"python -m aggregator {command}"))
-        elif command == "status":
-            show_status(read_settings(StatusSettings, rest, program="python -m aggregator status"))
-        elif command == "telemetry":
-            show_telemetry(read_settings(TelemetrySummarySettings, rest, program="python -m aggregator telemetry"))
-        elif command == "move-forward":
-            renumber(read_settings(MoveForwardSettings, rest, program="python -m aggregator move-forward"))
-        elif command == "signing-key":
-            make_signing_key(read_settings(SigningKeySettings, rest, program="python -m aggregator signing-key"))
-        else:
-            return run(read_settings(RunSettings, rest, program="python -m aggregator"))
-    except LinkError as error:
-        print(f"aggregator: {error}", file=sys.stderr)
-        return 1
-    except ContractError as error:
-        print(f"aggregator: {error}", file=sys.stderr)
-        return 2
-    return 0
+    carry_out(settings)
 
 
 def run(settings: RunSettings) -> int:
     """Works until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    write_log(sys.stderr, log_format=settings.log_format, level=settings.log_level)
     limit_blas_threads(1)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -205,6 +175,26 @@ def _lines(totals: Totals) -> list[tuple[str, object]]:
         metrics = ", ".join(f"{printable(name)} {value:.4g}" for name, value in totals.evaluation.items())
         lines.append(("evaluation", f"version {totals.evaluated_version}: {metrics}"))
     return lines
+
+
+PROGRAM = Program(
+    name="aggregator",
+    says="Merges what devices learn, publishes versioned models, and gives clients their keys.",
+    commands={
+        "run": Command(settings=RunSettings, run=run),
+        "status": Command(settings=StatusSettings, run=show_status),
+        "telemetry": Command(settings=TelemetrySummarySettings, run=show_telemetry),
+        "move-forward": Command(settings=MoveForwardSettings, run=renumber),
+        "signing-key": Command(settings=SigningKeySettings, run=make_signing_key),
+        **{name: Command(settings=settings, run=_enrolment) for name, settings in ENROLMENT.items()},
+    },
+    default="run",
+)
+
+
+def main(arguments: Sequence[str] | None = None, *, called: str = CALLED) -> int:
+    """The program; returns its exit code."""
+    return command_line.main(PROGRAM, sys.argv[1:] if arguments is None else arguments, called=called)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from aggregator.admission import Policy
+from aggregator.log_lines import LogFormat, LogLevel
 from aggregator.model_line import DELTA_BYTES, LineSettings
 from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight
 from aggregator.telemetry.settings import TelemetrySettings
@@ -19,6 +20,17 @@ from wire_contract.planner import Plan
 
 class RunSettings(TelemetrySettings, ConnectionSettings):
     """Merges what devices learn and publishes versioned models."""
+
+    flag_groups = {  # noqa: RUF012 — see CommandSettings
+        "ledger": "ledger",
+        "updates_per_version": "versions and merging",
+        "model_encoding": "what is published",
+        "update_bytes_max": "what is taken",
+        "journal_versions_kept": "ledger",
+        "signing_key": "signatures",
+        "shard": "shards",
+        "log_format": "log",
+    }
 
     ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
     initial_model: Path | None = Field(
@@ -109,6 +121,8 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
     )
     shard: int = Field(0, ge=0, description="which shard of the devices this aggregator serves")
     shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
+    log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
+    log_level: LogLevel = Field("info", description="the least that is worth a line")
 
     @model_validator(mode="after")
     def _shard_exists(self) -> Self:

@@ -1,71 +1,63 @@
-"""`python -m benchmarks NAME --json FILE …`: runs one measurement, prints its table and writes its figures."""
+"""`python -m benchmarks NAME --json FILE …`, or `asyncfedkd benchmarks …`: runs one measurement, prints its table and
+writes its figures.
+"""
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
-from benchmarks import communication, communication_table, learning, telemetry
-from device_client.task import TaskError
+from benchmarks.settings import BenchmarkSettings, CommunicationSettings, LearningSettings, TelemetrySettings
+from wire_contract import command_line
+from wire_contract.command_line import Command, Program
+from wire_contract.connection import UsageError
 
+CALLED = "python -m benchmarks"
 Figures = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """One row of the table."""
+def _benchmark(measuring: str, showing: str) -> Callable[[BenchmarkSettings], None]:
+    """The one whose module has `run`, and whose other module has `table`; both are loaded when it is called, as torch
+    takes seconds.
+    """
 
-    says: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], Figures]
-    table: Callable[[Figures], str]
+    def run(settings: BenchmarkSettings) -> None:
+        measure: Callable[[BenchmarkSettings], Figures] = import_module(measuring).run
+        table: Callable[[Figures], str] = import_module(showing).table
+        from device_client.task import TaskError  # noqa: PLC0415 — has torch behind it
 
+        try:
+            figures = measure(settings)
+        except TaskError as error:
+            raise UsageError(str(error)) from None
+        print(table(figures))
+        if settings.json_file is not None:
+            settings.json_file.parent.mkdir(parents=True, exist_ok=True)
+            settings.json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
-BENCHMARKS: Mapping[str, Benchmark] = {
-    "communication": Benchmark(
-        "bytes on the wire against accuracy: FedAvg, FedKD as published, and ours at several budgets",
-        communication.add_arguments,
-        communication.run,
-        communication_table.table,
-    ),
-    "learning": Benchmark(
-        "accuracy on unseen persons: asynchronous federated against centralised, local-only and synchronous FedAvg",
-        learning.add_arguments,
-        learning.run,
-        learning.table,
-    ),
-    "telemetry": Benchmark(
-        "updates per second with telemetry on and off, and with its server stopped; series of a large fleet",
-        telemetry.add_arguments,
-        telemetry.run,
-        telemetry.table,
-    ),
-}
+    return run
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line when the task or its data cannot be had."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, benchmark in BENCHMARKS.items():
-        one = names.add_parser(name, help=benchmark.says, description=benchmark.says)
-        one.add_argument("--json", type=Path, help="file for the figures")
-        benchmark.add_arguments(one)
-    chosen = parser.parse_args(arguments)
-    benchmark = BENCHMARKS[chosen.name]
-    try:
-        figures = benchmark.run(chosen)
-    except TaskError as error:
-        print(f"benchmark {chosen.name}: {error}", file=sys.stderr)
-        return 2
-    print(benchmark.table(figures))
-    if chosen.json is not None:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
+PROGRAM = Program(
+    name="benchmarks",
+    says="Each measures one thing, prints its table and writes its figures where --json says.",
+    commands={
+        "communication": Command(
+            settings=CommunicationSettings,
+            run=_benchmark("benchmarks.communication", "benchmarks.communication_table"),
+        ),
+        "learning": Command(settings=LearningSettings, run=_benchmark("benchmarks.learning", "benchmarks.learning")),
+        "telemetry": Command(
+            settings=TelemetrySettings, run=_benchmark("benchmarks.telemetry", "benchmarks.telemetry")
+        ),
+    },
+)
+
+
+def main(arguments: Sequence[str] | None = None, *, called: str = CALLED) -> int:
+    """The exit code."""
+    return command_line.main(PROGRAM, sys.argv[1:] if arguments is None else arguments, called=called)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ Teacher accuracy: of the network that is federated in (a), of the devices' own t
 pre-trained, frozen teacher elsewhere.
 """
 
-import argparse
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.arms import Arm, arms
@@ -26,12 +24,12 @@ from benchmarks.communication_runs import Asked, federated, prepare, trained_cen
 from benchmarks.curves import plot
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.learning import tasks_and_further
+from benchmarks.settings import CommunicationSettings
 from device_client.task import TaskError
 
 TARGET_POINTS = 0.01
 """Under centralised training."""
 SMOOTHED_ROUNDS = 3
-ROUNDS = 60
 CENTRALISED = "centralised"
 PREPARED = "teacher"
 _COST_OF_TEACHER = 1_000.0
@@ -44,36 +42,21 @@ COSTS = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
-    parser.add_argument("--task", help="built-in name (default: har with --data, else physiotherapy)")
-    parser.add_argument("--data", type=Path, help="data folder of the task (har: with spsw_sw_win50.npz)")
-    parser.add_argument("--test-data", type=Path, help="har: a folder of the same form; every row is tested on as well")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 (default 3)")
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"rounds of each device, of the task's epochs (default {ROUNDS})"
-    )
-    parser.add_argument(
-        "--arms", nargs="*", choices=[arm.name for arm in arms(2)], help="only these ways (default: all)"
-    )
-    parser.add_argument("--processes", type=int, default=2, help="processes, of one thread each (default 2)")
-    parser.add_argument("--plot", type=Path, help="PNG of accuracy against bytes (default: beside --json)")
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(settings: CommunicationSettings) -> dict[str, Any]:
     """The figures: mean over the seeds, and each seed's."""
     started = time.monotonic()
-    if min(arguments.seeds, arguments.rounds) < 1:
-        raise TaskError(f"--seeds {arguments.seeds} and --rounds {arguments.rounds}: both must be at least 1")
-    spec = arguments.task or ("har" if arguments.data is not None else "physiotherapy")
-    task, further = tasks_and_further(spec, arguments.data, arguments.test_data)
-    compared = [arm for arm in arms(len(task.devices)) if not arguments.arms or arm.name in arguments.arms]
+    spec = settings.task or ("har" if settings.data is not None else "physiotherapy")
+    task, further = tasks_and_further(spec, settings.data, settings.test_data)
+    known = [arm.name for arm in arms(len(task.devices))]
+    if unknown := [name for name in settings.arms if name not in known]:
+        raise TaskError(f"--arms {', '.join(unknown)}: there are {', '.join(known)}")
+    compared = [arm for arm in arms(len(task.devices)) if not settings.arms or arm.name in settings.arms]
     if task.teacher is None:
         raise TaskError(f"task {task.name} has no teacher, and this benchmark is about what a teacher saves")
-    seeds = range(1, arguments.seeds + 1)
+    seeds = range(1, settings.seeds + 1)
     jobs: dict[tuple[str, int], Job] = {}
     for seed in seeds:
-        asked = Asked(spec, arguments.data, arguments.test_data, seed, arguments.rounds)
+        asked = Asked(spec, settings.data, settings.test_data, seed, settings.rounds)
         jobs[PREPARED, seed] = Job(name=f"teacher, seed {seed}", run=prepare, argument=asked, cost=_COST_OF_TEACHER)
         for name in (CENTRALISED, *(arm.name for arm in compared)):
             jobs[name, seed] = Job(
@@ -83,12 +66,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 needs=(PREPARED, seed),
                 cost=_COSTS.get(name, 1.0),
             )
-    measured = run_jobs(jobs, arguments.processes)
+    measured = run_jobs(jobs, settings.processes)
     who = ["held_out", *(["further"] if further is not None else [])]
     figures: dict[str, Any] = {
         "task": task.name,
         "devices": len(task.devices),
-        "rounds": arguments.rounds,
+        "rounds": settings.rounds,
         "seeds": list(seeds),
         **_rows(compared, measured, list(seeds), "held_out"),
     }
@@ -96,7 +79,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         figures["further"] = _rows(compared, measured, list(seeds), who[1])
     figures["large_vector"] = cost_of_large_vectors()
     figures["seconds"] = round(time.monotonic() - started, 1)
-    picture = arguments.plot or (arguments.json.with_suffix(".png") if arguments.json is not None else None)
+    picture = settings.plot or (settings.json_file.with_suffix(".png") if settings.json_file is not None else None)
     if picture is not None:
         plot(figures, picture)
         figures["plot"] = picture.name

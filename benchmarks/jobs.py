@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,10 +52,11 @@ def run_jobs(jobs: Mapping[Key, Job], processes: int) -> dict[Key, Any]:
     # Spawned, because a forked torch may hang on the locks of its parent's threads.
     context = multiprocessing.get_context("spawn")
     running: dict[Future[Any], Key] = {}
-    with _one_thread_each(), ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(processes, mp_context=context) as pool, _ended_with_this_one():
         while waiting or running:
             while len(running) < processes and (key := _next(waiting, jobs, done)) is not None:
-                running[pool.submit(jobs[key].run, *_arguments(jobs[key], done))] = key
+                with _deaf_to_ctrl_c():
+                    running[pool.submit(jobs[key].run, *_arguments(jobs[key], done))] = key
             assert running, "jobs need one another"
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 key = running.pop(future)
@@ -73,6 +75,30 @@ def _next(waiting: list[Key], jobs: Mapping[Key, Job], done: Mapping[Key, Any]) 
 
 def _arguments(job: Job, done: Mapping[Key, Any]) -> Sequence[Any]:
     return (job.argument,) if job.needs is None else (job.argument, done[job.needs])
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started inside leave Ctrl-C to this one, which ends them; each would print a traceback of its own."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ended_with_this_one() -> Iterator[None]:
+    """Whatever goes wrong here, nobody waits for what the other processes were at."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 @contextmanager

@@ -13,11 +13,8 @@ The teacher is pre-trained on persons who are neither devices nor tested. Seeds 
 shuffling, augmentation, and the speeds of the devices; the persons of each side are fixed.
 """
 
-import argparse
-import multiprocessing
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,8 @@ import torch
 from torch import nn
 
 from aggregator.model_line import DELTA_BYTES
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.settings import LearningSettings
 from device_client.settings import UPDATE_BYTES
 from device_client.task import Examples, Task, TaskError, load_task, pooled, scheduled
 from device_client.tasks import har
@@ -191,37 +190,23 @@ def updates_per_version(devices: int) -> int:
     return max(1, 2 * devices // 3)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
-    parser.add_argument("--task", default="physiotherapy", help="built-in name or path/to/file.py:function")
-    parser.add_argument("--data", type=Path, help="data folder of the task (har: with spsw_sw_win50.npz)")
-    parser.add_argument("--test-data", type=Path, help="har: a folder of the same form; every row is tested on as well")
-    parser.add_argument(
-        "--hold-out",
-        help="these devices (names, by commas) are tested on instead of the test persons, to choose a recipe by",
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 (default 3)")
-    parser.add_argument("--versions", type=int, help="versions of the federated model (default: the task's plan)")
-    parser.add_argument("--processes", type=int, default=2, help="seeds measured at a time (default 2)")
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(settings: LearningSettings) -> dict[str, Any]:
     """The figures, mean over the seeds, and each seed's."""
     started = time.monotonic()
-    task, further = tasks_and_further(arguments.task, arguments.data, arguments.test_data)
-    hold_out = tuple(dict.fromkeys(arguments.hold_out.split(","))) if arguments.hold_out else ()
+    task, further = tasks_and_further(settings.task, settings.data, settings.test_data)
+    hold_out = tuple(dict.fromkeys(settings.hold_out))
     task = holding_out(task, hold_out)
-    plan = plan_of(task, arguments.versions)
+    plan = plan_of(task, settings.versions)
     asked = [
-        _Seed(arguments.task, arguments.data, arguments.test_data, seed, arguments.versions, hold_out)
-        for seed in range(1, arguments.seeds + 1)
+        _Seed(settings.task, settings.data, settings.test_data, seed, settings.versions, hold_out)
+        for seed in range(1, settings.seeds + 1)
     ]
-    if arguments.processes > 1 and len(asked) > 1:
-        # Spawned, because a forked torch may hang on the locks of its parent's threads.
-        with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as processes:
-            measured = list(processes.map(_measure, asked))
-    else:
-        measured = [_measure(one) for one in asked]
+    measured = list(
+        run_jobs(
+            {("all four ways", one.seed): Job(name=f"seed {one.seed}", run=_measure, argument=one) for one in asked},
+            settings.processes if len(asked) > 1 else 1,
+        ).values()
+    )
     parameters = {
         name: sum(p.numel() for p in network().parameters()) if network is not None else 0
         for name, network in (("student_parameters", task.student), ("teacher_parameters", task.teacher))

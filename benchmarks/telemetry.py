@@ -6,7 +6,6 @@ same payloads are merged again and again, each time into a new ledger. InfluxDB 
 their own.
 """
 
-import argparse
 import shutil
 import socket
 import statistics
@@ -34,6 +33,7 @@ from aggregator.telemetry.recording import Recording
 from aggregator.telemetry.schema import MEASUREMENTS
 from aggregator.telemetry.spool import Spool
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB, Shim, ShimProcess
+from benchmarks.settings import TelemetrySettings
 from device_client.settings import UPDATE_BYTES
 from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import decode, encode
@@ -48,12 +48,8 @@ ROOT, TASK = "fedkd/benchmark", "telemetry"
 LAYOUT = Layout((TensorSpec("weight", (64, 400)), TensorSpec("bias", (64,))))
 """25,664 parameters, about a student of the tasks here."""
 DEVICES = 500
-UPDATES = 10_000
-"""Of one run, a few seconds."""
 TENSORS = 16
 """Different differences; each update has one of them."""
-PAIRS = 15
-FLEET = 100_000
 SPOOL_BYTES_MAX = 1 << 28
 CATCH_UP_SECONDS_MAX = 60.0
 ALONE_UPDATES = 5_120
@@ -220,46 +216,32 @@ def _server(folder: Path) -> Iterator[InfluxDB | None]:
         server.stop()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--pairs", type=int, default=PAIRS, help="runs with telemetry, and as many without (%(default)s)"
-    )
-    parser.add_argument("--updates", type=int, default=UPDATES, help="updates of one run (%(default)s)")
-    parser.add_argument(
-        "--down-seconds",
-        type=float,
-        default=60.0,
-        help="so long the server is stopped under load, seconds (%(default)s)",
-    )
-    parser.add_argument("--fleet", type=int, default=FLEET, help="devices for the count of series (%(default)s)")
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(settings: TelemetrySettings) -> dict[str, Any]:
     """All figures."""
     limit_blas_threads(1)  # as the aggregator's program
-    load = Load(arguments.updates)
+    load = Load(settings.updates)
     with ExitStack() as at_the_end:
         folder = Path(at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="fedkd-benchmark-")))
         server = at_the_end.enter_context(_server(folder))
         stage = at_the_end.enter_context(closing(Stage(folder, server)))
         for warm_up in (None, stage.telemetry):
             load.run(warm_up)
-        off, on = _interleaved(load, stage, arguments.pairs)
+        off, on = _interleaved(load, stage, settings.pairs)
         single = _microseconds_alone(load, stage, batch_updates=1)
         condensed = _microseconds_alone(load, stage, batch_updates=BATCH_DELIVERIES_MAX)
-        up, down = _while_down(load, stage, arguments.down_seconds)
+        up, down = _while_down(load, stage, settings.down_seconds)
         caught_up = stage.catch_up()
         stage.telemetry.close()
         counts: dict[str, Any] = stage.counts()
         counts["points_stored"] = None if server is None else _stored(server)
-        series = series_of_fleet(arguments.fleet, server)
+        series = series_of_fleet(settings.fleet, server)
     return {
         "benchmark": "telemetry",
         "server": STAND_IN if server is None else "InfluxDB of influxd on PATH, behind a path shim",
         "link": "in memory",
         "update_bytes": statistics.fmean(len(payload) for _, payload in load.payloads),
-        "pairs": arguments.pairs,
-        "updates_per_run": arguments.updates,
+        "pairs": settings.pairs,
+        "updates_per_run": settings.updates,
         "rate_off": statistics.median(one.rate for one in off),
         "rate_on": statistics.median(one.rate for one in on),
         "rate_ratio_on": _median_ratio(on, off),
@@ -268,7 +250,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_microseconds_on": _cpu_microseconds(on),
         "cpu_microseconds_per_single_update": single,
         "cpu_microseconds_per_condensed_update": condensed,
-        "down_seconds": arguments.down_seconds,
+        "down_seconds": settings.down_seconds,
         "runs_up": len(up),
         "runs_down": len(down),
         "rate_up": statistics.median(one.rate for one in up),
@@ -277,7 +259,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_ratio_down": _cpu_microseconds(up) / _cpu_microseconds(down),
         "caught_up": caught_up,
         **counts,
-        "devices": arguments.fleet,
+        "devices": settings.fleet,
         "series": series,
     }
 

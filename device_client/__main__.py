@@ -1,15 +1,14 @@
-"""`python -m device_client COMMAND …`: the programs of a device. Each command tells its flags with `--help`.
+"""`python -m device_client COMMAND …`, or `asyncfedkd device COMMAND …`: the programs of a device.
 
-Exit codes: 0 done, or told to stop; 1 the link died, start it again; 2 what trying again will not mend, in one line.
+Exit codes: 0 done, or told to stop; 1 the link died, start it again; 2 what trying again will not mend, in one line;
+130 ended by Ctrl-C before it was done.
 """
 
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
-
-from pydantic_settings import BaseSettings
 
 from device_client.settings import (
     EvaluateSettings,
@@ -19,38 +18,13 @@ from device_client.settings import (
     RunSettings,
     SigningKeySettings,
 )
-from wire_contract.connection import UsageError, read_settings
-from wire_contract.errors import LinkError
+from wire_contract import command_line
+from wire_contract.command_line import Command, Program
 from wire_contract.key_files import write_signing_key
-from wire_contract.signing import KeyUnusable
 
-PROGRAM = "python -m device_client"
-COMMANDS: Mapping[str, type[BaseSettings]] = {
-    "run": RunSettings,
-    "evaluate": EvaluateSettings,
-    "export": ExportSettings,
-    "initial-model": InitialModelSettings,
-    "pretrain-teacher": PretrainTeacherSettings,
-    "signing-key": SigningKeySettings,
-}
+CALLED = "python -m device_client"
 LASTING = ("run", "evaluate")
 """Their proper end is to be stopped; the others have then not done what they should."""
-LINK_DIED = 1
-USAGE_ERROR = 2
-
-
-def contents() -> str:
-    """What there is."""
-    lines = [f"  {name:<18}{(settings.__doc__ or '').strip()}" for name, settings in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"usage: {PROGRAM} COMMAND [flags]",
-            "",
-            *lines,
-            "",
-            f"Flags and defaults of one: {PROGRAM} COMMAND --help",
-        ]
-    )
 
 
 def on_stop(act: Callable[[], object]) -> None:
@@ -63,54 +37,55 @@ def on_stop(act: Callable[[], object]) -> None:
         signal.signal(number, handle)
 
 
-def carry_out(name: str, arguments: Sequence[str]) -> None:
-    """One command, to its end.
-
-    Raises:
-        UsageError: it cannot be done; one line.
-        KeyUnusable: the same, of a key file.
-        LinkError: the link's own thread died.
-    """
-    if name not in COMMANDS:
-        raise UsageError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
-    settings: Any = read_settings(COMMANDS[name], arguments, program=f"{PROGRAM} {name}")
-    if name == "signing-key":
-        key = write_signing_key(settings.out)
-        print(f"key {key.public.key_id.hex()}: {settings.out} is private, {settings.out}.pub is for the aggregator")
-        return
-    # Until there is something to stop in order, a signal just ends the program: nothing is begun that could be lost.
-    on_stop(lambda: sys.exit(0 if name in LASTING else f"device_client: {name} was stopped before it was done"))
-    from device_client import commands  # noqa: PLC0415 — torch takes seconds, which help and usage errors do not need
-
-    with commands.user_errors():
-        match name:
-            case "run":
-                commands.run(settings, on_stop)
-            case "evaluate":
-                commands.evaluate_models(settings, on_stop)
-            case "export":
-                commands.export_model(settings)
-            case "initial-model":
-                commands.make_initial_model(settings)
-            case "pretrain-teacher":
-                commands.pretrain_teacher(settings)
+def _signing_key(settings: SigningKeySettings) -> None:
+    key = write_signing_key(settings.out)
+    print(f"key {key.public.key_id.hex()}: {settings.out} is private, {settings.out}.pub is for the aggregator")
 
 
-def main(arguments: Sequence[str]) -> int:
+def _command(name: str) -> Callable[[Any], None]:
+    """One that needs torch, which takes seconds to load: help and usage errors come without it."""
+
+    def run(settings: Any) -> None:
+        # Until there is something to stop in order, a signal ends the program: nothing is begun that could be lost.
+        if name in LASTING:
+            on_stop(lambda: sys.exit(0))
+        else:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"device_client: {name} was stopped before it was done"))
+        from device_client import commands  # noqa: PLC0415 — see above
+
+        with commands.user_errors():
+            match name:
+                case "run":
+                    commands.run(settings, on_stop)
+                case "evaluate":
+                    commands.evaluate_models(settings, on_stop)
+                case "export":
+                    commands.export_model(settings)
+                case "initial-model":
+                    commands.make_initial_model(settings)
+                case "pretrain-teacher":
+                    commands.pretrain_teacher(settings)
+
+    return run
+
+
+PROGRAM = Program(
+    name="device_client",
+    says="Learns on a device, and all that belongs to it.",
+    commands={
+        "run": Command(settings=RunSettings, run=_command("run")),
+        "evaluate": Command(settings=EvaluateSettings, run=_command("evaluate")),
+        "export": Command(settings=ExportSettings, run=_command("export")),
+        "initial-model": Command(settings=InitialModelSettings, run=_command("initial-model")),
+        "pretrain-teacher": Command(settings=PretrainTeacherSettings, run=_command("pretrain-teacher")),
+        "signing-key": Command(settings=SigningKeySettings, run=_signing_key),
+    },
+)
+
+
+def main(arguments: Sequence[str], *, called: str = CALLED) -> int:
     """The exit code."""
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(contents())
-        return 0
-    name, *rest = arguments
-    try:
-        carry_out(name, rest)
-    except (UsageError, KeyUnusable) as error:
-        print(f"device_client: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except LinkError as error:
-        print(f"device_client: {error}", file=sys.stderr)
-        return LINK_DIED
-    return 0
+    return command_line.main(PROGRAM, arguments, called=called)
 
 
 if __name__ == "__main__":

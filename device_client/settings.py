@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings
 
 from device_client.events import LogFormat
 from device_client.policy import Policy, PredicateName, parse_quiet_hours
@@ -43,8 +42,10 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Hours = Annotated[str, AfterValidator(_quiet_hours)]
 
 
-class LearningSettings(BaseSettings):
+class LearningSettings(CommandSettings):
     """What every command knows of its task."""
+
+    flag_groups = {"task": "", "data": "learning"}  # noqa: RUF012 — see CommandSettings
 
     task: str = Field(min_length=1, description=_TASK)
     data: Path | None = Field(None, description=_DATA)
@@ -53,6 +54,8 @@ class LearningSettings(BaseSettings):
 
 class OnlineSettings(LearningSettings, ConnectionSettings):
     """What every command knows that speaks to a broker."""
+
+    flag_groups = {"log_format": "log", "model_key": "signatures"}  # noqa: RUF012 — see CommandSettings
 
     task: str = Field(min_length=1, description=_TASK)
     log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
@@ -63,6 +66,15 @@ class OnlineSettings(LearningSettings, ConnectionSettings):
 
 class RunSettings(OnlineSettings):
     """Learns from this device's data and sends what was learned, until it is stopped."""
+
+    flag_groups = {  # noqa: RUF012 — see CommandSettings
+        "device": "",
+        "method": "learning",
+        "update_encoding": "updates",
+        "upload_charging": "when it may train and upload",
+        "update_signing_key": "signatures",
+        "network": "when it may train and upload",
+    }
 
     device: DeviceName = Field(description="name of this device, the same for ever")
     state: Path = Field(description="folder for what must survive a restart; one device's own")
@@ -176,12 +188,16 @@ def _policy(
 class EvaluateSettings(OnlineSettings):
     """Measures each new version on held-out data, prints and publishes the metrics; uploads nothing."""
 
+    flag_groups = {"device": ""}  # noqa: RUF012 — see CommandSettings
+
     device: DeviceName = Field("evaluator", description="name of this evaluator among the devices")
     once: bool = Field(False, description="end after the first version")
 
 
 class ExportSettings(OnlineSettings):
     """Writes the newest global model, or a device's own teacher, as safetensors and ONNX."""
+
+    flag_groups = {"model": ""}  # noqa: RUF012 — see CommandSettings
 
     broker: OptionalBrokerUrl = Field(
         "", description="broker URL, as for run; not needed with --model or --local-teacher"
@@ -213,6 +229,8 @@ class SigningKeySettings(CommandSettings):
 class InitialModelSettings(LearningSettings, CommandSettings):
     """Writes a fresh student, from which an aggregator starts."""
 
+    flag_groups = {"out": "", "seed": "learning"}  # noqa: RUF012 — see CommandSettings
+
     out: Path = Field(description="safetensors file to write")
     seed: int = Field(0, ge=0, description="of the initial weights")
     weights: Path | None = Field(
@@ -224,6 +242,8 @@ class InitialModelSettings(LearningSettings, CommandSettings):
 
 class PretrainTeacherSettings(LearningSettings, CommandSettings):
     """Trains the teacher on persons who are neither devices nor held out, and writes it."""
+
+    flag_groups = {"out": "", "seed": "learning"}  # noqa: RUF012 — see CommandSettings
 
     out: Path = Field(description="safetensors file to write")
     seed: int = Field(0, ge=0, description="of initial weights, shuffling, augmentation and dropout")

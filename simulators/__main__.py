@@ -1,10 +1,8 @@
-"""`python -m simulators COMMAND …`: programs that show and measure. Each command tells its flags with `--help`."""
+"""`python -m simulators COMMAND …`, or `asyncfedkd COMMAND …`: programs that show and measure."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from pydantic_settings import BaseSettings
 
 from simulators.baselines import BaselineSettings
 from simulators.demo_settings import DemoSettings
@@ -12,10 +10,10 @@ from simulators.doctor.settings import DoctorSettings
 from simulators.embedded_broker import BrokerSettings
 from simulators.pace import PaceSettings
 from simulators.watch.settings import WatchSettings
-from wire_contract.connection import UsageError, read_settings
+from wire_contract import command_line
+from wire_contract.command_line import Command, Program
 
-PROGRAM = "python -m simulators"
-USAGE_ERROR = 2
+CALLED = "python -m simulators"
 
 
 def _demo(settings: Any) -> int:
@@ -55,39 +53,23 @@ def _watch(settings: Any) -> int:
     return command.run(settings)
 
 
-COMMANDS: Mapping[str, tuple[type[BaseSettings], Callable[[Any], int]]] = {
-    "demo": (DemoSettings, _demo),
-    "baselines": (BaselineSettings, _baselines),
-    "pace": (PaceSettings, _pace),
-    "broker": (BrokerSettings, _broker),
-    "watch": (WatchSettings, _watch),
-    "doctor": (DoctorSettings, _doctor),
-}
+PROGRAM = Program(
+    name="simulators",
+    says="Programs that show and measure.",
+    commands={
+        "demo": Command(settings=DemoSettings, run=_demo),
+        "watch": Command(settings=WatchSettings, run=_watch),
+        "doctor": Command(settings=DoctorSettings, run=_doctor),
+        "broker": Command(settings=BrokerSettings, run=_broker),
+        "baselines": Command(settings=BaselineSettings, run=_baselines),
+        "pace": Command(settings=PaceSettings, run=_pace),
+    },
+)
 
 
-def contents() -> str:
-    """What there is."""
-    lines = [f"  {name:<12}{(settings.__doc__ or '').strip()}" for name, (settings, _) in COMMANDS.items()]
-    return "\n".join(
-        [f"usage: {PROGRAM} COMMAND [flags]", "", *lines, "", f"Flags and defaults of one: {PROGRAM} COMMAND --help"]
-    )
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], *, called: str = CALLED) -> int:
     """The exit code."""
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(contents())
-        return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        print(f"simulators: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        return USAGE_ERROR
-    settings, command = COMMANDS[name]
-    try:
-        return command(read_settings(settings, rest, program=f"{PROGRAM} {name}"))
-    except UsageError as error:
-        print(f"simulators: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    return command_line.main(PROGRAM, arguments, called=called)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,14 @@ from wire_contract.connection import ConnectionSettings
 class DemoSettings(ConnectionSettings):
     """Real devices, as processes unlike one another, teach one model over MQTT; then a report."""
 
+    flag_groups = {  # noqa: RUF012 — see CommandSettings
+        "data": "what is learned",
+        "out": "",
+        "seed": "what is learned",
+        "versions": "how long",
+        "plain": "what is shown",
+    }
+
     task: str = Field("physiotherapy", min_length=1, description="a task that lists its devices, as for device_client")
     data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
     broker: OptionalBrokerUrl = Field(

@@ -9,16 +9,19 @@ import contextlib
 import logging
 import secrets
 import signal
+import socket
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from simulators.processes import POLL_SECONDS, Child, ProcessError, Processes
-from wire_contract.connection import CommandSettings
+from wire_contract.connection import CommandSettings, UsageError
 
 HOST = "127.0.0.1"
 PROTOCOL = "3.1.1"
@@ -47,12 +50,18 @@ class Launched:
 
 
 class BrokerSettings(CommandSettings):
-    """An MQTT broker on the loopback, in memory, for trying things out."""
+    """An MQTT broker on this machine alone, in memory, for trying things out. It speaks MQTT 3.1.1."""
 
-    password_file: Path = Field(description="lines USER:ARGON2-HASH, as `passwords` writes them")
-    port_file: Path = Field(description="file that takes the port once the broker listens, and the one for WebSocket")
-    port: int = Field(0, ge=0, le=65_535, description="port of the loopback; 0: a free one")
-    websocket: bool = Field(False, description="listen for WebSocket, too, on a free port of the loopback")
+    port: int = Field(1883, ge=0, le=65_535, description="port of the loopback; 0: a free one")
+    websocket: bool = Field(False, description="listen for WebSocket (browsers), too, on a free port of the loopback")
+    username: str = Field("fedkd", min_length=1, pattern="^[^:]*$", description="the one user's name")
+    password: SecretStr | None = Field(None, description="the one user's password; else one is made up and printed")
+    password_file: Path | None = Field(
+        None, description="file of lines USER:ARGON2-HASH instead, for programs that start a broker"
+    )
+    port_file: Path | None = Field(
+        None, description="file that takes the port once the broker listens, and the one for WebSocket"
+    )
 
 
 def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> Launched:
@@ -65,7 +74,7 @@ def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> La
     folder.mkdir(parents=True, exist_ok=True)
     port_file.unlink(missing_ok=True)
     write_passwords(password_file, credentials)
-    arguments = ["--password-file", str(password_file), "--port-file", str(port_file)]
+    arguments = ["--port", "0", "--password-file", str(password_file), "--port-file", str(port_file)]
     arguments += ["--websocket"] if websocket else []
     child = processes.start("broker", ["-m", "simulators", "broker", *arguments])
     return Launched(child=child, port_file=port_file, credentials=credentials, since=time.monotonic())
@@ -108,17 +117,41 @@ def write_passwords(path: Path, credentials: Credentials) -> None:
 
 
 def serve(settings: BrokerSettings) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: the port is taken; one line.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(_serve(settings))
+    _check_port(settings.port)
+    if settings.password_file is not None:
+        asyncio.run(_serve(settings, settings.password_file, None))
+        return
+    password = settings.password.get_secret_value() if settings.password else secrets.token_urlsafe(9)
+    with tempfile.TemporaryDirectory(prefix="fedkd-broker-") as folder:
+        credentials = Credentials(username=settings.username, password=password)
+        write_passwords(Path(folder) / "passwords", credentials)
+        asyncio.run(_serve(settings, Path(folder) / "passwords", credentials))
 
 
-async def _serve(settings: BrokerSettings) -> None:
+def _check_port(port: int) -> None:
+    """Amqtt says with two tracebacks that a port is taken."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, port))
+        except OSError as error:
+            raise UsageError(
+                f"port {port} of {HOST}: {error.strerror}; give another with --port, or --port 0 for a free one"
+            ) from None
+
+
+async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentials | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
         from amqtt.broker import Broker  # noqa: PLC0415 — takes a second, which only this command needs
 
-        broker = Broker(_configuration(settings))
+        broker = Broker(_configuration(settings, password_file))
         await broker.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,19 +159,31 @@ async def _serve(settings: BrokerSettings) -> None:
     # amqtt does not say which ports it was given.
     servers = [broker._servers[name] for name in _listeners(settings)]  # noqa: SLF001
     ports = [server.instance.sockets[0].getsockname()[1] for server in servers]
-    scratch = settings.port_file.with_suffix(".new")
-    scratch.write_text("\n".join(map(str, ports)))
-    scratch.replace(settings.port_file)
+    if settings.port_file is not None:
+        scratch = settings.port_file.with_suffix(".new")
+        scratch.write_text("\n".join(map(str, ports)))
+        scratch.replace(settings.port_file)
+    if shown is not None:
+        print("\n".join(_told(ports, shown)), flush=True)
     await stop.wait()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(broker.shutdown(), 3.0)
 
 
-def _configuration(settings: BrokerSettings) -> dict[str, Any]:
+def _told(ports: list[int], credentials: Credentials) -> list[str]:
+    """For whoever started it by hand."""
+    user = f"{quote(credentials.username, safe='')}:{quote(credentials.password, safe='')}"
+    lines = ["The broker listens on this machine; Ctrl-C ends it, and what it holds is lost. For the other programs:"]
+    lines.append(f"  export FEDKD_BROKER=mqtt://{user}@{HOST}:{ports[0]} FEDKD_MQTT={PROTOCOL}")
+    lines += [f"For browsers: ws://{HOST}:{port}/mqtt, as user {credentials.username}" for port in ports[1:]]
+    return lines
+
+
+def _configuration(settings: BrokerSettings, password_file: Path) -> dict[str, Any]:
     return {
         "listeners": _listeners(settings),
         "plugins": {
-            "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(settings.password_file)},
+            "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(password_file)},
         },
     }
 

@@ -3,6 +3,7 @@
 tests/e2e/test_compose.py starts what they describe.
 """
 
+import importlib
 import json
 import os
 import re
@@ -12,13 +13,10 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic_settings import BaseSettings
 
-from aggregator.settings import RunSettings, StatusSettings
-from device_client.__main__ import COMMANDS as DEVICE_COMMANDS
 from device_client.tasks import physiotherapy
 from tests.broker.mosquitto import program
 from tests.e2e.compose_file import (
@@ -32,7 +30,8 @@ from tests.e2e.compose_file import (
     read_services,
     read_stages,
 )
-from wire_contract.connection import ENVIRONMENT_PREFIX, read_settings
+from wire_contract.connection import read_settings
+from wire_contract.flags import ENVIRONMENT_PREFIX
 
 DOCUMENT = read_document()
 SERVICES = read_services()
@@ -155,12 +154,9 @@ def programs() -> Iterator[tuple[str, type[BaseSettings], Sequence[str], Mapping
 
 
 def _settings_of(words: list[str]) -> tuple[type[BaseSettings], list[str]]:
-    module, command, *flags = words
-    known: Mapping[str, Mapping[str, Any]] = {
-        "aggregator": {"run": RunSettings, "status": StatusSettings},
-        "device_client": DEVICE_COMMANDS,
-    }
-    return known[module][command], flags
+    program = importlib.import_module(f"{words[0]}.__main__").PROGRAM
+    command, flags = program.choose(words[1:])
+    return program.commands[command].settings, list(flags)
 
 
 @pytest.mark.parametrize("case", list(programs()), ids=lambda case: case[0])

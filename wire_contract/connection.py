@@ -4,19 +4,20 @@ Every setting is a flag (`--client-id x`) and an environment variable (`FEDKD_CL
 adds its own fields in a subclass and reads them with `read_settings`, which turns whatever is wrong into one line.
 """
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from wire_contract.errors import ContractError, LinkError, TopicError
+from wire_contract.flags import ENVIRONMENT_PREFIX, HELP_FLAGS, Flag, FlagError, flags_of, help_text, parse
 from wire_contract.link import Will
 from wire_contract.mqtt_settings import MqttSettings, Protocol, Tls
 from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
-
-ENVIRONMENT_PREFIX = "FEDKD_"
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -55,12 +56,17 @@ def _root(root: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _files(value: object) -> object:
-    return [file for file in value.split(",") if file] if isinstance(value, str) else value
+def _split(value: object) -> object:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        return given
+    return [part for one in given for part in (one.split(",") if isinstance(one, str) else [one]) if part]
 
 
-Files = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_files)]
+Files = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 """A flag that may be given several times; in the environment, or in one flag, with commas between."""
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""The same, of names."""
 BrokerUrl = Annotated[str, AfterValidator(check_broker)]
 DeviceName = Annotated[str, _named("device")]
 TaskName = Annotated[str, _named("task")]
@@ -72,17 +78,21 @@ class CommandSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX,
+        env_prefix_target="all",
         env_ignore_empty=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_exit_on_error=False,
     )
+    flag_groups: ClassVar[Mapping[str, str]] = {}
+    """Titles in `--help`: each stands above the field that it names, and above those that follow in the class."""
 
 
 class ConnectionSettings(CommandSettings):
     """How to reach the broker."""
+
+    flag_groups = {
+        "broker": "connection",
+        "tls_ca": "TLS",
+        "mqtt": "MQTT",
+    }
 
     task: TaskName = Field(description="name of what is learned; one level of every topic")
     broker: BrokerUrl = Field(description="broker URL: mqtt://[user@]host[:1883], mqtts:// for TLS, ws:// or wss://")
@@ -175,32 +185,33 @@ def read_settings(kind: type[S], arguments: Sequence[str], *, program: str) -> S
     Raises:
         UsageError: something is wrong, missing or unknown; one line that names every such setting.
     """
-    # pydantic-settings takes the name of the program from the class; a subclass keeps the caller's class clean.
-    named = type(kind.__name__, (kind,), {"model_config": {"cli_prog_name": program}, "__doc__": kind.__doc__})
+    if any(flag in arguments for flag in HELP_FLAGS):
+        print(help_text(kind, program=program))
+        sys.exit(0)
     try:
-        return CliApp.run(named, cli_args=list(arguments))
+        given = parse(kind, arguments)
+        return kind(**given)
+    except FlagError as error:
+        raise UsageError(str(error)) from None
     except SettingsError as error:
-        raise UsageError(_one_line(str(error).removeprefix("error parsing CLI: "))) from None
+        raise UsageError(_one_line(str(error))) from None
     except ValidationError as error:
-        raise UsageError("; ".join(_complaints(error))) from None
+        raise UsageError("; ".join(_complaints(error, {flag.key: flag for flag in flags_of(kind)}, given))) from None
 
 
-def _complaints(error: ValidationError) -> list[str]:
+def _complaints(error: ValidationError, flags: Mapping[str, Flag], given: Mapping[str, object]) -> list[str]:
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        if not name:
-            lines.append(_one_line(problem["msg"].removeprefix("Value error, ")))
+        known = flags.get(str(problem["loc"][0])) if problem["loc"] else None
+        says = _one_line(problem["msg"].removeprefix("Value error, "))
+        if known is None:
+            lines.append(says)
         elif problem["type"] == "missing":
-            lines.append(f"{flag(name)} is missing (or set {ENVIRONMENT_PREFIX}{name.upper()})")
+            lines.append(f"{known.name} is missing (or set {known.variable})")
         else:
-            lines.append(f"{flag(name)}: {_one_line(problem['msg'].removeprefix('Value error, '))}")
+            came_from_environment = known.key not in given and os.environ.get(known.variable)
+            lines.append(f"{known.variable if came_from_environment else known.name}: {says}")
     return lines
-
-
-def flag(name: str) -> str:
-    """The flag of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def _one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from aggregator.enrolment.roles import Role
-from wire_contract.connection import CommandSettings
+from wire_contract.connection import CommandSettings, Names
 
 DAYS = 365
 
@@ -35,7 +35,7 @@ class EnrolSettings(AuthoritySettings):
         Path("enrolled"), description="folder for key and certificate; the broker's go to AUTHORITY/broker unless given"
     )
     days: int = Field(DAYS, ge=1, le=36_500, description="how long the certificate lasts, days")
-    host: list[str] = Field([], description="where a broker is reached, name or address; repeat for more")
+    host: Names = Field((), description="where a broker is reached, name or address; repeat for more")
     password_entry: bool = Field(
         False, alias="password", description="a password instead of a certificate, for who cannot show one (browsers)"
     )
@@ -54,7 +54,7 @@ class EnrolSettings(AuthoritySettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """A variable PASSWORD in somebody's environment is a secret of theirs, and no flag of this command."""
+        """FEDKD_PASSWORD is a secret that other programs read, and no flag of this command."""
         _ = env_settings, dotenv_settings, file_secret_settings
         return init_settings, _WithoutPassword(settings_cls)
 

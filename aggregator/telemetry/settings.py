@@ -25,6 +25,8 @@ def _url(url: str) -> str:
 class TelemetrySettings(CommandSettings):
     """Where telemetry goes."""
 
+    flag_groups = {"telemetry": "telemetry", "influx_url": "InfluxDB"}  # noqa: RUF012 — see CommandSettings
+
     telemetry: bool = Field(
         True, description="write down what happens, for people and dashboards; costs about 2 % of full load"
     )

@@ -35,6 +35,14 @@ def _probe_task(name: str) -> str:
 class DoctorSettings(ConnectionSettings):
     """Looks whether a broker has what the contract needs, and says which setting mends what is missing."""
 
+    flag_groups = {  # noqa: RUF012 — see CommandSettings
+        "probe_task": "probes",
+        "aggregator_username": "the aggregator's user",
+        "kind": "report",
+        "websocket": "probes",
+        "json_file": "report",
+    }
+
     task: str = Field("", description="not used: the probes have a task of their own, so that they disturb none")
     client_id: str | None = Field(None, description="not used: the probes have client ids of their own")
     probe_task: Annotated[str, AfterValidator(_probe_task)] = Field(

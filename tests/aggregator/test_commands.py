@@ -60,7 +60,7 @@ def test_help_names_defaults_and_units(capsys: pytest.CaptureFixture[str]) -> No
         main(["--help"])
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for word in ("python -m aggregator status", "--updates-per-version", "default: 60.0", "seconds", "bytes"):
+    for word in ("python -m aggregator COMMAND", "--updates-per-version", "60; FEDKD_VERSION_SECONDS", "bytes"):
         assert word in text
     for field in RunSettings.model_fields.values():
         assert field.description

@@ -89,10 +89,9 @@ def test_low_rank_deltas_travel_as_deltas(figures: dict[str, Any]) -> None:
 def test_nothing_to_measure_is_one_line(wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["communication", "--task", f"{EXAMPLE}:task", *wrong]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "at least 1" in line
+    assert "greater than or equal to 1" in line
 
 
 def test_an_unknown_way_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["communication", "--task", f"{EXAMPLE}:task", "--arms", "nonsense"])
+    assert main(["communication", "--task", f"{EXAMPLE}:task", "--arms", "nonsense"]) == 2
     assert "fedkd" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert main(["learning", "--task", "har", "--data", str(data), "--test-data", str(data)]) == 2
     assert main(["learning", "--task", f"{EXAMPLE}:task", "--test-data", str(data)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ", 1)[0] for line in lines] == ["benchmark learning"] * 3
+    assert [line.split(": ", 1)[0] for line in lines] == ["benchmarks"] * 3
     assert "--data FOLDER" in lines[0]
     assert "person 1, 2, 3, 4, 5, 6, 7 is among both" in lines[1]
     assert "har only" in lines[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.initial_model import read_initial_model
-from device_client.__main__ import COMMANDS, main
+from device_client.__main__ import PROGRAM, main
 from device_client.model_files import read_model, write_model
 from device_client.settings import RunSettings
 from device_client.tasks import BUILT_IN
@@ -26,6 +26,7 @@ from wire_contract.manifest import announce
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.mqtt_settings import MqttSettings
 
+COMMANDS = {name: command.settings for name, command in PROGRAM.commands.items()}
 REPOSITORY = Path(__file__).parents[2]
 OWN = """
 from torch import nn
@@ -92,7 +93,7 @@ def test_help_tells_defaults_and_units(name: str, capsys: pytest.CaptureFixture[
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"usage: python -m device_client {name}" in shown
-    assert "(default: 1)" in shown or name == "signing-key", "which has nothing but a file"
+    assert "(default: 1; FEDKD_THREADS)" in shown or name == "signing-key", "which has nothing but a file"
     for flag, field in COMMANDS[name].model_fields.items():
         assert field.description, flag
         for unit in ("seconds", "percent"):

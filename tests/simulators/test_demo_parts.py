@@ -20,7 +20,7 @@ from rich.console import Console
 from device_client.outbox import Outbox
 from device_client.rounds import Line as LocalLine
 from simulators import leash
-from simulators.__main__ import COMMANDS, main
+from simulators.__main__ import PROGRAM, main
 from simulators.balance import OutboxCount, Sent, balance, read_outbox
 from simulators.baselines import Baselines, budget_epochs
 from simulators.demo import Interrupted, interruptible
@@ -474,7 +474,7 @@ def test_sparkline_is_bounded() -> None:
 def test_contents_and_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in COMMANDS)
+    assert all(name in listed for name in PROGRAM.commands)
     assert main(["dance"]) == 2
     assert main(["demo", "--versions", "none"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 2

@@ -1,0 +1,45 @@
+"""How the aggregator writes its log: a line for people, or a JSON object for programs.
+
+2026-11-30T15:34:24.123+01:00 INFO task physiotherapy: version 3, 0 updates wait for the next
+{"at": 1796049264.123, "level": "info", "message": "task physiotherapy: version 3, …"}
+"""
+
+import json
+import logging
+from datetime import datetime
+from typing import Literal, TextIO
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class TextLines(logging.Formatter):
+    """Local time with its offset from UTC, ISO 8601."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 — logging's name
+        _ = datefmt
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+class JsonLines(logging.Formatter):
+    """`at` is Unix seconds, as in the events of devices; `trace` is there when something went wrong in the program."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def write_log(out: TextIO, *, log_format: LogFormat, level: LogLevel) -> None:
+    """From now on every logger of this process writes to `out`."""
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
