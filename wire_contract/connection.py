@@ -5,6 +5,7 @@ adds its own fields in a subclass and reads them with `read_settings`, which tur
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,36 @@ def _named(what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+_CODE_BYTES_MAX = 1 << 20
+_NAME = re.compile(r"""\bname\s*=\s*["']([^"'/]+)["']""")
+
+
+def check_task_name(name: str) -> str:
+    """`name`, if it is one and not the place of a task's code, which devices take as well.
+
+    Raises:
+        ValueError: it is not; one line that says which name to give.
+    """
+    place, _, function = name.partition(":")
+    if function or place.endswith(".py"):
+        known = _names_in(Path(place))
+        asked = f"--task {known[0]}" if len(known) == 1 else "the `name` that its Task has"
+        raise ValueError(f"{name} is where the code of a task is, which devices need; here give {asked}")
+    try:
+        return check_name(name, "task")
+    except TopicError as error:
+        raise ValueError(str(error)) from None
+
+
+def _names_in(file: Path) -> list[str]:
+    """What is called a name in this source, which is read and not run."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as source:
+            return list(dict.fromkeys(_NAME.findall(source.read(_CODE_BYTES_MAX))))
+    except OSError:
+        return []
+
+
 def _root(root: str) -> str:
     try:
         return check_root(root)
@@ -69,7 +100,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """The same, of names."""
 BrokerUrl = Annotated[str, AfterValidator(check_broker)]
 DeviceName = Annotated[str, _named("device")]
-TaskName = Annotated[str, _named("task")]
+TaskName = Annotated[str, AfterValidator(check_task_name)]
 TopicRoot = Annotated[str, AfterValidator(_root)]
 
 

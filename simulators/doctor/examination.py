@@ -13,11 +13,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 from simulators.doctor import access, capacity, delivery, entry
 from simulators.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench, NotChecked, Role
-from simulators.doctor.finding import REACHABLE, SOMETHING_MISSING, Finding, exit_code
+from simulators.doctor.finding import REACHABLE, Finding, exit_code
 from simulators.doctor.reach import Reached, Unreached, reach
 from simulators.doctor.report import as_json, shown, summary
 from simulators.doctor.settings import PROBE_PREFIX, DoctorSettings
 from simulators.doctor.visitor import Allowance, ProbeError, TimeUp
+from wire_contract.command_line import INTERRUPTED
 from wire_contract.connection import UsageError
 from wire_contract.errors import LinkError, TopicError
 from wire_contract.mqtt_link import MqttSettings
@@ -58,7 +59,7 @@ def main(settings: DoctorSettings) -> int:
     print(f"broker {address}, probed below {bench.root}/{bench.task}\n", flush=True)
     started = time.monotonic()
     findings = []
-    # As Ctrl-C: what was left at the broker is taken away first.
+    # Ctrl-C and SIGTERM alike: what was left at the broker is taken away first.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _quiet(), contextlib.closing(examine(bench, now_unix=time.time())) as found:
@@ -67,7 +68,7 @@ def main(settings: DoctorSettings) -> int:
                 print(shown(finding, bench.kind), flush=True)
     except KeyboardInterrupt:
         print("doctor: stopped; the rest was not looked at", file=sys.stderr)
-        return SOMETHING_MISSING
+        return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
     seconds = time.monotonic() - started

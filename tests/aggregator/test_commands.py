@@ -31,6 +31,7 @@ from wire_contract.connection import read_settings
 from wire_contract.key_files import read_signing_key
 from wire_contract.messages import Evaluation
 
+HOUSE = Path(__file__).parents[2]
 BROKER = "mqtt://127.0.0.1:1"
 
 
@@ -97,6 +98,10 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--delta-bytes", "30000"], "need --delta-message-bytes-max 31024 or more"),
         (["--delta-message-bytes-max", "300000"], "--delta-message-bytes-max"),
         (["--task", "a/b"], "--task"),
+        (["--task", f"{HOUSE}/examples/own_task.py:task"], "here give --task bearings"),
+        (["--task", f"{HOUSE}/examples/own_task.py"], "here give --task bearings"),
+        (["--task", "my.tasks:bearings"], "here give the `name` that its Task has"),
+        (["--task", "missing.py:task"], "here give the `name` that its Task has"),
         (["--broker", "nonsense"], "--broker"),
         (["--root", "a/b/c/d/e/f"], "--root"),
         (["--nonsense"], "nonsense"),

@@ -1,0 +1,64 @@
+"""Ctrl-C in a terminal reaches a benchmark and all its processes; it is one line, and nobody is left."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.waiting import eventually
+
+HOUSE = Path(__file__).parents[2]
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from benchmarks.jobs import Job, run_jobs
+from wire_contract import command_line
+from wire_contract.command_line import Command, Program
+from wire_contract.connection import CommandSettings
+
+class Settings(CommandSettings):
+    "Waits."
+
+def work(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+
+def run(settings):
+    run_jobs({("one", n): Job(name=str(n), run=work, argument=sys.argv[1]) for n in range(3)}, 2)
+
+if __name__ == "__main__":
+    program = Program(name="benchmarks", says="", commands={"wait": Command(settings=Settings, run=run)})
+    sys.exit(command_line.main(program, ["wait"], called="x"))
+"""
+
+
+def test_it_is_one_line_and_nobody_is_left(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(folder)],
+        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        eventually(lambda: len(list(folder.iterdir())) == 2 or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)
+        out, complaint = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, complaint) == (130, "", "benchmarks: ended by Ctrl-C\n")
+    for worker in folder.iterdir():
+        eventually(lambda pid=int(worker.name): not is_running(pid))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
