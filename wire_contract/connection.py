@@ -14,11 +14,13 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from wire_contract.errors import ContractError, LinkError, TopicError
+from wire_contract.client_ids import in_root
+from wire_contract.errors import ContractError, FileUnusable, LinkError, TopicError
 from wire_contract.flags import ENVIRONMENT_PREFIX, HELP_FLAGS, Flag, FlagError, flags_of, help_text, parse
 from wire_contract.link import Will
-from wire_contract.mqtt_settings import MqttSettings, Protocol, Tls
+from wire_contract.mqtt_settings import KEEPALIVE_SECONDS, MqttSettings, Protocol, Tls
 from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
+from wire_contract.watched_files import first_line
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -131,15 +133,32 @@ class ConnectionSettings(CommandSettings):
     password: SecretStr | None = Field(
         None, description="password; better in FEDKD_PASSWORD or --password-file, as others can read a command line"
     )
-    password_file: Path | None = Field(None, description="file whose first line is the password")
+    password_file: Path | None = Field(
+        None, description="file whose first line is the password; read again when it changes"
+    )
     tls_ca: Path | None = Field(None, description="PEM file of the authorities to trust; else the system's are trusted")
     tls_certificate: Path | None = Field(None, description="PEM file of this client's certificate chain")
     tls_key: Path | None = Field(None, description="PEM file of this client's private key")
     mqtt: Protocol = Field(
         "auto", description="MQTT version; auto tries 5 first, which costs some brokers 3 s at the first connect"
     )
-    client_id: str | None = Field(None, min_length=1, description="MQTT client id; else it is made of role and name")
-    keepalive_seconds: int = Field(60, ge=5, le=65_535, description="silence after which a connection is dead, seconds")
+    client_id: str | None = Field(
+        None, min_length=1, description="MQTT client id; else it is made of role, name and root"
+    )
+    keepalive_seconds: int = Field(
+        KEEPALIVE_SECONDS,
+        ge=5,
+        le=65_535,
+        description="silence after which the broker is asked whether it is there; less than what a proxy on the way "
+        "allows, seconds",
+    )
+    reconnect_spread_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="when the connection is lost, the first try to come back is within so many seconds; for a fleet of "
+        "N devices at a broker that takes M connections a second, N/M",
+    )
     root: TopicRoot = Field(DEFAULT_ROOT, description="first levels of every topic")
 
     def mqtt_settings(
@@ -153,7 +172,8 @@ class ConnectionSettings(CommandSettings):
         """What a link needs.
 
         Args:
-            client_id: used where the user gave none.
+            client_id: used where the user gave none; below a root other than the default one, what tells the root
+                is added.
             subscriptions: filters, each at QoS 1.
             will: what the broker says when the connection breaks.
             session_expiry_seconds: how long the broker keeps the session; None: as long as `MqttSettings` says.
@@ -164,12 +184,14 @@ class ConnectionSettings(CommandSettings):
         try:
             return MqttSettings.from_url(
                 self.broker,
-                client_id=self.client_id or client_id,
+                client_id=self.client_id or in_root(client_id, self.root),
                 username=self.username,
                 password=self._password(),
+                password_file=self.password_file,
                 tls=self._tls(),
                 protocol=self.mqtt,
                 keepalive_seconds=self.keepalive_seconds,
+                reconnect_spread_seconds=self.reconnect_spread_seconds,
                 subscriptions=subscriptions,
                 will=will,
                 session_expiry_seconds=session_expiry_seconds,
@@ -201,13 +223,9 @@ def read_password_file(file: Path) -> str:
         UsageError: it cannot be read, or is empty there.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise UsageError(f"password file {file}: {reason}") from None
-    if not lines or not lines[0]:
-        raise UsageError(f"password file {file}: its first line is empty")
-    return lines[0]
+        return first_line(file, "password file")
+    except FileUnusable as error:
+        raise UsageError(str(error)) from None
 
 
 def read_settings(kind: type[S], arguments: Sequence[str], *, program: str) -> S:

@@ -7,6 +7,7 @@ ContractError
 ├── EncodeError            values that cannot be written
 ├── TopicError             a name or topic outside the contract
 ├── LayoutError            tensors that do not fit the layout
+├── FileUnusable           a file that the user named cannot be read, or does not hold what it should
 └── LinkError              the link cannot do what was asked
     └── PayloadTooLarge    … because the broker would refuse the packet
 """
@@ -49,6 +50,10 @@ class TopicError(ContractError):
 
 class LayoutError(ContractError):
     """Tensors do not fit the layout."""
+
+
+class FileUnusable(ContractError):
+    """A file that the user named cannot be read, or does not hold what it should."""
 
 
 class LinkError(ContractError):

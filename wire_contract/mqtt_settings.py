@@ -15,6 +15,9 @@ Protocol = Literal["auto", "5", "3.1.1"]
 Transport = Literal["tcp", "websockets"]
 
 DAY_SECONDS = 24 * 60 * 60
+KEEPALIVE_SECONDS = 25
+"""By default: below the 60 s of silence after which many proxies and address translators end a connection, and below
+the 30 s of the stricter ones. A ping goes out up to a second late."""
 _PORT_MAX = 65_535
 _KEEPALIVE_SECONDS_MAX = 65_535
 _SCHEMES: dict[str, tuple[Transport, bool, int]] = {
@@ -37,6 +40,11 @@ class Tls:
     insecure: bool = False
     """Encrypted, but to anybody who answers. For a test bench only."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that are named."""
+        return tuple(file for file in (self.ca_file, self.certificate_file, self.key_file) if file is not None)
+
     def context(self) -> ssl.SSLContext:
         """Raises:
         LinkError: a file is missing or is not what it should be.
@@ -52,8 +60,7 @@ class Tls:
                 context.load_cert_chain(self.certificate_file, self.key_file, password=_no_passphrase)
         except OSError as error:
             # OpenSSL does not say in which file.
-            files = ", ".join(str(file) for file in (self.ca_file, self.certificate_file, self.key_file) if file)
-            raise LinkError(f"TLS files {files}: {error}") from error
+            raise LinkError(f"TLS files {', '.join(map(str, self.files))}: {error}") from error
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -75,6 +82,8 @@ class MqttSettings:
     port: int = 1883
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    """Its first line wins over `password`, and is read again when the file changes."""
     tls: Tls | ssl.SSLContext | None = None
     """None: not encrypted."""
     transport: Transport = "tcp"
@@ -84,7 +93,7 @@ class MqttSettings:
     subscriptions: tuple[str, ...] = ()
     """Filters, each at QoS 1."""
     will: Will | None = None
-    keepalive_seconds: int = 60
+    keepalive_seconds: int = KEEPALIVE_SECONDS
     session_expiry_seconds: int = 30 * DAY_SECONDS
     """How long the broker keeps what was not fetched. MQTT 5 only; with 3.1.1 the broker's configuration says."""
     clean_start: bool = False
@@ -96,8 +105,11 @@ class MqttSettings:
     """So many publications wait for the broker before `publish` fails."""
     packet_bytes_max: int = MIB - KIB
     """Below mosquitto's `message_size_limit` of 1 MiB: what is above it is acknowledged and thrown away there."""
+    reconnect_spread_seconds: float = 5.0
+    """When a connection was lost, the delay before the next is drawn from 0 to this, and each further one from a range
+    twice as wide: a fleet whose broker was away for a moment does not come back all at once."""
     reconnect_delay_seconds: float = 1.0
-    """The first delay is drawn from 0 to this; each further one from a range twice as wide."""
+    """The same before there was a connection at all, when a person may be waiting."""
     reconnect_delay_max_seconds: float = 60.0
     close_seconds_max: float = 5.0
     """How long `close` waits for publications to go out."""
@@ -113,6 +125,7 @@ class MqttSettings:
             ("receive_maximum", 1, RECEIVE_MAXIMUM_MAX),
             ("outgoing_messages_max", 1, None),
             ("packet_bytes_max", 1, 0xFFF_FFFF),
+            ("reconnect_spread_seconds", 0, None),
             ("reconnect_delay_seconds", 0, None),
             ("reconnect_delay_max_seconds", 0, None),
             ("close_seconds_max", 0, None),
@@ -124,7 +137,7 @@ class MqttSettings:
             raise LinkError("broker host: is empty")
         if not 0 < len(self.client_id.encode()) <= TOPIC_BYTES_MAX:
             raise LinkError("client id: is empty or too long, and a durable session needs its name")
-        if self.password is not None and self.username is None:
+        if (self.password is not None or self.password_file is not None) and self.username is None:
             raise LinkError("password without a user name: MQTT 3.1.1 cannot send that")
         for topic_filter in self.subscriptions:
             check_filter(topic_filter)
@@ -142,7 +155,7 @@ class MqttSettings:
     @property
     def address(self) -> str:
         """For a person; without the password."""
-        return f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
     @classmethod
     def from_url(cls, url: str, *, client_id: str, **settings: Any) -> Self:
@@ -172,7 +185,7 @@ class MqttSettings:
         if settings.get("tls") is not None and not encrypted:
             raise LinkError(f"broker URL {shown!r}: has TLS settings but is not encrypted; use mqtts:// or wss://")
         from_url = {
-            "host": host,
+            "host": host.replace("%25", "%", 1),  # the zone of an IPv6 address is written fe80::1%25eth0 in a URL
             "port": default_port if port is None else port,
             "transport": transport,
             "websocket_path": parts.path or "/mqtt",
@@ -182,3 +195,8 @@ class MqttSettings:
         }
         given = {name: value for name, value in settings.items() if value is not None}
         return cls(client_id=client_id, **{**from_url, **given})
+
+
+def bracketed(host: str) -> str:
+    """As it stands before a port: an IPv6 address has colons of its own."""
+    return f"[{host}]" if ":" in host else host

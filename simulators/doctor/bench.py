@@ -189,7 +189,9 @@ class Bench:
         if isinstance(tls, Tls):
             tls = dataclasses.replace(tls, certificate_file=None, key_file=None)
         return Visitor(
-            dataclasses.replace(settings, client_id=self.client_id("any"), username=None, password=None, tls=tls),
+            dataclasses.replace(
+                settings, client_id=self.client_id("any"), username=None, password=None, password_file=None, tls=tls
+            ),
             self.allowance,
         )
 

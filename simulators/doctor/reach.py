@@ -5,9 +5,13 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+from wire_contract.dialing import Dialer, encrypt
+from wire_contract.tls_causes import untrusted
 
 T = TypeVar("T")
 
@@ -45,11 +49,12 @@ def reach(
 
 
 def _open(host: str, port: int, tls: ssl.SSLContext | None, seconds_max: float) -> tuple[bool, float | None]:
-    with socket.create_connection((host, port), timeout=seconds_max) as plain:
+    deadline = time.monotonic() + seconds_max
+    with Dialer(host, port).dial(lambda: time.monotonic() < deadline) as plain:
         is_local = ipaddress.ip_address(plain.getpeername()[0].partition("%")[0]).is_loopback
         if tls is None:
             return is_local, None
-        with tls.wrap_socket(plain, server_hostname=host) as encrypted:
+        with encrypt(plain, tls, host) as encrypted:
             certificate = encrypted.getpeercert() or {}
             ends = certificate.get("notAfter")
             return is_local, ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
@@ -104,18 +109,5 @@ _ERRORS: Sequence[tuple[type[Exception], str, str]] = (
 
 
 def _untrusted(error: ssl.SSLCertVerificationError, where: str) -> Unreached:
-    what, mend = _CERTIFICATE_ERRORS.get(
-        error.verify_code, (f"is not accepted: {error.verify_message}", "replace the broker's certificate")
-    )
-    return Unreached(line=f"the certificate of {where} {what}", mend=mend)
-
-
-_UNKNOWN_AUTHORITY = ("is signed by an unknown authority", "give the authority's certificate with --tls-ca FILE")
-_WRONG_NAME = ("is for another host", "use the name in the certificate, or add this one to it as subjectAltName")
-# X509_V_ERR_… of OpenSSL's x509_vfy.h.
-_CERTIFICATE_ERRORS: Mapping[int, tuple[str, str]] = {
-    9: ("is not valid yet", "look at the clocks of both machines"),
-    10: ("has expired", "renew the broker's certificate"),
-    **dict.fromkeys((2, 18, 19, 20, 21), _UNKNOWN_AUTHORITY),
-    **dict.fromkeys((62, 64), _WRONG_NAME),
-}
+    cause = untrusted(error)
+    return Unreached(line=f"the certificate of {where} {cause.what}", mend=cause.mend)

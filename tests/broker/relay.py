@@ -1,4 +1,4 @@
-"""A TCP relay between a client and a broker, so that a test can cut the line between them."""
+"""A TCP relay between a client and a broker, so that a test can cut the line between them, or have silence cut it."""
 
 import contextlib
 import socket
@@ -8,7 +8,9 @@ import threading
 class Relay:
     """Listens on `port`. To both ends a cut looks like a lost connection, without a goodbye."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, idle_seconds_max: float | None = None) -> None:
+        """`idle_seconds_max`: a line over which nothing went upward for so long is cut, as by a proxy."""
+        self._idle_seconds_max = idle_seconds_max
         self._target = ("127.0.0.1", target_port)
         self._lock = threading.Lock()
         self._closed = False
@@ -29,6 +31,7 @@ class Relay:
                 near.close()
                 continue
             far.settimeout(None)
+            near.settimeout(self._idle_seconds_max)
             with self._lock:
                 if self._closed:
                     near.close()

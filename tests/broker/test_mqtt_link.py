@@ -1,5 +1,6 @@
 """The contract over real brokers, and what only a network can do."""
 
+import contextlib
 import re
 import socket
 import ssl
@@ -28,9 +29,10 @@ from tests.wire_contract.link_contract import (
     messages,
     publish,
 )
-from wire_contract import mqtt_link
+from wire_contract import dialing, link_thread, mqtt_link
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.link import Connected, Disconnected, Event, Will
+from wire_contract.link_thread import TICK_SECONDS
 from wire_contract.mqtt_link import STALLED_SECONDS, MqttLink, MqttSettings, Tls
 
 MakeLink = Callable[..., MqttLink]
@@ -123,7 +125,7 @@ def refusal(link: MqttLink) -> str:
 def test_it_speaks_the_version_it_is_told(
     mosquitto: Mosquitto, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch, protocol: str, shown: str
 ) -> None:
-    monkeypatch.setattr(mqtt_link, "PROBE_SECONDS_MAX", PATIENCE_SECONDS)  # a busy broker is not an old one
+    monkeypatch.setattr(link_thread, "PROBE_SECONDS_MAX", PATIENCE_SECONDS)  # a busy broker is not an old one
     connection(make_link(mosquitto.port, protocol=protocol))
     assert f"as device ({shown}, c0," in mosquitto.log  # c0: no clean session, from the first time on
 
@@ -160,7 +162,7 @@ def test_auto_does_not_hurry_the_older_version(
     mosquitto: Mosquitto, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow broker gets no answer to MQTT 5 out in time, and must be let in with what comes after it."""
-    monkeypatch.setattr(mqtt_link, "PROBE_SECONDS_MAX", -1.0)
+    monkeypatch.setattr(link_thread, "PROBE_SECONDS_MAX", -1.0)
     assert not is_disconnected(connection(make_link(mosquitto.port)))
     assert "as device (p2, c0," in mosquitto.log
 
@@ -272,7 +274,7 @@ def test_it_keeps_the_limits_that_a_broker_of_mqtt_5_names(
     assert "over the broker's limit of 1000" in caplog.text
     with pytest.raises(PayloadTooLarge, match="limit of 1000"):
         link.publish(f"{UP}1", bytes(1_000))
-    assert link._in_flight_max == 3
+    assert link._desk.in_flight_max == 3
 
 
 def test_no_more_is_in_flight_than_the_broker_takes(scripted_broker: Callable[..., int], make_link: MakeLink) -> None:
@@ -330,7 +332,7 @@ def test_an_exception_in_a_callback_is_told_and_the_will_is_done(mosquitto: Mosq
         _ = event
         raise MemoryError("pretended")
 
-    link._events.put = full_memory  # type: ignore[method-assign]
+    link._desk.events.put = full_memory  # type: ignore[method-assign]
     publish(watcher, 1)
     with pytest.raises(LinkError, match=r"has died: MemoryError\('pretended'\)"):
         messages(link, 1)
@@ -386,7 +388,9 @@ def test_two_programs_with_one_client_id_are_told(scripted_broker: Callable[...,
         peer.recv(4096)
 
     link = make_link(scripted_broker(take_over), protocol="5")
-    assert "another program connected with the same client id" in str(gather(link, is_disconnected))
+    assert "another program connected with the same client id, user or certificate (client id device)" in str(
+        gather(link, is_disconnected)
+    )
 
 
 def test_it_works_past_the_1024th_file(mosquitto: Mosquitto, make_link: MakeLink) -> None:
@@ -417,8 +421,6 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# When a TLS handshake fails, paho leaves the socket to the garbage collector.
-@pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
 def test_tls_with_an_authority_of_ones_own(
     make_mosquitto: MakeMosquitto, make_link: MakeLink, certificates: Path
 ) -> None:
@@ -439,7 +441,8 @@ def test_tls_with_an_authority_of_ones_own(
         link.publish(f"{UP}{number}", large)
     assert [delivery.payload == large for delivery in messages(link, 5)] == [True] * 5
     stranger = make_link(broker.port, client_id="stranger", tls=Tls())
-    assert "certificate verify failed" in str(gather(stranger, is_disconnected))
+    said = "the certificate of the broker is signed by an unknown authority; give the authority's certificate with"
+    assert said in str(gather(stranger, is_disconnected))
 
 
 def test_two_messages_in_one_tls_record_both_come(
@@ -463,3 +466,84 @@ def test_websockets(amqtt_ports: AmqttPorts, make_link: MakeLink) -> None:
     link = make_link(amqtt_ports.websockets, transport="websockets", subscriptions=(UP + "+",), **login)
     publish(link, *range(30))
     assert sorted(int(delivery.payload) for delivery in messages(link, 30)) == list(range(30))
+
+
+def test_a_name_with_many_dead_addresses_leads_to_the_one_that_lives(
+    mosquitto: Mosquitto, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each alone takes ten seconds, and twelve of them would be taken for a dead thread."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(12):
+            full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(2):
+                filling = stack.enter_context(socket.socket())
+                filling.setblocking(False)
+                filling.connect_ex(full.getsockname())
+            found.append(full.getsockname())
+        found.append(("127.0.0.1", mosquitto.port))
+        addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in found]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        assert not is_disconnected(connection(make_link(1883, host="many.example")))
+
+
+def test_a_look_up_that_hangs_is_no_dead_thread(make_link: MakeLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(PATIENCE_SECONDS) or [])
+    monkeypatch.setattr(dialing, "LOOKUP_SECONDS_MAX", 0.0)
+    link = make_link(1883, host="slow.example")
+    moved = link._desk._moved_at
+    assert "the name slow.example could not be looked up" in str(gather(link, is_disconnected))
+    assert link._desk._moved_at > moved
+    answer.set()
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "shown"), [("::1", socket.AF_INET6, "[::1]"), ("127.0.0.1", socket.AF_INET, "127.0.0.1")]
+)
+def test_a_websocket_names_its_host_as_http_wants_it(
+    make_link: MakeLink, host: str, family: socket.AddressFamily, shown: str
+) -> None:
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        make_link(port, host=host, transport="websockets", protocol="3.1.1", close_seconds_max=0)
+        listener.settimeout(PATIENCE_SECONDS)
+        peer, _ = listener.accept()
+        with peer:
+            lines = peer.recv(4096).decode().split("\r\n")
+    assert f"Host: {shown}:{port}" in lines
+    assert f"Origin: http://{shown}:{port}" in lines
+
+
+def test_a_zone_is_for_the_socket_and_not_for_the_header() -> None:
+    settings = MqttSettings.from_url("ws://[fe80::1%25eth0]:80/mqtt", client_id="d")
+    assert settings.host == "fe80::1%eth0"
+    assert settings.address == "[fe80::1%eth0]:80"
+    assert mqtt_link._with_host(settings)({"Upgrade": "websocket"}) == {
+        "Upgrade": "websocket",
+        "Host": "[fe80::1]",
+        "Origin": "http://[fe80::1]",
+    }
+
+
+def test_a_silent_line_is_not_silent_for_longer_than_the_keepalive(mosquitto: Mosquitto, make_link: MakeLink) -> None:
+    """A proxy that ends connections after three seconds of silence never has to."""
+    line = Relay(mosquitto.port, idle_seconds_max=3.0)
+    link = make_link(line.port, keepalive_seconds=1)
+    connection(link)
+    pings = mosquitto.log.count("Received PINGREQ from device")
+    gather(link, lambda _: mosquitto.log.count("Received PINGREQ from device") >= pings + 5)
+    assert mosquitto.log.count("New client connected") == 1
+    line.close()
+    assert MqttSettings(host="h", client_id="d").keepalive_seconds + TICK_SECONDS < 30
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_two_programs_with_one_client_id_find_out_even_if_the_broker_only_hangs_up(
+    mosquitto: Mosquitto, make_link: MakeLink, protocol: str
+) -> None:
+    """As mosquitto 2.0.11 does in both versions."""
+    pair = [make_link(mosquitto.port, protocol=protocol) for _ in range(2)]
+
+    gather(pair[0], lambda events: "another program uses the same client id" in str(events))
+    assert all(link._thread.is_alive() for link in pair)

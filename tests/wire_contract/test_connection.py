@@ -114,6 +114,6 @@ def test_help_tells_defaults_and_units(capsys: pytest.CaptureFixture[str]) -> No
         read("--help")
     shown = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
-    assert "seconds (default: 60; FEDKD_KEEPALIVE_SECONDS)" in shown
+    assert "seconds (default: 25; FEDKD_KEEPALIVE_SECONDS)" in shown
     assert "(default: fedkd/v1; FEDKD_ROOT)" in shown
     assert "usage: program" in shown

@@ -1,0 +1,88 @@
+"""Why an encrypted connection failed, in words that say what to mend.
+
+Either this side does not accept the server's certificate (a verification error), or the server does not accept this
+side's, which it says with an alert. With TLS 1.3 such an alert comes after the handshake, at the first reading.
+"""
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Cause(NamedTuple):
+    """What is wrong with a server's certificate."""
+
+    what: str
+    """Follows "the certificate of …"."""
+    mend: str
+
+
+_UNKNOWN_AUTHORITY = Cause("is signed by an unknown authority", "give the authority's certificate with {ca_flag} FILE")
+_WRONG_NAME = Cause("is for another host", "use the name in the certificate, or add this one to it as subjectAltName")
+# X509_V_ERR_… of OpenSSL's x509_vfy.h.
+_UNTRUSTED: Mapping[int, Cause] = {
+    9: Cause("is not valid yet", "look at the clocks of both machines"),
+    10: Cause("has expired", "renew {server}'s certificate, or look at the clock of this machine"),
+    **dict.fromkeys((2, 18, 19, 20, 21), _UNKNOWN_AUTHORITY),
+    23: Cause("is revoked", "give {server} a new one"),
+    26: Cause("is not one for a server", "give {server} one that was made for it"),
+    **dict.fromkeys((62, 64), _WRONG_NAME),
+}
+
+
+def untrusted(error: ssl.SSLCertVerificationError, *, server: str = "the broker", ca_flag: str = "--tls-ca") -> Cause:
+    """Why this side does not accept the server's certificate."""
+    other = Cause(f"is not accepted: {error.verify_message}", "replace {server}'s certificate")
+    what, mend = _UNTRUSTED.get(error.verify_code, other)
+    return Cause(what, mend.format(server=server, ca_flag=ca_flag))
+
+
+_ALERTS: Mapping[str, str] = {
+    "CERTIFICATE_EXPIRED": "has expired, it says: renew {file}",
+    "CERTIFICATE_REVOKED": "is revoked, it says: enrol this client again",
+    "UNKNOWN_CA": "is signed by an authority that it does not know, it says: use a certificate of its authority, "
+    "not {file}",
+    "BAD_CERTIFICATE": "is damaged or wrongly signed, it says: replace {file}",
+    "UNSUPPORTED_CERTIFICATE": "is not one for a client, it says: replace {file}",
+    "CERTIFICATE_UNKNOWN": "is not acceptable, it says: replace {file}",
+    "CERTIFICATE_REQUIRED": "is missing, it says: give {flag}",
+    "ACCESS_DENIED": "gives no access, it says",
+    "DECRYPT_ERROR": "does not fit its key, it says: replace {file}",
+}
+"""What a server's alert says of this client's certificate."""
+
+
+def tls_failure(
+    error: ssl.SSLError,
+    *,
+    server: str = "the broker",
+    ca_flag: str = "--tls-ca",
+    certificate_flag: str = "--tls-certificate and --tls-key",
+    certificate_file: Path | None = None,
+) -> str:
+    """One line for a person: the cause, and what to do.
+
+    Args:
+        error: as the ssl module raised it.
+        server: what to call the other side.
+        ca_flag: names the authorities that are trusted.
+        certificate_flag: names this side's certificate.
+        certificate_file: this side's certificate, if it showed one.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        cause = untrusted(error, server=server, ca_flag=ca_flag)
+        return f"the certificate of {server} {cause.what}; {cause.mend}"
+    reason = error.reason or ""
+    alert = reason.partition("ALERT_")[2]
+    if alert in _ALERTS:
+        said = _ALERTS[alert].format(file=certificate_file or "it", flag=certificate_flag)
+        return f"{server} refuses this client's certificate, which {said}"
+    if alert == "HANDSHAKE_FAILURE":
+        asked = "" if certificate_file else f"; it may want a certificate: {certificate_flag}"
+        return f"{server} found no way to speak TLS with this client{asked}"
+    if alert == "PROTOCOL_VERSION" or reason == "UNSUPPORTED_PROTOCOL":
+        return f"{server} and this client have no version of TLS in common"
+    if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}:
+        return f"{server} does not speak TLS on this port; give its encrypted port, or an address without TLS"
+    return f"TLS with {server} failed: {reason.replace('_', ' ').lower() or error.strerror or error}"
