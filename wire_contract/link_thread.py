@@ -132,8 +132,7 @@ class LinkThread:
         try:
             connection = talker.open(self._open, password=self._credentials.password)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-            if self._opened is not None:
-                self._opened.close()  # paho forgets one whose WebSocket handshake failed
+            self._close_opened()
             if isinstance(error, ssl.SSLError):
                 attempt.error = error
             attempt.ending = f"cannot be reached: {reason_of(error)}"
@@ -188,6 +187,11 @@ class LinkThread:
         if self._credentials.tls is not None:
             self._opened = encrypt(plain, self._credentials.tls, self._settings.host)
         return self._opened
+
+    def _close_opened(self) -> None:
+        """What paho forgets when a WebSocket handshake fails."""
+        if self._opened is not None:
+            self._opened.close()
 
     def _keep_on(self) -> bool:
         self._desk.moved()
