@@ -5,13 +5,11 @@
 `EVENTS` is the whole contract: the name, its fields, and its text. `at` is Unix seconds.
 """
 
-import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
-
-from wire_contract.plain_text import printable
 
 Fields = Mapping[str, Any]
 LogFormat = Literal["text", "json"]
@@ -83,19 +81,57 @@ EVENTS: Mapping[str, Event] = {
 
 
 class EventLog:
-    """Writes events, each line at once, so that whoever reads the pipe is up to date."""
+    """Writes events, each line at once, so that whoever reads the pipe is up to date.
 
-    def __init__(self, out: TextIO, *, unix: Callable[[], float], log_format: LogFormat) -> None:
+    A line that cannot be written (the log's disk is full, its reader has gone) is dropped, and the work goes on. When a
+    line can be written again, one more before it says how many are missing.
+    """
+
+    def __init__(self, out: TextIO | None, *, unix: Callable[[], float], log_format: LogFormat) -> None:
+        """`out` may be None, as `sys.stdout` is in a program that was started without one."""
         self._out = out
         self._unix = unix
         self._format = log_format
+        self._dropped = 0
+        self._is_cut = False
+        """The last line was written in part."""
 
     def __call__(self, event: str, **fields: object) -> None:
+        missing = f"{self._dropped} event lines could not be written"
+        if self._dropped and self._write(self._line("warning", message=missing)):
+            self._dropped = 0
+        if not self._write(self._line(event, **fields)):
+            self._dropped += 1
+
+    def _line(self, event: str, **fields: object) -> str:
         row = EVENTS[event]
         assert set(fields) == set(row.fields), f"event {event}: fields {sorted(fields)}, not {sorted(row.fields)}"
         if self._format == "json":
-            line = json.dumps({"at": round(self._unix(), 3), "event": event, **fields}, allow_nan=False)
-        else:
-            line = printable(row.text(fields))
-        with contextlib.suppress(BrokenPipeError):  # whoever read the lines has gone; the work must not end with it
-            print(line, file=self._out, flush=True)
+            return json.dumps({"at": round(self._unix(), 3), "event": event, **fields}, allow_nan=False)
+        return row.text(fields)
+
+    def _write(self, line: str) -> bool:
+        """Whether all of it was written. Past Python's own buffer, which would offer what failed again at any time."""
+        if self._out is None:
+            return False
+        try:
+            descriptor = self._out.fileno()
+        except (OSError, ValueError):  # closed, or in memory only
+            return self._print(self._out, line)
+        rest = (("\n" if self._is_cut else "") + line + "\n").encode(self._out.encoding, "backslashreplace")
+        try:
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+                self._is_cut = True
+        except OSError:
+            return False
+        self._is_cut = False
+        return True
+
+    @staticmethod
+    def _print(out: TextIO, line: str) -> bool:
+        try:
+            print(line, file=out, flush=True)
+        except (OSError, ValueError):
+            return False
+        return True
