@@ -64,7 +64,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Refuse:
-    """It is not merged, and the device need not send it again."""
+    """It is not merged, and the device need not send it again; for `rate` it does, later or to another shard."""
 
     reason: RefusalReason
     detail: str
@@ -113,9 +113,8 @@ def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: 
         return Refuse("malformed", f"the message says device {update.device}, its topic {topic.device}")
     if update.task != topic.task:
         return Refuse("malformed", f"the message says task {update.task}, its topic {topic.task}")
-    expected = shard_of(update.device, policy.shards)
-    if topic.parts["shard"] != str(expected) or expected != policy.shard:
-        return Refuse("malformed", f"device {update.device} belongs to shard {expected} of {policy.shards}")
+    if topic.parts["shard"] != str(policy.shard):
+        return Refuse("malformed", f"it came to shard {topic.parts['shard']}, and this is shard {policy.shard}")
     return update
 
 
@@ -158,7 +157,7 @@ def admit(
         if update.sequence == last.sequence and last.refusal is not None:
             return Refuse(last.refusal, "it was refused before", seen_before=True)
         return Duplicate()
-    refusal = _check_base(update, standing, policy)
+    refusal = _check_shard(update, policy) or _check_base(update, standing, policy)
     if refusal is not None:
         return refusal
     try:
@@ -178,6 +177,15 @@ def admit(
         absence_max=policy.absence_max,
     )
     return Merge(weight, staleness, norm)
+
+
+def _check_shard(update: Update, policy: Policy) -> Refuse | None:
+    """Updates in flight while --shards was changed, and that were not merged here before that, belong elsewhere."""
+    expected = shard_of(update.device, policy.shards)
+    if expected == policy.shard:
+        return None
+    # `rate` because devices of every version then keep the update, and send it to where the newest manifest says.
+    return Refuse("rate", f"shard: device {update.device} belongs to shard {expected} of {policy.shards}")
 
 
 def _check_base(update: Update, standing: Standing, policy: Policy) -> Refuse | None:

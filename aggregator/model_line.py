@@ -170,6 +170,8 @@ class ModelLine:
             case Merge(weight):
                 self.buffer.add(update.device, self._difference, weight)
                 self._answered(key, LastOfDevice(update.sequence))
+            case Refuse("rate"):  # the same bytes are welcome later, so that they were refused is not remembered
+                return Judged(verdict, None, self.version)
             case Refuse(reason):
                 self._answered(key, LastOfDevice(update.sequence, reason))
         return Judged(verdict, update, self.version)

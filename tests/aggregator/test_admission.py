@@ -123,14 +123,32 @@ def test_payloads_that_are_no_updates(bench: Bench, device: SyntheticDevice) -> 
     assert reason(device.payload(bench.line, task="another")) == "malformed"
 
 
-def test_an_update_for_another_shard_is_refused(tmp_path: Path) -> None:
+def test_an_update_of_another_shard_is_kept_by_its_device_and_not_remembered(tmp_path: Path) -> None:
+    """It was in flight when --shards was changed. One that was merged before that is still known to be."""
     mine = next(name for name in map(str, range(9)) if shard_of(name, 2) == 0)
-    foreign = next(name for name in map(str, range(9)) if shard_of(name, 2) == 1)
+    foreign = SyntheticDevice(next(name for name in map(str, range(9)) if shard_of(name, 2) == 1))
+    bench = Bench(tmp_path / "l")
+    first = foreign.payload(bench.line)
+    assert isinstance(bench.give(foreign, first).verdict, Merge)
+    second = foreign.payload(bench.line)
+    bench.ledger.close()
+
     bench = Bench(tmp_path / "l", replace(SETTINGS, policy=Policy(shard=0, shards=2)))
     assert isinstance(bench.verdict(SyntheticDevice(mine)), Merge)
-    assert bench.reason(SyntheticDevice(foreign)) == "malformed"
+    for _ in range(2):
+        judged = bench.give(foreign, second)
+        assert isinstance(judged.verdict, Refuse)
+        assert (judged.verdict.reason, judged.verdict.seen_before) == ("rate", False)
+        assert judged.verdict.detail.startswith("shard: ")
+        receipt = receipt_for(judged.verdict, version=judged.version, update=judged.update, payload=second)
+        assert receipt.payload_digest
+    assert isinstance(bench.give(foreign, first).verdict, Duplicate)
     topic = parse(f"fedkd/v1/{TASK}/update/1/{mine}", root="fedkd/v1")
     assert isinstance(bench.line.judge(topic, SyntheticDevice(mine).payload(bench.line)).verdict, Refuse)
+    bench.ledger.close()
+
+    bench = Bench(tmp_path / "l")  # the shards are as they were before
+    assert isinstance(bench.give(foreign, second).verdict, Merge)
     bench.ledger.close()
 
 
