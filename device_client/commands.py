@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -12,8 +13,9 @@ from torch import nn
 
 from device_client.clock import SYSTEM_CLOCK
 from device_client.compliance import ApprovalFile
+from device_client.disk import Disk
 from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only
-from device_client.events import EventLog
+from device_client.events import Emit, EventLog
 from device_client.export import ExportError, await_model, export
 from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
@@ -112,8 +114,8 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
     )
     with ExitStack() as stack:
         # First, for it locks the state folder: nobody else then writes the local teacher that is read from there.
-        outbox = stack.enter_context(_outbox(settings, task))
-        trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples)
+        outbox = stack.enter_context(open_outbox(settings, task.name, emit))
+        trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples, emit=emit)
         trainer.warm_up()
         link = stack.enter_context(closing(MqttLink(connection)))
         runner = Runner(
@@ -151,14 +153,22 @@ def task_as_told(task: Task, settings: RunSettings) -> Task:
 
 
 def _trainer(
-    task: Task, settings: RunSettings, *, student: nn.Module, teacher: nn.Module | None, examples: Examples
+    task: Task,
+    settings: RunSettings,
+    *,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    examples: Examples,
+    emit: Emit,
 ) -> StudentTrainer:
     local_teacher = None
     if task.recipe.method == "fedkd":
         assert teacher is not None
         projection = projection_between(student, teacher, examples, seed=settings.seed)
         path = settings.state / LOCAL_TEACHER_NAME
-        local_teacher = LocalTeacher(teacher, projection, task=task.name, path=path)
+        local_teacher = LocalTeacher(
+            teacher, projection, task=task.name, path=path, warn=lambda message: emit("warning", message=message)
+        )
     return StudentTrainer(
         device=settings.device,
         student=student,
@@ -187,12 +197,19 @@ def _runner_settings(settings: RunSettings, recipe: Recipe, firmware: str) -> Ru
     )
 
 
-def _outbox(settings: RunSettings, task: Task) -> Outbox:
-    # Nobody else may read what a device learned.
-    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Outbox(
-        settings.state / OUTBOX_NAME, task=task.name, device=settings.device, entries_max=settings.outbox_updates_max
-    )
+def open_outbox(
+    settings: RunSettings, task: str, emit: Emit, *, wait: Callable[[float], object] = time.sleep
+) -> Outbox:
+    """The outbox, as soon as the disk has the little space that opening it takes."""
+    path = settings.state / OUTBOX_NAME
+    opened: list[Outbox] = []
+    disk = Disk(monotonic=SYSTEM_CLOCK.monotonic, emit=emit)
+    while not disk.takes(
+        "outbox",
+        lambda: opened.append(Outbox(path, task=task, device=settings.device, entries_max=settings.outbox_updates_max)),
+    ):
+        wait(1.0)
+    return opened[0]
 
 
 def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:

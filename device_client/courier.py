@@ -3,14 +3,21 @@
 Order of what must survive a kill: attempt counted → sent → receipt → removed from the outbox → receipt acknowledged to
 the broker (by the caller). A receipt that comes twice finds nothing and is ignored; an update that is sent twice is a
 duplicate to the aggregator.
+
+On a full disk updates go on being sent, the next one as soon as the one before has its receipt. That an update was
+merged need not be written down before its receipt is acknowledged: after a restart it would be sent again, and be a
+duplicate. That one was refused has to be, or its content would be lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from device_client.disk import Disk
 from device_client.events import Emit
 from device_client.gate import Gate
 from device_client.outbox import Entry, Outbox
-from device_client.sender import Sender, verdict
+from device_client.outbox_errors import OutboxBlocked
+from device_client.sender import Sender, Verdict, verdict
 from wire_contract import codec, topics
 from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
 from wire_contract.link import Link
@@ -30,6 +37,7 @@ class Courier:
         outbox: Outbox,
         sender: Sender,
         gate: Gate,
+        disk: Disk,
         monotonic: Callable[[], float],
         emit: Emit,
     ) -> None:
@@ -40,6 +48,7 @@ class Courier:
         self._outbox = outbox
         self._sender = sender
         self._gate = gate
+        self._disk = disk
         self._monotonic = monotonic
         self._emit = emit
 
@@ -66,7 +75,7 @@ class Courier:
             return
         shard = topics.shard_of(self._device, manifest.shards)
         topic = topics.build("update", root=self._root, task=self._task, shard=shard, device=self._device)
-        entry = self._outbox.attempted(entry)
+        entry = self._attempted(entry)
         try:
             self._link.publish(topic, entry.payload)
         except PayloadTooLarge as error:
@@ -78,23 +87,43 @@ class Courier:
             self._sender.sent(entry.identity.sequence, now)
             self._emit("sent", sequence=entry.identity.sequence, attempt=entry.attempts, bytes=size_bytes)
 
-    def receipt(self, payload: bytes) -> None:
-        """A message of the receipt topic. Receipts of updates that are not in the outbox say nothing new."""
+    def receipt(self, payload: bytes) -> bool:
+        """A message of the receipt topic. Receipts of updates that are not in the outbox say nothing new.
+
+        Returns:
+            Whether it may be acknowledged; else it is to be offered here again.
+        """
         try:
             receipt = codec.decode(payload, Receipt)
         except DecodeError as error:
             self._emit("warning", message=f"a receipt could not be read: {error}")
-            return
+            return True
         entry = self._meant(receipt)
         if entry is None:
-            return
-        sequence, now = entry.identity.sequence, self._monotonic()
-        kept = verdict(receipt) == "keep"
-        if kept:
-            self._sender.deferred(sequence, now)
-        else:
-            self._outbox.remove(sequence)
-            self._sender.settled(sequence, now)
+            return True
+        fate = verdict(receipt)
+        if fate == "later":
+            self._sender.deferred(entry.identity.sequence, self._monotonic())
+            self._tell(entry, receipt, fate)
+            return True
+        if self._settle(entry, untold=fate == "retell"):
+            self._tell(entry, receipt, fate)
+        return self.record() or receipt.outcome != "refused"
+
+    def record(self) -> bool:
+        """Writes down what became of updates, if there is anything to write. Whether all of it is written."""
+        return self._outbox.is_recorded or self._disk.takes("receipts", self._outbox.record)
+
+    def _settle(self, entry: Entry, *, untold: bool) -> bool:
+        """Whether that is new."""
+        sequence = entry.identity.sequence
+        is_new = self._outbox.settle(sequence, untold=untold)
+        if is_new:
+            self._sender.settled(sequence, self._monotonic())
+        return is_new
+
+    def _tell(self, entry: Entry, receipt: Receipt, fate: Verdict) -> None:
+        sequence = entry.identity.sequence
         self._emit(
             "receipt",
             sequence=sequence,
@@ -106,14 +135,19 @@ class Courier:
         )
         if receipt.outcome == "refused":
             detail = f" ({receipt.detail})" if receipt.detail else ""
-            ending = "it is sent again later" if kept else "it is dropped"
-            self._emit("warning", message=f"update {sequence} was refused: {receipt.reason}{detail}; {ending}")
+            self._emit("warning", message=f"update {sequence} was refused: {receipt.reason}{detail}; {_ENDINGS[fate]}")
         elif receipt.outcome == OTHER:
             self._emit(
                 "warning",
                 message=f"update {sequence} was answered in a way that this version does not know ({receipt.detail}); "
                 "it is not sent again",
             )
+
+    def _attempted(self, entry: Entry) -> Entry:
+        try:
+            return self._outbox.attempted(entry)
+        except OutboxBlocked:  # a count that is too low after a restart harms nobody
+            return replace(entry, attempts=entry.attempts + 1)
 
     def _meant(self, receipt: Receipt) -> Entry | None:
         """The update that a receipt is about; an aggregator that could not read it names its payload only."""
@@ -123,7 +157,16 @@ class Courier:
 
     def _give_up(self, entry: Entry, reason: str) -> None:
         """What can never be sent must not be tried for ever, nor stand in the way of the next."""
-        sequence = entry.identity.sequence
-        self._outbox.remove(sequence)
-        self._sender.settled(sequence, self._monotonic())
-        self._emit("warning", message=f"update {sequence} is too large and is dropped: {reason}")
+        self._settle(entry, untold=True)
+        self.record()
+        self._emit(
+            "warning",
+            message=f"update {entry.identity.sequence} is too large and is dropped: {reason}; {_ENDINGS['retell']}",
+        )
+
+
+_ENDINGS: Mapping[Verdict, str] = {
+    "later": "it is sent again later",
+    "retell": "what it told is told again by the next one",
+    "done": "it is dropped",
+}

@@ -8,9 +8,12 @@ student's does, so there is nothing else to keep.
 The file and the outbox are not written in one step. A kill between them leaves the teacher one round ahead: that round
 is trained again, under a teacher that has seen it before. A power cut may bring the file before back: then the teacher
 is one round behind. Neither harms anything, because no update is ever made from the teacher's weights: what is sent
-exactly once stands in the outbox alone.
+exactly once stands in the outbox alone. For the same reason a full disk does not end the work: the teacher is then kept
+in memory, and the file is written after a later round.
 """
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,8 @@ from wire_contract.errors import LayoutError
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.model_roles import LOCAL_TEACHERS
 
+log = logging.getLogger(__name__)
+
 LOCAL_TEACHER_NAME = "teacher.local.safetensors"
 _NETWORK, _PROJECTION = "teacher", "projection"
 
@@ -30,7 +35,13 @@ class LocalTeacher:
     """Learns along with the student, and is never sent."""
 
     def __init__(
-        self, network: nn.Module, projection: nn.Linear | None, *, task: str, path: Path | None = None
+        self,
+        network: nn.Module,
+        projection: nn.Linear | None,
+        *,
+        task: str,
+        path: Path | None = None,
+        warn: Callable[[str], object] = log.warning,
     ) -> None:
         """Goes on from the file at `path` where there is one, else from the weights as given.
 
@@ -39,6 +50,7 @@ class LocalTeacher:
             projection: W_h; likewise.
             task: its name.
             path: None keeps everything in memory.
+            warn: told once, in one line, when the file cannot be written, and again after it could be meanwhile.
 
         Raises:
             ModelFileError: the file is damaged, or of another task, teacher or student.
@@ -53,33 +65,42 @@ class LocalTeacher:
         self._layout = layout_of(self._both)
         self._task = task
         self._path = path
+        self._warn = warn
+        self._is_behind = False
+        """The file could not be written after the last round."""
         if path is not None and path.exists():
             self._read(path)
         self._kept = vector_of(self._both, self._layout)
 
     def keep(self) -> None:
-        """Makes the round just trained the one to go on from; gives it up instead where it is not finite.
-
-        Raises:
-            ModelFileError: the file cannot be written.
-        """
+        """Makes the round just trained the one to go on from; gives it up instead where it is not finite."""
         weights = vector_of(self._both, self._layout)
         if not np.isfinite(weights).all():
             self.give_up()
             return
-        if self._path is not None:
-            for left_behind in self._path.parent.glob(f".{self._path.name}-*"):  # by a kill in the middle of writing
-                left_behind.unlink(missing_ok=True)
-            model = ModelFile(
-                task=self._task, layout=self._layout, weights=weights, rounds=self.rounds + 1, role="local-teacher"
-            )
-            write_model(self._path, model, mode=PRIVATE)
         self._kept = weights
         self.rounds += 1
+        if self._path is not None:
+            self._save(self._path)
 
     def give_up(self) -> None:
         """Forgets what was trained since `keep`."""
         load_vector(self._both, self._layout, self._kept)
+
+    def _save(self, path: Path) -> None:
+        model = ModelFile(
+            task=self._task, layout=self._layout, weights=self._kept, rounds=self.rounds, role="local-teacher"
+        )
+        try:
+            for left_behind in path.parent.glob(f".{path.name}-*"):  # by a kill in the middle of writing
+                left_behind.unlink(missing_ok=True)
+            write_model(path, model, mode=PRIVATE)
+        except (ModelFileError, OSError) as error:
+            if not self._is_behind:
+                self._warn(f"the local teacher is kept in memory only, and written after a later round: {error}")
+            self._is_behind = True
+        else:
+            self._is_behind = False
 
     def _read(self, path: Path) -> None:
         try:

@@ -1,44 +1,54 @@
 """The durable memory of a device: what it learned and has not been thanked for, its local student, the newest model.
 
 One SQLite file (WAL, synchronous=FULL: a commit survives the power cut), written by one process at a time. Its tables
-stand in `outbox.sql`, and what later schemas added in `outbox_2.sql`.
+stand in `outbox.sql` and the files that follow it; `outbox_schema.py` brings older files up to date.
 
 What is promised: an update, the sequence it took and the student it left behind are committed together or not at all,
 and nothing is sent before; so a sequence never stands for two different updates, whenever the device is killed.
+
+A disk that takes no write for now (full, an input/output error) raises `OutboxBlocked` and changes nothing. Updates
+whose fate is known are then left out by this process all the same, and `record` writes it down when it can. A process
+that dies before that sends them again, and the aggregator answers that it has had them.
 """
 
+import errno
 import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from device_client.feedback import Untold
 from device_client.model_trust import Believed
 from device_client.outbox_errors import (
+    OutboxBlocked,
     OutboxDamaged,
-    OutboxForeign,
+    OutboxError,
     OutboxFull,
     OutboxInUse,
     OutboxUnwritable,
 )
+from device_client.outbox_schema import bring_up_to_date
+from device_client.presence import this_firmware
 from device_client.rounds import Line
 from wire_contract import codec
 from wire_contract.errors import DecodeError
 from wire_contract.file_lock import FileLock, FileLocked
 from wire_contract.limits import MODEL_LIMITS, Limits
-from wire_contract.messages import INCARNATION_BYTES, KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity, Manifest
+from wire_contract.messages import KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity, Manifest
 
 ENTRIES_MAX = 64
 """Default bound of the queue, in updates."""
-_APPLICATION_ID = 0x464B444F
-"""FKDO, in the header of the file: tells a device's outbox from any other SQLite file."""
-_SCHEMA = 2
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+_PASSING_ON_OPENING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY})
+_PASSING = _PASSING_ON_OPENING | {sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+"""What SQLite may stop to say. A disk that turns read-only at work may come back; at the start somebody has to act."""
+_KEEP_CONTENT = "INSERT INTO untold SELECT sequence, payload, base_version FROM queue WHERE sequence = ?"
 _CACHED_MANIFEST_LIMITS = Limits(
     compressed_bytes=MODEL_LIMITS.compressed_bytes * 2, decompressed_bytes=MODEL_LIMITS.decompressed_bytes * 2
 )
@@ -75,28 +85,32 @@ class Outbox:
             OutboxForeign: it belongs to another task or device, or to a newer program.
             OutboxDamaged: the file is not what was written.
             OutboxUnwritable: the folder or the file cannot be written.
+            OutboxBlocked: the disk is full; opening it later may go well.
         """
         self.path = path
         self.entries_max = entries_max
+        self._passing = _PASSING_ON_OPENING
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # nobody else may read what a device learned
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except FileLocked:
             raise OutboxInUse(path) from None
         except OSError as error:
-            raise OutboxUnwritable(path, error.strerror or str(error)) from None
+            raise _of_the_system(path, error) from None
         try:
             # The file may tell about its owner's data, so nobody else may read it; SQLite's side files follow it.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except OSError as error:
             self._lock.release()
-            raise OutboxUnwritable(path, error.strerror or str(error)) from None
+            raise _of_the_system(path, error) from None
+        self._database = sqlite3.connect(":memory:")
         try:
-            with self._errors():
-                self._open(task, device, random_bytes)
-                row = self._row("SELECT incarnation, last_sequence, (SELECT count(*) FROM queue) FROM identity")
-                assert row is not None
+            try:
+                row = self._open(task, device, random_bytes)
+            except OutboxBlocked:
+                # Alone on the file SQLite does without the one of shared memory, for which a full disk has no room. So
+                # what waits is sent all the same, if nothing else has to be written.
+                row = self._open(task, device, random_bytes, "PRAGMA locking_mode = EXCLUSIVE")
         except BaseException:
             self.close()
             raise
@@ -104,6 +118,9 @@ class Outbox:
         self._last_sequence = int(row[1])
         self._count = int(row[2])
         self._device = device
+        self._passing = _PASSING
+        self._settled: dict[int, bool] = {}
+        """Sequences in the file whose fate is known and not written down; True: their content is to be told again."""
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +137,7 @@ class Outbox:
 
     def __len__(self) -> int:
         """Updates that wait."""
-        return self._count
+        return self._count - len(self._settled)
 
     @property
     def is_full(self) -> bool:
@@ -135,17 +152,18 @@ class Outbox:
         """Of the update that is added next."""
         return Identity(self._device, self._incarnation, self._last_sequence + 1)
 
-    def add(self, identity: Identity, payload: bytes, line: Line) -> Entry:
+    def add(self, identity: Identity, payload: bytes, line: Line, *, retold: Collection[int] = ()) -> Entry:
         """Keeps an update, together with the student it led to.
 
         Args:
             identity: `next_identity`, which stands in the payload.
             payload: the encoded update.
             line: the local student after it.
+            retold: sequences of `untold` whose content is in the update and the line's residual.
 
         Raises:
             OutboxFull: so many wait already; nothing was changed.
-            OutboxUnwritable: nothing was changed.
+            OutboxBlocked: nothing was changed.
         """
         assert identity == self.next_identity, f"{identity} is not the next identity, {self.next_identity}"
         if self.is_full:
@@ -159,14 +177,15 @@ class Outbox:
                 payload_digest(payload),
                 line.base_version,
             )
-            self._put_line(line)
+            self._put_line(line, retold)
         self._last_sequence = identity.sequence
         self._count += 1
         return Entry(identity, payload, line.base_version, 0)
 
     def head(self) -> Entry | None:
-        """The oldest update."""
-        return self._entry("ORDER BY sequence LIMIT 1")
+        """The oldest update that is to be sent."""
+        marks = ", ".join("?" * len(self._settled))
+        return self._entry(f"WHERE sequence NOT IN ({marks}) ORDER BY sequence LIMIT 1", *self._settled)
 
     def find(self, sequence: int) -> Entry | None:
         return self._entry("WHERE sequence = ?", sequence)
@@ -181,11 +200,47 @@ class Outbox:
             self._execute("UPDATE queue SET attempts = attempts + 1 WHERE sequence = ?", entry.identity.sequence)
         return Entry(entry.identity, entry.payload, entry.base_version, entry.attempts + 1)
 
-    def remove(self, sequence: int) -> None:
-        """Forgets an update whose fate is known."""
+    def settle(self, sequence: int, *, untold: bool = False) -> bool:
+        """An update is not to be sent any more; `record` writes that down.
+
+        Args:
+            sequence: of an update in the queue; of any other, nothing happens.
+            untold: nobody took in what it told, so that has to be told again (see `untold`).
+
+        Returns:
+            Whether that is new.
+        """
+        if sequence in self._settled or self.find(sequence) is None:
+            return False
+        self._settled[sequence] = untold
+        return True
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether each known fate is written down."""
+        return not self._settled
+
+    def record(self) -> None:
+        """Writes down what `settle` was told.
+
+        Raises:
+            OutboxBlocked: nothing was changed.
+        """
+        if not self._settled:
+            return
         with self._transaction():
-            removed = self._execute("DELETE FROM queue WHERE sequence = ?", sequence).rowcount
-        self._count -= removed
+            for sequence, untold in self._settled.items():
+                if untold:
+                    self._execute(_KEEP_CONTENT, sequence)
+                self._execute("DELETE FROM queue WHERE sequence = ?", sequence)
+        self._count -= len(self._settled)
+        self._settled.clear()
+
+    def untold(self) -> list[Untold]:
+        """The updates that were not taken in, whose content is to be told again; oldest first."""
+        with self._errors():
+            rows = self._execute("SELECT sequence, payload, base_version FROM untold ORDER BY sequence").fetchall()
+        return [Untold(int(row[0]), bytes(row[1]), int(row[2])) for row in rows]
 
     # The local student and the newest model.
 
@@ -198,10 +253,10 @@ class Outbox:
         residual = None if row[5] is None else np.frombuffer(row[5], dtype="<f4").astype(np.float32)
         return Line(int(row[0]), bytes(row[1]), int(row[2]), weights, float(row[4]), residual)
 
-    def save_line(self, line: Line) -> None:
-        """The local student without an update: its last round gave none."""
+    def save_line(self, line: Line, *, retold: Collection[int] = ()) -> None:
+        """The local student without an update: its last round gave none. `retold`: as for `add`."""
         with self._transaction():
-            self._put_line(line)
+            self._put_line(line, retold)
 
     def model(self, *, pinned: Collection[bytes] = ()) -> Manifest | None:
         """The cached model, as a manifest with the model inline; to be verified like any other.
@@ -246,39 +301,27 @@ class Outbox:
 
     # SQLite.
 
-    def _open(self, task: str, device: str, random_bytes: Callable[[int], bytes]) -> None:
-        application_id, schema = (self._pragma(name) for name in ("application_id", "user_version"))
-        is_empty = (application_id, schema, self._row("SELECT count(*) FROM sqlite_schema")) == (0, 0, (0,))
-        if not is_empty and application_id != _APPLICATION_ID:
-            raise OutboxForeign(self.path, "it is a database of another program")
-        if schema > _SCHEMA:
-            raise OutboxForeign(self.path, f"a newer program wrote it (schema {schema}, newest known {_SCHEMA})")
-        self._execute("PRAGMA journal_mode = WAL")
-        self._execute("PRAGMA synchronous = FULL")
-        if is_empty:
-            with self._transaction():
-                for statement in [*_statements("outbox.sql"), *_statements("outbox_2.sql")]:
-                    self._execute(statement)
-                self._execute("INSERT INTO identity VALUES (?, ?, ?, 0)", task, device, random_bytes(INCARNATION_BYTES))
-                # In the transaction: a kill here leaves an empty file, which is made again.
-                self._execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                self._execute(f"PRAGMA user_version = {_SCHEMA}")
-            return
-        found = self._row("PRAGMA quick_check(1)")
-        if found != ("ok",):
-            raise OutboxDamaged(self.path, str(found[0]) if found else "no answer")
-        owner = self._row("SELECT task, device FROM identity")
-        if owner is None:
-            raise OutboxDamaged(self.path, "its identity is missing")
-        if owner != (task, device):
-            raise OutboxForeign(self.path, f"it belongs to device {owner[1]} of task {owner[0]}")
-        if schema < _SCHEMA:
-            with self._transaction():
-                for statement in _statements("outbox_2.sql"):
-                    self._execute(statement)
-                self._execute(f"PRAGMA user_version = {_SCHEMA}")
+    def _open(self, task: str, device: str, random_bytes: Callable[[int], bytes], *pragmas: str) -> tuple[Any, ...]:
+        """Incarnation, last sequence, and how many wait."""
+        with self._errors():
+            self._database.close()
+            self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            for pragma in pragmas:
+                self._execute(pragma)
+            bring_up_to_date(
+                self.path,
+                self._execute,
+                self._transaction,
+                task=task,
+                device=device,
+                program=this_firmware(),
+                random_bytes=random_bytes,
+            )
+            row = self._row("SELECT incarnation, last_sequence, (SELECT count(*) FROM queue) FROM identity")
+        assert row is not None
+        return row
 
-    def _put_line(self, line: Line) -> None:
+    def _put_line(self, line: Line, retold: Collection[int]) -> None:
         self._execute(
             "INSERT OR REPLACE INTO line VALUES (1, ?, ?, ?, ?, ?, ?)",
             line.base_version,
@@ -288,6 +331,8 @@ class Outbox:
             line.finished_at,
             None if line.residual is None else line.residual.astype("<f4").tobytes(),
         )
+        for sequence in retold:
+            self._execute("DELETE FROM untold WHERE sequence = ?", sequence)
 
     def _entry(self, which: str, *values: object) -> Entry | None:
         with self._errors():
@@ -306,11 +351,6 @@ class Outbox:
         row: tuple[Any, ...] | None = self._execute(statement, *values).fetchone()
         return row
 
-    def _pragma(self, name: str) -> int:
-        row = self._row(f"PRAGMA {name}")
-        assert row is not None
-        return int(row[0])
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._errors():
@@ -321,6 +361,8 @@ class Outbox:
             except BaseException:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # what is folded into the main file, the log may write over
+                    self._execute("PRAGMA wal_checkpoint")
                 raise
 
     @contextmanager
@@ -328,7 +370,9 @@ class Outbox:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise OutboxUnwritable(self.path, str(error)) from error
+            is_gone = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_DBMOVED
+            passes = error.sqlite_errorcode & 0xFF in self._passing and not is_gone
+            raise (OutboxBlocked if passes else OutboxUnwritable)(self.path, str(error)) from error
         except sqlite3.DatabaseError as error:
             raise OutboxDamaged(self.path, str(error)) from error
 
@@ -338,9 +382,9 @@ def payload_digest(payload: bytes) -> bytes:
     return hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES]
 
 
-def _statements(name: str) -> list[str]:
-    """One statement each (so no comment there holds a semicolon): `executescript` would commit before it."""
-    return (files("device_client") / name).read_text(encoding="utf-8").split(";")[:-1]
+def _of_the_system(path: Path, error: OSError) -> OutboxError:
+    why = error.strerror or str(error)
+    return OutboxBlocked(path, why) if error.errno in _DISK_ERRORS else OutboxUnwritable(path, why)
 
 
 def _key_ids(joined: bytes) -> frozenset[bytes]:

@@ -5,7 +5,8 @@ OutboxError
 ├── OutboxForeign      it belongs to another task, device or program
 ├── OutboxDamaged      the file is not what was written
 ├── OutboxFull         its bound is reached
-└── OutboxUnwritable   disk full, no permission; what was there before is untouched
+├── OutboxUnwritable   no permission, no such folder; what was there before is untouched
+└── OutboxBlocked      the disk takes no write for now: full, or an input/output error; nothing was changed
 """
 
 from pathlib import Path
@@ -23,8 +24,8 @@ class OutboxInUse(OutboxError):
 
 
 class OutboxForeign(OutboxError):
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"outbox {path} cannot be used: {why}; give another state folder")
+    def __init__(self, path: Path, why: str, remedy: str) -> None:
+        super().__init__(f"outbox {path} cannot be used: {why}; {remedy}")
 
 
 class OutboxDamaged(OutboxError):
@@ -43,6 +44,13 @@ class OutboxFull(OutboxError):
 class OutboxUnwritable(OutboxError):
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
-            f"outbox {path} cannot be written ({why}); free some space or mend the permissions and start again, "
-            "what it holds is untouched"
+            f"outbox {path} cannot be written ({why}); mend the permissions or give another state folder, and start "
+            "again; what it holds is untouched"
+        )
+
+
+class OutboxBlocked(OutboxError):
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"outbox {path} cannot be written now ({why}); free some space or check the disk, nothing is lost"
         )

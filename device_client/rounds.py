@@ -7,13 +7,13 @@ then increments: their sum leads from the base to the local student, up to what 
 (`feedback.py`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from device_client.feedback import carried, clipped
+from device_client.feedback import Untold, carried, clipped, with_untold
 from wire_contract.encoding import decode_vector
 from wire_contract.encoding_choice import EncodingChoice, encode_as
 from wire_contract.errors import EncodeError
@@ -50,6 +50,8 @@ class Round:
     """(layout.size,)"""
     residual: Vector | None = None
     """What earlier updates have not told, and this one should, (layout.size,)."""
+    retold: tuple[int, ...] = ()
+    """Sequences of the updates whose content is in the residual again, because it was not taken in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,15 @@ def next_round(
     if 0 <= now - line.finished_at < retrain_after_seconds:
         return None
     return Round(base, line.rounds + 1, line.weights, line.residual)
+
+
+def telling_again(todo: Round, untold: Sequence[Untold]) -> Round:
+    """The round, with the content of updates that were not taken in."""
+    if not untold:
+        return todo
+    base = todo.base
+    residual = with_untold(todo.residual, untold, to_version=base.version, layout=base.layout)
+    return replace(todo, residual=residual, retold=tuple(one.sequence for one in untold))
 
 
 def is_finite(trained: Trained) -> bool:

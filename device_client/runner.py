@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from device_client.clock import Clock
 from device_client.courier import Courier
+from device_client.disk import Disk
 from device_client.downlink import Downlink
 from device_client.events import Emit
 from device_client.gate import Gate
@@ -112,9 +113,11 @@ class Runner:
         self._outbox = outbox
         self._monotonic = clock.monotonic
         self._emit = emit
+        self._model_topic = topics.build("model", root=root, task=task_name)
         self._presence_topic = presence_topic(root, task_name, device)
         self._online = online(settings.firmware, settings.capability)
         self._offline = offline(settings.firmware)
+        self._disk = Disk(monotonic=clock.monotonic, emit=emit)
         self._courier = Courier(
             root=root,
             task=task_name,
@@ -129,6 +132,7 @@ class Runner:
                 uniform=uniform,
             ),
             gate=Gate("upload", upload_unmet, monotonic=clock.monotonic, emit=emit),
+            disk=self._disk,
             monotonic=clock.monotonic,
             emit=emit,
         )
@@ -138,6 +142,7 @@ class Runner:
             trainer=trainer,
             gate=Gate("training", training_unmet, monotonic=clock.monotonic, emit=emit),
             pace=Pace(settings.duty_cycle, monotonic=clock.monotonic),
+            disk=self._disk,
             clock=clock,
             emit=emit,
             turn=self._turn,
@@ -153,6 +158,10 @@ class Runner:
         self._heartbeat = heartbeat
         self._unreachable = "not yet"
         """Why there is no connection, while there is none."""
+        self._waiting_for_disk: list[Delivery] = []
+        """Not acknowledged, because the disk does not take what has to be written down first."""
+        self._uncached: NewModel | None = None
+        """A model that the disk has not taken yet."""
         self._connected = False
         self._ever_connected = False
         self._told_reasons: set[str] = set()
@@ -170,7 +179,7 @@ class Runner:
         """Works until stopped or refused.
 
         Raises:
-            OutboxError: the outbox can no longer be read or written.
+            OutboxError: the outbox can no longer be read, or was taken away; a full disk is waited for.
             LinkError: the link itself has died.
         """
         cached = self._outbox.model(pinned=self._pinned)
@@ -189,9 +198,11 @@ class Runner:
 
     def _turn(self, patience_seconds: float) -> bool:
         """Handles what the link brings, waiting so long at most, and sends what is due. Whether to go on."""
-        self._heartbeat(trouble="" if self._connected else f"no connection to the broker: {self._unreachable}")
+        trouble = "" if self._connected else f"no connection to the broker: {self._unreachable}"
+        self._heartbeat(trouble=trouble or self._disk.trouble)
         for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):
             self._handle(event)
+        self._catch_up()
         if self._ended is None and self._downlink.held is not None:
             self._courier.send(self._downlink.held.manifest)
         self._tell_traffic()
@@ -202,6 +213,7 @@ class Runner:
             case Connected(session_present=session_present):
                 self._connected = self._ever_connected = True
                 self._told_reasons.clear()
+                self._waiting_for_disk.clear()  # what is not acknowledged comes again
                 self._emit("connected", session_present=session_present)
                 self._publish_presence(self._online)
                 self._courier.connected(session_present=session_present)
@@ -214,37 +226,69 @@ class Runner:
                     self._told_reasons.add(reason)
                     self._emit("disconnected", reason=reason)
             case Delivery():
-                self._deliver(event)
-                self._link.ack(event)  # last: by now all that must be durable is
+                if self._deliver(event):
+                    self._link.ack(event)  # last: by now all that must be durable is
+                else:
+                    self._put_off(event)
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _put_off(self, delivery: Delivery) -> None:
+        """Not acknowledged, and done later. Of manifests only the newest is worth it, so that they do not pile up."""
+        if delivery.topic == self._model_topic:
+            for older in [one for one in self._waiting_for_disk if one.topic == delivery.topic]:
+                self._waiting_for_disk.remove(older)
+                self._link.ack(older)
+        self._waiting_for_disk.append(delivery)
+
+    def _catch_up(self) -> None:
+        """Does what the disk did not take before, as soon as it does."""
+        deliveries, self._waiting_for_disk = self._waiting_for_disk, []
+        for delivery in deliveries:
+            self._handle(delivery)
+        self._courier.record()
+        self._cache()
+
+    def _deliver(self, delivery: Delivery) -> bool:
+        """Whether it may be acknowledged."""
         try:
             topic = topics.parse(delivery.topic, root=self._root)
         except TopicError:
-            return  # the session of an older program may hold other subscriptions
+            return True  # the session of an older program may hold other subscriptions
         if topic.task != self._task:
-            return
+            return True
         match topic.kind:
-            case "model" | "delta" | "chunk":
+            case "model":  # that a key vouched for it is written down before it is used
+                take = lambda: self._take_model(self._downlink.take(topic, delivery.payload))  # noqa: E731
+                return self._disk.takes("trust", take)
+            case "delta" | "chunk":
                 self._take_model(self._downlink.take(topic, delivery.payload))
             case "receipt" if topic.device == self._device:
-                self._courier.receipt(delivery.payload)
+                return self._courier.receipt(delivery.payload)
             case _:
                 pass
+        return True
 
     def _take_model(self, outcome: Outcome, *, is_cached: bool = False) -> None:
         match outcome:
             case Rejected(reason=reason):
                 self._emit("warning", message=reason)
-            case NewModel(published=published, manifest=manifest):
+            case NewModel(published=published, manifest=manifest) as model:
                 self._fits = published.layout.fingerprint == self._layout.fingerprint
                 if self._fits and not is_cached:  # a model of other people must not push out the one to work with
-                    self._outbox.save_model(manifest, pinned=self._pinned)
+                    self._uncached = model
+                    self._cache()
                 self._emit("model", version=published.version, bytes=manifest.size_bytes)
                 if not self._fits:
                     self._emit("warning", message=self._misfit(published.version, published.layout))
             case None:
                 pass
+
+    def _cache(self) -> None:
+        """Keeps the newest model for a start without a broker."""
+        model = self._uncached
+        if model is None:
+            return
+        if self._disk.takes("model", lambda: self._outbox.save_model(model.manifest, pinned=self._pinned)):
+            self._uncached = None
 
     def _misfit(self, version: int, layout: Layout) -> str:
         return (

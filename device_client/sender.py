@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from device_client.feedback import RETOLD_REASONS
 from wire_contract.messages import Receipt
 
 
@@ -27,14 +28,19 @@ class SenderSettings:
     backoff_max_seconds: float = 300.0
 
 
-Verdict = Literal["remove", "keep"]
+Verdict = Literal["done", "later", "retell"]
+"""What becomes of an update: it is over; it is sent again; or it is over, and its content is told by the next one."""
 
 
 def verdict(receipt: Receipt) -> Verdict:
-    """What a receipt means for its update. Only `rate` says that the same bytes are welcome later; all others end it,
-    those of a newer aggregator that this program does not know included: it has answered.
+    """What a receipt means for its update. Only `rate` says that the same bytes are welcome later. An outcome or a
+    reason of a newer aggregator, which this program does not know, ends the update: it has been answered.
     """
-    return "keep" if receipt.outcome == "refused" and receipt.reason == "rate" else "remove"
+    if receipt.outcome != "refused":
+        return "done"
+    if receipt.reason == "rate":
+        return "later"
+    return "retell" if receipt.reason in RETOLD_REASONS else "done"
 
 
 class Sender:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from device_client.clock import Clock
+from device_client.disk import Disk
 from device_client.events import Emit
 from device_client.gate import Gate
 from device_client.outbox import Outbox
 from device_client.pace import Pace
-from device_client.rounds import Round, Trained, Trainer, dropped, is_finite, make_update, next_round
+from device_client.rounds import Round, Trained, Trainer, dropped, is_finite, make_update, next_round, telling_again
 from wire_contract.encoding_choice import EncodingChoice
 from wire_contract.errors import EncodeError
 from wire_contract.manifest import Published
@@ -38,6 +39,7 @@ class Study:
         trainer: Trainer,
         gate: Gate,
         pace: Pace,
+        disk: Disk,
         clock: Clock,
         emit: Emit,
         turn: Turn,
@@ -52,6 +54,7 @@ class Study:
         self._trainer = trainer
         self._gate = gate
         self._pace = pace
+        self._disk = disk
         self._clock = clock
         self._emit = emit
         self._turn = turn
@@ -78,15 +81,22 @@ class Study:
         if todo is None:
             return None
         # Nothing that was learned is thrown away, so a full outbox stops the learning.
-        full = (f"the outbox is full ({len(self._outbox)} updates wait)",) if self._outbox.is_full else ()
-        return todo if self._gate.is_open(*full) else None
+        against = []
+        if self._outbox.is_full:
+            against.append(f"the outbox is full ({len(self._outbox)} updates wait)")
+        if self._disk.is_blocked:
+            against.append("the disk takes no writes")
+        return todo if self._gate.is_open(*against) else None
 
     def make(self, todo: Round) -> None:
         """Trains, and queues the update. Stopped halfway: nothing has happened, the round is made anew.
 
+        While the disk takes no write, it waits with what was learned, and the device does all else meanwhile.
+
         Raises:
-            OutboxError: the outbox cannot be written.
+            OutboxError: the outbox cannot be read or written any more.
         """
+        todo = telling_again(todo, self._outbox.untold())
         self._emit("training", base_version=todo.base.version, round=todo.number)
         self._pace.begin()
         trained = self._trainer.train(
@@ -126,15 +136,25 @@ class Study:
         except EncodeError as error:
             self._drop(todo, str(error))
             return
-        self._outbox.add(identity, payload, line)
+        if not self._written(lambda: self._outbox.add(identity, payload, line, retold=todo.retold)):
+            return
         self._line = line
         self._emit("queued", sequence=identity.sequence, base_version=todo.base.version, bytes=len(payload))
 
     def _drop(self, todo: Round, reason: str) -> None:
         """The round counts, so that a base which always diverges is not trained on without end."""
-        self._line = dropped(todo, now=self._clock.unix())
-        self._outbox.save_line(self._line)
+        line = dropped(todo, now=self._clock.unix())
+        if not self._written(lambda: self._outbox.save_line(line, retold=todo.retold)):
+            return
+        self._line = line
         self._emit("warning", message=f"round {todo.number} on model {todo.base.version} is dropped: {reason}")
+
+    def _written(self, write: Callable[[], object]) -> bool:
+        """Whether the disk took it; False: told to stop before that."""
+        while not self._disk.takes("round", write):
+            if not self._turn(PATIENCE_SECONDS):
+                return False
+        return True
 
     def _between_batches(self) -> bool:
         """Whether training may go on."""

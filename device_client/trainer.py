@@ -68,11 +68,7 @@ class StudentTrainer:
             self._local_teacher.give_up()
 
     def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
-        """As `rounds.Trainer` wants it; with a local teacher, the outcome also follows from the rounds before.
-
-        Raises:
-            ModelFileError: the local teacher cannot be kept.
-        """
+        """As `rounds.Trainer` wants it; with a local teacher, the outcome also follows from the rounds before."""
         load_vector(self._student, self._layout, weights)
         result = self._train(
             seed=round_seed(self._device, version=version, round_number=round, seed=self._seed),

@@ -74,6 +74,17 @@ class Kill(BaseException):
     """The process dies here."""
 
 
+def fill_disk(outbox: Outbox) -> None:
+    """From now on SQLite answers as it does on a full disk, to whatever makes the file grow."""
+    (pages,) = outbox._execute("PRAGMA page_count").fetchone()
+    outbox._execute(f"PRAGMA max_page_count = {pages}")
+
+
+def free_disk(outbox: Outbox) -> None:
+    """There is space again."""
+    outbox._execute("PRAGMA max_page_count = 1000000")
+
+
 class WatchedLink:
     """A link whose waiting moves the clock, and lets the stage look at each turn."""
 
@@ -119,6 +130,8 @@ class Aggregator:
     duplicates: int = 0
     answering: bool = True
     refusing: RefusalReason | None = None
+    answer: Callable[[Delivery], Receipt | None] = lambda _delivery: None
+    """What it says of a delivery instead of judging it; None: it judges."""
     received: int = 0
     signing_keys: list[SigningKey] = field(default_factory=list)
 
@@ -149,7 +162,9 @@ class Aggregator:
         self.link.ack(delivery)
         if not self.answering:
             return
-        if self.refusing is not None:
+        if (receipt := self.answer(delivery)) is not None:
+            self.send_receipt(receipt)
+        elif self.refusing is not None:
             self.receipt(update, outcome="refused", reason=self.refusing)
         elif any(update.identity == other.identity for other in self.merged):
             self.duplicates += 1
@@ -166,8 +181,8 @@ class Aggregator:
     def send_receipt(self, receipt: Receipt) -> None:
         self.link.publish(topics.build("receipt", root=ROOT, task=TASK, device=DEVICE), codec.encode(receipt))
 
-    def difference(self, update: Update) -> Vector:
-        return decode_vector(update.tensors, LAYOUT)
+    def difference(self, update: Update, layout: Layout = LAYOUT) -> Vector:
+        return decode_vector(update.tensors, layout)
 
 
 class FakeTrainer:
@@ -297,9 +312,13 @@ class Stage:
             return None
         return ModelTrust(self.model_keys, task=TASK, memory=memory, unix=self.time.clock.unix)
 
-    def run_for(self, seconds: float) -> Ended:
+    def run_for(self, seconds: float, *, outbox: Outbox | None = None) -> Ended:
         end = self.time.now + seconds
-        return self.run(lambda: self.time.now >= end)
+        return self.run(lambda: self.time.now >= end, outbox=outbox)
+
+    @staticmethod
+    def update(payload: bytes) -> Update:
+        return read(payload, Update)
 
     def queued(self) -> list[int]:
         """The sequences that wait in the outbox of a device that does not run."""

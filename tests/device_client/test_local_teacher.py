@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from device_client import model_files
 from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.model_files import ModelFileError, read_model
 from device_client.training import seeded
@@ -165,6 +166,39 @@ def test_a_file_that_cannot_be_used_says_what_to_do(tmp_path: Path, harm: Callab
     assert str(path) in str(caught.value)
     assert "move it away" in str(caught.value)
     assert path.exists(), "nothing is thrown away"
+
+
+def test_a_full_disk_is_told_once_and_the_teacher_is_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / LOCAL_TEACHER_NAME
+    told: list[str] = []
+    network = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3))
+    teacher = LocalTeacher(network, None, task="t", path=path, warn=told.append)
+    teacher.keep()
+    write = model_files.write_whole
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise ModelFileError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(model_files, "write_whole", full)
+    for _ in range(3):
+        change(teacher, 0.1)
+        teacher.keep()
+    assert read_model(path).rounds == 1
+    (line,) = told
+    assert "No space left on device" in line
+    kept = vector_of(network, layout_of(network))
+    teacher.give_up()
+    np.testing.assert_array_equal(vector_of(network, layout_of(network)), kept)
+
+    monkeypatch.setattr(model_files, "write_whole", write)
+    change(teacher, 0.1)
+    teacher.keep()
+    assert read_model(path).rounds == 5
+    monkeypatch.setattr(model_files, "write_whole", full)
+    teacher.keep()
+    assert len(told) == 2
 
 
 def test_the_teacher_alone_can_be_taken_from_the_folder(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import msgpack
 import numpy as np
 import pytest
 
+from aggregator.admission import Refuse, receipt_for
 from device_client.outbox import Outbox, payload_digest
-from device_client.outbox_errors import OutboxUnwritable
 from device_client.rounds import Trained
 from tests.device_client.stage import DEVICE, LAYOUT, ROOT, TASK, Kill, Stage, model
 from wire_contract import codec, topics
 from wire_contract.errors import LinkError
 from wire_contract.layout import Layout, TensorSpec
+from wire_contract.link import Delivery
 from wire_contract.messages import Presence, Receipt, Update
 
 
@@ -289,7 +290,7 @@ def test_a_broker_that_lost_its_state_gets_the_update_again_at_once(stage: Stage
     assert times[1] - times[0] < 2.0
 
 
-@pytest.mark.parametrize("reason", ["too_stale", "unknown_base", "norm", "layout", "budget", "not_finite"])
+@pytest.mark.parametrize("reason", ["too_stale", "unknown_base", "norm", "layout", "signature", "not_finite"])
 def test_a_refused_update_is_dropped_with_a_line(stage: Stage, reason: Any) -> None:
     stage.aggregator.refusing = reason
     stage.settings["local_rounds_max"] = 1
@@ -322,6 +323,63 @@ def test_an_answer_of_a_newer_aggregator_ends_the_update(stage: Stage, answer: d
     (warning,) = stage.told("warning")
     assert answer.get("r", answer["o"]) in warning["message"]
     assert answer["x"] in warning["message"]
+
+
+@pytest.mark.parametrize(
+    "reason", ["budget", "too_large", "malformed", "norm", "signature", "unknown_base", "too_stale"]
+)
+def test_what_a_refused_update_told_is_told_again_unless_it_is_wrong(stage: Stage, reason: Any) -> None:
+    stage.settings |= {"local_rounds_max": 3, "retrain_after_seconds": 60.0}
+    stage.aggregator.refusing = reason
+    stage.aggregator.publish(model(0))
+
+    def look() -> None:
+        if stage.told("receipt"):
+            stage.aggregator.refusing = None
+
+    stage.at_turn = look
+    stage.run(lambda: len(stage.aggregator.merged) == 2 and not stage.queued_now())
+    assert [update.sequence for update in stage.aggregator.merged] == [2, 3]
+    told = sum(stage.aggregator.difference(update) for update in stage.aggregator.merged)
+    first, *later = (stage.trainer.steps[0, number] for number in (1, 2, 3))
+    learned = sum(later) + (first if reason in {"budget", "too_large", "malformed"} else 0)
+    with stage.outbox() as outbox:
+        line = outbox.line()
+        assert outbox.untold() == []
+    assert line is not None
+    np.testing.assert_allclose(told + line.residual, learned, atol=1e-5)
+    assert np.allclose(line.weights, model(0).published.weights + first + sum(later), atol=1e-5)
+
+
+def test_what_was_not_taken_in_is_told_on_a_newer_model_after_a_restart(stage: Stage) -> None:
+    stage.settings["local_rounds_max"] = 1
+    stage.aggregator.refusing = "budget"
+    stage.aggregator.publish(model(0))
+    stage.run(lambda: bool(stage.told("receipt")))
+    stage.aggregator.refusing = None
+    stage.aggregator.publish(model(1))
+    stage.run(lambda: bool(stage.aggregator.merged))
+    (update,) = stage.aggregator.merged
+    assert (update.sequence, update.base_version) == (2, 1)
+    learned = stage.trainer.steps[0, 1] + stage.trainer.steps[1, 1]
+    np.testing.assert_allclose(stage.aggregator.difference(update), learned, atol=1e-5)
+
+
+def test_a_round_that_diverges_keeps_what_was_not_taken_in(stage: Stage) -> None:
+    stage.settings["local_rounds_max"] = 3
+    stage.aggregator.refusing = "budget"
+    stage.trainer.diverge_in = frozenset({(0, 2)})
+    stage.aggregator.publish(model(0))
+
+    def look() -> None:
+        if stage.told("receipt"):
+            stage.aggregator.refusing = None
+
+    stage.at_turn = look
+    stage.run(lambda: bool(stage.aggregator.merged))
+    (update,) = stage.aggregator.merged
+    learned = stage.trainer.steps[0, 1] + stage.trainer.steps[0, 3]
+    np.testing.assert_allclose(stage.aggregator.difference(update), learned, atol=1e-5)
 
 
 def test_a_rate_refusal_keeps_the_update_until_it_is_welcome(stage: Stage) -> None:
@@ -394,6 +452,35 @@ def test_an_update_over_the_brokers_limit_is_dropped_and_does_not_stand_in_the_w
     assert merged(stage) == [(2, 0)]
     (warning,) = stage.told("warning")
     assert "over the broker's limit of 150" in warning["message"]
+
+
+def test_an_update_in_flight_while_the_shards_change_goes_to_the_new_shard(stage: Stage) -> None:
+    stage.settings["local_rounds_max"] = 1
+    stage.aggregator.publish(model(0))
+    right = topics.shard_of(DEVICE, 16)
+    assert right != 0
+    shards = [1]
+    seen: list[int] = []
+
+    def answer(delivery: Delivery) -> Receipt | None:
+        seen.append(int(topics.parse(delivery.topic, root=ROOT).parts["shard"]))
+        if shards == [1] or seen[-1] != right:
+            shards[0] = 16  # the aggregators were restarted, and their manifest is on its way
+            refusal = Refuse("rate", f"shard: device {DEVICE} belongs to shard {right} of 16")
+            return receipt_for(refusal, version=0, update=None, payload=delivery.payload)
+        return None
+
+    def operate() -> None:
+        if len(seen) == 2 and shards[-1] == 16:
+            shards.append(0)  # once
+            stage.aggregator.publish(model(0, shards=16))
+
+    stage.aggregator.answer, stage.at_turn = answer, operate
+    stage.run(lambda: bool(stage.aggregator.merged))
+    assert seen[:2] == [0, 0]
+    assert seen[-1] == right
+    assert merged(stage) == [(1, 0)]
+    assert stage.told("receipt")[0]["reason"] == "rate"
 
 
 def test_updates_go_to_the_shard_that_the_manifest_asks_for(stage: Stage) -> None:
@@ -659,23 +746,6 @@ def test_a_link_that_died_ends_the_run_with_its_error(stage: Stage) -> None:
     stage.at_turn = die
     with pytest.raises(LinkError, match="a defect"):
         stage.run(lambda: False)
-
-
-def test_a_full_disk_ends_the_run_with_one_line_and_what_was_queued_stays(stage: Stage) -> None:
-    stage.upload_unmet = ("metered",)
-    stage.aggregator.publish(model(0))
-    outbox = stage.outbox()
-
-    def fill() -> None:
-        if len(stage.told("queued")) == 1:
-            outbox._execute(f"PRAGMA max_page_count = {outbox._pragma('page_count')}")
-
-    stage.at_turn = fill
-    stage.settings |= {"retrain_after_seconds": 1.0, "local_rounds_max": 100}
-    with pytest.raises(OutboxUnwritable, match="free some space"):
-        stage.run(lambda: False, outbox=outbox)
-    queued = len(stage.told("queued"))
-    assert stage.queued() == list(range(1, queued + 1))
 
 
 def test_traffic_is_told_now_and_then_and_at_the_end(stage: Stage) -> None:

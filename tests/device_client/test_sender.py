@@ -24,18 +24,25 @@ def make(uniform: Callable[[float, float], float] = widest) -> Sender:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"outcome": "merged"}, "remove"),
-        ({"outcome": "duplicate"}, "remove"),
-        ({"outcome": "refused", "reason": "too_stale"}, "remove"),
-        ({"outcome": "refused", "reason": "norm"}, "remove"),
-        ({"outcome": "refused", "reason": None}, "remove"),
-        ({"outcome": "refused", "reason": "of a newer aggregator"}, "remove"),
-        ({"outcome": "of a newer aggregator"}, "remove"),
-        ({"outcome": "of a newer aggregator", "reason": "rate"}, "remove"),
-        ({"outcome": "refused", "reason": "rate"}, "keep"),
+        ({"outcome": "merged"}, "done"),
+        ({"outcome": "duplicate"}, "done"),
+        ({"outcome": "refused", "reason": "too_stale"}, "done"),
+        ({"outcome": "refused", "reason": "norm"}, "done"),
+        ({"outcome": "refused", "reason": None}, "done"),
+        ({"outcome": "refused", "reason": "of a newer aggregator"}, "done"),
+        ({"outcome": "of a newer aggregator"}, "done"),
+        ({"outcome": "of a newer aggregator", "reason": "rate"}, "done"),
+        ({"outcome": "refused", "reason": "signature"}, "done"),
+        ({"outcome": "refused", "reason": "unknown_base"}, "done"),
+        ({"outcome": "refused", "reason": "not_finite"}, "done"),
+        ({"outcome": "refused", "reason": "layout"}, "done"),
+        ({"outcome": "refused", "reason": "too_large"}, "retell"),
+        ({"outcome": "refused", "reason": "budget"}, "retell"),
+        ({"outcome": "refused", "reason": "malformed"}, "retell"),
+        ({"outcome": "refused", "reason": "rate"}, "later"),
     ],
 )
-def test_only_rate_keeps_an_update(fields: dict[str, Any], expected: str) -> None:
+def test_what_becomes_of_an_update_by_its_receipt(fields: dict[str, Any], expected: str) -> None:
     assert verdict(Receipt(version=1, **fields)) == expected
 
 

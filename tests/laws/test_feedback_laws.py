@@ -1,21 +1,33 @@
 """Error feedback: nothing that was learned is lost, it is only told later."""
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.feedback import RESIDUAL_NORM_MAX, RESIDUAL_VERSIONS_MAX, carried, clipped
-from device_client.rounds import Line, Trained, dropped, make_update, next_round
+from device_client.feedback import (
+    RESIDUAL_NORM_MAX,
+    RESIDUAL_VERSIONS_MAX,
+    RETOLD_REASONS,
+    Untold,
+    carried,
+    clipped,
+    with_untold,
+)
+from device_client.outbox import Outbox
+from device_client.rounds import Line, Trained, dropped, make_update, next_round, telling_again
 from wire_contract import codec
 from wire_contract.encoding import decode_vector
 from wire_contract.encoding_choice import EncodingChoice, TopShare
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.manifest import Published
-from wire_contract.messages import Identity, Update
+from wire_contract.messages import Identity, Presence, Update
 from wire_contract.planner import Plan
+from wire_contract.signing import SigningKey
 
 LAYOUT = Layout((TensorSpec("matrix", (40, 30)), TensorSpec("bias", (40,))))
 CHOICES: tuple[EncodingChoice, ...] = (
@@ -129,3 +141,126 @@ def test_a_residual_is_forgotten_on_a_new_line_and_outlives_a_dropped_round() ->
     same = next_round(replace(base(10)), line, now=0.0, rounds_max=9, retrain_after_seconds=0.0)
     assert same is not None
     assert same.residual is line.residual
+
+
+FATES = ("merged", "too large here", "too_large", "budget", "malformed", "norm", "too_stale", "unknown_base", "waits")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    choice=st.sampled_from(CHOICES),
+    seed=st.integers(0, 2**32 - 1),
+    rounds=st.lists(
+        st.tuples(st.booleans(), st.floats(0.5, 2.0), st.sampled_from(FATES), st.integers(1, 3)),
+        min_size=1,
+        max_size=12,
+    ),
+)
+def test_with_refusals_all_that_was_learned_was_told_or_waits_or_is_named(
+    choice: EncodingChoice, seed: int, rounds: list[tuple[bool, float, str, int]]
+) -> None:
+    """Σ told (merged) + residual + what waits + clips + final refusals = Σ learned, with the real outbox, opened anew
+    now and then. Fates come late, out of order and in groups, as receipts do.
+    """
+    random = np.random.default_rng(seed)
+    learned, told, given_up = (np.zeros(LAYOUT.size) for _ in range(3))
+    on, line = base(0), None
+    pending: list[tuple[int, str, Vector]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        outbox = Outbox(Path(folder) / "outbox", task="task", device="device")
+        for number, (rebases, size, fate, delay) in enumerate(rounds):
+            if rebases:
+                on = base(on.version + 1)
+            todo = next_round(on, line, now=0.0, rounds_max=1_000, retrain_after_seconds=0.0)
+            assert todo is not None
+            todo = telling_again(todo, outbox.untold())
+            difference = (size * random.laplace(size=LAYOUT.size)).astype(np.float32)
+            trained = Trained(weights=todo.start + difference, samples=1, steps=1, metrics={})
+            identity = outbox.next_identity
+            payload, line = make_update(
+                todo, trained, task="task", identity=identity, encoding=choice, train_seconds=0.0, now=0.0
+            )
+            outbox.add(identity, payload, line, retold=todo.retold)
+            learned += line.weights.astype(np.float64) - todo.start
+            if todo.residual is not None:
+                given_up += todo.residual.astype(np.float64) - clipped(todo.residual, line.weights - todo.start)
+            pending.append((identity.sequence, fate, decode_vector(codec.decode(payload, Update).tensors, LAYOUT)))
+            if number % delay:
+                continue
+            for sequence, what, content in pending:
+                if what == "waits":
+                    continue
+                if what == "merged":
+                    told += content
+                elif what != "too large here" and what not in RETOLD_REASONS:
+                    given_up += content
+                outbox.settle(sequence, untold=what == "too large here" or what in RETOLD_REASONS)
+            outbox.record()
+            pending = [one for one in pending if one[1] == "waits"]
+            outbox.close()
+            outbox = Outbox(Path(folder) / "outbox", task="task", device="device")
+        kept = outbox.line()
+        assert kept is not None
+        assert kept.residual is not None
+        waits = sum((one[2] for one in pending), np.zeros(LAYOUT.size))
+        untold = with_untold(None, outbox.untold(), to_version=on.version, layout=LAYOUT)
+        outbox.close()
+    if untold is not None:
+        waits += untold
+    np.testing.assert_allclose(told + kept.residual + waits + given_up, learned, atol=1e-4 * len(rounds))
+
+
+@pytest.mark.parametrize(
+    ("base_version", "to_version", "counts"),
+    [
+        (5, 5, True),
+        (5, 6, True),
+        (5, 5 + RESIDUAL_VERSIONS_MAX, True),
+        (5, 6 + RESIDUAL_VERSIONS_MAX, False),
+        (5, 4, False),
+    ],
+)
+def test_the_content_of_an_update_is_told_again_within_the_reach_of_a_residual(
+    base_version: int, to_version: int, *, counts: bool
+) -> None:
+    todo = next_round(base(base_version), None, now=0.0, rounds_max=1, retrain_after_seconds=0.0)
+    assert todo is not None
+    difference = np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
+    trained = Trained(weights=todo.start + difference, samples=1, steps=1, metrics={})
+    for key in (None, SigningKey.from_seed(bytes(32))):
+        payload, _ = make_update(
+            todo,
+            trained,
+            task="task",
+            identity=Identity("device", bytes(8), 1),
+            encoding="float32",
+            train_seconds=0.0,
+            now=0.0,
+            signing_key=key,
+        )
+        untold = [Untold(1, payload, base_version)]
+        found = with_untold(None, untold, to_version=to_version, layout=LAYOUT)
+        assert (found is not None) == counts
+        if found is not None:
+            np.testing.assert_allclose(found, difference, atol=1e-6)
+
+
+@pytest.mark.parametrize("payload", [b"", b"no update", codec.encode(Presence(status="online"))])
+def test_content_that_cannot_be_read_or_is_of_another_student_is_nothing_to_tell(payload: bytes) -> None:
+    residual = np.ones(LAYOUT.size, dtype=np.float32)
+    assert with_untold(residual, [Untold(1, payload, 0)], to_version=0, layout=LAYOUT) is residual
+    other = Layout((TensorSpec("renamed", (40, 30)), TensorSpec("bias", (40,))))
+    published = replace(base(0), layout=other)
+    todo = next_round(published, None, now=0.0, rounds_max=1, retrain_after_seconds=0.0)
+    assert todo is not None
+    trained = Trained(weights=todo.start + 1, samples=1, steps=1, metrics={})
+    written, _ = make_update(
+        todo,
+        trained,
+        task="task",
+        identity=Identity("device", bytes(8), 1),
+        encoding="float32",
+        train_seconds=0.0,
+        now=0.0,
+    )
+    assert with_untold(residual, [Untold(1, written, 0)], to_version=0, layout=LAYOUT) is residual

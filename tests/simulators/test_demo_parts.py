@@ -378,7 +378,8 @@ def test_a_real_outbox_is_read_while_it_is_open(tmp_path: Path) -> None:
         head = outbox.head()
         assert head is not None
         outbox.attempted(head)
-        outbox.remove(1)
+        outbox.settle(1)
+        outbox.record()
         second = outbox.head()
         assert second is not None
         outbox.attempted(second)
