@@ -98,6 +98,7 @@ def run(settings: RunSettings) -> int:
             signing_keys=signing_keys,
             model_lifetime_seconds=settings.model_lifetime_seconds,
             recording=recording_of(telemetry, link, on_connected=begin_watching),
+            replace_line=settings.replace_line,
             is_evaluator=lambda name: is_evaluator(name) or name in settings.evaluator,
         )
         service.run(stopped.is_set)

@@ -31,6 +31,7 @@ from aggregator.ledger_rows import (
     Batch,
     DeviceKey,
     JournalRow,
+    Mark,
     VersionRow,
     account_values,
     counted,
@@ -178,11 +179,42 @@ class Ledger:
             )
             return rows.fetchall()
 
+    def newest_versions(self, count: int) -> list[int]:
+        """The numbers of the newest versions, newest first."""
+        with plain_errors(self.path):
+            rows = self._db.execute("SELECT version FROM version ORDER BY version DESC LIMIT ?", (count,))
+            return [version for (version,) in rows]
+
     def digests(self, *, since: int) -> dict[int, bytes]:
         """Version to digest of the published weights, from version `since` on."""
         with plain_errors(self.path):
             rows = self._db.execute("SELECT version, digest FROM version WHERE version >= ?", (since,))
             return dict(rows.fetchall())
+
+    def mark_from(self, version: int) -> Mark | None:
+        """The oldest version that is not below `version`; None: all are."""
+        return self._mark("WHERE version >= ? ORDER BY version LIMIT 1", (version,))
+
+    def moved_forward(self) -> Mark | None:
+        """The newest version that left out numbers after its parent; None: there is none."""
+        return self._mark("WHERE parent < version - 1 ORDER BY version DESC LIMIT 1", ())
+
+    def stamp_newest(self, *, at: float) -> None:
+        """Says that the newest version was published at `at`, Unix seconds, and not when it was committed.
+
+        Raises:
+            LedgerBusy: the disk refused; nothing was written.
+        """
+        with self._transaction() as db:
+            db.execute("UPDATE version SET committed_at = ? WHERE version = (SELECT max(version) FROM version)", (at,))
+
+    def _mark(self, which: str, values: tuple[int, ...]) -> Mark | None:
+        with plain_errors(self.path):
+            row = self._db.execute(
+                f"SELECT version, parent, digest, committed_at FROM version {which}",  # noqa: S608 - see the callers
+                values,
+            ).fetchone()
+        return None if row is None else Mark(version=row[0], parent=row[1], digest=row[2], committed_at=row[3])
 
     # -- updates
 

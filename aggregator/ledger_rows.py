@@ -68,6 +68,16 @@ class VersionRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What tells a version of this line from one of another."""
+
+    version: int
+    parent: int | None
+    digest: bytes
+    committed_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class JournalRow:
     """One merged update as the journal has it."""
 

@@ -1,8 +1,13 @@
-"""Publishes versions: deltas and chunks first, manifest last, all retained; deletes what is no longer kept."""
+"""Publishes versions: deltas and chunks first, manifest last, all retained; deletes what is no longer kept.
+
+Only what does not stand on the broker yet is published (`upkeep.py`). What the link does not take now, because its
+queue is full, still counts as missing, or as left over, and is tried again.
+"""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
+from aggregator.upkeep import Upkeep, sha256
 from wire_contract.codec import encode
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.link import Link
@@ -15,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """The aggregator's side of the topics. What the broker does not take now is said again on the next connection."""
+    """The aggregator's side of the topics."""
 
     def __init__(
         self, link: Link, *, root: str, task: str, shard: int, signing_keys: Sequence[SigningKey] = ()
@@ -26,69 +31,52 @@ class Publisher:
         self._task = task
         self._signing_keys = signing_keys
         self._status_topic = build("aggregator", root=root, task=task, shard=shard)
+        self.model_topic = build("model", root=root, task=task)
+        self.upkeep = Upkeep()
         self.published_bytes = 0
         """Payloads that the link took."""
 
-    def model(self, announcement: Announcement, *, all_of_it: bool) -> bool:
-        """Publishes a version; False when the link did not take it.
+    def model(self, announcement: Announcement) -> bool:
+        """Publishes what of a version does not stand there; False when the link did not take all of it.
 
-        Args:
-            announcement: of the version.
-            all_of_it: also what older versions have left on the broker, should it have lost it.
+        Where anything was missing the manifest goes out again, last: a device that had given up a delta or a chunk
+        takes that for the sign to try again.
         """
-        manifest = announcement.manifest
+        newest = announcement.manifest
+        deltas = {self.delta_topic(version): delta for version, delta in announcement.deltas.items()}
+        topics = [self.chunk_topic(newest.snapshot_version, index) for index in range(len(announcement.chunks))]
+        chunks = dict(zip(topics, announcement.chunks, strict=True))
+        manifest = sign(newest, self._signing_keys)
+        self.upkeep.want(
+            {
+                **{topic: sha256(delta) for topic, delta in deltas.items()},
+                **dict(zip(topics, newest.chunk_digests, strict=True)),
+                self.model_topic: sha256(manifest),
+            }
+        )
+        missing = self.upkeep.missing()
         try:
-            for version, delta in announcement.deltas.items():
-                if all_of_it or version == manifest.version:
-                    self._delta(version, delta)
-            if all_of_it or manifest.snapshot_version == manifest.version:
-                for index, chunk in enumerate(announcement.chunks):
-                    self._send(self._chunk_topic(manifest.snapshot_version, index), chunk, retain=True)
-            self._manifest(announcement)
+            for topic in missing:
+                if topic in deltas:
+                    self._delta(topic, deltas[topic])
+                elif topic in chunks:
+                    self._send(topic, chunks[topic], retain=True)
+            if missing:
+                self._send(self.model_topic, manifest, retain=True)
         except LinkError as error:
-            log.warning("version %d could not be published yet: %s", manifest.version, error)
+            log.warning("version %d could not be published yet: %s", newest.version, error)
             return False
         return True
 
-    def _delta(self, version: int, delta: bytes) -> None:
-        """One that the broker would refuse must not hold up the version: devices then take its snapshot."""
+    def tidy(self, kept: Collection[str]) -> bool:
+        """Deletes what stands there and is neither of the newest version nor in `kept`; False: not all of it yet."""
         try:
-            self._send(self._delta_topic(version), delta, retain=True)
-        except PayloadTooLarge as error:
-            log.warning(
-                "delta %d was not published, so devices fall back to snapshots: %s; lower --delta-message-bytes-max",
-                version,
-                error,
-            )
-
-    def manifest_again(self, announcement: Announcement) -> bool:
-        """Publishes the manifest alone, for a later expiry; False when the link did not take it."""
-        try:
-            self._manifest(announcement)
+            for topic in self.upkeep.surplus(kept):
+                self._send(topic, b"", retain=True)
         except LinkError as error:
-            log.warning("the manifest could not be published again yet: %s", error)
+            log.warning("old deltas and chunks stay on the broker for now: %s", error)
             return False
         return True
-
-    def _manifest(self, announcement: Announcement) -> None:
-        topic = build("model", root=self._root, task=self._task)
-        self._send(topic, sign(announcement.manifest, self._signing_keys), retain=True)
-
-    def delete_chunks(self, version: int, count: int) -> None:
-        """Removes the retained chunks of an old snapshot from the broker."""
-        try:
-            for index in range(count):
-                self._send(self._chunk_topic(version, index), b"", retain=True)
-        except LinkError as error:
-            log.warning("old chunks of version %d stay on the broker for now: %s", version, error)
-
-    def delete_deltas(self, versions: Iterable[int]) -> None:
-        """Removes retained deltas that no longer lead anywhere from the broker."""
-        try:
-            for version in versions:
-                self._send(self._delta_topic(version), b"", retain=True)
-        except LinkError as error:
-            log.warning("old deltas stay on the broker for now: %s", error)
 
     def receipt(self, device: str, receipt: Receipt) -> None:
         """Answers a device. A receipt that is lost costs one duplicate: the device sends again and is told then."""
@@ -104,12 +92,28 @@ class Publisher:
         except LinkError as error:
             log.warning("status was not sent: %s", error)
 
+    def chunk_topic(self, version: int, index: int) -> str:
+        """Where a chunk of a snapshot stands."""
+        return build("chunk", root=self._root, task=self._task, version=version, chunk=index)
+
+    def delta_topic(self, version: int) -> str:
+        """Where the delta that leads to `version` stands."""
+        return build("delta", root=self._root, task=self._task, version=version)
+
+    def _delta(self, topic: str, delta: bytes) -> None:
+        """A delta that the broker would refuse must not hold up the version: devices then take its snapshot."""
+        try:
+            self._send(topic, delta, retain=True)
+        except PayloadTooLarge as error:
+            self.upkeep.given_up(topic)
+            log.warning(
+                "%s was not published, so devices fall back to snapshots: %s; lower --delta-message-bytes-max",
+                topic,
+                error,
+            )
+
     def _send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._link.publish(topic, payload, retain=retain)
         self.published_bytes += len(payload)
-
-    def _chunk_topic(self, version: int, index: int) -> str:
-        return build("chunk", root=self._root, task=self._task, version=version, chunk=index)
-
-    def _delta_topic(self, version: int) -> str:
-        return build("delta", root=self._root, task=self._task, version=version)
+        if retain and topic != self._status_topic:
+            self.upkeep.published(topic, payload)

@@ -8,7 +8,6 @@ a version that a restart still has.
 import logging
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +20,10 @@ from aggregator.ledger import Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals
 from aggregator.metrics_file import Figures, MetricsFile
+from aggregator.line_check import STANDS_IN_THE_WAY, Found, LineRefused
+from aggregator.line_entry import enter
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
+from aggregator.own_topics import SETTLE_SECONDS, OwnTopics
 from aggregator.publishing import Publisher
 from aggregator.summary import History, Tally
 from aggregator.telemetry.recording import Recording, Stopwatch
@@ -29,9 +31,7 @@ from wire_contract.codec import decode
 from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
 from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Vector
-from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
-from wire_contract.manifest import Announcement
 from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
 from wire_contract.shelf import Shelf
 from wire_contract.signing import SigningKey
@@ -46,9 +46,8 @@ _RETRY_SECONDS_MAX = 15.0
 _PUBLISH_AGAIN_SECONDS = 5.0
 _STATUS_SECONDS = 2.0
 """Between two statuses, however many versions and updates there are."""
-_SWEPT = 8
-"""So many snapshots and deltas below the kept ones are deleted on start: a crash may have left some."""
-
+_LOOK_SECONDS = 0.05
+"""The longest wait while it is not known yet what stands on the broker."""
 
 _STRANGERS_TOLD_MAX = 256
 """Devices named in the log because they send evaluations without being evaluators."""
@@ -94,6 +93,8 @@ class Service:
         is_evaluator: Callable[[str], bool] = is_evaluator,
         heartbeat: Heartbeat = no_heartbeat,
         metrics: MetricsFile | None = None,
+        replace_line: bool = False,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         """Puts the parts together.
 
@@ -113,6 +114,8 @@ class Service:
             is_evaluator: whether evaluations under this name are believed; those of others are ignored.
             heartbeat: is told in every turn that the loop moves, and what keeps it from its work.
             metrics: the file for Prometheus; None: none.
+            replace_line: begin anew over another line that stands on the broker, instead of refusing to start.
+            settle_seconds: how long a look at the broker waits for retained messages that come late.
         """
         self.line = line
         self._ledger = ledger
@@ -129,14 +132,31 @@ class Service:
             signing_keys=signing_keys,
         )
         self._lifetime_seconds = model_lifetime_seconds
+        self._expires_at: float | None = None
+        """Of the manifest that was published last, Unix seconds."""
         self._renew_at = math.inf
         """On the monotonic clock: then the manifest needs a later expiry."""
         self._waiting_since = clock.monotonic()
         self._connected_before = False
         self._unreachable = ""
         self._online = False
-        self._deltas_deleted_below = 0
-        self._snapshots_deleted: deque[int] = deque(maxlen=_SWEPT)
+        """Connected, and it is known what stands on the broker."""
+        self._own = OwnTopics(
+            self._publisher,
+            link,
+            ledger,
+            root=root,
+            task=line.settings.task,
+            keys=[key.public for key in signing_keys],
+            monotonic=clock.monotonic,
+            settle_seconds=settle_seconds,
+        )
+        self._replaces_line = replace_line
+        self._is_admitted = False
+        """Whether the first look has found nothing in the way."""
+        self._held: list[Delivery] = []
+        """What came before that: a ledger that is not of this line must not answer it."""
+        self._session_present = True
         self._is_unpublished = False
         self._publish_again_at = 0.0
         self._tally = Tally(history or History(), now=clock.unix())
@@ -156,6 +176,7 @@ class Service:
 
         Raises:
             RefusedByBroker: user name or password are wrong, or the like.
+            LineRefused: another line stands on the broker; nothing was changed there.
             LinkError: the link's thread died.
         """
         while not should_stop():
@@ -168,13 +189,19 @@ class Service:
         )
         events = self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=self._receive_seconds())
         self._take(events, should_stop)
+        if self._own.is_looking:  # what a broker answers at once
+            self._take(self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=0.0), should_stop)
+        if self._own.look_is_over():
+            self._settle(should_stop)
         waited = self._clock.monotonic() - self._waiting_since
         if self.line.is_due(waited_seconds=waited) and not should_stop():
             self._new_version(should_stop)
         if self._is_unpublished and self._online and self._clock.monotonic() >= self._publish_again_at:
-            self._publish(all_of_it=True)
+            self._publish()
+        if self._online and self._own.is_to_be_healed():
+            self._publish()
         if self._online and self._clock.monotonic() >= self._renew_at:
-            self._renew()
+            self._publish(renew=True)
         if self._online and self._clock.monotonic() >= self._tell_at:
             self._tell_news()
         self._recording.stands(self.line, self._counters(), connected=self._online, now=self._clock.monotonic())
@@ -189,20 +216,13 @@ class Service:
     # -- one batch
 
     def _take(self, events: Sequence[Event], should_stop: Callable[[], bool]) -> None:
+        deliveries = self._sort(events)
         batch = BatchBuilder()
         answers: list[tuple[str, Receipt]] = []
-        deliveries: list[Delivery] = []
         was_empty = self.line.buffer.slots == 0
         watch = Stopwatch(self._clock.monotonic)
-        for event in events:
-            match event:
-                case Delivery():
-                    deliveries.append(event)
-                    self._judge(event, batch, answers)
-                case Connected():
-                    self._greet()
-                case Disconnected():
-                    self._note_disconnected(event)
+        for delivery in deliveries:
+            self._judge(delivery, batch, answers)
         if was_empty and self.line.buffer.slots:
             self._waiting_since = self._clock.monotonic()
         written = batch.build()
@@ -225,6 +245,25 @@ class Service:
                 answer_seconds=watch.lap(),
             )
         self._forget_old_incarnations()
+
+    def _sort(self, events: Sequence[Event]) -> list[Delivery]:
+        """What is to be worked on now. What is about the connection, or on the aggregator's own topics, is seen to
+        here; before the first look is over all else waits.
+        """
+        deliveries: list[Delivery] = []
+        for event in events:
+            match event:
+                case Delivery(topic=topic) if topic in self._own:
+                    self._own.hear(topic, event.payload)
+                    if event.mid:  # at QoS 0 there is nothing to acknowledge
+                        self._link.ack(event)
+                case Delivery():
+                    (deliveries if self._is_admitted else self._held).append(event)
+                case Connected():
+                    self._greet(event)
+                case Disconnected():
+                    self._note_disconnected(event)
+        return deliveries
 
     def _forget_old_incarnations(self) -> None:
         try:
@@ -328,9 +367,8 @@ class Service:
         wait_seconds = self._clock.monotonic() - self._waiting_since
         self.line.advance(shelf, weights)
         self._tally.committed(row.version, at=row.committed_at)
-        if self._online:  # else the greeting publishes it, and a queue for later must not fill with models
-            self._publish(all_of_it=self._is_unpublished)
-            self._delete_old()
+        if self._online:  # else it is published after the next look, and a queue for later must not fill with models
+            self._publish(renew=True)
         self._recording.version_committed(
             shelf,
             before,
@@ -352,60 +390,71 @@ class Service:
             log.warning("version %d is published as float32: %s", self.line.version + 1, error)
             return self.line.next_shelf(weights, at=at, encoding="float32")
 
-    def _publish(self, *, all_of_it: bool) -> None:
-        """What the link does not take now (its queue is full) is offered again a little later."""
-        self._is_unpublished = not self._publisher.model(self._announcement(), all_of_it=all_of_it)
-        self._publish_again_at = self._clock.monotonic() + _PUBLISH_AGAIN_SECONDS
-        self._renew_at = self._next_renewal()
-
-    def _renew(self) -> None:
-        """A later expiry for the version that stands, signed anew."""
-        done = self._publisher.manifest_again(self._announcement())
-        self._renew_at = self._next_renewal() if done else self._clock.monotonic() + _PUBLISH_AGAIN_SECONDS
-
-    def _announcement(self) -> Announcement:
-        lifetime = self._lifetime_seconds
-        expires_at = None if lifetime is None else self._clock.unix() + lifetime
-        return announcement(self.line.settings, self.line.shelf, expires_at=expires_at)
-
-    def _next_renewal(self) -> float:
-        """After half of the lifetime: an aggregator that is away for the other half does no harm."""
-        return math.inf if self._lifetime_seconds is None else self._clock.monotonic() + self._lifetime_seconds / 2
-
-    def _delete_old(self) -> None:
-        """Deltas and snapshots that are no longer kept, each once in the life of this program."""
-        oldest = self.line.version - len(self.line.shelf.deltas) + 1
-        # No more can be there: without a broker there are no updates, and so no versions.
-        first = max(1, oldest - KEPT_DELTAS - _SWEPT, self._deltas_deleted_below)
-        self._publisher.delete_deltas(range(first, oldest))
-        self._deltas_deleted_below = oldest
-        for version, chunks in self._ledger.chunked_snapshots(KEPT_SNAPSHOTS + _SWEPT)[KEPT_SNAPSHOTS:]:
-            if version not in self._snapshots_deleted:
-                self._publisher.delete_chunks(version, chunks)
-                self._snapshots_deleted.append(version)
+    def _publish(self, *, renew: bool = False) -> None:
+        """All that does not stand on the broker yet, and what is no longer kept goes. What the link does not take now
+        (its queue is full) is offered again a little later. `renew`: the manifest gets a later expiry.
+        """
+        now = self._clock.monotonic()
+        if self._lifetime_seconds is not None and (renew or self._expires_at is None):
+            self._expires_at = self._clock.unix() + self._lifetime_seconds
+            self._renew_at = now + self._lifetime_seconds / 2  # who is away for the other half does no harm
+        stands = announcement(self.line.settings, self.line.shelf, expires_at=self._expires_at)
+        is_published = self._publisher.model(stands)
+        self._is_unpublished = not (self._own.tidy() and is_published)
+        self._publish_again_at = now + _PUBLISH_AGAIN_SECONDS
 
     # -- the connection
 
-    def _greet(self) -> None:
-        """A broker may have lost what it retained, so the committed model is published on every connection."""
+    def _greet(self, event: Connected) -> None:
+        """A broker may have lost what it retained, or hold what is not ours: that is looked at on every connection."""
         self._connected_before = True
-        self._online = True
+        self._session_present = event.session_present
         self._unreachable = ""
-        log.info("connected; publishing version %d", self.line.version)
-        self._publish(all_of_it=True)
-        self._delete_old()
-        self._told = self._status("online")
-        self._publisher.status(self._told)
+        log.info("connected; looking at what stands on the broker")
+        self._own.connected()
+
+    def _settle(self, should_stop: Callable[[], bool]) -> None:
+        """What follows of a look."""
+        found = self._own.found()
+        if not self._is_admitted:
+            self._enter(found)
+        elif found is not None and found.whose in STANDS_IN_THE_WAY:
+            self._own.report(found)
+        was_online, self._online = self._online, True
+        if not was_online:
+            log.info("publishing what is missing of version %d", self.line.version)
+        self._publish()
+        if not was_online:
+            self._told = self._status("online")
+            self._publisher.status(self._told)
+        held, self._held = self._held, []
+        self._take(held, should_stop)
+
+    def _enter(self, found: Found | None) -> None:
+        topic, now = self._publisher.model_topic, self._clock.unix()
+        try:
+            enter(found, self.line, self._ledger, topic=topic, replaces=self._replaces_line, now=now)
+        except LineRefused:
+            if not self._session_present:  # begun just now: it would collect updates for nobody
+                shard = self.line.settings.policy.shard
+                for one in subscriptions(root=self._root, task=self.line.settings.task, shard=shard):
+                    self._link.unsubscribe(one)
+            raise
+        self._is_admitted = True
 
     def _note_disconnected(self, event: Disconnected) -> None:
         if event.refused and not self._connected_before:
             raise RefusedByBroker(f"the broker refused this aggregator: {event.reason}; check user name and password")
         self._online = False
+        self._own.disconnected()
+        self._held.clear()  # not acknowledged, so all of it comes again
         if event.reason != self._unreachable:
             self._unreachable = event.reason
             log.warning("no connection to the broker: %s; trying again until it is there", event.reason)
 
     def _receive_seconds(self) -> float:
+        if self._own.is_looking:
+            return _LOOK_SECONDS
         if not self.line.buffer.slots:
             return _RECEIVE_SECONDS_MAX
         waited = self._clock.monotonic() - self._waiting_since
@@ -424,7 +473,9 @@ class Service:
         return AggregatorStatus(status=status, version=self.line.version, counters=self._counters(), summary=summary)
 
     def _counters(self) -> dict[str, int]:
+        strangers = {"strangers": self._own.strangers} if self._own.strangers else {}
         return {
+            **strangers,
             "merged": self._merged,
             "duplicate": self._duplicates,
             "refused": self._refused,

@@ -119,6 +119,11 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         description="name of an evaluator whose evaluations count; evaluator, evaluator-1, evaluator.COHORT … "
         "always do; repeat for more",
     )
+    replace_line: bool = Field(
+        False,
+        description="begin anew over another line that stands on the broker, instead of refusing to start: devices "
+        "drop that line, and with it what they have learned on it",
+    )
     shard: int = Field(0, ge=0, description="which shard of the devices this aggregator serves")
     shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
     log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")

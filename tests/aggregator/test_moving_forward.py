@@ -7,6 +7,7 @@ import pytest
 
 from aggregator.__main__ import main
 from aggregator.ledger_format import LedgerError
+from aggregator.line_check import LineRefused
 from aggregator.moving_forward import move_forward
 from device_client.model_trust import ModelTrust, VolatileMemory
 from tests.aggregator.synthetic import TASK, newest_weights
@@ -38,6 +39,12 @@ def test_a_restored_ledger_is_refused_until_it_is_moved_forward(tmp_path: Path) 
         path.with_name(path.name + side).unlink(missing_ok=True)
 
     stage.start()
+    before = dict(stage.broker.retained)
+    with pytest.raises(LineRefused, match=r"at version 5, published .* move-forward --ledger .*ledger --version 6"):
+        stage.step()
+    assert stage.broker.retained == before, "nothing was changed"
+    stage.crash()
+    stage.start(replace_line=True)
     stage.step()
     assert stage.manifest.version == 2
     with pytest.raises(DecodeError, match="it announces version 2, and version 5 was announced before"):

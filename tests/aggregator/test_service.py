@@ -49,12 +49,22 @@ WHOLE = replace(SETTINGS, delta_encoding=None)
 class Stage:
     """An aggregator, a broker and a few devices in one thread."""
 
-    def __init__(self, path: Path, settings: LineSettings = SETTINGS, layout: Layout = LAYOUT, **link: int) -> None:
+    link_type: type[MemoryLink] = MemoryLink
+    client_id = "aggregator"
+
+    def __init__(
+        self,
+        path: Path,
+        settings: LineSettings = SETTINGS,
+        layout: Layout = LAYOUT,
+        broker: MemoryBroker | None = None,
+        **link: int,
+    ) -> None:
         self.path = path
         self.settings = settings
         self.layout = layout
         self.link_settings = link
-        self.broker = MemoryBroker()
+        self.broker = broker or MemoryBroker()
         self.now = 1_000.0
         self.pauses: list[float] = []
         self.beats: list[str] = []
@@ -63,11 +73,14 @@ class Stage:
         self.mailbox = MemoryLink(self.broker, "devices", subscriptions=(f"{ROOT}/{TASK}/receipt/+",))
         self.start()
 
-    def start(self, *, history: History | None = None) -> None:
+    def start(self, *, history: History | None = None, replace_line: bool = False) -> None:
         self.ledger = Ledger(self.path, task=TASK)
         self.line = begin(self.ledger, self.settings, self.layout)
-        self.link = MemoryLink(
-            self.broker, "aggregator", subscriptions=subscriptions(root=ROOT, task=TASK, shard=0), **self.link_settings
+        self.link = self.link_type(
+            self.broker,
+            self.client_id,
+            subscriptions=subscriptions(root=ROOT, task=TASK, shard=0),
+            **self.link_settings,
         )
         self.service = Service(
             self.line,
@@ -77,6 +90,8 @@ class Stage:
             totals=read_totals(self.path),
             clock=Clock(monotonic=lambda: self.now, unix=lambda: T0 + self.now),
             pause=self._pause,
+            settle_seconds=0.0,
+            replace_line=replace_line,
             history=history,
             heartbeat=lambda *, trouble="": self.beats.append(trouble),
             metrics=MetricsFile(self.path.with_suffix(".prom"), task=TASK, shard=0),
@@ -90,7 +105,7 @@ class Stage:
     def crash(self) -> None:
         """The process is gone; the broker sees a lost connection."""
         self.ledger.close()
-        self.broker.drop("aggregator")
+        self.broker.drop(self.client_id)
         self.link._is_closed = True
 
     def step(self, count: int = 1) -> None:

@@ -12,6 +12,7 @@ from aggregator.admission import Policy
 from aggregator.ledger_view import read_totals
 from aggregator.model_line import LineSettings
 from aggregator.service import Service
+from aggregator.summary import History
 from tests.aggregator.synthetic import ROOT, SETTINGS, T0, SyntheticDevice, identities, newest_weights
 from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_service import Stage as PlainStage
@@ -45,7 +46,7 @@ class Stage(PlainStage):
         super().__init__(path, settings)
         self.reader = MemoryLink(self.broker, "reader", subscriptions=(MODEL,))
 
-    def start(self) -> None:
+    def start(self, *, history: History | None = None, replace_line: bool = False) -> None:
         super().start()
         self.service = Service(
             self.line,
@@ -55,6 +56,9 @@ class Stage(PlainStage):
             totals=read_totals(self.path),
             clock=self.service._clock,
             pause=self._pause,
+            settle_seconds=0.0,
+            replace_line=replace_line,
+            history=history,
             signing_keys=self.signing_keys,
             model_lifetime_seconds=self.lifetime_seconds,
         )

@@ -68,8 +68,8 @@ class World:
 
     def publish(self, *line: Shelf) -> None:
         for shelf in line:
-            assert self.publisher.model(announced(shelf), all_of_it=False)
-            self.publisher.delete_deltas([shelf.version - 8] if shelf.version > 8 else [])
+            assert self.publisher.model(announced(shelf))
+            assert self.publisher.tidy({topic for topic in self.broker.retained if topic.startswith(f"{MODEL}/")})
 
     def device(self) -> Watched:
         return Watched(MemoryLink(self.broker, DEVICE, subscriptions=(MODEL,)))
@@ -176,7 +176,7 @@ def test_a_delta_over_the_brokers_limit_does_not_hold_up_the_version(world: Worl
     world.broker.packet_bytes_max = 26_000
     for shelf in line[1:]:
         assert len(shelf.deltas[0]) > world.broker.packet_bytes_max
-        assert world.publisher.model(announced(shelf), all_of_it=False)
+        assert world.publisher.model(announced(shelf))
     kinds = {topics.parse(topic, root=ROOT).kind for topic in world.broker.retained}
     assert kinds == {"model", "chunk"}
     assert codec.decode(world.broker.retained[MODEL], Manifest).version == 5
@@ -243,7 +243,7 @@ def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protoc
     aggregator = link("aggregator")
     publisher = Publisher(aggregator, root=ROOT, task=TASK, shard=0)
     for shelf in LINE[:12]:
-        publisher.model(announced(shelf), all_of_it=False)
+        publisher.model(announced(shelf))
     assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
     device = Watched(link(DEVICE, MODEL))
     for _ in range(50):
@@ -254,7 +254,7 @@ def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protoc
     assert device.asked == ["delta/9", "delta/10", "model/8/+"]
     device.forget()
     for shelf in LINE[12:25]:
-        publisher.model(announced(shelf), all_of_it=False)
+        publisher.model(announced(shelf))
     assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
     for _ in range(50):
         device.listen(0.2)

@@ -167,7 +167,7 @@ def test_it_says_when_the_aggregator_is_gone(toy: Federation, websocket: WithWeb
     page.eventually(shows("#state", "Aggregator offline"))
     page.eventually(is_state("quiet"))
     page.eventually(shows("#accuracy", "50.0 %"))
-    toy.service._greet()
+    toy.service._publisher.status(toy.service._status("online"))
     page.eventually(is_state("live"))
     will = AggregatorStatus(status="offline", version=1)
     toy.publish(build("aggregator", root=ROOT, task=TASK, shard=0), encode(will))

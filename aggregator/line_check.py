@@ -1,0 +1,127 @@
+"""Whose line stands on the broker: what an aggregator makes of the manifest that is retained on its model topic. Pure.
+
+An aggregator publishes nothing before it has looked there. A new, lost or older ledger, or a second aggregator with a
+ledger of its own, would otherwise replace a line that devices follow, and their updates would be refused from then on.
+
+    nothing there                                     → publish
+    a version that the ledger has, by digest          → of this line: publish what is missing
+    a version that the ledger was moved forward past  → publish above it
+    a version so old that the ledger has dropped it   → publish above it
+    anything else that can be read                    → another line: refuse, unless told to replace it
+    written by a newer program                        → refuse, unless told to replace it
+    damaged, or of another task                       → serves nobody: replace it
+    not signed by a key of ours, where there are keys → whoever can write the topic must not stop us: replace it
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from aggregator.ledger_rows import Mark
+from wire_contract.envelope import sealed
+from wire_contract.errors import ContractError, DecodeError, UnknownSchema
+from wire_contract.messages import Manifest
+from wire_contract.signing import NotTrusted, PublicKey, signers
+
+Whose = Literal["ours", "passed", "forgotten", "another line", "a newer program", "unreadable", "untrusted"]
+
+STANDS_IN_THE_WAY: frozenset[Whose] = frozenset({"another line", "a newer program"})
+"""What an aggregator does not start over unless it is told to."""
+
+
+class LineRefused(ContractError):
+    """Another line stands on the broker; nothing was changed. The text names the ways out."""
+
+
+class Marks(Protocol):
+    """The ledger, as far as it is asked here."""
+
+    def mark_from(self, version: int) -> Mark | None:
+        """The oldest version that is not below `version`; None: all are."""
+
+    def moved_forward(self) -> Mark | None:
+        """The newest version that left out numbers after its parent (see `move-forward`); None: there is none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A retained manifest, and whose it is."""
+
+    whose: Whose
+    manifest: Manifest | None = None
+    """None: it could not be read, or must not be believed."""
+    reason: str = ""
+    """Why it was not taken for ours; one line for a person."""
+
+
+def judge(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKey] = ()) -> Found:
+    """Whose manifest `payload` is.
+
+    Args:
+        payload: as it stands on the model topic; not empty.
+        task: of this line.
+        marks: what the ledger knows of versions.
+        keys: the public halves of this aggregator's signing keys; with them, only what they signed is believed.
+    """
+    try:
+        message = sealed(payload, Manifest)
+        if keys:
+            signers(message, keys)
+        manifest = message.open()
+    except NotTrusted as error:
+        return Found("untrusted", reason=str(error))
+    except UnknownSchema as error:
+        return Found("untrusted" if keys else "a newer program", reason=str(error))
+    except DecodeError as error:
+        return Found("unreadable", reason=str(error))
+    if manifest.task != task:
+        return Found("unreadable", reason=f"it is of task {manifest.task!r}")
+    return Found(_whose(manifest, marks), manifest)
+
+
+def _whose(manifest: Manifest, marks: Marks) -> Whose:
+    mark = marks.mark_from(manifest.version)
+    if mark is not None and (mark.version, mark.digest) == (manifest.version, manifest.digest):
+        # Two ledgers that were begun with the same file have the same version 0, but not at the same moment.
+        begun_elsewhere = manifest.version == 0 and mark.committed_at != manifest.published_at
+        if not begun_elsewhere:
+            return "ours"
+    moved = marks.moved_forward()
+    if moved is not None and manifest.version < moved.version:
+        assert moved.parent is not None, "it has left out the numbers after its parent"
+        if moved.parent < manifest.version or manifest.published_at <= moved.committed_at:
+            return "passed"
+    if mark is not None and mark.version > manifest.version:
+        return "forgotten"
+    return "another line"
+
+
+def refusal(found: Found, *, task: str, topic: str, ledger: Path, version: int) -> LineRefused:
+    """What an operator is told who starts an aggregator, at `version`, where something stands in its way."""
+    if found.manifest is None:
+        return LineRefused(
+            f"task {task}: a newer program has published on {topic} ({found.reason}); nothing was changed there. "
+            "Update this program, or give --replace-line to begin anew over it"
+        )
+    manifest = found.manifest
+    return LineRefused(
+        f"task {task}: another line stands on {topic}, at version {manifest.version}, published "
+        f"{_moment(manifest.published_at)}; ledger {ledger}, at version {version}, does not know it. Nothing was "
+        "changed (is another aggregator at work?). To go on above it: restore its newest ledger, or take this one: "
+        f"python -m aggregator move-forward --ledger {ledger} --version {way_forward(manifest.version, version)}. To "
+        "begin anew over it, so that devices drop that line: --replace-line"
+    )
+
+
+def way_forward(found: int, version: int) -> int:
+    """A number for `move-forward` that is above version `found` on the broker and leaves out at least one of ours."""
+    return found + 1 if found > version else version + 2
+
+
+def _moment(unix_seconds: float) -> str:
+    try:
+        return "at " + datetime.fromtimestamp(unix_seconds, tz=UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # whoever published it may have written anything
+        return "at a time that cannot be"

@@ -1,0 +1,474 @@
+"""The aggregator looks at what is retained on its own topics before it publishes, mends it, and refuses to begin below
+or beside another line.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aggregator.line_check import LineRefused
+from aggregator.moving_forward import move_forward
+from aggregator.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
+from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
+from tests.aggregator.test_service import MODEL
+from tests.aggregator.test_service import Stage as PlainStage
+from tests.aggregator.test_signing import Stage as SigningStage
+from tests.wire_contract.keys import key
+from wire_contract import codec
+from wire_contract.errors import LinkError
+from wire_contract.link import Delivery, Disconnected, Quality
+from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.messages import Manifest
+from wire_contract.planner import Plan
+from wire_contract.signing import sign
+from wire_contract.topics import build, parse
+
+LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)
+OWN = {"model", "chunk", "delta"}
+
+
+class Stage(PlainStage):
+    """With deltas and chunks, and somebody who hears what is published on the model topics."""
+
+    def __init__(self, path: Path, broker: MemoryBroker | None = None, **link: int) -> None:
+        super().__init__(path, LINE, CHUNKED, broker=broker, **link)
+        filters = (MODEL, f"{MODEL}/+/+", f"{ROOT}/{TASK}/delta/+")
+        self.ear = MemoryLink(self.broker, f"ear of {self.client_id}", subscriptions=filters, receive_maximum=10_000)
+        self.heard()
+
+    def heard(self) -> list[str]:
+        """Topics of what was published since it was asked last, without probes."""
+        events = self.ear.receive(count=10_000, timeout_seconds=0)
+        found = [event for event in events if isinstance(event, Delivery)]
+        for one in found:
+            self.ear.ack(one)
+        return [one.topic for one in found if not one.retained and one.topic != build("delta", **PROBE)]
+
+    def models(self) -> dict[str, bytes]:
+        """What is retained on the model topics."""
+        return {topic: it for topic, it in self.broker.retained.items() if parse(topic, root=ROOT).kind in OWN}
+
+    def vandal(self, topic: str, payload: bytes = b"") -> None:
+        """Somebody else publishes, or deletes."""
+        self.mailbox.publish(topic, payload, retain=True)
+
+    def copy(self, path: Path) -> None:
+        """Of the ledger, as it is now."""
+        self.ledger._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(self.path, path)
+
+
+PROBE = {"root": ROOT, "task": TASK, "version": 0}
+
+
+class Other(Stage):
+    """A second aggregator, under a name of its own."""
+
+    client_id = "aggregator-1"
+
+
+Make = Callable[..., Stage]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    made: list[Stage] = []
+
+    def one(name: str = "ledger", kind: type[Stage] = Stage, broker: MemoryBroker | None = None, **link: int) -> Stage:
+        made.append(kind(tmp_path / name, broker, **link))
+        return made[-1]
+
+    yield one
+    for stage in made:
+        stage.ledger.close()
+
+
+@pytest.fixture
+def stage(make: Make) -> Stage:
+    made = make()
+    made.step()
+    return made
+
+
+# -- another line
+
+
+def test_a_new_ledger_does_not_begin_over_a_line(stage: Stage, make: Make) -> None:
+    stage.teach(7)
+    stage.crash()
+    stage.receipts()
+    stage.send(stage.device("c"))
+    before = dict(stage.broker.retained)
+    new = make("new", broker=stage.broker)
+    with pytest.raises(LineRefused, match=r"at version 7, .* at version 0, .* --version 8\. .*--replace-line"):
+        new.step()
+    new.link.close()
+    assert stage.broker.retained == before, "nothing was changed"
+    assert new.receipts() == [], "and nobody answered"
+    stage.start()
+    stage.step()
+    assert stage.outcomes() == ["merged"], "it waited for the right one"
+
+
+def test_a_backlog_does_not_hide_the_line(stage: Stage, make: Make) -> None:
+    stage.teach(2)
+    stage.crash()
+    for _ in range(20):
+        stage.send(stage.device("c"))
+    new = make("new", broker=stage.broker, receive_maximum=2)
+    with pytest.raises(LineRefused):
+        new.step()
+    new.link.close()
+    stage.start()
+    stage.step(3)
+    assert stage.line.buffer.updates + stage.line.version > 2, "all of it waited for the right one"
+    assert "unknown_base" not in stage.outcomes()
+
+
+def test_an_older_ledger_is_moved_forward_and_its_orphans_go(stage: Stage, tmp_path: Path) -> None:
+    stage.teach(3)
+    stage.copy(tmp_path / "copy")
+    stage.teach(9)
+    stage.crash()
+    shutil.copy(tmp_path / "copy", stage.path)
+    for side in ("-wal", "-shm"):
+        stage.path.with_name(stage.path.name + side).unlink(missing_ok=True)
+    stage.start()
+    assert stage.line.version == 3
+    with pytest.raises(LineRefused, match="--version 13"):
+        stage.step()
+    stage.crash()
+    move_forward(stage.path, version=13, shard=0, unix=lambda: 5.0)
+    stage.start()
+    stage.step()
+    assert stage.manifest.version == 13
+    assert set(stage.models()) == {MODEL}, "version 13 fits its manifest; deltas 5 to 12 and chunks led nowhere"
+    stage.teach(1)
+    assert stage.manifest.version == 14
+
+
+def test_orphans_of_moving_forward_go_even_where_nothing_can_be_heard(make: Make) -> None:
+    deaf = make(kind=DeafStage)
+    settle(deaf)
+    deaf.teach(7)
+    deaf.crash()
+    move_forward(deaf.path, version=78, shard=0, unix=lambda: 5.0)
+    deaf.start()
+    settle(deaf)
+    assert not any("/delta/" in topic for topic in deaf.models())
+    assert len(deaf.models()) == 3, "the manifest, and the two newest snapshots in chunks for who is just fetching one"
+
+
+def test_a_second_aggregator_is_refused_and_the_first_goes_on_undisturbed(stage: Stage, make: Make) -> None:
+    stage.teach(2)
+    second = make("second", kind=Other, broker=stage.broker)
+    stage.heard()
+    with pytest.raises(LineRefused):
+        second.step()
+    second.link.close()
+    stage.send(stage.device("c"))
+    stage.teach(1)
+    assert (stage.manifest.version, stage.status.status) == (3, "online")
+    assert "unknown_base" not in stage.outcomes()
+    assert not any(isinstance(event, Disconnected) for event in stage.link.receive(count=100, timeout_seconds=0))
+    left = stage.broker._sessions["aggregator-1"].subscriptions
+    assert set(left.values()) == {0}, "no session that collects updates for nobody"
+
+
+def test_two_that_began_with_the_same_file_are_two_lines(stage: Stage, make: Make) -> None:
+    second = make("second", kind=Other, broker=stage.broker)
+    second.ledger.stamp_newest(at=12.0)
+    with pytest.raises(LineRefused):
+        second.step()
+
+
+def test_a_line_is_replaced_when_that_is_said(stage: Stage, make: Make) -> None:
+    stage.teach(7)
+    stage.now += 500_000  # its clock was ahead
+    stage.teach(1)
+    published_at = stage.manifest.published_at
+    stage.crash()
+    new = make("new", broker=stage.broker)
+    new.crash()
+    new.start(replace_line=True)
+    new.step()
+    assert new.manifest.version == 0
+    assert new.manifest.published_at > published_at, "or devices would not take it for newer"
+    assert set(new.models()) == {MODEL}, "the other line's deltas and chunks are gone"
+    new.crash()
+    before = new.models()
+    new.start()
+    new.step()
+    assert new.models() == before, "it is the line now, and the same after a restart"
+
+
+def test_only_the_start_is_refused_a_running_aggregator_goes_on_and_tells(
+    stage: Stage, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.teach(2)
+    ours = stage.models()
+    other = make("other", kind=Other)
+    other.step()
+    other.teach(5)
+    stage.vandal(MODEL, other.broker.retained[MODEL])
+    stage.step()
+    stage.now += HEAL_SECONDS
+    stage.step()
+    assert stage.models() == ours
+    assert "somebody else published on fedkd/v1/toy/model (version 5 of another line)" in caplog.text
+    stage.now += 5
+    stage.step(2)
+    assert stage.status.counters["strangers"] == 1
+    stage.broker.stop()
+    stage.step()
+    stage.broker.retained[MODEL] = other.broker.retained[MODEL]
+    stage.broker.start()
+    stage.step(3)
+    assert stage.models() == ours, "after a reconnection too"
+
+
+# -- signatures
+
+
+def stranger(version: int = 78) -> Manifest:
+    return Manifest(
+        task=TASK,
+        version=version,
+        parent=None,
+        digest=bytes(32),
+        layout_fingerprint=bytes(8),
+        encoding="float32",
+        size_bytes=1,
+        chunk_digests=(bytes(32),),
+        inline=None,
+        shards=1,
+        update_bytes_max=1_024,
+        published_at=1e9,
+    )
+
+
+@pytest.mark.parametrize(
+    "payload", [codec.encode(stranger()), sign(stranger(), [key(9)]), b"nonsense", codec.frame(b"\x81\xa1v\x63")]
+)
+def test_with_keys_nobody_else_can_stop_an_aggregator(
+    tmp_path: Path, payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = SigningStage(tmp_path / "ledger")
+    stage.broker.publish(MODEL, payload, retain=True)
+    stage.step()
+    assert stage.manifest.version == 0
+    assert "is of no use, and is replaced" in caplog.text
+    stage.ledger.close()
+
+
+def test_without_keys_damaged_bytes_are_replaced_and_a_newer_program_is_respected(make: Make) -> None:
+    stage = make()
+    stage.vandal(MODEL, b"nonsense")
+    stage.step()
+    assert stage.manifest.version == 0
+    newer = make("newer", broker=MemoryBroker())
+    newer.vandal(MODEL, codec.frame(b"\x81\xa1v\x63"))
+    with pytest.raises(LineRefused, match="newer program"):
+        newer.step()
+
+
+# -- what is missing
+
+
+def test_after_a_reconnection_nothing_is_published_that_still_stands(stage: Stage) -> None:
+    stage.teach(6)
+    stage.heard()
+    stage.broker.drop("aggregator")
+    stage.step(3)
+    assert stage.status.status == "online"
+    assert stage.heard() == []
+    stage.crash()
+    stage.start()
+    stage.step(2)
+    assert stage.heard() == [], "nor after a restart"
+
+
+def test_after_a_reconnection_what_the_broker_lost_is_published(stage: Stage) -> None:
+    stage.teach(6)
+    before = stage.models()
+    lost = [build("delta", root=ROOT, task=TASK, version=4), build("chunk", root=ROOT, task=TASK, version=5, chunk=0)]
+    stage.heard()
+    stage.broker.stop()
+    for topic in lost:
+        del stage.broker.retained[topic]
+    stage.step()
+    stage.broker.start()
+    stage.step(3)
+    assert stage.models() == before
+    assert stage.heard() == [*lost, MODEL], "in order, and the manifest last"
+
+
+def own_topics(stage: Stage) -> list[str]:
+    """One of each kind that cannot be missed."""
+    return [
+        MODEL,
+        build("delta", root=ROOT, task=TASK, version=4),
+        build("chunk", root=ROOT, task=TASK, version=stage.manifest.snapshot_version, chunk=0),
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("payload", [b"", b"something else"])
+def test_what_vanishes_while_all_are_connected_is_put_back(
+    stage: Stage, which: int, payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.teach(6)
+    before = stage.models()
+    topic = own_topics(stage)[which]
+    stage.step()
+    stage.vandal(topic, payload)
+    stage.step()
+    assert stage.models() != before
+    stage.now += HEAL_SECONDS
+    stage.step()
+    assert stage.models() == before
+    assert f"{topic}: not what this aggregator published; publishing again" in caplog.text
+    stage.heard()
+    stage.now += 60
+    stage.step(3)
+    assert stage.heard() == [], "once"
+
+
+def test_somebody_who_deletes_without_rest_does_not_make_a_storm(stage: Stage) -> None:
+    stage.teach(2)
+    stage.step()
+    stage.heard()
+    for _ in range(100):
+        stage.vandal(MODEL)
+        stage.step()
+    stage.now += HEAL_SECONDS
+    stage.step(3)
+    assert stage.heard() == [MODEL] * 101, "a hundred of the vandal's and one of ours"
+
+
+def test_what_a_broker_loses_without_a_word_is_found_by_looking_now_and_then(stage: Stage) -> None:
+    stage.teach(6)
+    before = stage.models()
+    stage.step()
+    for topic in own_topics(stage):
+        del stage.broker.retained[topic]
+    stage.heard()
+    stage.now += CHECK_SECONDS - 1
+    stage.step(2)
+    assert stage.heard() == []
+    stage.now += 1
+    stage.step(2)
+    assert stage.models() == before
+    stage.heard()
+    for _ in range(3):
+        stage.now += CHECK_SECONDS
+        stage.step(2)
+    assert stage.heard() == [], "looking alone publishes nothing"
+
+
+def test_updates_are_merged_while_it_looks_again(stage: Stage) -> None:
+    stage.teach(1)
+    stage.service._own._settle_seconds = 1.0
+    stage.now += CHECK_SECONDS
+    stage.step()
+    assert stage.service._own.is_looking
+    stage.teach(1)
+    assert stage.manifest.version == 2
+    stage.now += 1.0
+    stage.step()
+    stage.heard()
+    stage.step(2)
+    assert not stage.service._own.is_looking
+    assert stage.heard() == [], "what was published meanwhile stands"
+
+
+# -- what is left over
+
+
+def test_a_failed_deletion_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.teach(8)
+    stage.step()
+    publish, refused = stage.link.publish, []
+
+    def refusing(topic: str, payload: bytes, *, retain: bool = False) -> object:
+        if retain and not payload:
+            refused.append(topic)
+            raise LinkError("its queue is full")
+        return publish(topic, payload, retain=retain)
+
+    monkeypatch.setattr(stage.link, "publish", refusing)
+    stage.teach(1)
+    gone = build("delta", root=ROOT, task=TASK, version=1)
+    assert refused == [gone]
+    assert gone in stage.models()
+    monkeypatch.undo()
+    stage.now += 5
+    stage.step()
+    assert gone not in stage.models()
+
+
+def test_what_is_not_ours_to_keep_is_deleted(stage: Stage) -> None:
+    stage.teach(6)
+    before = stage.models()
+    stage.crash()
+    stage.vandal(build("delta", root=ROOT, task=TASK, version=400), b"left over")
+    stage.vandal(build("chunk", root=ROOT, task=TASK, version=2, chunk=7), b"left over")
+    stage.start()
+    stage.step()
+    assert stage.models() == before
+
+
+# -- a broker that does not let it read
+
+
+class DeafLink(MemoryLink):
+    """What it subscribes to later does not come, and nobody says so: as mosquitto does with an older access list."""
+
+    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
+        pass
+
+
+class DeafStage(Stage):
+    link_type = DeafLink
+
+
+def settle(stage: Stage) -> None:
+    stage.step()
+    stage.now += DEAF_SECONDS
+    stage.step(2)
+
+
+def test_who_may_not_read_publishes_after_a_while_and_says_so(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    stage = make(kind=DeafStage)
+    caplog.set_level(logging.WARNING)
+    stage.step(2)
+    assert stage.models() == {}
+    stage.now += DEAF_SECONDS
+    stage.step()
+    assert stage.manifest.version == 0
+    assert "does not let this aggregator read its own model topics" in caplog.text
+    stage.teach(3)
+    before = stage.models()
+    stage.broker.stop(lose_state=True)
+    stage.step()
+    stage.broker.start()
+    stage.step()
+    settle(stage)
+    assert stage.models() == before, "all of it, on every connection"
+    assert caplog.text.count("does not let this aggregator read") == 1
+
+
+def test_a_connection_lost_while_looking_begins_the_look_anew(make: Make) -> None:
+    stage = make(kind=DeafStage)
+    stage.step()
+    stage.send(stage.device("a"))
+    stage.step()
+    stage.broker.drop("aggregator")
+    stage.step()
+    settle(stage)
+    assert stage.manifest.version == 0
+    assert stage.outcomes() == ["merged"], "once, although it came twice"
