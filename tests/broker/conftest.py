@@ -1,6 +1,7 @@
 """Brokers of other kinds: the embedded one, and one that only says what the test tells it."""
 
 import asyncio
+import gc
 import logging
 import socket
 import ssl
@@ -56,6 +57,9 @@ def amqtt_ports(tmp_path: Path) -> Iterator[AmqttPorts]:
     loop.call_soon_threadsafe(stop.set)
     thread.join(60)
     loop.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves sockets of its own to the garbage collector
+        gc.collect()
 
 
 Script = Callable[[Any, bytes], None]
