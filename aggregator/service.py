@@ -19,9 +19,9 @@ from aggregator.enrolment.roles import is_evaluator
 from aggregator.ledger import Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals
-from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.line_check import STANDS_IN_THE_WAY, Found, LineRefused
 from aggregator.line_entry import enter
+from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.own_topics import SETTLE_SECONDS, OwnTopics
 from aggregator.publishing import Publisher

@@ -117,11 +117,11 @@ def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: Setting
         assert retained(settings_of("viewer")) == before, "nothing was changed"
 
         gone = next(topic for topic in before if parse(topic, root=ROOT).kind == "chunk")
-        published = first.service._publisher.published_bytes
+        upkeep = first.service._publisher.upkeep
         other = at_the_end.enter_context(closing(MqttLink(settings_of("aggregator-1"))))
         other.publish(gone, b"", retain=True)
-        first.until(lambda: first.service._publisher.published_bytes > published)
-        first.until(lambda: not first.service._publisher.upkeep._echoes)
+        first.until(lambda: bool(upkeep.missing()))
+        first.until(lambda: not upkeep.missing() and not upkeep._echoes)
         assert retained(settings_of("viewer")) == before
 
         sender.publish(device.topic, device.payload(first.line))
