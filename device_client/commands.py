@@ -367,7 +367,8 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     examples = task.teacher_data()
     with seeded(settings.seed):
         teacher = task.teacher()
-    result = train_teacher(teacher, examples, task.recipe, seed=settings.seed)
+    recipe = task.recipe if settings.epochs is None else replace(task.recipe, teacher_epochs=settings.epochs)
+    result = train_teacher(teacher, examples, recipe, seed=settings.seed)
     layout = layout_of(teacher)
     weights = vector_of(teacher, layout)
     write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher"))

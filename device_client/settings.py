@@ -246,4 +246,5 @@ class PretrainTeacherSettings(LearningSettings, CommandSettings):
     flag_groups = {"out": "", "seed": "learning"}  # noqa: RUF012 — see CommandSettings
 
     out: Path = Field(description="safetensors file to write")
+    epochs: int | None = Field(None, ge=1, description="passes over its data; else as many as the task's recipe says")
     seed: int = Field(0, ge=0, description="of initial weights, shuffling, augmentation and dropout")

@@ -42,6 +42,13 @@ class OutboxCount:
             if sequence not in never
         )
 
+    @property
+    def unanswered(self) -> frozenset[Sent]:
+        """Those of them that have no receipt yet."""
+        return frozenset(
+            Sent(self.device, self.incarnation, sequence) for sequence, attempts in self.waiting.items() if attempts
+        )
+
 
 def read_outbox(path: Path, *, device: str) -> OutboxCount | None:
     """Reads it while the device may be writing; None where there is none yet."""
@@ -67,12 +74,21 @@ class Balance:
     refused: frozenset[Sent]
     merged: tuple[tuple[str, int], ...]
     """(device, sequence) of each merge, repetitions included."""
+    unanswered: frozenset[Sent] = frozenset()
+    """Sent, and still kept in an outbox, because no receipt has come: nothing of it is lost."""
 
     @property
     def missing(self) -> tuple[Sent, ...]:
-        """Sent, not refused, and not merged."""
+        """Sent, neither refused nor merged, and kept nowhere."""
         merged = set(self.merged)
-        return tuple(sorted(one for one in self.sent - self.refused if (one.device, one.sequence) not in merged))
+        gone = self.sent - self.refused - self.unanswered
+        return tuple(sorted(one for one in gone if (one.device, one.sequence) not in merged))
+
+    @property
+    def kept(self) -> int:
+        """Updates that were not merged yet and wait in an outbox."""
+        merged = set(self.merged)
+        return sum((one.device, one.sequence) not in merged for one in self.unanswered)
 
     @property
     def unexpected(self) -> tuple[tuple[str, int], ...]:
@@ -88,7 +104,7 @@ class Balance:
 
     @property
     def agrees(self) -> bool:
-        return not self.missing and not self.unexpected and len(self.merged) == len(self.sent - self.refused)
+        return not self.missing and not self.unexpected
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -96,6 +112,7 @@ class Balance:
             return (
                 f"{len(self.merged)} updates merged, exactly the {len(self.sent)} sent"
                 f" without the {len(self.refused)} refused"
+                + (f" and the {self.kept} that still wait in an outbox" if self.kept else "")
             )
         missing = ", ".join(f"{one.device} {one.sequence}" for one in self.missing) or "none"
         unexpected = ", ".join(f"{device} {sequence}" for device, sequence in self.unexpected) or "none"
@@ -128,4 +145,5 @@ def balance(
             if device in incarnations
         ),
         merged=tuple(merged),
+        unanswered=frozenset().union(*(count.unanswered for count in counts)),
     )

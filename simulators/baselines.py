@@ -9,9 +9,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field
@@ -37,7 +38,7 @@ class BaselineSettings(CommandSettings):
 
 @dataclass(kw_only=True)
 class Baselines:
-    """What was measured."""
+    """What was measured so far; a slow machine may never get to all of it."""
 
     epochs: int
     centralised: dict[str, float] = field(default_factory=dict)
@@ -46,9 +47,21 @@ class Baselines:
     teacher: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     """Of the programs that have told they are done, together."""
+    given_up: str = ""
+    """Why the run went on without those that are missing; empty while they are still expected."""
 
-    def local_mean(self, metric: str = "accuracy") -> float:
-        return sum(metrics[metric] for metrics in self.local.values()) / len(self.local)
+    def pooled(self, metric: str = "accuracy") -> float | None:
+        """On everybody's data together; None: not measured."""
+        return self.centralised.get(metric)
+
+    def local_mean(self, metric: str = "accuracy") -> float | None:
+        """Mean over the devices that were measured; None: there are none."""
+        return fmean(metrics[metric] for metrics in self.local.values()) if self.local else None
+
+    def missing(self, devices: Iterable[str]) -> tuple[str, ...]:
+        """What was not measured, for a person."""
+        alone = tuple(f"{device} alone" for device in devices if device not in self.local)
+        return alone if self.centralised else ("pooled data", *alone)
 
     def take(self, event: dict[str, Any]) -> None:
         """One line of the command."""
@@ -62,8 +75,8 @@ class Baselines:
             case {"who": "done", "seconds": seconds}:
                 self.seconds += seconds
 
-    def is_complete(self, devices: int) -> bool:
-        return bool(self.centralised) and len(self.local) == devices
+    def is_complete(self, devices: Iterable[str]) -> bool:
+        return not self.missing(devices)
 
 
 def budget_epochs(*, versions: int, updates_per_version: int, epochs: int, devices: int) -> int:

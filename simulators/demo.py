@@ -124,14 +124,25 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
+def _compared(record: Record) -> str:
+    """To what the accuracy compares, as far as it was measured."""
+    pooled, alone = record.baselines.pooled(), record.baselines.local_mean()
+    measured, devices = len(record.baselines.local), len(record.devices)
+    of = f", mean of {measured} of {devices}" if measured != devices else ""
+    return (
+        f"pooled data {'missing' if pooled is None else f'{pooled:.1%}'},"
+        f" one person alone {'missing' if alone is None else f'{alone:.1%}{of}'}"
+    )
+
+
 def conclude(record: Record, out: Path) -> int:
     """Writes what was measured, says it in a few lines, and whether it is as promised."""
     facts = summary(record)
     (out / "summary.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(
-        f"\naccuracy {facts['accuracy']:.1%} on persons never seen"
-        f" (pooled data {facts['accuracy_centralised']:.1%}, one person alone {facts['accuracy_local_mean']:.1%})"
-        f"\n{facts['versions']} versions; {record.balance}; {facts['duplicates']} duplicates"
+        f"\naccuracy {facts['accuracy']:.1%} on persons never seen ({_compared(record)})"
+        + (f"\nmissing: {', '.join(record.missing)}; {record.baselines.given_up}" if record.missing else "")
+        + f"\n{facts['versions']} versions; {record.balance}; {facts['duplicates']} duplicates"
         f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"
         f"\nreport: {out / 'report.html'}"
     )

@@ -33,6 +33,15 @@ class DemoSettings(ConnectionSettings):
     )
     seconds: float | None = Field(None, gt=0, description="…or so long after the devices started, seconds")
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
+    quick: bool = Field(
+        False, description="a short run, under a minute on two cores: fewer versions, a teacher trained for less long"
+    )
+    baselines_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="seconds that the report waits for training on pooled data and on one person's, once the"
+        " federation is over; what takes longer is named as missing. Else 120, with --quick 15",
+    )
     plain: bool = Field(False, description="lines instead of the live view, as when the output is no terminal")
     page: bool = Field(True, description="serve the page that shows the run live in a browser; its URL is printed")
     websocket: WebsocketUrl = Field(

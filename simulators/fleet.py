@@ -101,9 +101,8 @@ class Device:
             self._end(absence)
 
     def stop_training(self) -> None:
-        """What is in the outbox still goes out."""
+        """What is in the outbox still goes out. The device notices within a second, and says so."""
         self._write_probe(battery=_BATTERY_LOW)
-        self.story.rest(self.clock())
 
     def outbox(self) -> OutboxCount | None:
         return read_outbox(self.folder / "state" / OUTBOX_NAME, device=self.name)

@@ -16,8 +16,8 @@ from typing import Any
 from simulators.fork_server import MESSAGE_BYTES_MAX
 from simulators.interruptions import interruptions_deferred
 
-READY_SECONDS_MAX = 60.0
-"""It imports torch, on a machine that may be busy."""
+READY_SECONDS_MAX = 300.0
+"""It imports torch, on a machine that may be slow and busy; its death is seen at once."""
 _CLOSE_SECONDS_MAX = 6.0
 """Longer than it waits itself for those that it has to end."""
 

@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -34,7 +35,11 @@ COLOURS = {
 }
 """Stand-in for each CSS variable of report.html."""
 WIDTH_INCHES, HEIGHT_INCHES = 5.2, 3.0
+WIDE_INCHES = 2 * WIDTH_INCHES + 0.3
+"""Of a figure that takes both columns of a wide page."""
 ROW_INCHES = 0.42
+LABEL_SHARE = 0.085
+"""Height of a line of text, of the plot's height."""
 FONT_POINTS = 9.0
 _KB = 1_000
 
@@ -64,22 +69,26 @@ _STYLE: dict[str, Any] = {
 
 def plots(record: Record) -> dict[str, str]:
     """SVG by the name of its place in the template."""
-    drawings: dict[str, tuple[Callable[[Axes, Record], None], float]] = {
-        "accuracy_over_time": (accuracy_over_time, HEIGHT_INCHES),
-        "accuracy_over_version": (accuracy_over_version, HEIGHT_INCHES),
-        "accuracy_over_bytes": (accuracy_over_bytes, HEIGHT_INCHES),
-        "timeline": (timeline, 1.0 + ROW_INCHES * len(record.devices)),
-        "staleness": (staleness, HEIGHT_INCHES),
-        "contributions": (contributions, 0.8 + 1.35 * ROW_INCHES * len(record.devices)),
-        "traffic": (traffic, 0.8 + 1.35 * ROW_INCHES * len(record.devices)),
+    rows = len(record.devices)
+    timeline_inches, bars_inches = 1.0 + ROW_INCHES * rows, 0.8 + 1.35 * ROW_INCHES * rows
+    drawings: dict[str, tuple[Callable[[Axes, Record], None], float, float]] = {
+        "accuracy_over_time": (accuracy_over_time, WIDTH_INCHES, HEIGHT_INCHES),
+        "accuracy_over_version": (accuracy_over_version, WIDTH_INCHES, HEIGHT_INCHES),
+        "accuracy_over_bytes": (accuracy_over_bytes, WIDTH_INCHES, HEIGHT_INCHES),
+        "staleness": (staleness, WIDTH_INCHES, HEIGHT_INCHES),
+        # Drawn for both columns of a wide page and for a phone's width: letters keep their size.
+        "timeline_wide": (timeline, WIDE_INCHES, timeline_inches),
+        "timeline": (timeline, WIDTH_INCHES, timeline_inches),
+        "contributions": (contributions, WIDTH_INCHES, bars_inches),
+        "traffic": (traffic, WIDTH_INCHES, bars_inches),
     }
-    return {name: _svg(name, draw, record, height) for name, (draw, height) in drawings.items()}
+    return {name: _svg(name, draw, record, size) for name, (draw, *size) in drawings.items()}
 
 
-def _svg(name: str, draw: Callable[[Axes, Record], None], record: Record, height: float) -> str:
+def _svg(name: str, draw: Callable[[Axes, Record], None], record: Record, size: Sequence[float]) -> str:
     style: Any = _STYLE | {"svg.hashsalt": name}  # matplotlib's type is the literal list of all its settings
     with mpl.rc_context(style):
-        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        figure = Figure(figsize=(size[0], size[1]), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
@@ -137,36 +146,59 @@ def _accuracy(
     *,
     drawstyle: Literal["default", "steps-post"] = "default",
 ) -> None:
-    ceiling, floor = record.baselines.centralised["accuracy"], record.baselines.local_mean()
     alone = [metrics["accuracy"] for metrics in record.baselines.local.values()]
-    axes.axhspan(min(alone), max(alone), color=COLOURS["floor"], alpha=0.12, linewidth=0)
-    for height, name, what in ((ceiling, "ceiling", "pooled data"), (floor, "floor", "one person alone, mean")):
-        axes.axhline(height, color=COLOURS[name], linewidth=1.3, linestyle=(0, (4, 3)))
-        above = height == max(ceiling, floor)
-        axes.annotate(
-            f"{what} {height:.1%}",
-            (0.99, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3 if above else -3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom" if above else "top",
-            color=COLOURS[name],
-        )
+    # What matters happens near the floor and the ceiling; the way up from chance enters from below.
+    bottom = max(0.0, math.floor(10 * min([*alone, accuracies[-1]]) - 2) / 10)
+    axes.set_ylim(bottom, 1)
+    labels: list[tuple[str, str, float]] = []
+    if alone:
+        axes.axhspan(min(alone), max(alone), color=COLOURS["floor"], alpha=0.12, linewidth=0)
+    for name, what, height in (
+        ("ceiling", "pooled", record.baselines.pooled()),
+        ("floor", "alone", record.baselines.local_mean()),
+    ):
+        if height is not None:
+            axes.axhline(height, color=COLOURS[name], linewidth=1.3, linestyle=(0, (4, 3)))
+            labels.append((name, what, height))
     axes.plot(places, accuracies, color=COLOURS["federated"], linewidth=1.8, drawstyle=drawstyle)
     axes.plot(places[-1:], accuracies[-1:], "o", color=COLOURS["federated"], markersize=5)
-    axes.annotate(
-        f"federated {accuracies[-1]:.1%}",
-        (0.99, 0.05),
-        xycoords="axes fraction",
-        ha="right",
-        color=COLOURS["federated"],
-        weight="bold",
-    )
-    # What matters happens near the floor and the ceiling; the way up from chance enters from below.
-    axes.set_ylim(max(0.0, math.floor(10 * min([*alone, floor, accuracies[-1]]) - 2) / 10), 1)
+    _name_lines(axes, [*labels, ("federated", "federated", accuracies[-1])])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(x=0.02)
+
+
+def _name_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
+    """Each line's name and height beside its right end: (colour, name, height). The limits of y are set already."""
+    low, high = axes.get_ylim()
+    heights = [(height - low) / (high - low) for _, _, height in labels]
+    for (colour, what, height), at, place in zip(labels, heights, spread(heights, LABEL_SHARE), strict=True):
+        axes.annotate(
+            f"{what} {height:.1%}",
+            (1.0, at),
+            xycoords="axes fraction",
+            xytext=(1.05, place),
+            textcoords="axes fraction",
+            va="center",
+            color=COLOURS[colour],
+            weight="bold" if colour == "federated" else "normal",
+            arrowprops={"arrowstyle": "-", "color": COLOURS[colour], "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places between 0 and 1, in the order of the given ones and near them, that are at least `gap` apart.
+
+    Where there is no room for all of them, they overlap below.
+    """
+    order = sorted(range(len(places)), key=lambda at: places[at])
+    found = list(places)
+    for below, above in pairwise(order):
+        found[above] = max(found[above], found[below] + gap)
+    top = 1.0
+    for at in reversed(order):
+        found[at] = min(found[at], top)
+        top = found[at] - gap
+    return found
 
 
 # --- who did what ---------------------------------------------------------------------------------------------------

@@ -75,7 +75,9 @@ def prepare(settings: DemoSettings, folder: Path) -> Prepared:
     initial_model = folder / "initial.safetensors"
     weights = vector_of(student, layout)
     write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
-    plan = Plan.of(len(names))
+    plan = Plan.of(len(names), quick=settings.quick)
+    if settings.baselines_seconds is not None:
+        plan = replace(plan, baselines_seconds_max=settings.baselines_seconds)
     teacher = task.teacher() if task.teacher is not None else None
     return Prepared(
         task=task,

@@ -68,6 +68,8 @@ class Child:
     """Its standard error; may be the same file."""
     lasting: bool = True
     """It is meant to go on until it is stopped."""
+    needed: bool = True
+    """The run is worth nothing without it."""
     stopping: bool = False
 
     @property
@@ -116,6 +118,7 @@ class Processes:
         *,
         environment: Mapping[str, str] | None = None,
         lasting: bool = True,
+        needed: bool = True,
         events: bool = False,
         forked: bool = False,
     ) -> Child:
@@ -126,6 +129,7 @@ class Processes:
             arguments: of the interpreter; of a forked program the first is `-m`.
             environment: besides our own.
             lasting: it is meant to go on until it is stopped.
+            needed: its failure ends the run (see `check`); else whoever started it looks how it ended.
             events: standard output goes to a file of its own, NAME.events.
             forked: from the fork server, where there is one.
 
@@ -136,7 +140,9 @@ class Processes:
             with self._fork_errors():
                 self._forks.await_ready()  # here, where an interruption comes through
         with interruptions_deferred():  # or one that was just started would be known to nobody
-            return self._start(name, arguments, environment or {}, lasting=lasting, events=events, forked=forked)
+            child = self._start(name, arguments, environment or {}, events=events, forked=forked)
+        child.lasting, child.needed = lasting, needed
+        return child
 
     def _start(
         self,
@@ -144,7 +150,6 @@ class Processes:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         *,
-        lasting: bool,
         events: bool,
         forked: bool,
     ) -> Child:
@@ -157,7 +162,7 @@ class Processes:
         else:
             process = self._execute(arguments, environment, out, log)
         self._tell_leash("+", process.pid)
-        child = Child(name, process, out, log, lasting)
+        child = Child(name, process, out, log)
         self._children.append(child)
         return child
 
@@ -191,13 +196,13 @@ class Processes:
 
     def check(self) -> None:
         """Raises:
-        ChildDied: one that is meant to run has ended, or one that should do its work has failed.
+        ChildDied: one that is meant to run has ended, or one that should do its work and is needed has failed.
         """
         if self._forks is not None and (code := self._forks.process.poll()) is not None:
             raise ChildDied("fork server", code=code, last_lines=last_lines(self._forks.log))
         for child in self._children:
             code = child.process.poll()
-            if code is not None and not child.stopping and (child.lasting or code != 0):
+            if code is not None and child.needed and not child.stopping and (child.lasting or code != 0):
                 raise ChildDied(child.name, code=code, last_lines=child.last_lines())
 
     def stop(self, *children: Child, patience_seconds: float = STOP_SECONDS_MAX) -> None:

@@ -111,6 +111,11 @@ class Record:
         return max(self.evaluations, key=lambda told: told.version)
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """Baselines that were not measured, for a person."""
+        return self.baselines.missing(device.name for device in self.devices)
+
+    @property
     def version(self) -> int:
         return max(self.versions)
 
@@ -164,8 +169,12 @@ class Record:
         return fmean(told.metrics["accuracy"] for told in newest)
 
 
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
 def summary(record: Record) -> dict[str, Any]:
-    """`summary.json`."""
+    """`summary.json`. What was not measured is null."""
     final, baselines, wire = record.final, record.baselines, record.wire
     # The three that everything is about are not rounded: whoever rounds them again would show other digits.
     staleness = record.staleness or [0]
@@ -181,12 +190,14 @@ def summary(record: Record) -> dict[str, Any]:
         "accuracy": final.metrics["accuracy"],
         "accuracy_version": final.version,
         "accuracy_mean_last_versions": round(record.accuracy_of_last(), 4),
-        "accuracy_centralised": baselines.centralised["accuracy"],
+        "accuracy_centralised": baselines.pooled(),
         "accuracy_local_mean": baselines.local_mean(),
         "accuracy_local": {name: round(metrics["accuracy"], 4) for name, metrics in baselines.local.items()},
         "macro_f1": round(final.metrics["macro_f1"], 4),
-        "macro_f1_centralised": round(baselines.centralised["macro_f1"], 4),
-        "macro_f1_local_mean": round(baselines.local_mean("macro_f1"), 4),
+        "macro_f1_centralised": _rounded(baselines.pooled("macro_f1")),
+        "macro_f1_local_mean": _rounded(baselines.local_mean("macro_f1")),
+        "missing": list(record.missing),
+        "missing_reason": baselines.given_up,
         "accuracy_teacher": round(baselines.teacher["accuracy"], 4) if baselines.teacher else None,
         "held_out_examples": record.held_out_examples,
         "student_parameters": wire.student_parameters,

@@ -46,12 +46,17 @@ def page(record: Record) -> str:
 
 def headline(record: Record) -> str:
     """The result in one sentence."""
-    accuracy, ceiling = record.final.metrics["accuracy"], record.baselines.centralised["accuracy"]
-    floor = record.baselines.local_mean()
+    accuracy = record.final.metrics["accuracy"]
+    ceiling, floor = record.baselines.pooled(), record.baselines.local_mean()
+    compared = []
+    if ceiling is not None:
+        compared.append(f"{_points(accuracy - ceiling)} training on all their data in one place")
+    if floor is not None:
+        compared.append(f"{_points(accuracy - floor)} one person's data alone")
+    devices = len(record.devices)
     return (
-        f"{_number(len(record.devices)).capitalize()} devices taught one model that is right"
-        f" {accuracy:.1%} of the time about people it has never seen: {_points(accuracy - ceiling)} training on all"
-        f" their data in one place, {_points(accuracy - floor)} one person's data alone."
+        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} taught one model that is right"
+        f" {accuracy:.1%} of the time about people it has never seen{': ' if compared else ''}{', '.join(compared)}."
     )
 
 
@@ -68,8 +73,15 @@ def lead(record: Record) -> str:
     seconds = record.stopped_at - record.started_at
     return (
         f"Nobody waited for anybody: {record.version} versions in {seconds:.0f} s, while devices went offline, were"
-        f" killed, were held back or were slow. {agrees}"
+        f" killed, were held back or were slow. {agrees}{_missing(record)}"
     )
+
+
+def _missing(record: Record) -> str:
+    """Which baselines the report goes without, and why; a sentence."""
+    if not record.missing:
+        return ""
+    return f" Missing here: {', '.join(record.missing)} ({record.baselines.given_up or 'not measured'})."
 
 
 def _kpis(record: Record) -> str:
@@ -77,8 +89,8 @@ def _kpis(record: Record) -> str:
     ratio = f"{wire.teacher_parameters / wire.student_parameters:.1f} times" if wire.student_parameters else "-"
     rows: Sequence[tuple[str, str, str]] = (
         ("federated", f"{record.final.metrics['accuracy']:.1%}", f"accuracy of version {record.final.version}"),
-        ("ceiling", f"{baselines.centralised['accuracy']:.1%}", "pooled data: the same student, centralised"),
-        ("floor", f"{baselines.local_mean():.1%}", "one person alone, mean over the devices"),
+        ("ceiling", _percent(baselines.pooled()), "pooled data: the same student, centralised"),
+        ("floor", _percent(baselines.local_mean()), f"one person alone, mean over {_measured(record)}"),
         (
             "good" if balance.agrees else "bad",
             f"{len(balance.merged)} / {len(balance.sent - balance.refused)}",
@@ -184,7 +196,7 @@ def _reading(record: Record) -> str:
     entries = {
         "Pooled data": f"The same student from the same first weights, under the same teacher, on all {devices} "
         f"devices' examples in one heap: {epochs} passes, the budget that the federation planned. Macro F1 "
-        f"{record.baselines.centralised['macro_f1']:.3f}; federated {record.final.metrics['macro_f1']:.3f}.",
+        f"{_figure(record.baselines.pooled('macro_f1'))}; federated {record.final.metrics['macro_f1']:.3f}.",
         "One person alone": f"The same again for each device with its own data only, {epochs} passes each.",
         "Accuracy": f"Share of windows recognised, on {_held_out(record)}. The mean of the last {LAST_VERSIONS} "
         f"evaluated versions is {record.accuracy_of_last():.1%}.",
@@ -196,8 +208,8 @@ def _reading(record: Record) -> str:
         "Offline, killed, held": "Offline: this device's connection was cut, the broker was not touched. Killed: "
         "SIGKILL in the middle of training, started again with its own state. Held: its policy says upload only while "
         "charging.",
-        "After training stopped": f"At {stopped:.0f} s no device began another round; what still lay in an outbox was "
-        "sent and merged, which can make a further version.",
+        "After training stopped": f"At {stopped:.0f} s the devices were told to train no longer, which each notices "
+        "within a second; what still lay in an outbox was sent and merged, which can make a further version.",
     }
     return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in entries.items())
 
@@ -211,6 +223,20 @@ def _footer(record: Record) -> str:
 def _held_out(record: Record) -> str:
     windows = f"{record.held_out_examples:,} windows"
     return f"{windows} of {_number(record.held_out_persons)} persons" if record.held_out_persons else windows
+
+
+def _measured(record: Record) -> str:
+    """The devices that were trained alone."""
+    measured, devices = len(record.baselines.local), len(record.devices)
+    return "the devices" if measured == devices else f"{measured} of {devices} devices"
+
+
+def _percent(share: float | None) -> str:
+    return "missing" if share is None else f"{share:.1%}"
+
+
+def _figure(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.3f}"
 
 
 def _points(difference: float) -> str:

@@ -68,8 +68,8 @@ def _row(device: Device) -> DeviceRow:
 
 def _notes(baselines: Baselines) -> tuple[str, ...]:
     notes = []
-    if baselines.centralised:
-        notes.append(f"pooled data {baselines.centralised['accuracy']:.1%}")
-    if baselines.local:
-        notes.append(f"one person alone {baselines.local_mean():.1%} (mean of {len(baselines.local)})")
+    if (pooled := baselines.pooled()) is not None:
+        notes.append(f"pooled data {pooled:.1%}")
+    if (alone := baselines.local_mean()) is not None:
+        notes.append(f"one person alone {alone:.1%} (mean of {len(baselines.local)})")
     return tuple(notes)

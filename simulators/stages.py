@@ -25,8 +25,11 @@ from simulators.wiring import Connection, connect
 
 TEACHER_THREADS = 1
 """Two would be faster on an idle machine, and many times slower on a busy one, where they wait for each other."""
-TEACHER_SECONDS_MAX = 300.0
-START_SECONDS_MAX = 90.0
+TEACHER_SECONDS_MAX = 1_800.0
+"""Of this and all else that a run cannot go without: programs that die are seen at once, so that a limit only ends what
+hangs, and a slow machine may take its time.
+"""
+START_SECONDS_MAX = 300.0
 
 
 class Stages:
@@ -50,6 +53,7 @@ class Stages:
         self._clockwork = Clockwork(view, processes, began=began)
         self._teacher = self._folder / "teacher.safetensors"
         self._ledger = self._folder / "ledger.sqlite3"
+        self._baseline_programs: list[Child] = []
         self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
 
     def run(self) -> Record:
@@ -76,7 +80,7 @@ class Stages:
             task=prepared.task.name,
             student=prepared.layout,
             processes=self._processes,
-            seconds_max=prepared.plan.network_seconds_max,
+            seconds_max=prepared.plan.network_seconds_max if broker is None else START_SECONDS_MAX,
         )
         self._resources.callback(connection.observer.close)
         clockwork.observer = connection.observer
@@ -98,11 +102,7 @@ class Stages:
         self._drain(prepared)
         self._finish(prepared, connection, servers)
         clockwork.begin("baselines")
-        clockwork.until(
-            lambda: clockwork.baselines.is_complete(len(prepared.characters)),
-            seconds_max=prepared.plan.baselines_seconds_max,
-            what="the baselines",
-        )
+        self._await_baselines(prepared)
         clockwork.begin("report")
         return record_of(
             prepared,
@@ -129,6 +129,8 @@ class Stages:
             *("-m", "device_client", "pretrain-teacher", "--task", self._settings.task, *self._data_flags),
             *("--threads", str(TEACHER_THREADS), "--seed", str(self._settings.seed), "--out", str(self._teacher)),
         ]
+        if prepared.plan.teacher_epochs is not None:
+            arguments += ["--epochs", str(prepared.plan.teacher_epochs)]
         return self._processes.start("teacher", arguments, lasting=False, forked=True)
 
     def _start_pace(self) -> Child | None:
@@ -200,8 +202,29 @@ class Stages:
         ]
         self._clockwork.baselines = Baselines(epochs=prepared.epochs)
         for who in ("centralised", "local"):
-            child = self._processes.start(who, [*arguments, "--who", who], lasting=False, events=True, forked=True)
+            child = self._processes.start(
+                who, [*arguments, "--who", who], lasting=False, needed=False, events=True, forked=True
+            )
             self._clockwork.baseline_lines.append(EventLines(child.out))
+            self._baseline_programs.append(child)
+
+    def _await_baselines(self, prepared: Prepared) -> None:
+        """Gives up those that take too long or failed: a report without them says more than none."""
+        baselines, seconds_max = self._clockwork.baselines, prepared.plan.baselines_seconds_max
+        names = tuple(prepared.characters)
+
+        def is_over() -> bool:
+            return baselines.is_complete(names) or all(child.ended for child in self._baseline_programs)
+
+        self._clockwork.over_within(is_over, seconds_max=seconds_max)
+        self._clockwork.tick()  # takes in the last words of those that have just ended
+        if baselines.is_complete(names):
+            return
+        failed = [child for child in self._baseline_programs if child.process.poll() not in {None, 0}]
+        late = f"not done {seconds_max:g} s after the federation"
+        baselines.given_up = f"failed, see {failed[0].log}" if failed else late
+        self._processes.stop(*(child for child in self._baseline_programs if not child.ended))
+        self._clockwork.tell(f"the report goes without {', '.join(baselines.missing(names))}: {baselines.given_up}")
 
     def _federate(self, prepared: Prepared) -> None:
         """Until so many versions, or so long; the absences happen at their share of it."""
@@ -255,8 +278,13 @@ class Stages:
                 sightings = connection.observer.sightings
                 return any(told.version == sightings.version for told in sightings.evaluations)
 
-        self._clockwork.until(
-            is_evaluated, seconds_max=prepared.plan.evaluation_seconds_max, what="the evaluation of the last version"
-        )
+        seconds_max = prepared.plan.evaluation_seconds_max
+        if not self._clockwork.over_within(is_evaluated, seconds_max=seconds_max):
+            self._clockwork.tell(f"the last version was not evaluated within {seconds_max:g} s; an earlier one counts")
+            self._clockwork.until(
+                lambda: bool(connection.observer.sightings.evaluations),
+                seconds_max=START_SECONDS_MAX,
+                what="the evaluation of any version",
+            )
         self._processes.stop(*servers)
         connection.observer.delete_retained()

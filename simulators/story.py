@@ -92,7 +92,7 @@ class Story:
             act(self, event, float(event["at"]))
 
     def rest(self, at: float) -> None:
-        """Training is no longer allowed: a round under way is given up."""
+        """It trains no longer; a round that was under way is given up."""
         self.end_span("training", at)
         self.is_training = False
 
@@ -129,6 +129,7 @@ def _model(story: Story, event: Mapping[str, Any], _at: float) -> None:
 
 
 def _training(story: Story, _event: Mapping[str, Any], at: float) -> None:
+    story.rest(at)  # a round that was given up says nothing of its end
     story.is_training = True
     story.spans.append(Span(kind="training", start=at))
 
@@ -160,9 +161,16 @@ def _receipt(story: Story, event: Mapping[str, Any], at: float) -> None:
             story.refused[int(event["sequence"])] = str(event["reason"])
 
 
-def _held(story: Story, event: Mapping[str, Any], _at: float) -> None:
-    if event["what"] == "upload":
-        story.held_reason = "; ".join(event.get("reasons", ()))
+def _held(story: Story, event: Mapping[str, Any], at: float) -> None:
+    match event["what"]:
+        case "upload":
+            story.held_reason = "; ".join(event.get("reasons", ()))
+        case "training":  # a round under way is given up, which is told by nothing else
+            story.rest(at)
+
+
+def _stopped(story: Story, _event: Mapping[str, Any], at: float) -> None:
+    story.rest(at)
 
 
 def _warning(story: Story, event: Mapping[str, Any], _at: float) -> None:
@@ -182,6 +190,7 @@ _ACTS: Mapping[str, Callable[[Story, Mapping[str, Any], float], None]] = {
     "held": _held,
     "released": _held,
     "warning": _warning,
+    "stopped": _stopped,
 }
 """What each event of device_client/events.py means here."""
 

@@ -218,6 +218,14 @@ def test_an_unexpected_end_names_the_program_and_its_last_words(tmp_path: Path) 
             processes.check()
 
 
+def test_who_is_not_needed_may_fail(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        child = processes.start("baseline", ["-c", "import sys; sys.exit(3)"], lasting=False, needed=False)
+        child.process.wait()
+        processes.check()
+    assert child.process.returncode == 3
+
+
 def test_who_has_done_its_work_may_end(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         child = processes.start("teacher", ["-c", "pass"], lasting=False)
@@ -327,6 +335,19 @@ def test_a_kill_ends_the_training_and_is_shown_before_all_else() -> None:
     assert story.state == "starting"
 
 
+@pytest.mark.parametrize(
+    "end", [{"event": "held", "what": "training", "reasons": ["battery"]}, {"event": "stopped"}], ids=str
+)
+def test_a_round_that_is_given_up_is_no_training_any_more(end: dict[str, object]) -> None:
+    """The battery is low: the device gives up its round, which no event names."""
+    story = Story(device="d")
+    for at, event in enumerate(({"event": "training", "base_version": 4, "round": 1}, end), start=1):
+        story.take(event | {"at": float(at)})
+    assert story.state != "training"
+    story.finish(9.0)
+    assert [(span.kind, span.start, span.stop) for span in story.spans] == [("training", 1.0, 2.0)]
+
+
 def test_refused_for_the_rate_is_not_refused_for_ever() -> None:
     story = Story(device="d")
     for reason in ("rate", "norm"):
@@ -351,6 +372,16 @@ def test_both_ledgers_agree() -> None:
     compared = balance([count("a", 2), count("b", 2)], {"b": [1]}, [("a", 1), ("b", 2), ("a", 2)])
     assert compared.agrees
     assert "3 updates merged, exactly the 4 sent" in str(compared)
+
+
+def test_what_still_waits_in_an_outbox_is_not_lost() -> None:
+    """A slow machine may end a run before every receipt has come."""
+    compared = balance([count("a", 4, s2=1, s3=3, s4=0)], {}, [("a", 1), ("a", 2)])
+    assert compared.agrees
+    assert "exactly the 3 sent without the 0 refused and the 1 that still wait" in str(compared)
+    assert not balance([count("a", 4, s3=3)], {}, [("a", 1), ("a", 2)]).agrees, (
+        "4 has left the outbox without a receipt"
+    )
 
 
 @pytest.mark.parametrize(
@@ -403,10 +434,19 @@ def test_baselines_out_of_their_lines() -> None:
     baselines = Baselines(epochs=3)
     baselines.take({"who": "centralised", "metrics": {"accuracy": 0.9}})
     for device, accuracy in (("a", 0.5), ("b", 0.7)):
-        assert not baselines.is_complete(2)
+        assert not baselines.is_complete("ab")
         baselines.take({"who": "local", "device": device, "metrics": {"accuracy": accuracy}})
-    assert baselines.is_complete(2)
+    assert baselines.is_complete("ab")
     assert baselines.local_mean() == pytest.approx(0.6)
+
+
+def test_baselines_that_were_not_measured_are_named() -> None:
+    baselines = Baselines(epochs=3)
+    assert (baselines.pooled(), baselines.local_mean()) == (None, None)
+    assert baselines.missing(["a", "b"]) == ("pooled data", "a alone", "b alone")
+    baselines.take({"who": "local", "device": "b", "metrics": {"accuracy": 0.7}})
+    assert baselines.missing(["a", "b"]) == ("pooled data", "a alone")
+    assert baselines.local_mean() == 0.7
 
 
 def scene(stage: str = "federation") -> Scene:

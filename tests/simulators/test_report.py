@@ -5,8 +5,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
+from simulators.baselines import Baselines
 from simulators.demo import conclude
-from simulators.plots import COLOURS, plots
+from simulators.plots import COLOURS, plots, spread
 from simulators.record import summary
 from simulators.report import headline, page, write_report
 from tests.simulators.sample_record import sample_record
@@ -98,6 +101,44 @@ def test_one_version_and_no_updates_is_still_a_page() -> None:
     record = sample_record()
     alone = replace(record, contributions=[], versions={0: 1.0}, evaluations=record.evaluations[:1])
     assert "No update was merged." in page(alone)
+
+
+@pytest.mark.parametrize(
+    ("pooled", "alone"), [(False, False), (False, True), (True, False)], ids=["neither", "no pooled", "no alone"]
+)
+def test_baselines_that_are_missing_are_named_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, pooled: bool, alone: bool
+) -> None:
+    """A machine may be too slow for them; the run has its report all the same."""
+    record = sample_record()
+    record.baselines = Baselines(
+        epochs=40,
+        centralised=record.baselines.centralised if pooled else {},
+        local={"person-03": record.baselines.local["person-03"]} if alone else {},
+        given_up="not done 120 s after the federation",
+    )
+    write_report(record, tmp_path / "report.html")
+    assert conclude(record, tmp_path) == 0
+    said, html = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert "85.0%" in headline(record)
+    for text in (said, html):
+        assert "85.0%" in text
+        assert ("87.5%" in text) is pooled
+        assert ("50.0%" in text) is alone
+        assert bool(re.search("issing(?: here)?: pooled data", text)) is not pooled
+        assert "person-&lt;4&gt; alone" in text or "person-<4> alone" in text
+        assert "not done 120 s after the federation" in text
+    facts = summary(record)
+    assert (facts["accuracy_centralised"] is None) is not pooled
+    assert (facts["accuracy_local_mean"] is None) is not alone
+    assert facts["missing"][-1] == "person-<4> alone"
+
+
+def test_labels_beside_lines_keep_apart_and_in_order() -> None:
+    assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
+    close = spread([0.5, 0.52, 0.51], 0.1)
+    assert close[0] < close[2] < close[1]
+    assert spread([1.0, 0.99, 0.98], 0.1) == pytest.approx([1.0, 0.9, 0.8])
 
 
 def test_balanced_run_ends_well(tmp_path: Path) -> None:
