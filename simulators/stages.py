@@ -221,9 +221,12 @@ class Stages:
         if baselines.is_complete(names):
             return
         failed = [child for child in self._baseline_programs if child.process.poll() not in {None, 0}]
-        late = f"not done {seconds_max:g} s after the federation"
-        baselines.given_up = f"failed, see {failed[0].log}" if failed else late
-        self._processes.stop(*(child for child in self._baseline_programs if not child.ended))
+        late = [child for child in self._baseline_programs if not child.ended]
+        reasons = [f"a program failed, see {child.log}" for child in failed]
+        if late:
+            reasons.append(f"not done {seconds_max:g} s after the federation")
+        baselines.given_up = "; ".join(reasons)
+        self._processes.stop(*late, patience_seconds=1.0)  # nothing is lost with them
         self._clockwork.tell(f"the report goes without {', '.join(baselines.missing(names))}: {baselines.given_up}")
 
     def _federate(self, prepared: Prepared) -> None:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import pyte
 
 HOUSE = Path(__file__).parents[1]
+T = TypeVar("T")
 READ_BYTES = 1 << 16
 END_SECONDS_MAX = 30.0
 """For a program that was told to end."""
@@ -84,6 +85,14 @@ class Terminal:
         while word not in "\n".join(self.screen):
             assert time.monotonic() < deadline, f"no {word!r} within {seconds_max:g} s:\n" + "\n".join(self.screen)
             assert self._read(0.1), f"it ended without {word!r}:\n" + "\n".join(self.screen)
+
+    def found(self, look: Callable[[], T | None], *, seconds_max: float) -> T:
+        """What `look` finds, as soon as it finds something, while the program runs."""
+        deadline = time.monotonic() + seconds_max
+        while (thing := look()) is None:
+            assert time.monotonic() < deadline, f"not found within {seconds_max:g} s:\n" + "\n".join(self.screen)
+            assert self._read(0.05), "it ended before:\n" + "\n".join(self.screen)
+        return thing
 
     def ended(self, *, seconds_max: float) -> Ended:
         """Waits for the end."""
