@@ -1,26 +1,43 @@
 """The receiving half of a device: gives the inbox what comes, and asks the broker for what the inbox wants."""
 
 import contextlib
+import random
+import time
+from collections.abc import Callable
 
 from device_client.inbox import Inbox, NewModel, Outcome, Rejected, Wanted
 from device_client.model_trust import ModelTrust, refusal
+from device_client.renewal import Renewal
 from wire_contract.errors import DecodeError, LinkError
 from wire_contract.link import Link
 from wire_contract.messages import Manifest
-from wire_contract.topics import ParsedTopic, topic_filter
+from wire_contract.topics import ParsedTopic, listened, topic_filter
 
 
 class Downlink:
     """Subscribes to deltas and chunks only while they are wanted: a broker sends to everybody who has asked."""
 
-    def __init__(self, link: Link, *, root: str, task: str, trust: ModelTrust | None = None) -> None:
-        """`link` is subscribed to the model topic. `trust` says which manifests are used; None: any."""
+    def __init__(
+        self,
+        link: Link,
+        *,
+        root: str,
+        task: str,
+        trust: ModelTrust | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """`link` is subscribed to the model topic. `trust` says which manifests are used; None: any. `uniform` draws a
+        number evenly between two.
+        """
         self._link = link
         self._root = root
         self._task = task
         self._inbox = Inbox(task)
         self._trust = trust
         self._asked_for: dict[str, None] = {}
+        self._monotonic = monotonic
+        self._renewal = Renewal(monotonic(), uniform=uniform)
 
     @property
     def held(self) -> NewModel | None:
@@ -36,6 +53,13 @@ class Downlink:
         """A cached manifest with its model inline; by what keys it was checked then, the outbox knows."""
         return self._inbox.announced(manifest)
 
+    def renew(self) -> None:
+        """Called now and then: asks for the newest manifest again when none has come for long."""
+        if self._renewal.is_due(self._monotonic()):
+            with contextlib.suppress(LinkError):  # as below
+                for name, quality in listened("model", root=self._root, task=self._task).items():
+                    self._link.subscribe(name, quality=quality)
+
     def take(self, topic: ParsedTopic, payload: bytes) -> Outcome:
         """What came on a topic of the contract."""
         outcome: Outcome = None
@@ -44,6 +68,7 @@ class Downlink:
         match topic.kind:
             case "model":
                 outcome = self._manifest(payload)
+                self._renewal.heard(self._monotonic(), news=self.is_behind or isinstance(outcome, NewModel))
             case "delta":
                 outcome = self._inbox.delta(int(topic.parts["version"]), payload)
             case "chunk":

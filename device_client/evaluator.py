@@ -5,7 +5,7 @@ It keeps nothing on disk. After a restart it measures the newest version again, 
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from device_client.downlink import Downlink
@@ -18,10 +18,10 @@ from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError, TopicError
 from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.limits import CONTROL_LIMITS
-from wire_contract.link import Connected, Delivery, Disconnected, Link
+from wire_contract.link import Connected, Delivery, Disconnected, Link, Quality
 from wire_contract.manifest import Published
 from wire_contract.messages import Evaluation
-from wire_contract.topics import build, parse, topic_filter
+from wire_contract.topics import build, listened, parse
 
 RECEIVE_COUNT = 256
 CAPABILITY = {"role": "evaluator"}
@@ -41,9 +41,9 @@ class Measured:
 Measure = Callable[[Published], Measured]
 
 
-def models_only(root: str, task: str) -> tuple[str, ...]:
-    """The filters of one that wants models and has no receipts to wait for. Deltas and chunks are asked for."""
-    return (topic_filter("model", root=root, task=task),)
+def models_only(root: str, task: str) -> Mapping[str, Quality]:
+    """What one listens to that wants models and has no receipts to wait for. Deltas and chunks are asked for."""
+    return listened("model", root=root, task=task)
 
 
 class ModelFeed:
@@ -91,6 +91,7 @@ class ModelFeed:
                     newest, more, timeout_seconds = self._take(event) or newest, True, 0.0
                 else:
                     self._note(event)
+        self._downlink.renew()
         return newest
 
     def _take(self, delivery: Delivery) -> NewModel | None:

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from wire_contract import codec, topics
-from wire_contract.link import Will
+from wire_contract.link import Quality, Will
 from wire_contract.messages import Presence
 
 
-def subscriptions(root: str, task: str, device: str) -> tuple[str, ...]:
-    """The filters of a device that always hold: manifests and its own receipts. Deltas and chunks are asked for."""
-    return (
-        topics.topic_filter("model", root=root, task=task),
-        topics.topic_filter("receipt", root=root, task=task, device=device),
-    )
+def subscriptions(root: str, task: str, device: str) -> Mapping[str, Quality]:
+    """What a device always listens to: manifests and its own receipts. Deltas and chunks are asked for."""
+    return {
+        **topics.listened("model", root=root, task=task),
+        **topics.listened("receipt", root=root, task=task, device=device),
+    }
 
 
 def presence_topic(root: str, task: str, device: str) -> str:

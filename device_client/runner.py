@@ -152,7 +152,9 @@ class Runner:
             signing_key=update_signing_key,
             vitals=vitals,
         )
-        self._downlink = Downlink(link, root=root, task=task_name, trust=trust)
+        self._downlink = Downlink(
+            link, root=root, task=task_name, trust=trust, monotonic=clock.monotonic, uniform=uniform
+        )
         self._pinned = frozenset[bytes]() if trust is None else trust.key_ids
         self._fits = False
         self._heartbeat = heartbeat
@@ -203,6 +205,7 @@ class Runner:
         for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):
             self._handle(event)
         self._catch_up()
+        self._downlink.renew()
         if self._ended is None and self._downlink.held is not None:
             self._courier.send(self._downlink.held.manifest)
         self._tell_traffic()

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from wire_contract.client_ids import in_root
 from wire_contract.errors import ContractError, FileUnusable, LinkError, TopicError
 from wire_contract.flags import ENVIRONMENT_PREFIX, HELP_FLAGS, Flag, FlagError, flags_of, help_text, parse
-from wire_contract.link import Will
+from wire_contract.link import Filters, Will
 from wire_contract.mqtt_settings import KEEPALIVE_SECONDS, MqttSettings, Protocol, Tls
 from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
 from wire_contract.watched_files import first_line
@@ -165,7 +165,7 @@ class ConnectionSettings(CommandSettings):
         self,
         *,
         client_id: str,
-        subscriptions: tuple[str, ...] = (),
+        subscriptions: Filters = (),
         will: Will | None = None,
         session_expiry_seconds: int | None = None,
     ) -> MqttSettings:
@@ -174,7 +174,7 @@ class ConnectionSettings(CommandSettings):
         Args:
             client_id: used where the user gave none; below a root other than the default one, what tells the root
                 is added.
-            subscriptions: filters, each at QoS 1.
+            subscriptions: what the link listens to.
             will: what the broker says when the connection breaks.
             session_expiry_seconds: how long the broker keeps the session; None: as long as `MqttSettings` says.
 

@@ -4,7 +4,7 @@ A link reconnects by itself, for ever, and keeps a durable session. It never cal
 as events, which the one thread that decides takes in batches at its own pace.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +13,9 @@ Quality = Literal[0, 1]
 acknowledged. At 0 it sends once, to whoever is connected: nothing piles up for who is away, nothing needs an
 acknowledgement, and nothing waits behind a backlog. Retained messages come either way.
 """
+
+Filters = Sequence[str] | Mapping[str, Quality]
+"""What a link listens to from its start: at QoS 1, unless a mapping says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Delivery:
     duplicate: bool = False
     """The broker says it may have delivered it before (DUP)."""
     mid: int = 0
+    """0: it came at QoS 0, and there is nothing to acknowledge."""
     """0: it came at QoS 0, and there is nothing to acknowledge."""
     epoch: int = 0
     """The connection it came on; acknowledgements belong to one connection."""

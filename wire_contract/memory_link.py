@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.event_queue import EventQueue
 from wire_contract.limits import KIB, MIB
-from wire_contract.link import Connected, Delivery, Disconnected, Event, Quality, Will
+from wire_contract.link import Connected, Delivery, Disconnected, Event, Filters, Quality, Will
 from wire_contract.mqtt_rules import check_topic, matches, packet_bytes
 from wire_contract.outgoing import Outgoing, OutgoingQueue
 from wire_contract.subscriptions import Subscriptions
@@ -180,7 +180,7 @@ class MemoryLink:
         broker: MemoryBroker,
         client_id: str,
         *,
-        subscriptions: tuple[str, ...] = (),
+        subscriptions: Filters = (),
         will: Will | None = None,
         receive_maximum: int = 256,
         outgoing_messages_max: int = 10_000,

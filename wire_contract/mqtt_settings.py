@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from wire_contract.errors import LinkError
 from wire_contract.limits import KIB, MIB
-from wire_contract.link import Will
+from wire_contract.link import Filters, Will
 from wire_contract.mqtt_rules import RECEIVE_MAXIMUM_MAX, TOPIC_BYTES_MAX, WILL_BYTES_MAX, check_filter, check_topic
 
 Protocol = Literal["auto", "5", "3.1.1"]
@@ -90,8 +90,8 @@ class MqttSettings:
     websocket_path: str = "/mqtt"
     protocol: Protocol = "auto"
     """auto: MQTT 5, and 3.1.1 where the broker does not speak it."""
-    subscriptions: tuple[str, ...] = ()
-    """Filters, each at QoS 1."""
+    subscriptions: Filters = ()
+    """The link does without a connection whose broker refuses one of them."""
     will: Will | None = None
     keepalive_seconds: int = KEEPALIVE_SECONDS
     session_expiry_seconds: int = 30 * DAY_SECONDS

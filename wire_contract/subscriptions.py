@@ -2,24 +2,24 @@
 connections.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 
-from wire_contract.link import Quality
+from wire_contract.link import Filters, Quality
 from wire_contract.mqtt_rules import check_filter
 
 
 class Subscriptions:
     """Any thread changes them; one thread tells the broker."""
 
-    def __init__(self, filters: Sequence[str]) -> None:
+    def __init__(self, filters: Filters) -> None:
         """Raises:
         LinkError: nobody can subscribe to one of them.
         """
         for topic_filter in filters:
             check_filter(topic_filter)
         self._lock = Lock()
-        self._filters: dict[str, Quality] = dict.fromkeys(filters, 1)
+        self._filters: dict[str, Quality] = dict(filters) if isinstance(filters, Mapping) else dict.fromkeys(filters, 1)
         self._untold: dict[str, Quality | None] = {}
         """Filter to the QoS that is wanted, None: it is not wanted any more; in the order of the changes."""
         self._leaving: dict[str, None] = {}

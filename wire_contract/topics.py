@@ -12,6 +12,7 @@ from typing import Literal
 
 from wire_contract.errors import TopicError
 from wire_contract.limits import NAME_CHARACTERS_MAX, TOPIC_SLASHES_MAX
+from wire_contract.link import Quality
 from wire_contract.messages import (
     NAME_PATTERN,
     AggregatorStatus,
@@ -38,20 +39,23 @@ class Topic:
     """Below the root; `{…}` stands for one level."""
     payload: type[Message] | None
     """None: raw bytes (a chunk of a model payload)."""
-    qos: int
+    qos: Quality
+    """Published at."""
+    listen_qos: Quality
+    """Subscribed to at. 0: only the newest message counts, and that one is retained; so who was away gets it alone."""
     retain: bool
     writer: Writer
 
 
 TOPICS: Mapping[Kind, Topic] = {
-    "model": Topic("{task}/model", Manifest, 1, True, "aggregator"),
-    "chunk": Topic("{task}/model/{version}/{chunk}", None, 1, True, "aggregator"),
-    "delta": Topic("{task}/delta/{version}", Delta, 1, True, "aggregator"),
-    "update": Topic("{task}/update/{shard}/{device}", Update, 1, False, "device"),
-    "receipt": Topic("{task}/receipt/{device}", Receipt, 1, False, "aggregator"),
-    "presence": Topic("{task}/presence/{device}", Presence, 1, True, "device"),
-    "evaluation": Topic("{task}/evaluation/{device}", Evaluation, 1, False, "evaluator"),
-    "aggregator": Topic("{task}/aggregator/{shard}", AggregatorStatus, 1, True, "aggregator"),
+    "model": Topic("{task}/model", Manifest, 1, 0, True, "aggregator"),
+    "chunk": Topic("{task}/model/{version}/{chunk}", None, 1, 1, True, "aggregator"),
+    "delta": Topic("{task}/delta/{version}", Delta, 1, 1, True, "aggregator"),
+    "update": Topic("{task}/update/{shard}/{device}", Update, 1, 1, False, "device"),
+    "receipt": Topic("{task}/receipt/{device}", Receipt, 1, 1, False, "aggregator"),
+    "presence": Topic("{task}/presence/{device}", Presence, 1, 1, True, "device"),
+    "evaluation": Topic("{task}/evaluation/{device}", Evaluation, 1, 1, False, "evaluator"),
+    "aggregator": Topic("{task}/aggregator/{shard}", AggregatorStatus, 1, 1, True, "aggregator"),
 }
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
@@ -128,6 +132,11 @@ def topic_filter(kind: Kind, *, root: str, task: str, **parts: str | int) -> str
         levels.get(level[1:-1], "+") if level.startswith("{") else level for level in TOPICS[kind].pattern.split("/")
     ]
     return "/".join([root, *filled])
+
+
+def listened(kind: Kind, *, root: str, task: str, **parts: str | int) -> Mapping[str, Quality]:
+    """The filter of `topic_filter`, with the QoS that the table says."""
+    return {topic_filter(kind, root=root, task=task, **parts): TOPICS[kind].listen_qos}
 
 
 def parse(topic: str, *, root: str) -> ParsedTopic:

@@ -14,7 +14,7 @@ from simulators.doctor.visitor import Allowance, NotLetIn, ProbeError, TimeUp, V
 from simulators.relay import Exchange, Line, Target
 from wire_contract.errors import LinkError
 from wire_contract.limits import MIB
-from wire_contract.link import Will
+from wire_contract.link import Quality, Will
 from wire_contract.mqtt_link import MqttSettings
 from wire_contract.mqtt_settings import Protocol, Tls
 from wire_contract.topics import Kind, build, topic_filter
@@ -136,6 +136,7 @@ class Bench:
         self,
         role: Role,
         *subscriptions: str,
+        quality: Quality = 1,
         session: Session | None = None,
         session_seconds: int = SESSION_SECONDS,
         will: Will | None = None,
@@ -148,7 +149,10 @@ class Bench:
             NotLetIn: no connection comes about.
         """
         settings = dataclasses.replace(
-            self._visiting(role), subscriptions=subscriptions, will=will, receive_maximum=receive_maximum
+            self._visiting(role),
+            subscriptions=dict.fromkeys(subscriptions, quality),
+            will=will,
+            receive_maximum=receive_maximum,
         )
         if session is not None:
             settings = dataclasses.replace(

@@ -78,6 +78,28 @@ def durable_session(bench: Bench) -> Iterator[Finding]:
     yield Finding(name=name, verdict="missing", line=line, mend=mend, mending=mends.SESSION)
 
 
+def unqueued(bench: Bench) -> Iterator[Finding]:
+    """Who was away gets the newest manifest alone, for which it listens at QoS 0."""
+    name = "newest only"
+    topic = bench.need("model")
+    payloads = [b"version %d" % number for number in range(ABSENT_MESSAGES)]
+    with bench.session("device") as session:
+        with bench.visit("device", bench.filter("model"), quality=0, session=session):
+            pass  # connected and subscribed, then away
+        with bench.visit("aggregator") as writer:
+            for payload in payloads:
+                bench.retain(writer, "aggregator", topic, payload)
+        with bench.visit("device", bench.filter("model"), quality=0, session=session) as device:
+            heard = device.hear(lambda heard: any(one.retained for one in heard), quiet_seconds=ANSWER_SECONDS_MAX)
+    if [one.payload for one in heard if one.retained] != payloads[-1:]:
+        raise NotChecked("the retained manifest did not come back, by which it would have been seen")
+    if len(heard) > 1:
+        line = f"of {ABSENT_MESSAGES} versions that a device missed it was brought {len(heard)}: it pays for each one"
+        yield Finding(name=name, verdict="warning", line=line, mending=mends.UNQUEUED)
+    else:
+        yield Finding(name=name, verdict="ok", line="who was away is brought the newest manifest, and none before it")
+
+
 def session_expiry(bench: Bench) -> Iterator[Finding]:
     """How long the broker promises to keep a session."""
     name = "session's life"

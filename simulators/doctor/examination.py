@@ -37,6 +37,7 @@ CHECKS: Sequence[tuple[str, Check]] = (
     ("isolation", access.isolation),
     ("retained", delivery.retained),
     ("durable session", delivery.durable_session),
+    ("newest only", delivery.unqueued),
     ("session's life", delivery.session_expiry),
     ("will", delivery.last_will),
     ("packet limit", capacity.packet_limit),

@@ -60,6 +60,10 @@ QUEUE: Mending = {
     "HiveMQ": "<queued-messages><max-queue-size>100000",
     "NATS": "jetstream max_file_store and the limits of the account",
 }
+UNQUEUED: Mending = {
+    "mosquitto": "queue_qos0_messages false",
+    "EMQX": "mqtt.mqueue_store_qos0 = false",
+}
 IN_FLIGHT: Mending = {
     "mosquitto": "max_inflight_messages 100",
     "EMQX": "mqtt.max_inflight = 100",

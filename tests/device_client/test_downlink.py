@@ -1,17 +1,19 @@
 """What a device asks the broker for, and what it costs: over a link, with the aggregator's own publisher."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
 from aggregator.publishing import Publisher
 from device_client.downlink import Downlink
 from device_client.inbox import NewModel, Outcome
+from device_client.renewal import Renewal
 from tests.broker.mosquitto import Mosquitto
 from tests.device_client.downlink_line import announced, large_deltas, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK
 from wire_contract import codec, topics
-from wire_contract.link import Delivery, Link
+from wire_contract.link import Connected, Delivery, Filters, Link, Quality
 from wire_contract.manifest import assemble
 from wire_contract.memory_link import MemoryBroker, MemoryLink
 from wire_contract.messages import Manifest
@@ -21,6 +23,7 @@ from wire_contract.shelf import Shelf
 
 LINE = shelves(40)
 MODEL = topics.build("model", root=ROOT, task=TASK)
+MODELS = topics.listened("model", root=ROOT, task=TASK)
 
 
 class Watched:
@@ -32,12 +35,13 @@ class Watched:
         self.received: dict[str, int] = {}
         subscribe = link.subscribe
 
-        def noting(topic_filter: str) -> None:
+        def noting(topic_filter: str, *, quality: Quality = 1) -> None:
             self.asked.append(topic_filter.removeprefix(f"{ROOT}/{TASK}/"))
-            subscribe(topic_filter)
+            subscribe(topic_filter, quality=quality)
 
         link.subscribe = noting  # type: ignore[method-assign]
-        self.downlink = Downlink(link, root=ROOT, task=TASK)
+        self.now = 0.0
+        self.downlink = Downlink(link, root=ROOT, task=TASK, monotonic=lambda: self.now, uniform=lambda low, _: low)
         self.outcomes: list[Outcome] = []
 
     def listen(self, timeout_seconds: float = 0.0) -> None:
@@ -72,7 +76,7 @@ class World:
             assert self.publisher.tidy({topic for topic in self.broker.retained if topic.startswith(f"{MODEL}/")})
 
     def device(self) -> Watched:
-        return Watched(MemoryLink(self.broker, DEVICE, subscriptions=(MODEL,)))
+        return Watched(MemoryLink(self.broker, DEVICE, subscriptions=MODELS))
 
 
 @pytest.fixture
@@ -101,7 +105,6 @@ def test_after_three_versions_offline_it_takes_three_deltas(world: World) -> Non
     device.listen()
     device.forget()
     world.broker.block(DEVICE)
-    world.broker._sessions[DEVICE].subscriptions.clear()  # as a session that has expired
     world.publish(*LINE[10:13])
     world.broker.unblock(DEVICE)
     device.listen()
@@ -112,19 +115,58 @@ def test_after_three_versions_offline_it_takes_three_deltas(world: World) -> Non
     assert list(world.broker._sessions[DEVICE].subscriptions) == [MODEL]
 
 
+def test_what_the_broker_dropped_is_asked_for_after_a_silence(world: World) -> None:
+    world.publish(*LINE[:3])
+    device = world.device()
+    device.listen()
+    device.forget()
+    world.broker.block(DEVICE)
+    world.publish(LINE[3])
+    missed = world.broker.retained[MODEL]
+    world.broker.retained[MODEL] = codec.encode(announced(LINE[2]).manifest)
+    world.broker.unblock(DEVICE)
+    device.listen()
+    device.forget()
+    world.broker.retained[MODEL] = missed  # as if it had been dropped on the way
+    device.downlink.renew()
+    device.listen()
+    assert (device.version, device.asked) == (2, [])
+    for now, asked in ((599.0, 0), (600.0, 1), (1_199.0, 1), (1_200.0, 2)):
+        device.now = now
+        device.downlink.renew()
+        assert device.asked == ["model"] * asked
+        device.listen()
+        assert device.version == (3 if asked else 2)
+
+
+def test_who_hears_nothing_new_asks_more_and_more_seldom() -> None:
+    now, asked = 0.0, []
+    renewal = Renewal(now, uniform=lambda low, _: low)
+    while now < 100_000.0:
+        if renewal.is_due(now):
+            asked.append(now)
+            renewal.heard(now, news=False)
+        now += 100.0
+    rests = [after - before for before, after in pairwise([0.0, *asked])]
+    assert rests[:6] == [600.0, 1_200.0, 2_400.0, 4_800.0, 9_600.0, 14_400.0]
+    assert set(rests[5:]) == {14_400.0}
+    renewal.heard(now, news=True)
+    assert renewal.is_due(now + 600.0)
+
+
 def test_after_thirty_versions_offline_it_takes_the_snapshot(world: World) -> None:
     world.publish(*LINE[:3])
     device = world.device()
     device.listen()
     device.forget()
     world.broker.block(DEVICE)
-    world.broker._sessions[DEVICE].subscriptions.clear()
     world.publish(*LINE[3:33])
     world.broker.unblock(DEVICE)
     device.listen()
     assert device.version == 32
     assert device.asked == ["model/32/+"]
     assert device.received["chunk"] == len(LINE[32].snapshot)
+    assert device.received["model"] == len(world.broker.retained[MODEL]), "one manifest, not one for each version"
 
 
 def test_a_joiner_takes_the_snapshot_and_what_came_after_it(world: World) -> None:
@@ -233,7 +275,7 @@ def mqtt_links() -> Iterator[list[MqttLink]]:
 @pytest.mark.broker
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protocol: Protocol) -> None:
-    def link(name: str, *subscriptions: str) -> MqttLink:
+    def link(name: str, subscriptions: Filters = ()) -> MqttLink:
         settings = MqttSettings(
             host="127.0.0.1", port=mosquitto.port, client_id=name, subscriptions=subscriptions, protocol=protocol
         )
@@ -245,7 +287,7 @@ def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protoc
     for shelf in LINE[:12]:
         publisher.model(announced(shelf))
     assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
-    device = Watched(link(DEVICE, MODEL))
+    device = Watched(link(DEVICE, MODELS))
     for _ in range(50):
         device.listen(0.2)
         if device.version == 11:
@@ -262,3 +304,48 @@ def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protoc
             break
     assert device.version == 24
     assert (device.asked, set(device.received)) == ([], {"model"})
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_an_upgraded_device_no_longer_pays_for_each_version_it_missed(
+    mosquitto: Mosquitto, mqtt_links: list[MqttLink], protocol: Protocol
+) -> None:
+    """An older program listened at QoS 1: what the broker has queued for it comes once, and nothing is queued again."""
+
+    def link(name: str, subscriptions: Filters = ()) -> MqttLink:
+        settings = MqttSettings(
+            host="127.0.0.1", port=mosquitto.port, client_id=name, subscriptions=subscriptions, protocol=protocol
+        )
+        mqtt_links.append(MqttLink(settings))
+        return mqtt_links[-1]
+
+    aggregator = link("aggregator")
+    publisher = Publisher(aggregator, root=ROOT, task=TASK, shard=0)
+
+    def publish(*line: Shelf) -> None:
+        for shelf in line:
+            publisher.model(announced(shelf), all_of_it=False)
+        assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
+
+    def come_back(subscriptions: Filters, newest: bytes) -> tuple[int, bool]:
+        """How many manifests came until the retained one, and whether that came at QoS 0."""
+        device = link(DEVICE, subscriptions)
+        heard: list[Delivery] = []
+        is_subscribed = False
+        for _ in range(50):
+            for event in device.receive(count=100, timeout_seconds=0.2):
+                is_subscribed = is_subscribed or isinstance(event, Connected)
+                if isinstance(event, Delivery):
+                    heard.append(event)
+                    device.ack(event)
+            if is_subscribed and any(one.retained and one.payload == newest for one in heard):
+                break
+        device.close()
+        return len(heard), not any(one.mid for one in heard if one.retained)
+
+    came = []
+    for first, last, subscriptions in ((0, 1, [MODEL]), (1, 11, MODELS), (11, 21, MODELS)):
+        publish(*LINE[first:last])
+        came.append(come_back(subscriptions, codec.encode(announced(LINE[last - 1]).manifest)))
+    assert came == [(1, False), (10 + 1, True), (1, True)]

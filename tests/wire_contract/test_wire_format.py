@@ -48,7 +48,7 @@ def test_every_topic_has_its_row(kind: topics.Kind) -> None:
     row = topics.TOPICS[kind]
     payload = "raw bytes" if row.payload is None else row.payload.__name__
     retained = "yes" if row.retain else "no"
-    expected = [f"`{row.pattern}`", payload, str(row.qos), retained, row.writer]
+    expected = [f"`{row.pattern}`", payload, str(row.qos), str(row.listen_qos), retained, row.writer]
     assert row_of(kind, section("Topics")) == expected
 
 

@@ -105,6 +105,7 @@ MIS_SET = [
     ("3.1.1", "message_size_limit 200000", "packet limit", "warning"),
     ("auto", "max_packet_size 40000", "packet limit", "missing"),  # announced
     ("3.1.1", "max_packet_size 40000", "packet limit", "missing"),  # the connection ends
+    ("auto", "queue_qos0_messages true", "newest only", "warning"),
     ("3.1.1", "max_inflight_messages 20", "in flight", "warning"),  # MQTT 5 clients have it as they ask
 ]
 
