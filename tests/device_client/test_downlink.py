@@ -325,7 +325,7 @@ def test_an_upgraded_device_no_longer_pays_for_each_version_it_missed(
 
     def publish(*line: Shelf) -> None:
         for shelf in line:
-            publisher.model(announced(shelf), all_of_it=False)
+            publisher.model(announced(shelf))
         assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
 
     def come_back(subscriptions: Filters, newest: bytes) -> tuple[int, bool]:
