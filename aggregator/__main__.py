@@ -22,10 +22,18 @@ from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
 from aggregator.ledger_view import Totals, read_history, read_totals
 from aggregator.log_lines import write_log
+from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
 from aggregator.moving_forward import move_forward
 from aggregator.service import Clock, Service, subscriptions
-from aggregator.settings import MoveForwardSettings, RunSettings, SigningKeySettings, StatusSettings
+from aggregator.settings import (
+    AggregatorHealthSettings,
+    MoveForwardSettings,
+    RunSettings,
+    SigningKeySettings,
+    StatusSettings,
+    health_file_of,
+)
 from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection, watch_broker
 from aggregator.telemetry.broker_watch import BrokerWatch
 from aggregator.telemetry.collecting import Telemetry
@@ -35,6 +43,8 @@ from wire_contract import command_line
 from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import encode
 from wire_contract.command_line import Command, Program
+from wire_contract.health import heartbeat
+from wire_contract.health_command import show_health
 from wire_contract.key_files import read_signing_keys, write_signing_key
 from wire_contract.link import Will
 from wire_contract.messages import AggregatorStatus
@@ -100,6 +110,12 @@ def run(settings: RunSettings) -> int:
             recording=recording_of(telemetry, link, on_connected=begin_watching),
             replace_line=settings.replace_line,
             is_evaluator=lambda name: is_evaluator(name) or name in settings.evaluator,
+            heartbeat=at_the_end.enter_context(
+                closing(heartbeat("aggregator", settings.health_file or health_file_of(settings.ledger)))
+            ),
+            metrics=None
+            if settings.metrics_file is None
+            else MetricsFile(settings.metrics_file, task=settings.task, shard=settings.shard),
         )
         service.run(stopped.is_set)
         service.farewell()
@@ -184,6 +200,10 @@ PROGRAM = Program(
     commands={
         "run": Command(settings=RunSettings, run=run),
         "status": Command(settings=StatusSettings, run=show_status),
+        "health": Command(
+            settings=AggregatorHealthSettings,
+            run=lambda settings: show_health(settings, usual=health_file_of(settings.ledger)),
+        ),
         "telemetry": Command(settings=TelemetrySummarySettings, run=show_telemetry),
         "move-forward": Command(settings=MoveForwardSettings, run=renumber),
         "signing-key": Command(settings=SigningKeySettings, run=make_signing_key),

@@ -9,6 +9,8 @@ import logging
 from datetime import datetime
 from typing import Literal, TextIO
 
+from wire_contract.plain_text import printable
+
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -18,6 +20,10 @@ class TextLines(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — logging's name
+        """In one line: what devices and brokers send may hold line breaks and control characters."""
+        return printable(super().formatMessage(record))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 — logging's name
         _ = datefmt

@@ -13,6 +13,7 @@ from aggregator.telemetry.settings import TelemetrySettings
 from wire_contract.connection import CommandSettings, ConnectionSettings, Files
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice, Energy
+from wire_contract.health_command import HEALTH_FILE_HELP, HealthSettings
 from wire_contract.key_files import KeyFolder
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
 from wire_contract.planner import Plan
@@ -30,6 +31,7 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         "signing_key": "signatures",
         "shard": "shards",
         "log_format": "log",
+        "health_file": "health",
     }
 
     ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
@@ -128,6 +130,10 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
     shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
     log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
     log_level: LogLevel = Field("info", description="the least that is worth a line")
+    health_file: Path | None = Field(None, description=f"{HEALTH_FILE_HELP}; else beside the ledger, with .health")
+    metrics_file: Path | None = Field(
+        None, description="file for Prometheus' node_exporter (its textfile collector), as in /var/lib/fedkd/fedkd.prom"
+    )
 
     @model_validator(mode="after")
     def _shard_exists(self) -> Self:
@@ -209,6 +215,17 @@ class MoveForwardSettings(CommandSettings):
         ge=1, le=2**53, description="new number of the newest version, above all that devices have seen"
     )
     shard: int = Field(0, ge=0, description="which shard of the devices the ledger serves")
+
+
+def health_file_of(ledger: Path) -> Path:
+    """Where an aggregator says that it works, unless it is told another place."""
+    return ledger.with_name(f"{ledger.name}.health")
+
+
+class AggregatorHealthSettings(HealthSettings):
+    """Says whether the aggregator of a ledger runs and does its work; exit code 2 if it does not."""
+
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's ledger, if it has no --health-file")
 
 
 class StatusSettings(CommandSettings):

@@ -20,6 +20,7 @@ from device_client.settings import (
 )
 from wire_contract import command_line
 from wire_contract.command_line import Command, Program
+from wire_contract.health_command import HealthSettings, show_health
 from wire_contract.key_files import write_signing_key
 
 CALLED = "python -m device_client"
@@ -78,6 +79,7 @@ PROGRAM = Program(
         "export": Command(settings=ExportSettings, run=_command("export")),
         "initial-model": Command(settings=InitialModelSettings, run=_command("initial-model")),
         "pretrain-teacher": Command(settings=PretrainTeacherSettings, run=_command("pretrain-teacher")),
+        "health": Command(settings=HealthSettings, run=show_health),
         "signing-key": Command(settings=SigningKeySettings, run=_signing_key),
     },
 )

@@ -43,6 +43,7 @@ from device_client.vectors import layout_of, load_vector, vector_of
 from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError
+from wire_contract.health import heartbeat
 from wire_contract.key_files import read_all_public_keys, read_signing_key
 from wire_contract.manifest import Published
 from wire_contract.model_roles import STUDENTS, TEACHERS
@@ -136,6 +137,7 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
             trust=_trust(model_keys, task, outbox),
             update_signing_key=update_key,
             vitals=lambda: _vitals(probe),
+            heartbeat=stack.enter_context(closing(heartbeat("device", settings.health_file))),
         )
         on_stop(runner.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())
@@ -285,7 +287,10 @@ def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
         subscriptions=models_only(settings.root, task.name),
         will=will(settings.root, task.name, settings.device, firmware=this_firmware()),
     )
-    with closing(MqttLink(connection)) as link:
+    with (
+        closing(heartbeat("evaluator", settings.health_file)) as beats,
+        closing(MqttLink(connection)) as link,
+    ):
         evaluator = Evaluator(
             task=task.name,
             device=settings.device,
@@ -295,6 +300,7 @@ def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
             emit=emit,
             firmware=this_firmware(),
             trust=trust,
+            heartbeat=beats,
         )
         on_stop(evaluator.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())

@@ -13,6 +13,7 @@ from device_client.policy import Policy, PredicateName, parse_quiet_hours
 from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, Files, check_broker
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice, Energy
+from wire_contract.health_command import HEALTH_FILE_HELP
 from wire_contract.planner import Plan
 
 Method = Literal["asyncfedkd", "fedkd"]
@@ -78,6 +79,7 @@ class RunSettings(OnlineSettings):
 
     device: DeviceName = Field(description="name of this device, the same for ever")
     state: Path = Field(description="folder for what must survive a restart; one device's own")
+    health_file: Path | None = Field(None, description=HEALTH_FILE_HELP)
     method: Method | None = Field(
         None,
         description="asyncfedkd: learn under a frozen teacher; fedkd: together with a teacher of the device's own, "
@@ -191,6 +193,7 @@ class EvaluateSettings(OnlineSettings):
     flag_groups = {"device": ""}  # noqa: RUF012 — see CommandSettings
 
     device: DeviceName = Field("evaluator", description="name of this evaluator among the devices")
+    health_file: Path | None = Field(None, description=HEALTH_FILE_HELP)
     once: bool = Field(False, description="end after the first version")
 
 

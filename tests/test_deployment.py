@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
+from asyncfedkd.__main__ import ROWS
 from device_client.tasks import physiotherapy
 from tests.broker.mosquitto import program
 from tests.e2e.compose_file import (
@@ -247,10 +248,40 @@ def test_the_fleet_is_the_persons_of_the_task() -> None:
 
 
 def test_what_has_to_last_is_looked_after() -> None:
-    """Devices and evaluator have nobody to ask how they are; they end when something is wrong, and are restarted."""
     for service in SERVICES.values():
-        needs = not service.once and not service.name.startswith("person-") and service.name != "evaluator"
-        assert bool(service.healthcheck) == needs, service.name
+        assert bool(service.healthcheck) == (not service.once), service.name
+
+
+# -- the units for systemd -------------------------------------------------------------------------------------------
+
+UNITS = sorted((REPOSITORY / "deployment" / "systemd").iterdir())
+
+
+def unit_lines(path: Path, name: str) -> list[str]:
+    return [line.partition("=")[2] for line in path.read_text().splitlines() if line.startswith(f"{name}=")]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_starts_a_command_that_there_is_with_flags_that_there_are(unit: Path) -> None:
+    program, name, *words = unit_lines(unit, "ExecStart")[0].split()
+    assert Path(program).name in PYPROJECT["project"]["scripts"]
+    settings, flags = _settings_of([ROWS[name].module.removesuffix(".__main__"), *words])
+    assert not flags
+    known = {ENVIRONMENT_PREFIX + field.upper() for field in settings.model_fields} | {"FEDKD_WHEEL_FOLDER"}
+    given = {line.partition("=")[0] for line in unit_lines(unit, "Environment")}
+    commented = set(re.findall(r"FEDKD_[A-Z_]+", unit.read_text()))
+    assert given <= commented <= known
+    assert "FEDKD_HEALTH_FILE" in given
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_understands_a_unit(unit: Path, tmp_path: Path) -> None:
+    there = tmp_path / unit.name.replace("@", "@watch-17")
+    there.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={program('sh')}", unit.read_text()))
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", "--man=no", there], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # -- the Dockerfile --------------------------------------------------------------------------------------------------

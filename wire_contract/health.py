@@ -14,6 +14,7 @@ from the future, which counts as old.
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,11 @@ class HeartbeatFile:
         with contextlib.suppress(OSError):
             temporary.write_bytes(msgspec.json.encode(beat) + b"\n")
             temporary.replace(path)
+
+
+def heartbeat(program: str, path: Path | None) -> HeartbeatFile:
+    """Of this process, by the clock and the supervisor of this machine."""
+    return HeartbeatFile(path, program=program, monotonic=time.monotonic, notify=systemd_notifier(os.environ))
 
 
 def check(path: Path, *, now: float, age_seconds_max: float, ready: bool) -> Beat:

@@ -5,6 +5,7 @@ behind a shim, so the script that makes its tokens runs in tests/test_deployment
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,39 @@ def status(stack: Uncontained) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def health(stack: Uncontained, service: str, *flags: str) -> tuple[int, str]:
+    """Exit code and line of a service's health check, with a shorter patience than in a container."""
+    words = [*stack.services[service].healthcheck[1:], "--age-seconds-max", "12", *flags]
+    environment = stack.environment(stack.services[service])
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def a_stopped_program_and_a_lost_broker_are_seen(stack: Uncontained) -> None:
+    def until(service: str, code: int, said: str, *flags: str) -> None:
+        deadline = time.monotonic() + SECONDS_MAX
+        while True:
+            found, line = health(stack, service, *flags)
+            if found == code and said in line:
+                return
+            assert time.monotonic() < deadline, f"{service}: {found}, {line}\n{stack.report()}"
+            time.sleep(0.5)
+
+    watched = ("aggregator", "evaluator", "person-03")
+    for service in watched:
+        until(service, 0, "works")
+        stack.processes[service].send_signal(signal.SIGSTOP)
+    for service in watched:
+        until(service, 2, "does not respond")
+        stack.processes[service].send_signal(signal.SIGCONT)
+        until(service, 0, "works")
+    stack.processes["broker"].send_signal(signal.SIGSTOP)
+    until("aggregator", 2, "no connection to the broker")
+    until("aggregator", 0, "responds, but", "--live")
+    stack.processes["broker"].send_signal(signal.SIGCONT)
+    until("aggregator", 0, "works")
+
+
 @pytest.mark.timeout(500)
 def test_up_learn_down(stack: Uncontained, influxdb: InfluxDB) -> None:
     stack.start()
@@ -83,6 +117,8 @@ def test_up_learn_down(stack: Uncontained, influxdb: InfluxDB) -> None:
     assert stack.log("broker").count("already connected, closing old connection") == 0, stack.log("broker")
     for name in stack.healthy:
         assert stack.check(name) == 0, stack.report()
+
+    a_stopped_program_and_a_lost_broker_are_seen(stack)
 
     codes = stack.stop()
     assert set(codes) == {"broker", "aggregator", "evaluator", "person-03", "person-04"}, stack.report()
