@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -20,6 +20,7 @@ from aggregator.enrolment.settings import COMMANDS as ENROLMENT
 from aggregator.enrolment.settings import AuthoritySettings
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
+from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals, read_history, read_totals
 from aggregator.log_lines import write_log
 from aggregator.metrics_file import MetricsFile
@@ -141,6 +142,8 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
                 f"initial model {settings.initial_model}: its layout is not the one of ledger {settings.ledger}; "
                 "a changed student is a new task name or a new ledger"
             )
+    with suppress(LedgerBusy):  # only for `status`; a full disk is waited for where updates are written
+        ledger.note_devices_min(line_settings.devices_min)
     return restore(ledger, line_settings)
 
 
@@ -188,6 +191,10 @@ def _lines(totals: Totals) -> list[tuple[str, object]]:
         ("refused", f"{totals.refused} ({reasons})" if reasons else totals.refused),
         ("updated", updated),
     ]
+    missing = 0 if totals.devices_min is None else totals.devices_min - totals.waiting_devices
+    if totals.waiting and missing > 0:
+        devices = "device" if missing == 1 else "devices"
+        lines.insert(4, ("missing", f"{missing} more {devices} for the next version (--devices-min)"))
     if totals.evaluated_version is not None:
         metrics = ", ".join(f"{printable(name)} {value:.4g}" for name, value in totals.evaluation.items())
         lines.append(("evaluation", f"version {totals.evaluated_version}: {metrics}"))

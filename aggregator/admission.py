@@ -5,13 +5,15 @@ comes twice (broker redelivery, a device that saw no receipt) is counted once wh
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from msgspec import structs
 
-from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight, weight_of
+from aggregator.peers import BUDGET_RATIO, budget_of, scale_of
+from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight, weight_of
 from wire_contract.encoding import decode_vector
 from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError, LimitExceeded
@@ -23,8 +25,14 @@ from wire_contract.topics import ParsedTopic, shard_of
 
 _DETAIL_CHARACTERS_MAX = 300
 _NORM_MAX = 1e15
-"""Whatever the model's norm: times the largest weight, 2⁵³ samples of one who was long absent, and for any number of
-updates this stays finite in float32, so that no accepted update can leave a model that cannot be published."""
+"""Whatever the model's norm: times the largest weight, 1,000 absences of one with the most samples that may count, and
+for any number of updates this stays finite in float32, so that no accepted update can leave a model that cannot be
+published."""
+_FAR = 30.0
+"""Times the budget of a slot. An update of such a norm, which is also over the model's own, is refused rather than
+scaled down: its direction says nothing. Backlogs are sums of ordinary updates and are never refused for it, nor are
+devices that all begin to learn faster, as long as a round does not replace the model. While nothing is known of other
+devices, only the model's norm is there to compare with (`norm_ratio_max`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,12 @@ class Policy:
     """Versions. Generous: work done offline is discounted, not thrown away."""
     update_bytes_max: int = UPDATE_LIMITS.compressed_bytes
     """Payload size on the wire."""
+    samples_ratio_max: float = SAMPLES_RATIO_MAX
+    """A device's samples count up to so many times what devices usually claim."""
+    slot_norm_ratio: float = BUDGET_RATIO
+    """Up to so many times what devices usually move the model by in a version, a device's updates are taken whole."""
+    weight_max: float | None = None
+    """Of one update, where an ordinary one has 1; None: K - 1, so that nobody outvotes all others of a version."""
     norm_ratio_max: float = 10.0
     """‖Δ‖₂ may be at most so many times max(‖x‖₂, 1), x being the model; beyond it training has diverged."""
     shard: int = 0
@@ -54,7 +68,9 @@ class Merge:
     weight: float
     staleness: int
     norm: float = field(default=0.0, compare=False)
-    """‖Δ‖₂ of the decoded difference; for telemetry."""
+    """‖Δ‖₂ of the decoded difference."""
+    scale: float = 1.0
+    """What the difference is multiplied by; under 1 where the device moves the model further than others do."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,12 @@ class Standing:
     layout: Layout
     weights_norm: float
     """‖x‖₂ of the master weights."""
+    usual_samples: int | None
+    """What devices usually claim (`peers.py`); None while nothing is known."""
+    usual_norm: float | None
+    """Σ‖Δ‖₂ of what devices usually send in one version; None while nothing is known."""
+    weight_max: float = math.inf
+    """Of an update."""
 
 
 def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: Policy) -> Update | Refuse:
@@ -142,6 +164,7 @@ def admit(
     difference: Vector,
     *,
     absence: int,
+    slot_norm: float = 0.0,
 ) -> Verdict:
     """Judges one update.
 
@@ -151,7 +174,8 @@ def admit(
         policy: what the operator chose.
         last: the newest update of this device and incarnation in the ledger.
         difference: (layout.size,) filled with the decoded difference when the verdict is `Merge`.
-        absence: of the device, in versions; 1 if it had a part in the newest one.
+        absence: of the device, in versions; 1 if it had a part in the newest one, or never in any.
+        slot_norm: Σ‖Δ‖₂ of what the device has in the next version already.
     """
     if last is not None and update.sequence <= last.sequence:
         if update.sequence == last.sequence and last.refusal is not None:
@@ -164,7 +188,8 @@ def admit(
         decode_vector(update.tensors, standing.layout, out=difference)
     except DecodeError as error:
         return Refuse("malformed", _short(error))
-    norm = _checked_norm(difference, standing, policy)
+    budget = budget_of(standing.usual_norm, standing.weights_norm, ratio=policy.slot_norm_ratio)
+    norm = _checked_norm(difference, standing, policy, budget)
     if isinstance(norm, Refuse):
         return norm
     staleness = standing.version - update.base_version
@@ -172,11 +197,14 @@ def admit(
         update.samples,
         staleness,
         absence,
+        usual_samples=standing.usual_samples,
         decay=policy.decay,
         sample_weight=policy.sample_weight,
+        samples_ratio_max=policy.samples_ratio_max,
         absence_max=policy.absence_max,
+        weight_max=standing.weight_max,
     )
-    return Merge(weight, staleness, norm)
+    return Merge(weight, staleness, norm, scale_of(norm, slot_norm, budget))
 
 
 def _check_shard(update: Update, policy: Policy) -> Refuse | None:
@@ -199,12 +227,18 @@ def _check_base(update: Update, standing: Standing, policy: Policy) -> Refuse | 
     return None
 
 
-def _checked_norm(difference: Vector, standing: Standing, policy: Policy) -> float | Refuse:
-    # The sum of squares in float64 is finite exactly when each value is, so one pass answers both questions.
-    norm = float(np.sqrt(np.einsum("i,i->", difference, difference, dtype=np.float64)))
+def norm_of(vector: Vector) -> float:
+    """‖v‖₂; finite exactly when each value is, so that one pass answers both questions."""
+    return float(np.sqrt(np.einsum("i,i->", vector, vector, dtype=np.float64)))
+
+
+def _checked_norm(difference: Vector, standing: Standing, policy: Policy, budget: float) -> float | Refuse:
+    norm = norm_of(difference)
     if not np.isfinite(norm):
         return Refuse("not_finite", "it holds NaN or infinity; training diverged on the device")
     allowed = min(policy.norm_ratio_max * max(standing.weights_norm, 1.0), _NORM_MAX)
+    if standing.usual_norm is not None:
+        allowed = min(allowed, max(_FAR * budget, standing.weights_norm, 1.0))
     if norm > allowed:
         return Refuse("norm", f"its norm {norm:.3g} is over {allowed:.3g}; training diverged on the device")
     return norm
@@ -220,8 +254,9 @@ def receipt_for(verdict: Verdict, *, version: int, update: Update | None, payloa
 
 def _outcome(verdict: Verdict, version: int) -> Receipt:
     match verdict:
-        case Merge(weight, staleness):
-            return Receipt(outcome="merged", version=version, weight=weight, staleness=staleness)
+        case Merge(weight, staleness, _, scale):
+            detail = "" if scale == 1.0 else f"scaled by {scale:.3g}: larger than what devices usually send"
+            return Receipt(outcome="merged", version=version, weight=weight, staleness=staleness, detail=detail)
         case Duplicate():
             return Receipt(outcome="duplicate", version=version)
         case Refuse(reason, detail):

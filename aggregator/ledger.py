@@ -38,6 +38,7 @@ from aggregator.ledger_rows import (
     insert_version,
     journal_values,
 )
+from aggregator.peers import Claim
 from wire_contract.errors import ContractError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import KEPT_DELTAS
@@ -131,6 +132,15 @@ class Ledger:
             db.execute("UPDATE journal SET into_version = ? WHERE into_version = ?", moved)
             db.execute("UPDATE account SET last_version = ? WHERE last_version = ?", moved)
             db.execute("UPDATE account SET first_version = ? WHERE first_version = ?", moved)
+
+    def note_devices_min(self, devices_min: int) -> None:
+        """What the operator wants of each version from now on, for whoever reads the ledger.
+
+        Raises:
+            LedgerBusy: the disk refused; nothing was written.
+        """
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('devices_min', ?)", (str(devices_min),))
 
     def layout(self) -> Layout | None:
         """The layout of the line; None in an empty ledger."""
@@ -278,6 +288,21 @@ class Ledger:
             )
             return dict(rows.fetchall())
 
+    def claims(self, count: int, *, until: int) -> dict[str, Claim]:
+        """What devices claimed in the newest version up to `until`, the newest committed one, that each had a part in.
+
+        Of the `count` devices whose such version is newest; where versions are equal, names decide (`peers.py`).
+        """
+        with plain_errors(self.path):
+            rows = self._db.execute(
+                "SELECT device, last_version, samples, slot_norm FROM account WHERE last_version <= ?1"
+                " UNION ALL SELECT device, previous_version, previous_samples, previous_slot_norm FROM account"
+                " WHERE last_version > ?1 AND previous_samples IS NOT NULL"
+                " ORDER BY 2 DESC, 1 DESC LIMIT ?2",
+                (until, count),
+            )
+            return {device: Claim(version, samples, norm) for device, version, samples, norm in rows}
+
     def newest_accounts(self, count: int) -> list[Account]:
         """Of the `count` devices whose updates were merged last, the very last one first."""
         with plain_errors(self.path):
@@ -302,13 +327,13 @@ class Ledger:
         """The updates of one buffer, in the order of merging."""
         with plain_errors(self.path):
             rows = self._db.execute(
-                "SELECT device, weight, scale, payload FROM journal WHERE into_version = ? ORDER BY id",
+                "SELECT device, samples, weight, scale, norm, payload FROM journal WHERE into_version = ? ORDER BY id",
                 (into_version,),
             )
-            for device, weight, scale, payload in rows:
+            for device, samples, weight, scale, norm, payload in rows:
                 if payload is None:
                     raise LedgerError(f"ledger {self.path}: the journal of version {into_version} was emptied")
-                yield JournalRow(device=device, weight=weight, scale=scale, payload=payload)
+                yield JournalRow(device=device, samples=samples, weight=weight, scale=scale, norm=norm, payload=payload)
 
     # -- inside
 

@@ -1,5 +1,6 @@
 -- The ledger's format 3. One file a task and shard. `ledger_2_to_3.sql` makes the same tables of a ledger of format 2.
 
+-- format, task, shard, layout, and devices_min: how many devices a version needs, as the aggregator was last started.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value BLOB NOT NULL
@@ -34,7 +35,8 @@ CREATE TABLE journal (
     base_version INTEGER NOT NULL,
     staleness    INTEGER NOT NULL,
     samples      INTEGER NOT NULL,
-    weight       REAL NOT NULL,           -- as merged: a restart under another policy must not change history
+    weight       REAL NOT NULL,           -- as merged: a restart under another policy must not change history. About 1;
+                                          -- in samples where format 2 had merged it into a version already
     size_bytes   INTEGER NOT NULL,
     train_seconds REAL NOT NULL,
     payload      BLOB,                    -- emptied when older than the operator keeps
@@ -67,7 +69,9 @@ CREATE TABLE account (
     weight           REAL NOT NULL,       -- sum over them
     samples          INTEGER NOT NULL,    -- as the newest one claimed
     staleness        INTEGER NOT NULL,    -- of the newest one
-    slot_norm        REAL,                -- sum of scale * norm over its updates in last_version; NULL: not known
+    slot_norm        REAL,                -- sum of norm over its updates in last_version; NULL: not known
+    previous_samples   INTEGER,           -- as the newest update in previous_version claimed; NULL: not known
+    previous_slot_norm REAL,              -- sum of norm in previous_version; NULL: not known
     last_journal_id  INTEGER NOT NULL,
     last_merged_at   REAL NOT NULL        -- Unix seconds
 ) WITHOUT ROWID;

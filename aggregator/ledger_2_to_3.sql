@@ -19,12 +19,15 @@ CREATE TABLE account (
     samples          INTEGER NOT NULL,
     staleness        INTEGER NOT NULL,
     slot_norm        REAL,
+    previous_samples   INTEGER,
+    previous_slot_norm REAL,
     last_journal_id  INTEGER NOT NULL,
     last_merged_at   REAL NOT NULL
 ) WITHOUT ROWID;
 -- With max() alone, SQLite takes the bare columns from the row that has the maximum.
 INSERT INTO account
-    SELECT device, first_version, NULL, last_version, versions, updates, weight, samples, staleness, NULL, last_id, at
+    SELECT device, first_version, NULL, last_version, versions, updates, weight, samples, staleness,
+           NULL, NULL, NULL, last_id, at
     FROM (
         SELECT device, min(into_version) AS first_version, count(DISTINCT into_version) AS versions,
                count(*) AS updates, sum(weight) AS weight
@@ -40,6 +43,16 @@ UPDATE account SET previous_version = earlier.version
         GROUP BY journal.device
     ) AS earlier
     WHERE earlier.device = account.device;
+-- Weights were in samples and are about 1 now. What stays in use is brought to the new unit: sums of weight, and what
+-- waits for the next version beside updates to come. Divided by a power of two, floats keep their bits.
+CREATE TEMPORARY TABLE unit AS
+    WITH RECURSIVE power (value) AS (
+        VALUES (1.0) UNION ALL SELECT 2 * value FROM power WHERE 2 * value <= (SELECT avg(weight) FROM journal)
+    )
+    SELECT max(value) AS value FROM power;
+UPDATE account SET weight = weight / (SELECT value FROM unit);
+UPDATE journal SET weight = weight / (SELECT value FROM unit) WHERE into_version > (SELECT max(version) FROM version);
+DROP TABLE unit;
 CREATE INDEX account_by_merge ON account (last_journal_id);
 
 INSERT INTO counter SELECT 'merged', '', count(*) FROM journal;

@@ -82,8 +82,10 @@ class JournalRow:
     """One merged update as the journal has it."""
 
     device: str
+    samples: int
     weight: float
     scale: float
+    norm: float | None
     payload: bytes
 
 
@@ -101,7 +103,7 @@ class Account:
     samples: int
     """As its newest update claimed."""
     slot_norm: float | None
-    """Σ scale·norm over its updates in `last_version`; None: not known, from before format 3."""
+    """Σ norm over its updates in `last_version`; None: not known, from before format 3."""
     last_merged_at: float
     """Unix seconds."""
 
@@ -136,9 +138,11 @@ def journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
 
 # A norm that is not known (NULL) makes the sum of its slot unknown, too.
 INTO_ACCOUNT = """
-    INSERT INTO account VALUES (?1, ?2, NULL, ?2, 1, 1, ?3, ?4, ?5, ?6, ?7, ?8)
+    INSERT INTO account VALUES (?1, ?2, NULL, ?2, 1, 1, ?3, ?4, ?5, ?6, NULL, NULL, ?7, ?8)
     ON CONFLICT DO UPDATE SET
         previous_version = iif(last_version = ?2, previous_version, last_version),
+        previous_samples = iif(last_version = ?2, previous_samples, samples),
+        previous_slot_norm = iif(last_version = ?2, previous_slot_norm, slot_norm),
         slot_norm = iif(last_version = ?2, slot_norm, 0) + ?6,
         versions = versions + (last_version != ?2),
         last_version = ?2,
@@ -154,14 +158,13 @@ INTO_ACCOUNT = """
 def account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> tuple[object, ...]:
     """Parameters of `INTO_ACCOUNT`, of the update that has row `journal_id`."""
     update = merged.update
-    norm = None if merged.norm is None else merged.scale * merged.norm
     return (
         update.device,
         merged.into_version,
         merged.weight,
         update.samples,
         merged.staleness,
-        norm,
+        merged.norm,
         journal_id,
         now,
     )

@@ -37,6 +37,10 @@ class Totals:
     """Unix seconds of the newest version or merge; 0 before the first."""
     waiting: int
     """Merged updates that no version holds yet."""
+    waiting_devices: int
+    """Whose updates these are."""
+    devices_min: int | None
+    """Devices that a version needs, as the aggregator was last started; None: by a program that did not note it."""
     evaluation: Mapping[str, float]
     """Metrics of the newest evaluated version, mean over evaluators; empty when there is none."""
     evaluated_version: int | None
@@ -85,7 +89,10 @@ def read_totals(path: Path) -> Totals:
     with _reading(path) as db:
         newest = db.execute("SELECT version, committed_at FROM version ORDER BY version DESC LIMIT 1").fetchone()
         version, committed_at = newest or (0, 0.0)
-        waiting = db.execute("SELECT count(*) FROM journal WHERE into_version > ?", (version,)).fetchone()[0]
+        waiting, waiting_devices = db.execute(
+            "SELECT count(*), count(DISTINCT device) FROM journal WHERE into_version > ?", (version,)
+        ).fetchone()
+        noted = db.execute("SELECT value FROM meta WHERE key = 'devices_min'").fetchone()
         merged_at = db.execute(
             "SELECT coalesce((SELECT merged_at FROM journal ORDER BY id DESC LIMIT 1), 0)"
         ).fetchone()[0]
@@ -104,6 +111,8 @@ def read_totals(path: Path) -> Totals:
             bytes_in=counts.get("merged_bytes", 0),
             updated_at=max(committed_at, merged_at),
             waiting=waiting,
+            waiting_devices=waiting_devices,
+            devices_min=None if noted is None else int(noted[0]),
             evaluation=metrics,
             evaluated_version=evaluated,
         )

@@ -1,14 +1,16 @@
 """The buffer between two versions: x ← x + η · Σ wᵢ·Δᵢ / Σ wᵢ  (FedBuff, Nguyen et al. 2022).
 
 One slot a device: a device that hands in several differences before the next version has them summed, because they
-are consecutive steps of one local line (Δ₁ + Δ₂ = s₂ - base), and counts in the divisor once, with their mean weight.
-So a fast device can neither fill a buffer alone nor outvote the others by its number of updates.
+are consecutive steps of one local line (Δ₁ + Δ₂ = s₂ - base), and counts in the divisor once, with the largest of their
+weights. So a fast device can neither fill a buffer alone nor outvote the others by its number of updates; nor can one
+hide a heavy update among many light ones, as it could if their mean were in the divisor. What a slot brings is at most
+its weight times the sum of its scaled norms, which `peers.py` bounds.
 
-Adding is one pass over memory. The order of additions is the order of the journal, so that a restart that adds the
-same updates again gives the same bits.
+Adding is one pass over memory, the scale of an update being part of its weight there. The order of additions is the
+order of the journal, so that a restart that adds the same updates again gives the same bits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +19,16 @@ from wire_contract.layout import Vector
 
 
 @dataclass
-class _Slot:
-    weight_sum: float = 0.0
+class Slot:
+    """What one device has in the next version."""
+
+    weight: float = 0.0
+    """The largest of its updates."""
     updates: int = 0
+    norm: float = 0.0
+    """Σ‖Δ‖₂ of its updates, before scaling."""
+    samples: int = 0
+    """Of its newest update."""
 
 
 class Buffer:
@@ -28,7 +37,7 @@ class Buffer:
     def __init__(self, size: int) -> None:
         self._sum: Vector = np.zeros(size, dtype=np.float32)
         self._scratch: Vector = np.empty(size, dtype=np.float32)
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
 
     @property
     def slots(self) -> int:
@@ -36,28 +45,47 @@ class Buffer:
         return len(self._slots)
 
     @property
-    def devices(self) -> Iterable[str]:
-        """Who has a slot."""
-        return self._slots.keys()
+    def devices(self) -> Mapping[str, Slot]:
+        """Who has a slot, and what it is."""
+        return self._slots
 
     @property
     def updates(self) -> int:
         """Updates here, of all devices."""
         return sum(slot.updates for slot in self._slots.values())
 
-    def add(self, device: str, difference: Vector, weight: float) -> None:
-        """Takes in one finite `difference` (size,) with its weight > 0; the vector may be used again afterwards."""
+    def norm_of(self, device: str) -> float:
+        """Σ‖Δ‖₂ of what the device has here, before scaling."""
+        slot = self._slots.get(device)
+        return 0.0 if slot is None else slot.norm
+
+    def add(
+        self, device: str, difference: Vector, weight: float, *, scale: float = 1.0, norm: float = 0.0, samples: int = 1
+    ) -> None:
+        """Takes in one difference; the vector may be used again afterwards.
+
+        Args:
+            device: whose slot it is.
+            difference: (size,) of finite values.
+            weight: above 0; of the device, in the divisor too.
+            scale: of the difference, above 0 and at most 1.
+            norm: ‖difference‖₂, for the slot's account.
+            samples: claimed by the device.
+        """
         assert weight > 0, f"weight {weight}"
-        np.multiply(difference, np.float32(weight), out=self._scratch)
+        assert 0 < scale <= 1, f"scale {scale}"
+        np.multiply(difference, np.float32(weight * scale), out=self._scratch)
         np.add(self._sum, self._scratch, out=self._sum)
-        slot = self._slots.setdefault(device, _Slot())
-        slot.weight_sum += weight
+        slot = self._slots.setdefault(device, Slot())
+        slot.weight = max(slot.weight, weight)
         slot.updates += 1
+        slot.norm += norm
+        slot.samples = samples
 
     def merged_onto(self, weights: Vector, rate: float) -> Vector:
         """New weights (size,): `weights` plus `rate` (η) times the weighted mean of what is here."""
         assert self._slots, "an empty buffer makes no version"
-        divisor = sum(slot.weight_sum / slot.updates for slot in self._slots.values())
+        divisor = sum(slot.weight for slot in self._slots.values())
         return weights + self._sum * np.float32(rate / divisor)
 
     def clear(self) -> None:

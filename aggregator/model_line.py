@@ -12,11 +12,22 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from aggregator.admission import LastOfDevice, Merge, Policy, Refuse, Standing, Verdict, admit, read_update
+from aggregator.admission import (
+    LastOfDevice,
+    Merge,
+    Policy,
+    Refuse,
+    Standing,
+    Verdict,
+    admit,
+    norm_of,
+    read_update,
+)
 from aggregator.ledger import INCARNATIONS_KEPT, Ledger
 from aggregator.ledger_format import LedgerError
 from aggregator.ledger_rows import Batch, DeviceKey, MergedUpdate, RefusedUpdate, VersionRow
 from aggregator.merging import Buffer
+from aggregator.peers import PEERS_MAX, Claim, Peers
 from wire_contract.deltas import EncodeDelta
 from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
 from wire_contract.encoding_choice import EncodingChoice, encode_as
@@ -42,7 +53,9 @@ class LineSettings:
     updates_per_version: int = 4
     """K: a version is due when so many devices have handed something in."""
     version_seconds: float = 60.0
-    """T: a version is due this long after the first update in the buffer, however few there are."""
+    """T: a version is due this long after the first update in the buffer, also with fewer devices than K."""
+    devices_min: int = 2
+    """Of so many devices at least a version is made: one of a single device would publish that person's update."""
     server_rate: float = 1.0
     """η of FedBuff."""
     model_encoding: EncodingName = "float16"
@@ -81,7 +94,7 @@ class BatchBuilder:
     def take(self, judged: Judged, payload: bytes, *, into_version: int) -> None:
         """One judged update."""
         match judged.verdict:
-            case Merge(weight, staleness, norm):
+            case Merge(weight, staleness, norm, scale):
                 assert judged.update is not None
                 self._merged.append(
                     MergedUpdate(
@@ -90,6 +103,7 @@ class BatchBuilder:
                         into_version=into_version,
                         staleness=staleness,
                         weight=weight,
+                        scale=scale,
                         norm=norm,
                     )
                 )
@@ -130,6 +144,7 @@ class ModelLine:
         digests: Mapping[int, bytes],
         lasts: Mapping[DeviceKey, LastOfDevice],
         contributed: Mapping[str, int],
+        claims: Mapping[str, Claim],
         recall: Callable[[DeviceKey], LastOfDevice | None],
     ) -> None:
         self.settings = settings
@@ -139,7 +154,8 @@ class ModelLine:
         self._digests = dict(digests)
         self._lasts = dict(lasts)
         self._contributed = dict(contributed)
-        """The newest version that a device had a part in, for devices with one in the last `absence_max` versions."""
+        """The newest version that each device had a part in."""
+        self._peers = Peers(claims)
         self._recall = recall
         self._incarnations = Counter(device for device, _ in lasts)
         self.buffer = Buffer(layout.size)
@@ -164,11 +180,17 @@ class ModelLine:
             return Judged(update, None, self.version)
         key = (update.device, update.incarnation)
         verdict = admit(
-            update, self._standing, policy, self._last(key), self._difference, absence=self._absence(update.device)
+            update,
+            self._standing,
+            policy,
+            self._last(key),
+            self._difference,
+            absence=self._absence(update.device),
+            slot_norm=self.buffer.norm_of(update.device),
         )
         match verdict:
-            case Merge(weight):
-                self.buffer.add(update.device, self._difference, weight)
+            case Merge(weight, _, norm, scale):
+                self.buffer.add(update.device, self._difference, weight, scale=scale, norm=norm, samples=update.samples)
                 self._answered(key, LastOfDevice(update.sequence))
             case Refuse("rate"):  # the same bytes are welcome later, so that they were refused is not remembered
                 return Judged(verdict, None, self.version)
@@ -178,9 +200,16 @@ class ModelLine:
 
     def is_due(self, *, waited_seconds: float) -> bool:
         """Whether the next version is due, the first update of the buffer having waited so long."""
-        if self.buffer.slots >= self.settings.updates_per_version:
-            return True
-        return self.buffer.slots > 0 and waited_seconds >= self.settings.version_seconds
+        slots, settings = self.buffer.slots, self.settings
+        if slots < settings.devices_min:
+            return False
+        return slots >= settings.updates_per_version or waited_seconds >= settings.version_seconds
+
+    def devices_missing(self, *, waited_seconds: float) -> int:
+        """So many more devices must hand something in before the version comes that T would have made by now."""
+        if not self.buffer.slots or waited_seconds < self.settings.version_seconds:
+            return 0
+        return max(0, self.settings.devices_min - self.buffer.slots)
 
     def next_weights(self) -> Vector:
         """Master weights (layout.size,) of the next version; changes nothing."""
@@ -209,9 +238,11 @@ class ModelLine:
         self.shelf, self.weights = shelf, weights
         self._digests[shelf.version] = shelf.published.digest
         self._digests.pop(shelf.version - self.settings.policy.staleness_max - 1, None)
-        self._contributed |= dict.fromkeys(self.buffer.devices, shelf.version)
-        forgotten = shelf.version - self.settings.policy.absence_max
-        self._contributed = {device: last for device, last in self._contributed.items() if last > forgotten}
+        devices = self.buffer.devices
+        self._contributed |= dict.fromkeys(devices, shelf.version)
+        self._peers.committed(
+            {device: Claim(shelf.version, slot.samples, slot.norm) for device, slot in devices.items()}
+        )
         self.buffer.clear()
         self._standing = self._new_standing()
 
@@ -229,8 +260,8 @@ class ModelLine:
         return self._digests.get(version) == digest
 
     def _absence(self, device: str) -> int:
-        """As `staleness.py` has it; of a device that is not remembered, since the line began."""
-        return self.version + 1 - self._contributed.get(device, 0)
+        """As `staleness.py` has it; a device that was never merged counts once."""
+        return self.version + 1 - self._contributed.get(device, self.version)
 
     def _last(self, key: DeviceKey) -> LastOfDevice | None:
         last = self._lasts.get(key)
@@ -244,8 +275,17 @@ class ModelLine:
         self._lasts[key] = last
 
     def _new_standing(self) -> Standing:
-        norm = float(np.linalg.norm(self.weights.astype(np.float64)))
-        return Standing(self.settings.task, self.version, self._digests, self.layout, norm)
+        settings, weight_max = self.settings, self.settings.policy.weight_max
+        return Standing(
+            settings.task,
+            self.version,
+            self._digests,
+            self.layout,
+            norm_of(self.weights),
+            usual_samples=self._peers.samples,
+            usual_norm=self._peers.slot_norm,
+            weight_max=max(1.0, settings.updates_per_version - 1.0) if weight_max is None else weight_max,
+        )
 
 
 def _delta_encoder(settings: LineSettings, version: int) -> EncodeDelta | None:
@@ -302,7 +342,8 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
         weights,
         digests=ledger.digests(since=row.version - settings.policy.staleness_max),
         lasts=ledger.last_of_devices(),
-        contributed=ledger.contributed(since=row.version - settings.policy.absence_max + 1, until=row.version),
+        contributed=ledger.contributed(since=0, until=row.version),
+        claims=ledger.claims(PEERS_MAX, until=row.version),
         recall=ledger.last_merged,
     )
     difference = np.empty(layout.size, dtype=np.float32)
@@ -311,9 +352,14 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
             decode_vector(read(journalled.payload, Update).tensors, layout, out=difference)
         except DecodeError as error:
             raise LedgerError(f"ledger {ledger.path} is damaged: an update of {journalled.device}: {error}") from None
-        if journalled.scale != 1:
-            np.multiply(difference, np.float32(journalled.scale), out=difference)
-        line.buffer.add(journalled.device, difference, journalled.weight)
+        line.buffer.add(
+            journalled.device,
+            difference,
+            journalled.weight,
+            scale=journalled.scale,
+            norm=norm_of(difference) if journalled.norm is None else journalled.norm,
+            samples=journalled.samples,
+        )
     return line
 
 

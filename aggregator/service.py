@@ -157,6 +157,7 @@ class Service:
         self._held: list[Delivery] = []
         """What came before that: a ledger that is not of this line must not answer it."""
         self._session_present = True
+        self._is_missing = False
         self._is_unpublished = False
         self._publish_again_at = 0.0
         self._tally = Tally(history or History(), now=clock.unix())
@@ -196,6 +197,7 @@ class Service:
         waited = self._clock.monotonic() - self._waiting_since
         if self.line.is_due(waited_seconds=waited) and not should_stop():
             self._new_version(should_stop)
+        self._note_missing()
         if self._is_unpublished and self._online and self._clock.monotonic() >= self._publish_again_at:
             self._publish()
         if self._online and self._own.is_to_be_healed():
@@ -351,6 +353,24 @@ class Service:
 
     # -- versions
 
+    def _devices_missing(self) -> int:
+        return self.line.devices_missing(waited_seconds=self._clock.monotonic() - self._waiting_since)
+
+    def _note_missing(self) -> None:
+        """Says once for each version that it waits for more devices than have come."""
+        missing = self._devices_missing()
+        if missing and not self._is_missing:
+            log.warning(
+                "version %d waits for %d more device%s: %d handed something in, and --devices-min is %d, so that no "
+                "version is one person's update",
+                self.line.version + 1,
+                missing,
+                "" if missing == 1 else "s",
+                self.line.buffer.slots,
+                self.line.settings.devices_min,
+            )
+        self._is_missing = bool(missing)
+
     def _new_version(self, should_stop: Callable[[], bool]) -> None:
         watch = Stopwatch(self._clock.monotonic)
         before, weights = self.line.weights, self.line.next_weights()
@@ -455,7 +475,7 @@ class Service:
     def _receive_seconds(self) -> float:
         if self._own.is_looking:
             return _LOOK_SECONDS
-        if not self.line.buffer.slots:
+        if not self.line.buffer.slots or self._is_missing:
             return _RECEIVE_SECONDS_MAX
         waited = self._clock.monotonic() - self._waiting_since
         return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - waited))
@@ -470,7 +490,10 @@ class Service:
 
     def _status(self, status: Literal["online", "offline"]) -> AggregatorStatus:
         summary = self._tally.summary(now=self._clock.unix(), bytes_down=self._publisher.published_bytes)
-        return AggregatorStatus(status=status, version=self.line.version, counters=self._counters(), summary=summary)
+        counters = self._counters()
+        if missing := self._devices_missing():
+            counters["devices_missing"] = missing
+        return AggregatorStatus(status=status, version=self.line.version, counters=counters, summary=summary)
 
     def _counters(self) -> dict[str, int]:
         strangers = {"strangers": self._own.strangers} if self._own.strangers else {}

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from aggregator.admission import Policy
 from aggregator.log_lines import LogFormat, LogLevel
 from aggregator.model_line import DELTA_BYTES, LineSettings
-from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight
+from aggregator.peers import BUDGET_RATIO
+from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
 from aggregator.telemetry.settings import TelemetrySettings
 from wire_contract.connection import CommandSettings, ConnectionSettings, Files
 from wire_contract.encoding import EncodingName
@@ -44,7 +45,13 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
     version_seconds: float = Field(
         60.0,
         gt=0,
-        description="a new version so long after the first update that waits, however few there are, seconds",
+        description="a new version so long after the first update that waits, also with fewer devices, seconds",
+    )
+    devices_min: int = Field(
+        2,
+        ge=1,
+        description="devices that a version needs, whatever the time and K; 1 where one person's update may be "
+        "published as a version of its own, as it is when there is only one device",
     )
     server_rate: float = Field(
         1.0,
@@ -58,11 +65,22 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         ABSENCE_MAX,
         ge=1,
         le=1_000,
-        description="an update counts as many times as versions went by without its device, at most so many; 1 turns "
-        "this off, and slow devices then have little say",
+        description="an update counts as many times as versions went by since its device was last merged, at most so "
+        "many; 1 turns this off, and slow devices then have little say",
     )
     staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")
     sample_weight: SampleWeight = Field("linear", description="how an update's weight grows with its samples")
+    samples_ratio_max: float = Field(
+        SAMPLES_RATIO_MAX,
+        ge=1,
+        description="samples count up to so many times the median over devices: they are what a device claims",
+    )
+    slot_norm_ratio: float = Field(
+        BUDGET_RATIO,
+        gt=0,
+        description="what one device may move the model by in a version before it is scaled down, in multiples of the "
+        "median over devices",
+    )
     model_encoding: EncodingName = Field(
         "float16", description="encoding of published models; in int8 every version goes whole"
     )
@@ -180,6 +198,8 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
             decay=self.staleness_decay,
             sample_weight=self.sample_weight,
             absence_max=self.absence_max,
+            samples_ratio_max=self.samples_ratio_max,
+            slot_norm_ratio=self.slot_norm_ratio,
             staleness_max=self.staleness_max,
             update_bytes_max=self.update_bytes_max,
             norm_ratio_max=self.norm_ratio_max,
@@ -191,6 +211,7 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
             task=self.task,
             updates_per_version=self.updates_per_version,
             version_seconds=self.version_seconds,
+            devices_min=self.devices_min,
             server_rate=self.server_rate,
             model_encoding=self.model_encoding,
             delta_encoding=self._delta_encoding(),

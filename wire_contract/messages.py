@@ -348,7 +348,8 @@ class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A `Status`, or `OTHER`."""
     version: Version = msgspec.field(name="n")
     counters: Counters = msgspec.field(name="c", default_factory=dict)
-    """Since the ledger began: merged, duplicate, refused, devices."""
+    """Since the ledger began: merged, duplicate, refused, devices. While the next version waits for more devices than
+    have handed something in: devices_missing, how many."""
     summary: Summary | None = msgspec.field(name="s", default=None)
     """None in the will, and of an aggregator that makes none."""
     schema: int = msgspec.field(name="v", default=1)

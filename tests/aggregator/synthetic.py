@@ -26,7 +26,7 @@ CHUNKED = Layout((TensorSpec("weight", (90, 100)), TensorSpec("bias", (1_000,)))
 """40 KB in float32: two chunks."""
 FOLLOWED = Layout((TensorSpec("weight", (40, 60)), TensorSpec("bias", (300,))))
 """5.4 KB in float16: fits a manifest, and deltas save some of it."""
-SETTINGS = LineSettings(task=TASK, updates_per_version=2, version_seconds=60.0, model_encoding="float32")
+SETTINGS = LineSettings(task=TASK, updates_per_version=2, version_seconds=60.0, devices_min=1, model_encoding="float32")
 T0 = 1_700_000_000.0
 
 
@@ -125,17 +125,17 @@ def replay(path: Path, layout: Layout, weights: Vector, *, rate: float = 1.0) ->
     with closing(sqlite3.connect(path)) as db:
         newest = db.execute("SELECT max(version) FROM version").fetchone()[0]
         for version in range(1, newest + 1):
-            rows: list[tuple[str, float, bytes]] = db.execute(
-                "SELECT device, weight, payload FROM journal WHERE into_version = ? ORDER BY id", (version,)
+            rows: list[tuple[str, float, float, bytes]] = db.execute(
+                "SELECT device, weight, scale, payload FROM journal WHERE into_version = ? ORDER BY id", (version,)
             ).fetchall()
             assert rows, f"version {version} was made of nothing"
             total = np.zeros(layout.size, dtype=np.float32)
             of_devices: dict[str, list[float]] = {}
-            for device, weight, payload in rows:
+            for device, weight, scale, payload in rows:
                 difference = decode_vector(decode(payload, Update).tensors, layout)
-                total = total + difference * np.float32(weight)
+                total = total + difference * np.float32(weight * scale)
                 of_devices.setdefault(device, []).append(weight)
-            divisor = sum(sum(of_one) / len(of_one) for of_one in of_devices.values())
+            divisor = sum(max(of_one) for of_one in of_devices.values())
             weights = weights + total * np.float32(rate / divisor)
         return newest, weights
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from wire_contract.messages import Presence
 from wire_contract.topics import parse, shard_of
 
 ONES = np.ones(LAYOUT.size, dtype=np.float32)
+ROOMY = replace(SETTINGS, updates_per_version=20, policy=Policy(slot_norm_ratio=inf))
+"""What devices send is neither scaled down nor cut for the sake of others (`test_peers.py` has that)."""
 
 
 class Bench:
@@ -62,7 +65,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path / "ledger.sqlite3")
+    made = Bench(tmp_path / "ledger.sqlite3", ROOMY)
     yield made
     made.ledger.close()
 
@@ -205,7 +208,7 @@ def test_receipts_name_what_they_answer(bench: Bench, device: SyntheticDevice) -
     judged = bench.give(device, encode(update))
     receipt = receipt_for(judged.verdict, version=3, update=judged.update, payload=b"")
     assert (receipt.incarnation, receipt.sequence) == (update.incarnation, update.sequence)
-    assert (receipt.outcome, receipt.weight, receipt.staleness, receipt.version) == ("merged", 10.0, 0, 3)
+    assert (receipt.outcome, receipt.weight, receipt.staleness, receipt.version) == ("merged", 1.0, 0, 3)
     unread = receipt_for(Refuse("malformed", "why"), version=3, update=None, payload=b"abc")
     assert unread.payload_digest.hex() == "ba7816bf8f01cfea"
     assert (unread.incarnation, unread.reason, unread.detail) == (b"", "malformed", "why")
@@ -217,54 +220,62 @@ def test_receipts_name_what_they_answer(bench: Bench, device: SyntheticDevice) -
 def test_a_fresh_update_is_never_halved(bench: Bench, device: SyntheticDevice) -> None:
     # "Staleness" from a version counter that was already raised gives 2^-½ or less to everybody.
     for _ in range(3):
-        assert bench.verdict(device) == Merge(weight=10.0, staleness=0)
+        assert bench.verdict(device) == Merge(weight=1.0, staleness=0)
         bench.next_version()
 
 
 def test_staleness_is_of_the_base_in_the_message(bench: Bench, device: SyntheticDevice) -> None:
-    early = SyntheticDevice("late").payload(bench.line)
+    late = SyntheticDevice("late")
+    bench.verdict(late)
+    bench.next_version()
+    early = late.payload(bench.line)
     for _ in range(3):
         bench.verdict(device)
         bench.next_version()
-    # It had no part in four versions, the next one included.
-    assert bench.give(SyntheticDevice("late"), early).verdict == Merge(weight=10.0 * 4**-0.5 * 4, staleness=3)
+    # It had a part in the one before those three, so that with the next one four go by.
+    assert bench.give(late, early).verdict == Merge(weight=4**-0.5 * 4, staleness=3)
 
 
 def test_a_slow_device_has_the_same_say_over_time_as_a_fast_one(bench: Bench) -> None:
     said: Counter[str] = Counter()
     fast, slow = SyntheticDevice("fast"), SyntheticDevice("slow")
-    for version in range(1, 31):
+    for version in range(31):
         for device in (fast, slow) if version % 5 == 0 else (fast,):
             verdict = bench.verdict(device)
             assert isinstance(verdict, Merge)
             said[device.name] += round(verdict.weight)
         bench.next_version()
-    assert said["slow"] == said["fast"] == 30 * 10
+    assert said["slow"] == said["fast"] == 31
 
 
 def test_an_absence_counts_up_to_its_bound(bench: Bench, device: SyntheticDevice) -> None:
+    late = SyntheticDevice("late")
+    bench.verdict(late)
+    bench.next_version()
     for _ in range(2 * ABSENCE_MAX):
         bench.verdict(device)
         bench.next_version()
-    late = SyntheticDevice("late")
-    assert bench.verdict(late) == Merge(weight=10.0 * ABSENCE_MAX, staleness=0)
-    assert bench.verdict(late) == Merge(weight=10.0 * ABSENCE_MAX, staleness=0), "the same version, the same absence"
+    assert bench.verdict(late) == Merge(weight=ABSENCE_MAX, staleness=0)
+    assert bench.verdict(late) == Merge(weight=ABSENCE_MAX, staleness=0), "the same version, the same absence"
     bench.next_version()
-    assert bench.verdict(late) == Merge(weight=10.0, staleness=0)
+    assert bench.verdict(late) == Merge(weight=1.0, staleness=0)
 
 
 def test_a_restart_knows_who_was_absent(bench: Bench) -> None:
-    fast, late = SyntheticDevice("fast"), SyntheticDevice("late")
+    fast, late, away = SyntheticDevice("fast"), SyntheticDevice("late"), SyntheticDevice("away")
     for version in range(1, 2 * ABSENCE_MAX):
         bench.verdict(fast)
         if version == 2 * ABSENCE_MAX - 5:
             bench.verdict(late)
+        if version == 1:
+            bench.verdict(away)
         bench.next_version()
-    assert bench.verdict(fast) == Merge(weight=10.0, staleness=0)
-    bench.line = restore(bench.ledger, SETTINGS)
-    assert bench.verdict(fast) == Merge(weight=10.0, staleness=0), "what waits in the buffer is no version yet"
-    assert bench.verdict(late) == Merge(weight=10.0 * 5, staleness=0)
-    assert bench.verdict(SyntheticDevice("new")) == Merge(weight=10.0 * ABSENCE_MAX, staleness=0)
+    assert bench.verdict(fast) == Merge(weight=1.0, staleness=0)
+    bench.line = restore(bench.ledger, ROOMY)
+    assert bench.verdict(fast) == Merge(weight=1.0, staleness=0), "what waits in the buffer is no version yet"
+    assert bench.verdict(late) == Merge(weight=5.0, staleness=0)
+    assert bench.verdict(away) == Merge(weight=ABSENCE_MAX, staleness=0)
+    assert bench.verdict(SyntheticDevice("new")) == Merge(weight=1.0, staleness=0)
 
 
 def test_the_rate_of_learning_does_not_decay_with_versions(bench: Bench, device: SyntheticDevice) -> None:
@@ -300,9 +311,15 @@ def test_differences_are_added_not_weights_averaged(bench: Bench) -> None:
 
 
 def test_samples_weigh_one_device_against_another(bench: Bench) -> None:
+    much, usual, little = (SyntheticDevice(name) for name in ("much", "usual", "little"))
     start = bench.line.weights.copy()
-    bench.verdict(SyntheticDevice("much"), difference=ONES, samples=30)
-    bench.verdict(SyntheticDevice("little"), difference=-ONES, samples=10)
+    for device, samples in ((much, 15), (usual, 10), (little, 5)):
+        assert bench.verdict(device, difference=0 * ONES, samples=samples) == Merge(weight=1.0, staleness=0), (
+            "nobody knows yet what is much"
+        )
+    bench.next_version()
+    bench.verdict(much, difference=ONES, samples=15)
+    bench.verdict(little, difference=-ONES, samples=5)
     bench.next_version()
     assert np.allclose(bench.line.weights, start + 0.5, atol=1e-5)
 
@@ -314,7 +331,7 @@ def test_updates_that_overflow_only_when_weighed_never_reach_the_model(tmp_path:
     weights = np.full(2, 1e38, dtype=np.float32)
     first = opening_shelf(SETTINGS, layout, weights, published_at=T0)
     ledger.begin_line(row_of(first), layout, weights)
-    line = begin(ledger)
+    line = begin(ledger, ROOMY)
     device = SyntheticDevice("d", layout)
     large = device.payload(line, difference=np.full(2, 1e30, dtype=np.float32), samples=2**53)
     refused = line.judge(device.parsed, large).verdict

@@ -262,6 +262,28 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
     assert (found["task"], found["evaluation"]) == (SETTINGS.task, {"accuracy": 0.875, "\x1b[2J": 0.5})
 
 
+def test_status_says_how_many_devices_the_next_version_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("ledger.sqlite3")
+    with Ledger(path, task=TASK) as ledger:
+        model_line = begin(ledger)
+        ledger.note_devices_min(3)
+        builder = BatchBuilder()
+
+        def shown() -> list[str]:
+            assert main(["status"]) == 0
+            return [told for told in capsys.readouterr().out.splitlines() if told.startswith("missing")]
+
+        assert shown() == [], "nobody waits"
+        for name in ("watch-1", "watch-1", "watch-2"):
+            device = SyntheticDevice(name, incarnation=b"inc%05d" % len(builder.build().merged))
+            payload = device.payload(model_line)
+            builder.take(model_line.judge(device.parsed, payload), payload, into_version=1)
+        ledger.commit_batch(builder.build(), now=T0 + 60)
+        assert shown() == ["missing      1 more device for the next version (--devices-min)"]
+        ledger.note_devices_min(2)
+        assert shown() == []
+
+
 def test_a_key_is_made_and_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["signing-key", "--out", "model.pem"]) == 0
     key_id = read_signing_key(tmp_path / "model.pem").public.key_id.hex()

@@ -164,7 +164,11 @@ def test_a_restored_buffer_has_the_bits_of_the_lost_one(path: Path) -> None:
         line = restore(ledger, SETTINGS)
         builder = BatchBuilder()
         devices = [SyntheticDevice(name) for name in "abcdefgh"]
-        payloads = [device.payload(line, samples=10**number) for number, device in enumerate(devices)]
+        sizes = [np.float32(0.3**number) for number in range(len(devices))]
+        payloads = [
+            device.payload(line, difference=size * initial_weights())
+            for size, device in zip(sizes, devices, strict=True)
+        ]
         for device, payload in zip(devices, payloads, strict=True):
             builder.take(line.judge(device.parsed, payload), payload, into_version=1)
         ledger.commit_batch(builder.build(), now=T0)

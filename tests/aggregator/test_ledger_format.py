@@ -29,6 +29,7 @@ from aggregator.ledger_rows import Account, Batch, MergedUpdate
 from aggregator.ledger_view import read_contributions, read_history, read_shares, read_task, read_totals
 from aggregator.model_line import announcement, restore
 from aggregator.moving_forward import move_forward
+from aggregator.peers import Claim
 from tests.aggregator.synthetic import FOLLOWED, SETTINGS, T0, TASK, SyntheticDevice, begin
 from wire_contract.codec import encode
 from wire_contract.planner import Plan
@@ -66,7 +67,6 @@ def test_a_migrated_ledger_has_the_bits_of_the_program_that_wrote_it(old: Path) 
         found = {
             "version": line.version,
             "weights": sha256(line.weights.tobytes()),
-            "next_weights": sha256(line.next_weights().tobytes()),
             "manifest": sha256(encode(told.manifest)),
             "deltas": [sha256(payload) for payload in told.deltas.values()],
             "contributed": ledger.contributed(since=line.version - 9, until=line.version),
@@ -76,12 +76,22 @@ def test_a_migrated_ledger_has_the_bits_of_the_program_that_wrote_it(old: Path) 
     assert format_of(old) == str(FORMAT)
 
 
+def test_what_waits_at_a_migration_counts_like_what_comes_after_it(old: Path) -> None:
+    with Ledger(old, task=TASK) as ledger:
+        waiting = list(ledger.journal(into_version=restore(ledger, LINE).version + 1))
+    assert [one.weight * 32 for one in waiting] == [8.485281374238571, 11.0, 24.0, 13.0], "about 40 samples an update"
+    assert [(one.scale, one.norm) for one in waiting] == [(1.0, None)] * len(waiting)
+
+
 def test_a_migrated_ledger_has_the_totals_and_the_history_of_before(old: Path) -> None:
     Ledger(old, task=TASK).close()
     totals = asdict(read_totals(old))
     assert totals.pop("begun")
+    assert (totals.pop("waiting_devices"), totals.pop("devices_min")) == (3, None)
     assert totals == EXPECTED["totals"]
-    assert sorted(map(list, read_shares(old))) == EXPECTED["shares"]
+    assert [[name, 32 * weight, at] for name, weight, at in sorted(read_shares(old))] == EXPECTED["shares"], (
+        "weights were in samples, about 40 of them an update, and are about 1 now"
+    )
     expected = EXPECTED["history"]
     history = read_history(old, now=expected["now"])
     assert {str(version): at for version, at in history.committed_at.items()} == expected["committed_at"]
@@ -327,10 +337,12 @@ def test_an_account_tells_what_a_device_had_a_part_in(tmp_path: Path) -> None:
                 versions=2,
                 updates=3,
                 samples=30,
-                slot_norm=5.5,
+                slot_norm=7.0,
                 last_merged_at=T0 + 2,
             )
         ]
+        assert ledger.claims(9, until=4) == {"a": Claim(4, 30, 7.0)}
+        assert ledger.claims(9, until=3) == {"a": Claim(1, 10, 2.0)}, "version 4 is still in the making"
         assert ledger.contributed(since=0, until=4) == {"a": 4}
         assert ledger.contributed(since=0, until=3) == {"a": 1}
         assert ledger.contributed(since=2, until=3) == {}
@@ -350,5 +362,5 @@ def test_the_scale_in_the_journal_is_used_again_after_a_restart(tmp_path: Path) 
             update=update, payload=encode(update), into_version=1, staleness=0, weight=10.0, scale=0.3, norm=1.0
         )
         ledger.commit_batch(Batch(merged=(row,)), now=T0)
-        line.buffer.add("a", difference * np.float32(0.3), 10.0)
+        line.buffer.add("a", difference, 10.0, scale=0.3)
         assert restore(ledger, LINE).next_weights().tobytes() == line.next_weights().tobytes()

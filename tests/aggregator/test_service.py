@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from aggregator.admission import Policy
 from aggregator.ledger import INCARNATIONS_KEPT, Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_rows import Batch
@@ -209,7 +211,7 @@ def test_every_update_gets_its_receipt(stage: Stage) -> None:
         ("refused", "malformed", 0),
         ("duplicate", None, 1),
     ]
-    assert (answers[0].weight, answers[0].version) == (10.0, 0)
+    assert (answers[0].weight, answers[0].version) == (1.0, 0)
     stage.step()
     assert not stage.receipts()
     assert not stage.broker._sessions["aggregator"].in_flight, "everything was acknowledged"
@@ -248,6 +250,45 @@ def test_a_version_after_t_seconds_however_few_there_are(make_stage: MakeStage) 
     stage.now += 500
     stage.step()
     assert stage.line.version == 1, "an empty buffer makes no version"
+
+
+def test_no_version_is_made_of_fewer_devices_than_the_operator_wants(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stage = make_stage(replace(SETTINGS, updates_per_version=1, devices_min=3))
+
+    def complaints() -> list[str]:
+        return [record.message for record in caplog.records if "waits for" in record.message]
+
+    for _ in range(300):  # more than a batch
+        stage.send(stage.device("a"))
+    stage.step(3)
+    assert stage.line.version == 0
+    assert not complaints(), "it is early yet"
+    assert "devices_missing" not in stage.status.counters
+    for name, missing in (("a", "2 more devices"), ("b", "1 more device:")):
+        stage.send(stage.device(name))
+        stage.now += 60
+        stage.step(2)
+        assert stage.line.version == 0
+        assert stage.status.counters["devices_missing"] == int(missing[0])
+        assert stage.service._receive_seconds() == 0.5, "it waits, it does not spin"
+    assert len(complaints()) == 1
+    assert "version 1 waits for 2 more devices: 1 handed something in, and --devices-min is 3" in complaints()[0]
+    stage.crash()
+    stage.start()
+    stage.step()
+    stage.now += 60
+    stage.step()
+    assert stage.status.counters["devices_missing"] == 1, "after a restart, too"
+    stage.send(stage.device("c"))
+    stage.now += 5
+    stage.step(2)
+    assert stage.line.version == 1
+    stage.now += 5
+    stage.step()
+    assert "devices_missing" not in stage.status.counters
 
 
 def test_a_restored_buffer_becomes_a_version_too(stage: Stage) -> None:
@@ -522,7 +563,8 @@ def test_many_incarnations_and_a_full_disk(stage: Stage, monkeypatch: pytest.Mon
 def test_a_model_too_large_for_float16_is_published_as_float32(
     make_stage: MakeStage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = make_stage(replace(SETTINGS, model_encoding="float16", server_rate=10.0))
+    believed = Policy(slot_norm_ratio=inf)
+    stage = make_stage(replace(SETTINGS, model_encoding="float16", server_rate=10.0, policy=believed))
     large = np.full(LAYOUT.size, 9.0, dtype=np.float32)
     while np.abs(stage.line.weights).max() < 65_504:
         before = stage.line.version

@@ -191,6 +191,7 @@ def test_the_real_aggregator_answers_a_device(locked: LockedBroker, link: MakeLi
         "--ledger": tmp_path / "ledger.sqlite3",
         "--initial-model": synthetic.write_initial_model(tmp_path / "initial.safetensors"),
         "--updates-per-version": 1,
+        "--devices-min": 1,
     }
     process = AggregatorProcess(tmp_path / "aggregator.log", [str(word) for pair in settings.items() for word in pair])
     try:

@@ -66,6 +66,7 @@ class Stage:
         url = broker or f"mqtt://127.0.0.1:{self.port}"
         given = {"--task": task, "--broker": url, "--ledger": str(self.ledger), "--initial-model": str(initial)}
         given |= {"--updates-per-version": "2", "--version-seconds": "0.5", "--model-encoding": "float32"}
+        given |= {"--devices-min": "1"}
         return [*(text for pair in given.items() for text in pair), *more]
 
     def aggregator(

@@ -38,6 +38,7 @@ def initial_model(path: Path) -> Path:
 def start_aggregator(folder: Path, broker: Mosquitto) -> subprocess.Popen[bytes]:
     arguments = ["--task", TASK, "--broker", broker.url, "--mqtt", "3.1.1", "--ledger", str(folder / "ledger.sqlite3")]
     arguments += ["--initial-model", str(initial_model(folder / "initial.safetensors")), "--updates-per-version", "1"]
+    arguments += ["--devices-min", "1"]
     with (folder / "aggregator.log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-m", "aggregator", *arguments], cwd=ROOT, stderr=log)
 

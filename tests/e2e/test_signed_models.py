@@ -75,7 +75,9 @@ class World:
         if self.aggregator_link is not None:
             self.aggregator_link.close()
         policy = Policy(device_keys=KeyFolder(self.folder / "keys").keys_of)
-        settings = LineSettings(task=TASK, updates_per_version=1, model_encoding="float32", policy=policy)
+        settings = LineSettings(
+            task=TASK, updates_per_version=1, devices_min=1, model_encoding="float32", policy=policy
+        )
         if self.ledger.layout() is None:
             weights = model(0).published.weights
             first = opening_shelf(settings, LAYOUT, weights, published_at=time.time())

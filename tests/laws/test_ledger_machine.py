@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -87,12 +88,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # -- devices and broker
 
-    @rule(number=DEVICES, bad=st.sampled_from([None, "stale digest", "diverged"]))
-    def train(self, number: int, bad: str | None) -> None:
-        self._train(self.devices[number], bad)
+    @rule(
+        number=DEVICES,
+        bad=st.sampled_from([None, "stale digest", "diverged"]),
+        samples=st.sampled_from([1, 10, 25, 2**53]),
+        size=st.sampled_from([1e-3, 0.1, 1.0, 5.0]),
+    )
+    def train(self, number: int, bad: str | None, samples: int, size: float) -> None:
+        self._train(self.devices[number], bad, samples=samples, size=size)
 
-    def _train(self, device: _Device, bad: str | None = None) -> None:
+    def _train(self, device: _Device, bad: str | None = None, *, samples: int = 10, size: float = 0.1) -> None:
         changes: dict[str, Any] = {"base_digest": bytes(32)} if bad == "stale digest" else {}
+        changes["samples"] = samples
+        changes["difference"] = np.float32(size) * initial_weights(FOLLOWED)
         if bad == "diverged":
             changes["difference"] = initial_weights(FOLLOWED) * 1e6
         update = device.maker.update(self.line, **changes)

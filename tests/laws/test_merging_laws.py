@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.merging import Buffer
-from aggregator.staleness import ABSENCE_MAX, DECAYS, SAMPLE_WEIGHTS, Decay, SampleWeight, weight_of
+from aggregator.staleness import (
+    ABSENCE_MAX,
+    DECAYS,
+    SAMPLE_WEIGHTS,
+    SAMPLES_RATIO_MAX,
+    Decay,
+    SampleWeight,
+    weight_of,
+)
 from tests.laws.wire import vectors
 from wire_contract.layout import Vector
 
@@ -33,22 +41,44 @@ def test_a_decay_is_a_share_that_never_rises(name: Decay, staleness: int) -> Non
     assert 0 < decay(staleness + 1) <= decay(staleness) <= 1
 
 
-@given(DECAY_NAMES, SAMPLE_WEIGHT_NAMES, st.integers(1, 2**53), st.integers(0, 2**53), st.integers(1, 2**53))
-def test_weights_are_above_zero_also_in_float32(
-    decay: Decay, sample_weight: SampleWeight, samples: int, staleness: int, absence: int
+@given(
+    DECAY_NAMES,
+    SAMPLE_WEIGHT_NAMES,
+    st.tuples(st.integers(1, 2**53), st.none() | st.integers(1, 2**53)),
+    st.tuples(st.integers(0, 2**53), st.integers(1, 2**53)),
+    st.floats(1, 1_000),
+)
+def test_weights_are_above_zero_also_in_float32_and_bounded(
+    decay: Decay,
+    sample_weight: SampleWeight,
+    samples_and_usual: tuple[int, int | None],
+    staleness_and_absence: tuple[int, int],
+    weight_max: float,
 ) -> None:
-    def weight(staleness: int, absence: int) -> float:
-        return weight_of(samples, staleness, absence, decay=decay, sample_weight=sample_weight, absence_max=ABSENCE_MAX)
+    (samples, usual), (staleness, absence) = samples_and_usual, staleness_and_absence
+
+    def weight(staleness: int, absence: int, weight_max: float = np.inf) -> float:
+        return weight_of(
+            samples,
+            staleness,
+            absence,
+            usual_samples=usual,
+            decay=decay,
+            sample_weight=sample_weight,
+            weight_max=weight_max,
+        )
 
     assert 0 < np.float32(weight(staleness, absence)) < np.inf
     assert weight(staleness, absence) <= weight(0, absence)
     assert weight(staleness, 1) <= weight(staleness, absence) <= ABSENCE_MAX * weight(staleness, 1)
+    assert weight(0, 1) <= SAMPLES_RATIO_MAX, "nobody has more by what it says of itself"
+    assert weight(staleness, absence, weight_max) == min(weight(staleness, absence), weight_max)
 
 
-@given(SAMPLE_WEIGHT_NAMES, st.integers(1, 2**52))
-def test_more_samples_never_count_less(name: SampleWeight, samples: int) -> None:
+@given(SAMPLE_WEIGHT_NAMES, st.integers(1, 2**52), st.integers(1, 2**52))
+def test_more_samples_never_count_less(name: SampleWeight, samples: int, usual: int) -> None:
     assert SAMPLE_WEIGHTS[name](1) == 1
-    assert SAMPLE_WEIGHTS[name](samples) <= SAMPLE_WEIGHTS[name](2 * samples)
+    assert SAMPLE_WEIGHTS[name](samples / usual) <= SAMPLE_WEIGHTS[name](2 * samples / usual)
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=8), st.randoms(use_true_random=False))
@@ -89,6 +119,23 @@ def test_many_small_steps_do_not_outvote_one_large_one(steps: int) -> None:
     for entry in fast + slow:
         buffer.add(*entry)
     assert (buffer.slots, buffer.updates) == (2, steps + 1)
+
+
+@given(st.lists(st.tuples(WEIGHTS, st.floats(1e-3, 1)), min_size=1, max_size=8), st.floats(1e-3, 1e3))
+def test_a_slot_moves_the_model_no_further_than_its_scaled_norms(
+    updates: list[tuple[float, float]], other_weight: float
+) -> None:
+    # Whatever weights a device gives its updates: one heavy one among light ones must not count against their mean.
+    towards = np.full(SIZE, 0.5, dtype=np.float32)  # of norm 1
+    buffer = Buffer(SIZE)
+    for weight, scale in updates:
+        buffer.add("hostile", towards, weight, scale=scale, norm=1.0)
+    buffer.add("other", ZERO, other_weight)
+    moved = float(np.linalg.norm(buffer.merged_onto(ZERO, 1.0)))
+    heaviest = max(weight for weight, _ in updates)
+    share = heaviest / (heaviest + other_weight)
+    assert moved <= share * sum(scale for _, scale in updates) * (1 + 1e-5)
+    assert buffer.norm_of("hostile") == len(updates), "before scaling"
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=5), st.lists(ENTRIES, min_size=1, max_size=5))
