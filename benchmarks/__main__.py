@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from benchmarks.settings import BenchmarkSettings, CommunicationSettings, LearningSettings, TelemetrySettings
+from benchmarks.settings import (
+    AttackSettings,
+    BenchmarkSettings,
+    CommunicationSettings,
+    LearningSettings,
+    TelemetrySettings,
+)
 from wire_contract import command_line
 from wire_contract.command_line import Command, Program
 from wire_contract.connection import UsageError
@@ -43,6 +49,7 @@ PROGRAM = Program(
     name="benchmarks",
     says="Each measures one thing, prints its table and writes its figures where --json says.",
     commands={
+        "attack": Command(settings=AttackSettings, run=_benchmark("benchmarks.attack", "benchmarks.attack_table")),
         "communication": Command(
             settings=CommunicationSettings,
             run=_benchmark("benchmarks.communication", "benchmarks.communication_table"),

@@ -7,7 +7,7 @@ from typing import Literal
 from aggregator.model_line import DELTA_BYTES
 from benchmarks.learning import SERVER_RATE, UNCOMPRESSED, updates_per_version
 from device_client.settings import UPDATE_BYTES
-from simulators.virtual_server import Rules
+from simulators.virtual_server import Rules, unbounded
 from wire_contract.encoding_choice import Energy, TopShare
 from wire_contract.limits import DELTA_BYTES_MAX
 from wire_contract.planner import Plan
@@ -69,12 +69,14 @@ def arms(devices: int) -> Sequence[Arm]:
             says="FedKD: mutual distillation, low rank both ways",
             mutual=True,
             synchronous=True,
-            rules=Rules(
-                update_encoding=Energy(versions=1.0),  # the number of rounds is filled in
-                delta_encoding=Energy(versions=1.0),
-                delta_message_bytes_max=DELTA_BYTES_MAX,  # its deltas are some 60 kB
-                model_encoding="float32",
-                error_feedback=False,
+            rules=unbounded(
+                Rules(
+                    update_encoding=Energy(versions=1.0),  # the number of rounds is filled in
+                    delta_encoding=Energy(versions=1.0),
+                    delta_message_bytes_max=DELTA_BYTES_MAX,  # its deltas are some 60 kB
+                    model_encoding="float32",
+                    error_feedback=False,
+                )
             ),
         ),
         Arm(

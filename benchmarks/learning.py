@@ -32,7 +32,7 @@ from device_client.tasks import har
 from device_client.training import evaluate, seed_of, seeded, train_alone, train_teacher
 from device_client.vectors import layout_of, load_vector, vector_of
 from simulators.learners import StudentLearner
-from simulators.virtual_server import Rules
+from simulators.virtual_server import Rules, unbounded
 from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
 from wire_contract.layout import Vector
 from wire_contract.planner import Plan as ByteBudget
@@ -60,8 +60,8 @@ class Plan:
 PASSES: Mapping[str, int] = {"har": 120, "physiotherapy": 200}
 """Of each device over its own data; of a task of the user's `_PASSES`."""
 _PASSES = 20
-UNCOMPRESSED = Rules(update_encoding="float32", model_encoding="float32", error_feedback=False)
-"""Of synchronous FedAvg."""
+UNCOMPRESSED = unbounded(Rules(update_encoding="float32", model_encoding="float32", error_feedback=False))
+"""Of synchronous FedAvg, as published: every update is taken whole."""
 
 
 def fleet(names: tuple[str, ...], seed: int) -> tuple[VirtualDevice, ...]:

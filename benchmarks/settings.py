@@ -1,6 +1,7 @@
 """Flags of the benchmarks. Nothing here imports torch, so that `--help` and a wrong flag answer at once."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,6 +22,23 @@ class BenchmarkSettings(CommandSettings):
     """What all of them know."""
 
     json_file: Path | None = Field(None, alias="json", description="file for the figures")
+
+
+class AttackSettings(BenchmarkSettings):
+    """One hostile device of a federation, and what the bounds against it cost when there is none."""
+
+    task: str = Field("physiotherapy", min_length=1, description=_TASK)
+    data: Path | None = Field(None, description=_DATA)
+    seeds: int = Field(1, ge=1, description="how many seeds, from 1")
+    versions: int = Field(60, ge=12, description="versions of each run")
+    which: Literal["all", "quick", "none"] = Field(
+        "all", description="attacks to run: all, four of them (quick), or none, for what the bounds cost alone"
+    )
+    cost: bool = Field(True, description="measure what the bounds cost while nobody is hostile")
+    slot_norm_ratio: float | None = Field(
+        None, gt=0, description="another budget of a slot than the aggregator's default"
+    )
+    processes: int = Field(2, ge=1, description="runs at a time")
 
 
 class LearningSettings(BenchmarkSettings):

@@ -155,6 +155,7 @@ class Stages:
             *("--ledger", str(self._ledger), "--initial-model", str(prepared.initial_model)),
             *("--updates-per-version", str(plan.updates_per_version), "--server-rate", str(plan.server_rate)),
             *("--sample-weight", plan.sample_weight),
+            *("--devices-min", str(min(2, plan.updates_per_version))),  # of two devices, either may be away
             *("--version-seconds", str(plan.version_seconds)),
         ]
         evaluator = [

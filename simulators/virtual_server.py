@@ -5,11 +5,13 @@ refuse is refused here too, and a payload is as long as it would be.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 
-from aggregator.admission import Merge, Policy, receipt_for
+from aggregator.admission import Merge, Policy, Verdict, receipt_for
 from aggregator.model_line import LineSettings, ModelLine, announcement, opening_shelf
-from aggregator.staleness import ABSENCE_MAX, Decay, SampleWeight
+from aggregator.peers import BUDGET_RATIO
+from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
 from wire_contract.codec import encode
 from wire_contract.encoding import EncodingName
 from wire_contract.encoding_choice import EncodingChoice
@@ -34,6 +36,12 @@ class Rules:
     decay: Decay = "polynomial"
     sample_weight: SampleWeight = "linear"
     absence_max: int = ABSENCE_MAX
+    samples_ratio_max: float = SAMPLES_RATIO_MAX
+    slot_norm_ratio: float = BUDGET_RATIO
+    weight_max: float | None = None
+    """Of one update; None: K - 1."""
+    devices_min: int = 1
+    """A version needs so many devices. Nobody's data can be betrayed here, and a world of one device is one, too."""
     update_encoding: EncodingChoice = "int8"
     error_feedback: bool = True
     """Whether devices tell later what an encoding left out; methods published without it are run without it."""
@@ -42,6 +50,11 @@ class Rules:
     """Of the difference from one version to the next; None: every version travels whole."""
     delta_message_bytes_max: int = INLINE_BYTES_MAX
     """A version whose delta is larger travels whole."""
+
+
+def unbounded(rules: Rules) -> Rules:
+    """The same, but every device is believed, whatever it sends: merging before there were bounds."""
+    return replace(rules, samples_ratio_max=inf, slot_norm_ratio=inf, weight_max=inf)
 
 
 @dataclass(kw_only=True)
@@ -55,6 +68,10 @@ class History:
     """Of each merged update, in order."""
     merged: dict[str, int] = field(default_factory=dict)
     """Updates of each device."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Of each device that had any."""
+    scales: dict[str, list[float]] = field(default_factory=dict)
+    """Of each device: what each merged update was multiplied by, in order."""
     seconds: float = 0.0
     """Virtual time at the end."""
     bytes_up: dict[str, int] = field(default_factory=dict)
@@ -74,10 +91,18 @@ class VirtualServer:
             task=task,
             updates_per_version=rules.updates_per_version,
             server_rate=rules.server_rate,
+            devices_min=rules.devices_min,
             model_encoding=rules.model_encoding,
             delta_encoding=rules.delta_encoding,
             delta_message_bytes_max=rules.delta_message_bytes_max,
-            policy=Policy(decay=rules.decay, sample_weight=rules.sample_weight, absence_max=rules.absence_max),
+            policy=Policy(
+                decay=rules.decay,
+                sample_weight=rules.sample_weight,
+                absence_max=rules.absence_max,
+                samples_ratio_max=rules.samples_ratio_max,
+                slot_norm_ratio=rules.slot_norm_ratio,
+                weight_max=rules.weight_max,
+            ),
         )
         shelf = opening_shelf(settings, layout, initial, published_at=0.0)
         self._line = ModelLine(
@@ -87,6 +112,7 @@ class VirtualServer:
             digests={0: shelf.published.digest},
             lasts={},
             contributed={},
+            claims={},
             recall=lambda _key: None,
         )
         self.history = History(
@@ -101,17 +127,21 @@ class VirtualServer:
         """The version that a round starts from."""
         return self._line.shelf.published
 
-    def take(self, device: str, payload: bytes) -> None:
-        """One update as it arrives."""
+    def take(self, device: str, payload: bytes) -> Verdict:
+        """One update as it arrives, and what becomes of it."""
         topic = parse(build("update", root=ROOT, task=self._task, shard=0, device=device), root=ROOT)
         judged = self._line.judge(topic, payload)
-        assert isinstance(judged.verdict, Merge), f"{device}: {judged.verdict}"
         history = self.history
-        history.staleness.append(judged.verdict.staleness)
-        history.merged[device] = history.merged.get(device, 0) + 1
+        if isinstance(judged.verdict, Merge):
+            history.staleness.append(judged.verdict.staleness)
+            history.merged[device] = history.merged.get(device, 0) + 1
+            history.scales.setdefault(device, []).append(judged.verdict.scale)
+        else:
+            history.refused[device] = history.refused.get(device, 0) + 1
         history.bytes_up[device] += len(payload)
         receipt = receipt_for(judged.verdict, version=judged.version, update=judged.update, payload=payload)
         history.bytes_down[device] += len(encode(receipt))
+        return judged.verdict
 
     def publish_when_due(self) -> bool:
         """A new version when enough devices have handed something in."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from aggregator.admission import Merge
 from device_client.rounds import Line, Round, Trained, make_update, next_round
 from simulators.virtual_server import History, Rules, VirtualServer
 from wire_contract.layout import Layout, Vector
@@ -50,6 +51,22 @@ class Learner(Protocol):
 
 Observe = Callable[[History], None]
 """Told of each new version."""
+
+
+class Hostile(Protocol):
+    """One device of the world that does harm. It is told of each version before anybody else is, so that what it hands
+    in is fresh and comes first.
+    """
+
+    device: str
+
+    def takes_part(self, version: int) -> bool:
+        """Whether it trains and hands in like everybody else while this version is the newest."""
+        ...
+
+    def payloads(self, newest: Published) -> Sequence[bytes]:
+        """What it hands in on top, right after this version was published."""
+        ...
 
 
 class _Student:
@@ -95,6 +112,7 @@ def run_asynchronous(
     versions: int,
     task: str = "world",
     observe: Observe = lambda _history: None,
+    hostile: Hostile | None = None,
 ) -> History:
     """Runs until `versions` versions are published.
 
@@ -107,11 +125,19 @@ def run_asynchronous(
         versions: how many to publish after version 0.
         task: its name, which stands in the messages.
         observe: told each version, 0 included.
+        hostile: one of the devices. Without it, an update that is not merged is a broken invariant.
     """
     assert len(devices) >= rules.updates_per_version, "a version needs one update each of so many devices"
     server = VirtualServer([device.name for device in devices], initial, layout, task=task, rules=rules)
     history = server.history
-    observe(history)
+
+    def published() -> None:
+        observe(history)
+        if hostile is not None:
+            for payload in hostile.payloads(server.newest):
+                server.take(hostile.device, payload)
+
+    published()
     students = {device.name: _Student(device.name, task=task, rules=rules) for device in devices}
     # (moment handed in, order, device, round, its number); the order makes ties deterministic.
     queue = [
@@ -123,10 +149,12 @@ def run_asynchronous(
         now, order, device, todo, number = heapq.heappop(queue)
         history.seconds = now
         student = students[device.name]
-        trained = learner(device.name, todo.start, version=todo.base.version, round_number=number)
-        server.take(device.name, student.update(todo, trained))
+        if hostile is None or device.name != hostile.device or hostile.takes_part(history.version):
+            trained = learner(device.name, todo.start, version=todo.base.version, round_number=number)
+            verdict = server.take(device.name, student.update(todo, trained))
+            assert hostile is not None or isinstance(verdict, Merge), f"{device.name}: {verdict}"
         if server.publish_when_due():
-            observe(history)
+            published()
         handed_in = device.online_from(now + device.round_seconds)
         heapq.heappush(queue, (handed_in, order, device, student.round_on(server.newest), number + 1))
     return history
@@ -167,7 +195,8 @@ def run_synchronous(
         for device in devices:
             todo = students[device].round_on(newest)
             trained = learner(device, todo.start, version=progress, round_number=number)
-            server.take(device, students[device].update(todo, trained))
+            verdict = server.take(device, students[device].update(todo, trained))
+            assert isinstance(verdict, Merge), f"{device}: {verdict}"
         published = server.publish_when_due()
         assert published
         observe(server.history)

@@ -1,6 +1,8 @@
 """The virtual world: the right order, the right staleness, the same bits every time."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,13 @@ from wire_contract.planner import Plan
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 LAYOUT = Layout((TensorSpec("weight", (2, 2)), TensorSpec("bias", (2,))))
 ZERO = np.zeros(LAYOUT.size, dtype=np.float32)
-EXACT = Rules(updates_per_version=1, server_rate=1.0, update_encoding="float32", model_encoding="float32")
+EXACT = Rules(
+    updates_per_version=1,
+    server_rate=1.0,
+    slot_norm_ratio=inf,
+    update_encoding="float32",
+    model_encoding="float32",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +64,7 @@ def test_fast_devices_hand_in_more_and_slow_ones_are_stale() -> None:
 
 def test_a_version_is_base_plus_the_rated_mean_difference() -> None:
     devices = [VirtualDevice(name=f"d{number}", round_seconds=1.0) for number in range(3)]
-    rules = Rules(updates_per_version=3, server_rate=0.5, update_encoding="float32", model_encoding="float32")
+    rules = replace(EXACT, updates_per_version=3, server_rate=0.5)
     versions: list[tuple[int, float]] = []
     history = run_asynchronous(
         devices,
@@ -80,7 +88,7 @@ def test_without_a_newer_version_a_device_goes_on_along_its_own_line() -> None:
         return learned(start + np.float32(1))
 
     devices = [VirtualDevice(name="fast", round_seconds=1.0), VirtualDevice(name="slow", round_seconds=2.5)]
-    rules = Rules(updates_per_version=2, server_rate=1.0, update_encoding="float32", model_encoding="float32")
+    rules = replace(EXACT, updates_per_version=2)
     history = run_asynchronous(devices, learn, ZERO, LAYOUT, rules=rules, versions=1)
     assert starts == [("fast", 0.0), ("fast", 1.0), ("slow", 0.0)]
     assert float(history.weights[0]) == 1.5, "fast went 2 and slow 1; one slot each"
@@ -104,7 +112,7 @@ def test_models_and_updates_travel_encoded() -> None:
         return learned(start + np.linspace(0.03, 0.33, LAYOUT.size, dtype=np.float32))
 
     devices = [VirtualDevice(name="one", round_seconds=1.0)]
-    rules = Rules(updates_per_version=1, server_rate=1.0)
+    rules = Rules(updates_per_version=1, server_rate=1.0, slot_norm_ratio=inf)
     weights = run_asynchronous(devices, thirds, ZERO, LAYOUT, rules=rules, versions=1).weights
     np.testing.assert_array_equal(weights, weights.astype(np.float16).astype(np.float32))
     exact = run_asynchronous(devices, thirds, ZERO, LAYOUT, rules=EXACT, versions=1).weights

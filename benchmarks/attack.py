@@ -1,0 +1,311 @@
+"""What can one hostile device of a federation do, and what does the defence cost when there is none?
+
+The virtual world of `benchmarks learning`, but merged at the aggregator's defaults. Without an attacker, all devices
+take part, once with the bounds on what one device may do and once without any (`honest`, paired by seed). With one, the
+device is hostile in each of the ways of `simulators/hostile.py`, with its true number of samples and with the largest
+that can be claimed, and at each of these times:
+
+    first       before anybody else, right after version 0
+    newcomer    in the middle; never seen before
+    known       in the middle; honest until then
+    rested      in the middle; honest, then away until its absence counts most
+
+and is compared with the same seed's run without this device, at the end and where it was furthest behind it (the dip).
+`endless` are attacks in every version from the middle to the end: the bounds do not promise to withstand those.
+"""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aggregator.model_line import LineSettings
+from aggregator.staleness import ABSENCE_MAX
+from benchmarks.jobs import Job, Key, run_jobs
+from benchmarks.learning import fleet, tasks_and_further
+from benchmarks.settings import AttackSettings
+from device_client.settings import UPDATE_BYTES
+from device_client.task import Task, TaskError, scheduled
+from device_client.training import evaluate, seeded, train_teacher
+from device_client.vectors import layout_of, load_vector, vector_of
+from simulators.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
+from simulators.learners import StudentLearner, answers_of
+from simulators.virtual_server import History, Rules, unbounded
+from simulators.world import run_asynchronous
+from wire_contract.layout import Vector
+from wire_contract.manifest import Published
+from wire_contract.planner import Plan as ByteBudget
+
+PLACES = ("first", "newcomer", "known", "rested")
+FLIPS = 5
+"""Versions in succession in which `flip` is sent."""
+ONCE = ("huge", "large", "huge bias", "large bias", "flip", "flood", "flood of biases", "heavy among light")
+ENDLESS = ("flip", "large bias", "nothing")
+QUICK: Sequence[tuple[str, str]] = (
+    ("huge", "first"),
+    ("huge bias", "newcomer"),
+    ("flip", "known"),
+    ("flood", "newcomer"),
+)
+"""The four of `--which quick`."""
+ALONE = "without the device"
+BOUNDED, BELIEVED = "honest, bounded", "honest, no bounds"
+_TASK_NAME = "world"
+
+
+def rules_of(defaults: LineSettings, *, bounded: bool = True) -> Rules:
+    """Merging as the aggregator does it when nobody sets anything."""
+    rules = Rules(
+        updates_per_version=defaults.updates_per_version,
+        server_rate=defaults.server_rate,
+        decay=defaults.policy.decay,
+        sample_weight=defaults.policy.sample_weight,
+        absence_max=defaults.policy.absence_max,
+        samples_ratio_max=defaults.policy.samples_ratio_max,
+        slot_norm_ratio=defaults.policy.slot_norm_ratio,
+        devices_min=defaults.devices_min,
+        update_encoding=ByteBudget(bytes_max=UPDATE_BYTES),
+        delta_encoding=defaults.delta_encoding,
+    )
+    return rules if bounded else unbounded(rules)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One run; plain values, because tasks hold functions."""
+
+    task: str
+    data: Path | None
+    seed: int
+    versions: int
+    name: str
+    attack: str = ""
+    place: str = ""
+    lies: bool = False
+    """About its samples."""
+    slot_norm_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    task: Task
+    data: Mapping[str, Any]
+    answers: Mapping[str, torch.Tensor] | None
+    teacher: torch.nn.Module | None
+    initial: Vector
+
+
+@lru_cache(maxsize=1)
+def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _Prepared:
+    """What all runs of a seed have in common."""
+    task, _ = tasks_and_further(spec, data, None)
+    task = scheduled(task, versions)
+    with seeded(seed):
+        student, teacher = task.student(), task.teacher() if task.teacher else None
+    if teacher is not None:
+        assert task.teacher_data is not None
+        train_teacher(teacher, task.teacher_data(), task.recipe, seed=seed)
+    examples = {device: task.examples_of(device) for device in task.devices}
+    answers = None if teacher is None else answers_of(teacher, examples)
+    return _Prepared(task, examples, answers, teacher, vector_of(student, layout_of(student)))
+
+
+def _measure(asked: _Asked) -> dict[str, Any]:
+    """The accuracy of each version, and what became of the updates."""
+    torch.set_num_threads(1)
+    prepared = _prepared(asked.task, asked.data, asked.seed, asked.versions)
+    task, names = prepared.task, prepared.task.devices
+    student = task.student()
+    layout = layout_of(student)
+    learner = StudentLearner(task, prepared.data, prepared.teacher, layout, seed=asked.seed, answers=prepared.answers)
+    rules = rules_of(LineSettings(task=_TASK_NAME), bounded=asked.name != BELIEVED)
+    if asked.slot_norm_ratio is not None:
+        rules = replace(rules, slot_norm_ratio=asked.slot_norm_ratio)
+    devices = fleet(names, asked.seed)
+    usual = next(
+        one for one in devices if not one.offline and one.round_seconds < max(d.round_seconds for d in devices)
+    )
+
+    def learn(newest: Published) -> Vector:
+        trained = learner(usual.name, newest.weights, version=newest.version, round_number=10_000 + newest.version)
+        return trained.weights - newest.weights
+
+    hostile = None
+    if asked.name not in {BOUNDED, BELIEVED}:
+        honest, strikes = _plan(asked)
+        hostile = Attacker(
+            usual.name,
+            ATTACKS.get(asked.attack, lambda _model, _learned: ()),
+            learn,
+            task=_TASK_NAME,
+            samples=SAMPLES_CLAIMED_MAX if asked.lies else len(prepared.data[usual.name]),
+            honest=honest,
+            strikes=strikes,
+        )
+    held_out = task.held_out()
+    accuracies: list[float] = []
+
+    def observe(history: History) -> None:
+        load_vector(student, layout, history.weights)
+        accuracies.append(evaluate(student, held_out, task.classes)["accuracy"])
+
+    history = run_asynchronous(
+        devices,
+        learner,
+        prepared.initial,
+        layout,
+        rules=rules,
+        versions=asked.versions,
+        task=_TASK_NAME,
+        observe=observe,
+        hostile=hostile,
+    )
+    theirs = {name: scales for name, scales in history.scales.items() if hostile is None or name != usual.name}
+    scales = [scale for of_one in theirs.values() for scale in of_one]
+    return {
+        "accuracy": accuracies,
+        "honest_scale_mean": float(np.mean(scales)),
+        "honest_refused": sum(
+            count for name, count in history.refused.items() if hostile is None or name != usual.name
+        ),
+        "hostile_merged": history.merged.get(usual.name, 0),
+        "hostile_refused": history.refused.get(usual.name, 0),
+    }
+
+
+def _plan(asked: _Asked) -> tuple[Collection[int], Collection[int]]:
+    """The versions in which the hostile device is honest, and those in which it strikes."""
+    middle = asked.versions // 2
+    if not asked.attack:
+        return (), ()
+    if asked.place == "endless":
+        return (), range(0 if asked.attack == "nothing" else middle, asked.versions)
+    begin = 0 if asked.place == "first" else middle
+    strikes = range(begin, begin + (FLIPS if asked.attack == "flip" else 1))
+    if asked.place == "known":
+        return range(middle), strikes
+    return range(max(1, middle - ABSENCE_MAX)) if asked.place == "rested" else (), strikes
+
+
+def _runs(settings: AttackSettings) -> Sequence[_Asked]:
+    asked: list[_Asked] = []
+    for seed in range(1, settings.seeds + 1):
+
+        def run(name: str, seed: int = seed, **attack: Any) -> _Asked:
+            return _Asked(settings.task, settings.data, seed, settings.versions, name, **attack)
+
+        if settings.cost:
+            asked += [run(BOUNDED), run(BELIEVED)]
+        if settings.which == "none":
+            continue
+        asked.append(run(ALONE))
+        rows = QUICK
+        if settings.which == "all":
+            rows = tuple((attack, place) for attack in ONCE for place in PLACES)
+            rows += tuple((attack, "endless") for attack in ENDLESS)
+        for attack, place in rows:
+            for lies in (False, True):
+                name = f"{attack}, {place}, {'false' if lies else 'true'} samples"
+                asked.append(run(name, attack=attack, place=place, lies=lies))
+    if settings.slot_norm_ratio is not None:
+        asked = [
+            replace(one, slot_norm_ratio=settings.slot_norm_ratio) if one.name != BELIEVED else one for one in asked
+        ]
+    return asked
+
+
+def run(settings: AttackSettings) -> dict[str, Any]:
+    """Each run's figures, and each attack beside the run without the device.
+
+    Raises:
+        TaskError: the task cannot be had, or has too few devices.
+    """
+    started = time.monotonic()
+    task, _ = tasks_and_further(settings.task, settings.data, None)
+    defaults = LineSettings(task=_TASK_NAME)
+    if len(task.devices) <= defaults.updates_per_version:
+        raise TaskError(
+            f"task {task.name} has {len(task.devices)} devices; a version needs {defaults.updates_per_version} "
+            "beside the hostile one"
+        )
+    asked = _runs(settings)
+    jobs: dict[Key, Job] = {
+        (one.name, one.seed): Job(name=f"{one.name}, seed {one.seed}", run=_measure, argument=one, cost=-one.seed)
+        for one in asked
+    }
+    measured = run_jobs(jobs, settings.processes)
+    names = list(dict.fromkeys(one.name for one in asked))
+    seeds = range(1, settings.seeds + 1)
+    figures: dict[str, Any] = {
+        "task": task.name,
+        "devices": len(task.devices),
+        "versions": settings.versions,
+        "seeds": list(seeds),
+        "rules": {
+            "updates_per_version": defaults.updates_per_version,
+            "server_rate": defaults.server_rate,
+            "slot_norm_ratio": settings.slot_norm_ratio or defaults.policy.slot_norm_ratio,
+            "samples_ratio_max": defaults.policy.samples_ratio_max,
+        },
+        "runs": {name: [measured[name, seed] for seed in seeds] for name in names},
+    }
+    if BOUNDED in names:
+        figures["cost"] = _paired([measured[BOUNDED, s] for s in seeds], [measured[BELIEVED, s] for s in seeds])
+    if ALONE in names:
+        figures["attacks"] = {
+            one.name: _beside([measured[one.name, s] for s in seeds], [measured[ALONE, s] for s in seeds])
+            for one in asked
+            if one.attack
+        }
+    figures["seconds"] = round(time.monotonic() - started, 1)
+    return figures
+
+
+def _paired(bounded: Sequence[Mapping[str, Any]], believed: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Final accuracy with the bounds, less that without, and the 95 % interval of its mean (Student's t)."""
+    differences = [one["accuracy"][-1] - other["accuracy"][-1] for one, other in zip(bounded, believed, strict=True)]
+    error = float(np.std(differences, ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else inf
+    mean = float(np.mean(differences))
+    reach = student_t(len(differences) - 1) * error
+    return {
+        "mean": mean,
+        "low": mean - reach,
+        "high": mean + reach,
+        "bounded": float(np.mean([one["accuracy"][-1] for one in bounded])),
+        "no_bounds": float(np.mean([one["accuracy"][-1] for one in believed])),
+        "scale_mean": float(np.mean([one["honest_scale_mean"] for one in bounded])),
+        "refused": sum(one["honest_refused"] for one in bounded),
+    }
+
+
+_STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile."""
+    return 1.96 + 2.5 / freedom if freedom > len(_STUDENT_T) else _STUDENT_T[max(freedom, 1) - 1]
+
+
+def _beside(attacked: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    pairs = list(zip(attacked, alone, strict=True))
+    lost = [other["accuracy"][-1] - one["accuracy"][-1] for one, other in pairs]
+    dips = [
+        max(there - here for here, there in zip(one["accuracy"], other["accuracy"], strict=True))
+        for one, other in pairs
+    ]
+    return {
+        "accuracy": float(np.mean([one["accuracy"][-1] for one in attacked])),
+        "alone": float(np.mean([one["accuracy"][-1] for one in alone])),
+        "lost_mean": float(np.mean(lost)),
+        "lost_worst": max(lost),
+        "dip_worst": max(dips),
+        "merged": sum(one["hostile_merged"] for one in attacked),
+        "refused": sum(one["hostile_refused"] for one in attacked),
+        "honest_scale_mean": float(np.mean([one["honest_scale_mean"] for one in attacked])),
+    }
