@@ -6,11 +6,13 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aggregator.admission import Policy
 from aggregator.ledger import SNAPSHOTS_KEPT, Ledger
 from aggregator.ledger_format import LedgerBusy, LedgerError
 from aggregator.ledger_rows import Batch, MergedUpdate
@@ -160,22 +162,24 @@ def test_a_full_disk_changes_nothing(path: Path) -> None:
 
 
 def test_a_restored_buffer_has_the_bits_of_the_lost_one(path: Path) -> None:
+    believed = replace(SETTINGS, policy=Policy(slot_norm_ratio=inf))  # large sums show how they were added
     with Ledger(path, task=TASK) as ledger:
-        line = restore(ledger, SETTINGS)
+        line = restore(ledger, believed)
         builder = BatchBuilder()
         devices = [SyntheticDevice(name) for name in "abcdefgh"]
-        sizes = [np.float32(0.3**number) for number in range(len(devices))]
+        random = np.random.default_rng(1)
+        sizes = random.uniform(0.01, 1, (len(devices), 1)) * random.standard_normal((len(devices), LAYOUT.size))
         payloads = [
-            device.payload(line, difference=size * initial_weights())
+            device.payload(line, difference=size.astype(np.float32))
             for size, device in zip(sizes, devices, strict=True)
         ]
         for device, payload in zip(devices, payloads, strict=True):
             builder.take(line.judge(device.parsed, payload), payload, into_version=1)
         ledger.commit_batch(builder.build(), now=T0)
         expected = line.next_weights().tobytes()
-        assert restore(ledger, SETTINGS).next_weights().tobytes() == expected
+        assert restore(ledger, believed).next_weights().tobytes() == expected
     with Ledger(path.with_name("other"), task=TASK) as ledger:
-        other = begin(ledger)
+        other = begin(ledger, believed)
         for device, payload in reversed(list(zip(devices, payloads, strict=True))):
             other.judge(device.parsed, payload)
         assert other.next_weights().tobytes() != expected, "the order of additions shows in the bits"
