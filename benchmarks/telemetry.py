@@ -26,7 +26,7 @@ from aggregator.model_line import Judged, LineSettings, opening_shelf, restore, 
 from aggregator.service import BATCH_DELIVERIES_MAX, Clock, Service, subscriptions
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
-from aggregator.telemetry.influx import InfluxServer
+from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
 from aggregator.telemetry.participation import Contribution
 from aggregator.telemetry.recording import Recording
@@ -150,7 +150,7 @@ class Stage:
         self._shim: Shim | None = None if server is not None else ShimProcess(_free_port(), behind=0)
         self.start()
         port = server.shim.port if server is not None else self._port_of_shim
-        influx = InfluxServer(f"http://127.0.0.1:{port}", token=TOKEN, org="fedkd", bucket=BUCKET)
+        influx = InfluxServer(InfluxAccess(url=f"http://127.0.0.1:{port}", token=TOKEN, org="fedkd", bucket=BUCKET))
         self.spool = Spool(folder / "spool", bytes_max=SPOOL_BYTES_MAX)
         self.telemetry = Telemetry(self.spool, task=TASK, shard=0, server=influx)
 
@@ -330,7 +330,7 @@ def series_of_fleet(devices: int, server: InfluxDB | None) -> int:
     lines = list(_lines_of_fleet(devices))
     if server is None:
         return len({line.partition(" ")[0] for line in lines})
-    influx = InfluxServer(server.url, token=TOKEN, org="fedkd", bucket=BUCKET)
+    influx = InfluxServer(InfluxAccess(url=server.url, token=TOKEN, org="fedkd", bucket=BUCKET))
     for begin in range(0, len(lines), 5_000):
         influx.write(("\n".join(lines[begin : begin + 5_000]) + "\n").encode())
     return len(server.query("SHOW SERIES"))

@@ -52,7 +52,8 @@ class Narrator:
     """Says in one line why a connection ended."""
 
     client_id: str
-    certificate_file: Path | None
+    encrypted: bool = False
+    certificate_file: Path | None = None
 
     def ending(self, attempt: Attempt, *, suspected: bool) -> str:
         """Follows "broker HOST:PORT: ".
@@ -61,20 +62,19 @@ class Narrator:
             attempt: it has ended.
             suspected: another program is thought to use the same client id.
         """
-        if isinstance(attempt.error, ssl.SSLError):
-            return tls_failure(attempt.error, certificate_file=self.certificate_file)
+        tls = attempt.error if isinstance(attempt.error, ssl.SSLError) else None
+        if tls is None and attempt.hung_up and self.encrypted and not attempt.answered:
+            tls = ssl.SSLEOFError()
+        if tls is not None:
+            return tls_failure(tls, certificate_file=self.certificate_file)
         if attempt.taken_over:
             return f"another program connected with {self._name}"
         if attempt.ending is not None:
             return attempt.ending
         if suspected:
-            return (
-                "the connection is lost again and again soon after it is made; most likely another program uses "
-                + self._name
-            )
-        if attempt.error is not None:
-            return f"the connection was lost: {reason_of(attempt.error)}"
-        return "the connection was lost"
+            again = "the connection is lost again and again soon after it is made; most likely another program uses"
+            return f"{again} {self._name}"
+        return "the connection was lost" + (f": {reason_of(attempt.error)}" if attempt.error else "")
 
     @property
     def _name(self) -> str:

@@ -55,13 +55,17 @@ def look_up(host: str, port: int) -> Sequence[Address]:
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
+_NO_FAILURES = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""Not yet, or the other side has ended the connection, which is no error of the line."""
+
+
 class Telling:
     """Of a socket: remembers the error that ended it, which paho keeps to itself."""
 
     failure: OSError | None = None
 
     def _note(self, error: OSError) -> None:
-        if not isinstance(error, (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)):
+        if not isinstance(error, _NO_FAILURES):
             self.failure = self.failure or error
 
 

@@ -92,7 +92,11 @@ class LinkThread:
         self._clock = clock
         self._credentials = Credentials(settings)
         self._dialer = Dialer(settings.host, settings.port)
-        self._narrator = Narrator(settings.client_id, self._credentials.certificate_file)
+        self._narrator = Narrator(
+            settings.client_id,
+            encrypted=settings.tls is not None,
+            certificate_file=self._credentials.certificate_file,
+        )
         self._rivals = Rivals(clock)
         self._rests = Rests(
             spread_seconds=settings.reconnect_spread_seconds,

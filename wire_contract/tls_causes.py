@@ -53,6 +53,17 @@ _ALERTS: Mapping[str, str] = {
 """What a server's alert says of this client's certificate."""
 
 
+_NOT_TLS = "does not speak TLS on this port; give its encrypted port, or an address without TLS"
+_NO_VERSION = "and this client have no version of TLS in common"
+_FAILURES: Mapping[str, str] = {
+    "HANDSHAKE_FAILURE": "found no way to speak TLS with this client",
+    "PROTOCOL_VERSION": _NO_VERSION,
+    "UNSUPPORTED_PROTOCOL": _NO_VERSION,
+    **dict.fromkeys(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"), _NOT_TLS),
+}
+"""What the other alerts and errors mean; follows the server."""
+
+
 def tls_failure(
     error: ssl.SSLError,
     *,
@@ -70,19 +81,18 @@ def tls_failure(
         certificate_flag: names this side's certificate.
         certificate_file: this side's certificate, if it showed one.
     """
+    asked = "" if certificate_file else f"; it may want a certificate: give {certificate_flag}"
     if isinstance(error, ssl.SSLCertVerificationError):
         cause = untrusted(error, server=server, ca_flag=ca_flag)
         return f"the certificate of {server} {cause.what}; {cause.mend}"
+    if isinstance(error, ssl.SSLEOFError):
+        return f"{server} ended the encrypted connection without a reason{asked}"
     reason = error.reason or ""
     alert = reason.partition("ALERT_")[2]
     if alert in _ALERTS:
         said = _ALERTS[alert].format(file=certificate_file or "it", flag=certificate_flag)
         return f"{server} refuses this client's certificate, which {said}"
-    if alert == "HANDSHAKE_FAILURE":
-        asked = "" if certificate_file else f"; it may want a certificate: {certificate_flag}"
-        return f"{server} found no way to speak TLS with this client{asked}"
-    if alert == "PROTOCOL_VERSION" or reason == "UNSUPPORTED_PROTOCOL":
-        return f"{server} and this client have no version of TLS in common"
-    if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}:
-        return f"{server} does not speak TLS on this port; give its encrypted port, or an address without TLS"
+    if alert or reason in _FAILURES:
+        said = _FAILURES.get(alert or reason, f"answers {alert.replace('_', ' ').lower()} to TLS")
+        return f"{server} {said}{asked if alert == 'HANDSHAKE_FAILURE' else ''}"
     return f"TLS with {server} failed: {reason.replace('_', ' ').lower() or error.strerror or error}"

@@ -27,19 +27,14 @@ def open_telemetry(settings: TelemetrySettings, *, ledger: Path, task: str, shar
 
     Raises:
         SpoolError: the spool cannot be used.
-        UsageError: the token file cannot be used.
+        UsageError: the token file or a TLS file cannot be used.
+        LinkError: the environment names a proxy that is none.
         LedgerError: the ledger cannot be read.
     """
     if not settings.telemetry:
         return None
-    server = None
-    if settings.influx_url is not None:
-        server = InfluxServer(
-            settings.influx_url,
-            token=settings.influx_token(),
-            org=settings.influx_org,
-            bucket=settings.influx_bucket,
-        )
+    access = settings.influx_access()
+    server = None if access is None else InfluxServer(access)
     shares = {device: Share(weight, merged_at) for device, weight, merged_at in read_shares(ledger)}
     return Telemetry(
         Spool(settings.spool_of(ledger), bytes_max=settings.telemetry_spool_bytes_max),

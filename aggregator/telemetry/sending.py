@@ -10,6 +10,7 @@ from threading import Event
 from aggregator.telemetry.influx import LinesRefused, NotAllowed, Server, ServerAway
 from aggregator.telemetry.spool import Spool
 from wire_contract.limits import KIB
+from wire_contract.told import Told
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Sender:
         self._monotonic = monotonic
         self._uniform = uniform
         self._rest = REST_SECONDS
-        self._told = ""
+        self._told = Told(monotonic)
         self._told_of_bad_lines = False
         self.failures = 0
         """Attempts that failed."""
@@ -105,16 +106,15 @@ class Sender:
         return dropped, example
 
     def _succeeded(self) -> None:
-        if self._told:
+        if self._told.anything:
             log.info("telemetry is written again")
-        self._told, self._rest, self.is_up = "", REST_SECONDS, True
+            self._told.mended()
+        self._rest, self.is_up = REST_SECONDS, True
 
     def _failed(self, error: ServerAway) -> float:
         self.failures += 1
         self.is_up = False
-        kind = type(error).__name__
-        if self._told != kind:
-            self._told = kind
+        if self._told.is_news(str(error)):
             hint = "; check its token, organisation and bucket" if isinstance(error, NotAllowed) else ""
             log.warning("telemetry server %s%s; points wait in the spool", error, hint)
         if isinstance(error, NotAllowed):

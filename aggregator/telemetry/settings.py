@@ -6,9 +6,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from aggregator.telemetry.influx import InfluxAccess
 from aggregator.telemetry.spool import SPOOL_BYTES_MIN
 from wire_contract.connection import CommandSettings, UsageError
+from wire_contract.errors import FileUnusable, LinkError
 from wire_contract.limits import MIB
+from wire_contract.mqtt_settings import Tls
 
 
 def _url(url: str) -> str:
@@ -49,8 +52,16 @@ class TelemetrySettings(CommandSettings):
         None, description="InfluxDB 1.8 or later, 2 or 3: http[s]://host:8086; without it points stay in the spool"
     )
     influx_token_file: Path | None = Field(
-        None, description="file whose first line is the token; for InfluxDB 1.8 it is user:password"
+        None,
+        description="file whose first line is the token; read again when it changes; for InfluxDB 1.8 user:password",
     )
+    influx_ca: Path | None = Field(
+        None, description="PEM file of the authorities to trust for https; else the system's are trusted"
+    )
+    influx_certificate: Path | None = Field(
+        None, description="PEM file of a client certificate, where the server or what stands before it asks for one"
+    )
+    influx_key: Path | None = Field(None, description="PEM file of its private key")
     influx_org: str = Field("fedkd", min_length=1, description="organisation; InfluxDB 1.8 and 3 do not look at it")
     influx_bucket: str = Field(
         "fedkd", min_length=1, description="bucket; for InfluxDB 1.8 database/retention-policy, for 3 the database"
@@ -63,6 +74,13 @@ class TelemetrySettings(CommandSettings):
         return self
 
     @model_validator(mode="after")
+    def _tls_has_an_encrypted_server(self) -> Self:
+        given = self.influx_ca or self.influx_certificate or self.influx_key
+        if given and not (self.influx_url or "").startswith("https:"):
+            raise ValueError("--influx-ca, --influx-certificate and --influx-key need an --influx-url with https://")
+        return self
+
+    @model_validator(mode="after")
     def _key_has_a_certificate(self) -> Self:
         if (self.telemetry_key is None) != (self.telemetry_certificate is None):
             raise ValueError("--telemetry-certificate and --telemetry-key belong together")
@@ -72,23 +90,28 @@ class TelemetrySettings(CommandSettings):
         """The folder, beside the ledger unless it was given."""
         return default_spool(ledger) if self.telemetry_spool is None else self.telemetry_spool
 
-    def influx_token(self) -> str:
-        """Out of its file; empty without one.
+    def influx_access(self) -> InfluxAccess | None:
+        """The server, once all that is read for it has been found sound; None without one.
 
         Raises:
-            UsageError: the file cannot be read, or is empty.
+            UsageError: a file cannot be used.
         """
-        file = self.influx_token_file
-        if file is None:
-            return ""
+        if self.influx_url is None:
+            return None
+        tls = Tls(ca_file=self.influx_ca, certificate_file=self.influx_certificate, key_file=self.influx_key)
+        access = InfluxAccess(
+            url=self.influx_url,
+            org=self.influx_org,
+            bucket=self.influx_bucket,
+            token_file=self.influx_token_file,
+            tls=tls if tls.files else None,
+        )
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise UsageError(f"influx token file {file}: {reason}") from None
-        if not lines or not lines[0].strip() or not lines[0].isprintable():
-            raise UsageError(f"influx token file {file}: its first line must be the token")
-        return lines[0].strip()
+            access.read_token()
+            access.context()
+        except (FileUnusable, LinkError) as error:
+            raise UsageError(str(error)) from None
+        return access
 
 
 class TelemetrySummarySettings(CommandSettings):

@@ -7,7 +7,7 @@ import pytest
 from aggregator.admission import Merge, Refuse
 from aggregator.model_line import Judged
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
-from aggregator.telemetry.influx import InfluxServer
+from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
 from aggregator.telemetry.participation import Contribution
 from aggregator.telemetry.recording import Recording
@@ -48,7 +48,7 @@ def busy(influxdb: InfluxDB) -> InfluxDB:
     recording.batch_committed(REFUSED, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     writer = LineWriter(task="t", shard=0)
     lines = [writer.line(point, AT_SECONDS * 10**9 + place) for place, point in enumerate(points)]
-    InfluxServer(influxdb.url, token=TOKEN, org="fedkd", bucket=BUCKET).write(
+    InfluxServer(InfluxAccess(url=influxdb.url, token=TOKEN, org="fedkd", bucket=BUCKET)).write(
         "".join(f"{one}\n" for one in lines).encode()
     )
     return influxdb

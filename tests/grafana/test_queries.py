@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from aggregator.telemetry.influx import InfluxServer
+from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.spool import read_spool
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB
 from grafana.alerts import RULES, Rule
@@ -61,7 +61,7 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxDB]:
 
 def write(influx: InfluxDB, lines: Sequence[str]) -> Span:
     """As the aggregator does."""
-    server = InfluxServer(influx.url, token=TOKEN, org="fedkd", bucket=BUCKET)
+    server = InfluxServer(InfluxAccess(url=influx.url, token=TOKEN, org="fedkd", bucket=BUCKET))
     server.write("".join(line + "\n" for line in lines).encode())
     stamps = [int(line.rpartition(" ")[2]) // 1_000_000 for line in lines]
     return Span(min(stamps), max(stamps) + 1)

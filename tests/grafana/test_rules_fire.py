@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from aggregator.telemetry.influx import InfluxServer
+from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point, Value
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB
 from grafana.alerts import RULES
@@ -64,7 +64,9 @@ def write(influx: InfluxDB, task: str, day: Day) -> None:
         at_seconds = NOW_SECONDS - (count - 1 - number) * EVERY_SECONDS
         made = (writer.line(point, at_seconds * 10**9) for point in points(minute, number))
         lines += [line for line in made if line is not None]
-    InfluxServer(influx.url, token=TOKEN, org="fedkd", bucket=BUCKET).write(("\n".join(lines) + "\n").encode())
+    InfluxServer(InfluxAccess(url=influx.url, token=TOKEN, org="fedkd", bucket=BUCKET)).write(
+        ("\n".join(lines) + "\n").encode()
+    )
 
 
 def lately(minutes: int, then: Minute) -> Day:

@@ -146,3 +146,16 @@ def test_what_else_is_told() -> None:
     assert tell(Attempt(error=reset)) == "the connection was lost: Connection reset by peer"
     for said in (tell(Attempt(taken_over=True)), tell(Attempt(), suspected=True)):
         assert "client id fedkd:t:d); give each program its own" in said
+
+
+def test_a_broker_that_hangs_up_before_it_speaks_may_not_like_the_certificate() -> None:
+    """Its alert is lost when it closes the connection before it has read everything."""
+
+    def told(certificate: Path | None, *, answered: bool) -> str:
+        narrator = Narrator(client_id="d", encrypted=True, certificate_file=certificate)
+        return narrator.ending(Attempt(reached=True, answered=answered), suspected=False)
+
+    without_reason = "the broker ended the encrypted connection without a reason"
+    assert told(Path("d.pem"), answered=False) == without_reason
+    assert told(None, answered=False).startswith(f"{without_reason}; it may want a certificate: give --tls-certificate")
+    assert told(None, answered=True) == "the connection was lost"

@@ -15,7 +15,7 @@ from aggregator.model_line import Judged
 from aggregator.telemetry import collecting
 from aggregator.telemetry.collecting import CLOSE_SECONDS_MAX, Telemetry
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
-from aggregator.telemetry.influx import InfluxServer, LinesRefused, NotAllowed, Server, ServerAway
+from aggregator.telemetry.influx import InfluxAccess, InfluxServer, LinesRefused, NotAllowed, Server, ServerAway
 from aggregator.telemetry.lines import Point, read_line
 from aggregator.telemetry.participation import gini
 from aggregator.telemetry.recording import Recording
@@ -271,7 +271,7 @@ def test_a_point_that_the_schema_does_not_know_costs_itself_only(make: Make, tmp
 
 
 def influx(server: InfluxDB, token: str = TOKEN) -> InfluxServer:
-    return InfluxServer(server.url, token=token, org="fedkd", bucket=BUCKET)
+    return InfluxServer(InfluxAccess(url=server.url, token=token, org="fedkd", bucket=BUCKET))
 
 
 def test_a_real_server_that_goes_and_comes_back_has_every_point(make: Make, influxdb: InfluxDB) -> None:
@@ -314,7 +314,7 @@ def test_a_wrong_token_and_a_wrong_bucket_are_refused_by_a_real_server(influxdb:
     with pytest.raises(NotAllowed, match="401"):
         influx(influxdb, token="other").write(b"m f=1 1\n")
     with pytest.raises(NotAllowed, match=r"404.*database not found"):
-        InfluxServer(influxdb.url, token=TOKEN, org="fedkd", bucket="other").write(b"m f=1 1\n")
+        InfluxServer(InfluxAccess(url=influxdb.url, token=TOKEN, org="fedkd", bucket="other")).write(b"m f=1 1\n")
 
 
 def test_what_a_real_server_says_of_bad_lines_and_of_trouble(influxdb: InfluxDB) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aggregator.telemetry.influx import InfluxServer
+from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import (
     TEXT_CHARACTERS_MAX,
     LineWriter,
@@ -104,7 +104,7 @@ def test_integers_stay_within_64_bits_and_texts_are_cut() -> None:
 
 
 def _write(server: InfluxDB, lines: Sequence[str]) -> None:
-    influx = InfluxServer(server.url, token=TOKEN, org="fedkd", bucket=BUCKET)
+    influx = InfluxServer(InfluxAccess(url=server.url, token=TOKEN, org="fedkd", bucket=BUCKET))
     influx.write(("\n".join(lines) + "\n").encode())
 
 

@@ -141,13 +141,15 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     token.write_text("secret\n")
     settings = run_settings("--influx-token-file", str(token))
     assert (settings.influx_url, settings.telemetry_flush_seconds) == ("https://influx.example:8086", 5.0)
-    assert settings.influx_token() == "secret"
+    access = settings.influx_access()
+    assert access is not None
+    assert access.read_token() == "secret"
     token.write_text("\n")
-    with pytest.raises(UsageError, match="first line must be the token"):
-        settings.influx_token()
+    with pytest.raises(UsageError, match="first line is empty"):
+        settings.influx_access()
     token.unlink()
     with pytest.raises(UsageError, match="No such file"):
-        settings.influx_token()
+        settings.influx_access()
 
 
 @pytest.mark.parametrize("url", ["localhost:8086", "http://", "ftp://x", "http://user:secret@x", "http://x:port"])

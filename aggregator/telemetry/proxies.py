@@ -1,0 +1,63 @@
+"""The HTTP proxy that the environment names for a server: `https_proxy`, `http_proxy`, `all_proxy`, but not `no_proxy`.
+
+As curl and most programs do it, in small or capital letters. This machine's own loopback is never asked of a proxy.
+"""
+
+import ipaddress
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from wire_contract.errors import LinkError
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """One that speaks HTTP."""
+
+    url: str
+    """Without user and password."""
+    headers: Mapping[str, str] = field(repr=False)
+    """For the proxy itself: who asks."""
+
+    @property
+    def shown(self) -> str:
+        """For a person."""
+        return self.url
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """The proxy to reach a server by; None: without one.
+
+    Raises:
+        LinkError: the environment names one that is not a proxy of HTTP.
+    """
+    server, proxies = urlsplit(url), getproxies_environment()
+    host = server.hostname or ""
+    given = proxies.get(server.scheme) or proxies.get("all")
+    if not given or _is_loopback(host) or proxy_bypass(host):
+        return None
+    given = given if "://" in given else f"http://{given}"
+    try:
+        parts = urlsplit(given)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port is not False
+    except ValueError:
+        known = False
+    if not known:
+        raise LinkError(f"the proxy of {server.scheme}_proxy or all_proxy: must be like http://proxy.example.org:3128")
+    headers = {}
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["proxy-authorization"] = "Basic " + b64encode(login.encode()).decode()
+    return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", headers)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
