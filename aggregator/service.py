@@ -35,6 +35,7 @@ from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
 from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
 from wire_contract.shelf import Shelf
 from wire_contract.signing import SigningKey
+from wire_contract.told import Told
 from wire_contract.topics import ParsedTopic, parse, topic_filter
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class Service:
         self._waiting_since = clock.monotonic()
         self._connected_before = False
         self._unreachable = ""
+        self._told_unreachable = Told(clock.monotonic)
         self._online = False
         """Connected, and it is known what stands on the broker."""
         self._own = OwnTopics(
@@ -430,6 +432,7 @@ class Service:
         self._connected_before = True
         self._session_present = event.session_present
         self._unreachable = ""
+        self._told_unreachable.mended()
         log.info("connected; looking at what stands on the broker")
         self._own.connected()
 
@@ -468,8 +471,8 @@ class Service:
         self._online = False
         self._own.disconnected()
         self._held.clear()  # not acknowledged, so all of it comes again
-        if event.reason != self._unreachable:
-            self._unreachable = event.reason
+        self._unreachable = event.reason
+        if self._told_unreachable.is_news(event.reason):
             log.warning("no connection to the broker: %s; trying again until it is there", event.reason)
 
     def _receive_seconds(self) -> float:

@@ -21,6 +21,7 @@ from wire_contract.limits import CONTROL_LIMITS
 from wire_contract.link import Connected, Delivery, Disconnected, Link, Quality
 from wire_contract.manifest import Published
 from wire_contract.messages import Evaluation
+from wire_contract.told import Told
 from wire_contract.topics import build, listened, parse
 
 RECEIVE_COUNT = 256
@@ -68,7 +69,7 @@ class ModelFeed:
         self._greet = greet
         self._downlink = Downlink(link, root=root, task=task, trust=trust)
         self._was_connected = False
-        self._told_reasons: set[str] = set()
+        self._told = Told()
 
     @property
     def is_behind(self) -> bool:
@@ -110,15 +111,14 @@ class ModelFeed:
     def _note(self, event: Connected | Disconnected) -> None:
         if isinstance(event, Connected):
             self._was_connected, self.trouble = True, None
-            self._told_reasons.clear()
+            self._told.mended()
             self._emit("connected", session_present=event.session_present)
             self._greet()
             return
         self.trouble = event.reason
         if event.refused and not self._was_connected:
             raise UsageError(event.reason)
-        if event.reason not in self._told_reasons:  # days without a broker are one line, not one an attempt
-            self._told_reasons.add(event.reason)
+        if self._told.is_news(event.reason):  # days without a broker are one line, not one an attempt
             self._emit("disconnected", reason=event.reason)
 
 

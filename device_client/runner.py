@@ -32,6 +32,7 @@ from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Layout
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
 from wire_contract.signing import SigningKey
+from wire_contract.told import Told
 from wire_contract.traffic import Traffic
 
 EVENTS_MAX = 64
@@ -166,7 +167,7 @@ class Runner:
         """A model that the disk has not taken yet."""
         self._connected = False
         self._ever_connected = False
-        self._told_reasons: set[str] = set()
+        self._told = Told(clock.monotonic)
         self._ended: Ended | None = None
         self._traffic = traffic
         self._traffic_seconds = settings.traffic_seconds
@@ -215,7 +216,7 @@ class Runner:
         match event:
             case Connected(session_present=session_present):
                 self._connected = self._ever_connected = True
-                self._told_reasons.clear()
+                self._told.mended()
                 self._waiting_for_disk.clear()  # what is not acknowledged comes again
                 self._emit("connected", session_present=session_present)
                 self._publish_presence(self._online)
@@ -225,8 +226,7 @@ class Runner:
                 self._courier.disconnected()
                 if refused and not self._ever_connected:
                     self._ended = self._ended or Ended(reason, refused=True)
-                elif reason not in self._told_reasons:  # days without a broker are one line, not one an attempt
-                    self._told_reasons.add(reason)
+                elif self._told.is_news(reason):  # days without a broker are one line, not one an attempt
                     self._emit("disconnected", reason=reason)
             case Delivery():
                 if self._deliver(event):
