@@ -10,6 +10,7 @@ duplicate. That one was refused has to be, or its content would be lost.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from device_client.disk import Disk
@@ -19,9 +20,10 @@ from device_client.outbox import Entry, Outbox
 from device_client.outbox_errors import OutboxBlocked
 from device_client.sender import Sender, Verdict, verdict
 from wire_contract import codec, topics
+from wire_contract.envelope import read
 from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
 from wire_contract.link import Link
-from wire_contract.messages import OTHER, Manifest, Receipt
+from wire_contract.messages import OTHER, Manifest, Receipt, Update
 
 
 class Courier:
@@ -40,7 +42,9 @@ class Courier:
         disk: Disk,
         monotonic: Callable[[], float],
         emit: Emit,
+        unknown_base: Callable[[Update, Receipt], None],
     ) -> None:
+        """`unknown_base` hears of an update whose base the aggregator does not know."""
         self._root = root
         self._task = task
         self._device = device
@@ -51,6 +55,7 @@ class Courier:
         self._disk = disk
         self._monotonic = monotonic
         self._emit = emit
+        self._unknown_base = unknown_base
 
     def connected(self, *, session_present: bool) -> None:
         self._sender.connected(self._monotonic(), session_present=session_present)
@@ -108,6 +113,9 @@ class Courier:
             return True
         if self._settle(entry, untold=fate == "retell"):
             self._tell(entry, receipt, fate)
+            if receipt.reason == "unknown_base":
+                with suppress(DecodeError):  # of an older program, in a form that is no longer read
+                    self._unknown_base(read(entry.payload, Update), receipt)
         return self.record() or receipt.outcome != "refused"
 
     def record(self) -> bool:

@@ -11,7 +11,7 @@ from device_client.renewal import Renewal
 from wire_contract.errors import DecodeError, LinkError
 from wire_contract.link import Link
 from wire_contract.messages import Manifest
-from wire_contract.topics import ParsedTopic, listened, topic_filter
+from wire_contract.topics import ParsedTopic, build, listened, topic_filter
 
 
 class Downlink:
@@ -48,6 +48,29 @@ class Downlink:
     def is_behind(self) -> bool:
         """Whether a newer version was announced than is held."""
         return self._inbox.is_behind
+
+    @property
+    def is_disowned(self) -> bool:
+        """Whether the aggregator does not know the held model."""
+        return self._inbox.is_disowned
+
+    @property
+    def lacks(self) -> str:
+        """What has not come, of all that a model needs; one line."""
+        target = self._inbox.target
+        topic = build("model", root=self._root, task=self._task)
+        if target is None:
+            return f"nothing that can be used is retained on {topic}"
+        wanted = self._inbox.wanted
+        parts = [f"delta {one}" for one in wanted.deltas]
+        parts += [f"chunks of version {wanted.snapshot}"] if wanted.snapshot is not None else []
+        return f"version {target.version} is announced on {topic}, and {' and '.join(parts) or 'its parts'} do not come"
+
+    def disown(self, version: int, digest: bytes) -> Outcome:
+        """The aggregator does not know this version with these weights."""
+        outcome = self._inbox.disown(version, digest)
+        self._ask()
+        return outcome
 
     def restore(self, manifest: Manifest) -> Outcome:
         """A cached manifest with its model inline; by what keys it was checked then, the outbox knows."""

@@ -3,7 +3,9 @@ no clock. It says in `wanted` what the broker is to be asked for; what comes una
 
 - A manifest is taken when its version is higher than the held one, or when it is of other weights and was published
   later: then the aggregator began a new line. One that has been superseded does not come back (a broker may deliver
-  late), or a device would return to a line that is dead.
+  late), or a device would return to a line that is dead; unless it was published anew since.
+- When the aggregator says that it does not know the held version (`disown`), whatever it announces is taken instead,
+  also a lower version that was published earlier: its ledger is another one, or older.
 - The way to the newest version is the cheaper one in bytes: the deltas from the held version, or a snapshot and the
   deltas after it. A delta that is broken, or does not come, is no way until the manifest comes again.
 - A snapshot that is newer than the held version is held while the deltas after it are under way.
@@ -13,7 +15,7 @@ no clock. It says in `wanted` what the broker is to be asked for; what comes una
 """
 
 import hashlib
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import msgspec
@@ -89,7 +91,12 @@ class Inbox:
         """Version of a delta to the version that it was first wanted for."""
         self._closed: set[int] = set()
         """Versions whose deltas are broken or do not come."""
-        self._superseded: deque[_Key] = deque(maxlen=SUPERSEDED_MAX)
+        self._superseded: OrderedDict[_Key, float] = OrderedDict()
+        """Versions that are over, with the moment of publication that was known."""
+        self._is_disowned = False
+        """Whether the held version is one that the aggregator does not know."""
+        self._passed_over: Manifest | None = None
+        """The last manifest, where it was not newer than what is held."""
         self._broken: deque[bytes] = deque(maxlen=SUPERSEDED_MAX)
         self._complained: deque[_Key] = deque(maxlen=SUPERSEDED_MAX)
 
@@ -107,6 +114,11 @@ class Inbox:
     def is_behind(self) -> bool:
         """Whether a newer version was announced than is held."""
         return self._target is not None
+
+    @property
+    def target(self) -> Manifest | None:
+        """The newest announced version, where it is not held yet."""
+        return self._target
 
     @property
     def chunk_bytes(self) -> int:
@@ -131,17 +143,34 @@ class Inbox:
         """A manifest that was read already (and checked, by who pins keys), or that was cached by the outbox."""
         if manifest.task != self._task:
             return Rejected(f"a manifest is of task {manifest.task!r}, not {self._task!r}")
-        key = _key(manifest)
-        if self._held is not None and key == _key(self._held.manifest):
+        if self._held is not None and _key(manifest) == _key(self._held.manifest):
+            self._passed_over, self._is_disowned = None, False
             self._refresh(self._held, manifest)
             return None
-        if key in self._superseded or not self._is_newer(manifest, self._held.manifest if self._held else None):
+        if self._held is not None and not self._is_to_be_taken(manifest, self._held.manifest):
+            self._passed_over = manifest
             return None
+        self._passed_over = None
         rejected = self._add_candidate(manifest)
         self._aim_at(manifest)
         if manifest.delta is not None:
             rejected = self._take_delta(manifest.version, manifest.delta) or rejected
         return self._advance() or rejected
+
+    def disown(self, version: int, digest: bytes) -> Outcome:
+        """The aggregator does not know this version with these weights. If it is the held one, what the aggregator
+        announces takes its place; until that is here, the held one stays.
+        """
+        if self._held is None or _key(self._held.manifest) != (version, digest):
+            return None
+        self._is_disowned = True
+        self._superseded.clear()
+        return None if self._passed_over is None else self.announced(self._passed_over)
+
+    @property
+    def is_disowned(self) -> bool:
+        """Whether the held version is one that the aggregator does not know."""
+        return self._is_disowned
 
     def delta(self, version: int, payload: bytes) -> Outcome:
         """A message of a delta topic. An empty one (a deleted delta) says nothing."""
@@ -259,7 +288,8 @@ class Inbox:
 
     def _hold(self, published: Published, manifest: Manifest, payload: bytes) -> None:
         if self._held is not None:
-            self._superseded.append(_key(self._held.manifest))
+            self._supersede(self._held.manifest)
+        self._is_disowned = False
         self._held = NewModel(published, with_inline(manifest, published, payload))
         held = self._held.manifest
         self._base = None
@@ -267,7 +297,7 @@ class Inbox:
             if not self._is_newer(candidate, held) or candidate.snapshot_version <= published.version:
                 del self._candidates[key]
                 if not self._is_newer(candidate, held):
-                    self._superseded.append(_key(candidate))
+                    self._supersede(candidate)
         self._chunks.drop(up_to=published.version)
         if self._target is not None and not self._is_newer(self._target, held):
             self._target = None
@@ -311,6 +341,18 @@ class Inbox:
         held = self._held
         return held is None or snapshot.version > held.published.version or (manifest.version <= held.published.version)
 
+    def _is_to_be_taken(self, manifest: Manifest, held: Manifest) -> bool:
+        if self._is_disowned:
+            return True
+        over_since = self._superseded.get(_key(manifest))
+        is_late = over_since is not None and manifest.published_at <= over_since
+        return not is_late and self._is_newer(manifest, held)
+
+    def _supersede(self, manifest: Manifest) -> None:
+        self._superseded[_key(manifest)] = manifest.published_at
+        while len(self._superseded) > SUPERSEDED_MAX:
+            self._superseded.popitem(last=False)
+
     @staticmethod
     def _is_newer(manifest: Manifest, than: Manifest | None) -> bool:
         if than is None or manifest.version > than.version:
@@ -349,7 +391,10 @@ class Inbox:
     def _refresh(self, held: NewModel, manifest: Manifest) -> None:
         """The same version announced again: an aggregator started with other settings has other limits or shards."""
         fresh = msgspec.structs.replace(
-            held.manifest, shards=manifest.shards, update_bytes_max=manifest.update_bytes_max
+            held.manifest,
+            shards=manifest.shards,
+            update_bytes_max=manifest.update_bytes_max,
+            published_at=max(manifest.published_at, held.manifest.published_at),
         )
         self._held = NewModel(held.published, fresh)
 

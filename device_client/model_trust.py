@@ -97,11 +97,14 @@ class ModelTrust:
         known = self._known
         if known is not None and manifest.version < known.version:
             raise NotTrusted(
-                f"it announces version {manifest.version}, and version {known.version} was announced before"
+                f"it announces version {manifest.version}, and version {known.version} was announced before; "
+                f"{_remedy(known.version)}"
             )
         if known is not None and manifest.version == known.version:
             if manifest.digest != known.digest:
-                raise NotTrusted(f"version {manifest.version} was announced before with other weights")
+                raise NotTrusted(
+                    f"version {manifest.version} was announced before with other weights; {_remedy(known.version)}"
+                )
             key_ids |= known.key_ids
         believed = Believed(manifest.version, manifest.digest, key_ids)
         if believed != known:
@@ -118,6 +121,13 @@ class ModelTrust:
                 f"version {manifest.version} expired {late_seconds:.0f} s ago; is the aggregator running, and this "
                 "clock right?"
             )
+
+
+def _remedy(version: int) -> str:
+    return (
+        "if the aggregator goes on with an older or a new ledger, its operator moves that above it: python -m "
+        f"aggregator move-forward --version {version + 1}"
+    )
 
 
 def refusal(error: DecodeError) -> str:

@@ -285,6 +285,11 @@ class Outbox:
                 "INSERT OR REPLACE INTO model VALUES (1, ?, ?)", codec.encode(manifest), b"".join(sorted(pinned))
             )
 
+    def drop_model(self) -> None:
+        """The cached model is of no use any more."""
+        with self._transaction():
+            self._execute("DELETE FROM model")
+
     def believed(self) -> Believed | None:
         """The highest version that a pinned key vouched for."""
         with self._errors():

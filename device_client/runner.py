@@ -16,6 +16,7 @@ from device_client.courier import Courier
 from device_client.disk import Disk
 from device_client.downlink import Downlink
 from device_client.events import Emit
+from device_client.first_model import FirstModel
 from device_client.gate import Gate
 from device_client.inbox import NewModel, Outcome, Rejected
 from device_client.model_trust import ModelTrust
@@ -31,6 +32,7 @@ from wire_contract.errors import LinkError, TopicError
 from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Layout
 from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.messages import Receipt, Update
 from wire_contract.signing import SigningKey
 from wire_contract.told import Told
 from wire_contract.traffic import Traffic
@@ -136,6 +138,7 @@ class Runner:
             disk=self._disk,
             monotonic=clock.monotonic,
             emit=emit,
+            unknown_base=self._take_unknown_base,
         )
         self._study = Study(
             task=task_name,
@@ -156,6 +159,7 @@ class Runner:
         self._downlink = Downlink(
             link, root=root, task=task_name, trust=trust, monotonic=clock.monotonic, uniform=uniform
         )
+        self._first_model = FirstModel(self._downlink, monotonic=clock.monotonic, emit=emit)
         self._pinned = frozenset[bytes]() if trust is None else trust.key_ids
         self._fits = False
         self._heartbeat = heartbeat
@@ -190,7 +194,8 @@ class Runner:
             self._take_model(self._downlink.restore(cached), is_cached=True)
         while self._turn(PATIENCE_SECONDS):
             held = self._downlink.held
-            todo = self._study.due(held.published) if held is not None and self._fits else None
+            is_base = held is not None and self._fits and not self._downlink.is_disowned
+            todo = self._study.due(held.published) if held is not None and is_base else None
             if todo is not None:
                 self._study.make(todo)
         assert self._ended is not None
@@ -209,6 +214,7 @@ class Runner:
         self._downlink.renew()
         if self._ended is None and self._downlink.held is not None:
             self._courier.send(self._downlink.held.manifest)
+        self._first_model.look(connected=self._connected)
         self._tell_traffic()
         return self._ended is None
 
@@ -284,6 +290,24 @@ class Runner:
                     self._emit("warning", message=self._misfit(published.version, published.layout))
             case None:
                 pass
+
+    def _take_unknown_base(self, update: Update, receipt: Receipt) -> None:
+        """The aggregator does not know the version that an update was made on. If that is the held one, the line that
+        it belongs to is over, or the aggregator's ledger is an older one.
+        """
+        held = self._downlink.held
+        base = (update.base_version, update.base_digest)
+        if held is None or self._downlink.is_disowned or base != (held.published.version, held.published.digest):
+            return
+        self._emit(
+            "warning",
+            message=f"the aggregator's line is at version {receipt.version}, and it does not know version {base[0]} "
+            "that this device holds: it goes on with another ledger, or an older one; this device goes over to what "
+            "the aggregator announces next",
+        )
+        self._uncached = None
+        self._disk.takes("model", self._outbox.drop_model)  # or a restart would hold on to it
+        self._take_model(self._downlink.disown(*base))
 
     def _cache(self) -> None:
         """Keeps the newest model for a start without a broker."""

@@ -99,6 +99,68 @@ def test_a_new_line_replaces_the_old_one_and_the_old_one_does_not_come_back() ->
     assert version_of(inbox) == 1
 
 
+def disown(inbox: Inbox) -> Any:
+    assert inbox.held is not None
+    return inbox.disown(inbox.held.published.version, inbox.held.published.digest)
+
+
+def test_a_version_that_the_aggregator_does_not_know_gives_way_to_what_it_announces() -> None:
+    inbox = Inbox(TASK)
+    put(inbox, model(78))
+    older = model(2, seed=1)
+    assert put(inbox, older) is None, "lower, and published earlier: it looks like a late copy"
+    assert inbox.disown(78, bytes(32)) is None
+    assert inbox.disown(2, older.manifest.digest) is None
+    assert version_of(inbox) == 78, "none of these is the held one"
+    assert isinstance(disown(inbox), NewModel)
+    assert version_of(inbox) == 2
+    assert put(inbox, model(78)) is None, "and it does not come back"
+    assert isinstance(put(inbox, model(3, seed=1)), NewModel)
+
+
+def test_what_is_announced_after_that_is_taken_too_whatever_its_number_and_moment() -> None:
+    inbox = Inbox(TASK)
+    put(inbox, model(78))
+    assert disown(inbox) is None
+    assert inbox.is_disowned
+    assert version_of(inbox) == 78, "until there is another"
+    fresh = model(2, seed=1, layout=LARGE)
+    assert put(inbox, fresh) is None
+    assert version_of(inbox) == 78
+    put(inbox, fresh, 0)
+    put(inbox, fresh, 1)
+    assert isinstance(put(inbox, fresh, 2), NewModel)
+    assert (version_of(inbox), inbox.is_disowned) == (2, False)
+
+
+def test_the_held_version_announced_again_is_no_longer_disowned() -> None:
+    inbox = Inbox(TASK)
+    put(inbox, model(78))
+    disown(inbox)
+    assert put(inbox, model(78)) is None
+    assert not inbox.is_disowned
+
+
+def test_a_line_goes_back_to_a_version_that_was_held_before() -> None:
+    inbox = Inbox(TASK)
+    for version in range(5):
+        put(inbox, model(version))
+    assert put(inbox, model(2)) is None
+    assert isinstance(disown(inbox), NewModel)
+    assert version_of(inbox) == 2
+
+
+def test_a_version_that_is_over_comes_back_when_it_is_published_anew() -> None:
+    """An older ledger that was told to replace the line says so by a later moment of publication."""
+    inbox = Inbox(TASK)
+    for version in range(5):
+        put(inbox, model(version))
+    assert put(inbox, model(2)) is None
+    assert isinstance(put(inbox, model(2, published_at=9_000.0)), NewModel)
+    assert put(inbox, model(4)) is None
+    assert isinstance(put(inbox, model(4, published_at=9_001.0)), NewModel)
+
+
 def test_an_earlier_model_with_a_lower_version_is_old_not_a_new_line() -> None:
     inbox = Inbox(TASK)
     put(inbox, model(5))

@@ -50,7 +50,10 @@ HOSTILE = {
     "bad signature": (spoilt(sign(manifest(9), [OLD])), "is wrong: other bytes were signed"),
     "expired": (sign(manifest(9, expires_at=NOW - 3_600), [OLD]), "version 9 expired 3600 s ago"),
     "another task's": (sign(manifest(9, task="running"), [OLD]), "it is of task 'running', not 'walking'"),
-    "older": (sign(manifest(4), [OLD]), "it announces version 4, and version 5 was announced before"),
+    "older": (
+        sign(manifest(4), [OLD]),
+        "version 5 was announced before; if the aggregator goes on with an older or a new ledger",
+    ),
     "another of that version": (sign(manifest(5, seed=1), [OLD]), "version 5 was announced before with other weights"),
     "no message": (b"nonsense", "could not be read: frame: not an LZ4 frame"),
     "a signed nothing": (

@@ -296,7 +296,7 @@ def test_a_broker_that_lost_its_state_gets_the_update_again_at_once(stage: Stage
     assert times[1] - times[0] < 2.0
 
 
-@pytest.mark.parametrize("reason", ["too_stale", "unknown_base", "norm", "layout", "signature", "not_finite"])
+@pytest.mark.parametrize("reason", ["too_stale", "norm", "layout", "signature", "not_finite"])
 def test_a_refused_update_is_dropped_with_a_line(stage: Stage, reason: Any) -> None:
     stage.aggregator.refusing = reason
     stage.settings["local_rounds_max"] = 1
@@ -308,6 +308,92 @@ def test_a_refused_update_is_dropped_with_a_line(stage: Stage, reason: Any) -> N
     (warning,) = stage.told("warning")
     assert reason in warning["message"]
     assert "dropped" in warning["message"]
+
+
+def knows_only(stage: Stage, *versions: int) -> None:
+    """An aggregator whose ledger has these versions, and is at the last of them."""
+
+    def answer(delivery: Delivery) -> Receipt | None:
+        update = codec.decode(delivery.payload, Update)
+        if update.base_version in versions:
+            return None
+        return Receipt(
+            incarnation=update.incarnation,
+            sequence=update.sequence,
+            outcome="refused",
+            reason="unknown_base",
+            version=versions[-1],
+        )
+
+    stage.aggregator.answer = answer
+
+
+def test_a_device_goes_over_to_an_older_ledger_by_itself(stage: Stage) -> None:
+    stage.aggregator.publish(model(78))
+    stage.run(lambda: bool(stage.aggregator.merged))
+    knows_only(stage, 0, 1, 2)
+    stage.aggregator.publish(model(2, seed=1))
+    stage.settings["retrain_after_seconds"] = 1.0
+    stage.run(lambda: len(stage.aggregator.merged) > 1)
+    assert [base for _, base in merged(stage)] == [78, 2]
+    assert len(set(merged(stage))) == len(merged(stage)), "exactly once"
+    first, *_ = [told["message"] for told in stage.told("warning") if "it does not know" in told["message"]]
+    assert "the aggregator's line is at version 2, and it does not know version 78 that this device holds" in first
+
+
+def test_a_device_waits_with_learning_until_the_aggregator_announces_something_it_knows(stage: Stage) -> None:
+    stage.settings["retrain_after_seconds"] = 1.0
+    knows_only(stage, 0, 1, 2)
+    stage.aggregator.publish(model(78))
+    stage.run_for(300.0)
+    assert [told["reason"] for told in stage.told("receipt")] == ["unknown_base"], "one, and no more on that base"
+    assert len([one for one in stage.told("warning") if "it does not know" in one["message"]]) == 1
+    stage.aggregator.publish(model(2, seed=1))
+    stage.run(lambda: bool(stage.aggregator.merged))
+    assert merged(stage)[0][1] == 2, "after a restart, too"
+
+
+def test_a_line_that_comes_back_is_gone_on_with(stage: Stage) -> None:
+    """The wrong ledger was noticed and the right one started again: it announces what it announced before."""
+    knows_only(stage, 2)
+    stage.aggregator.publish(model(78))
+    stage.run(lambda: bool(stage.told("receipt")))
+    knows_only(stage, 78)
+    stage.run(lambda: bool(stage.aggregator.merged))
+    assert [base for _, base in merged(stage)] == [78]
+
+
+def test_one_update_of_an_earlier_base_says_nothing_of_the_held_one(stage: Stage) -> None:
+    stage.upload_unmet = ("not charging",)
+    stage.aggregator.publish(model(1))
+    stage.run(lambda: stage.queued_now() == 1)
+    stage.upload_unmet = ()
+    knows_only(stage, 2)
+    stage.aggregator.publish(model(2))
+    stage.run(lambda: bool(stage.aggregator.merged))
+    assert [told["reason"] for told in stage.told("receipt")] == ["unknown_base", None]
+    assert not [one for one in stage.told("warning") if "it does not know" in one["message"]]
+
+
+def test_a_newcomer_says_once_what_it_is_waiting_for(stage: Stage) -> None:
+    def said() -> list[str]:
+        return [told["message"] for told in stage.told("warning") if "waiting for a model" in told["message"]]
+
+    stage.run_for(29.0)
+    assert said() == []
+    stage.run_for(300.0)
+    (line,) = said()
+    assert f"nothing that can be used is retained on {ROOT}/{TASK}/model" in line
+    assert "simulators doctor" in line
+    large = model(5, layout=Layout((TensorSpec("a", (20_000,)),)))
+    stage.aggregator.announce(codec.encode(large.manifest))
+    stage.run_for(300.0)
+    assert "version 5 is announced" in said()[-1]
+    assert "chunks of version 5 do not come" in said()[-1]
+    assert len(said()) == 2
+    stage.aggregator.publish(model(6))
+    stage.run_for(300.0)
+    assert len(said()) == 2, "it has a model"
 
 
 @pytest.mark.parametrize("answer", [{"o": "refused", "r": "quota", "x": "12 of 12"}, {"o": "postponed", "x": "later"}])
@@ -331,9 +417,7 @@ def test_an_answer_of_a_newer_aggregator_ends_the_update(stage: Stage, answer: d
     assert answer["x"] in warning["message"]
 
 
-@pytest.mark.parametrize(
-    "reason", ["budget", "too_large", "malformed", "norm", "signature", "unknown_base", "too_stale"]
-)
+@pytest.mark.parametrize("reason", ["budget", "too_large", "malformed", "norm", "signature", "too_stale"])
 def test_what_a_refused_update_told_is_told_again_unless_it_is_wrong(stage: Stage, reason: Any) -> None:
     stage.settings |= {"local_rounds_max": 3, "retrain_after_seconds": 60.0}
     stage.aggregator.refusing = reason

@@ -22,9 +22,9 @@ POINTS: dict[str, tuple[type, str, bool, Callable[..., bool]]] = {
     "between the version's commit and its publication": (Ledger, "commit_version", False, lambda *_, **__: True),
     "between the first chunk and the manifest": (
         Publisher,
-        "_chunk_topic",
+        "_send",
         True,
-        lambda _, version, index: version > 0 and index == 1,
+        lambda _, topic, payload, **__: bool(payload) and "/model/" in topic and topic.endswith("/1"),
     ),
 }
 
