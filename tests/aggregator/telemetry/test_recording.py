@@ -92,7 +92,7 @@ def test_outcomes_are_points(recorded: Recorded) -> None:
         "base_version": 0,
         "staleness": 0,
         "staleness_max": 0,
-        "weight": 10.0,
+        "weight": 1.0,
         "norm": pytest.approx(0.5 * stage.layout.size**0.5),
         "norm_max": pytest.approx(0.5 * stage.layout.size**0.5),
         "bytes": len(merged),
@@ -107,7 +107,7 @@ def test_outcomes_are_points(recorded: Recorded) -> None:
     assert strange.tags == ("refused", "unknown_base")
     assert unread.tags == ("refused", "malformed")
     assert unread.fields == {"device": "c", "updates": 1, "version": 0, "bytes": len(junk)}
-    assert recorded.contributions == [("a", 10.0), ("a", None), ("b", None), ("c", None)]
+    assert recorded.contributions == [("a", 1.0), ("a", None), ("b", None), ("c", None)]
     (batch,) = recorded.of("fedkd_batch")
     counts = {name: batch.fields[name] for name in ("deliveries", "merged", "duplicate", "refused", "evaluations")}
     assert counts == {"deliveries": 4, "merged": 1, "duplicate": 1, "refused": 2, "evaluations": 0}
