@@ -14,6 +14,7 @@ from wire_contract.codec import decode, encode
 from wire_contract.deltas import GRIDS, make_delta
 from wire_contract.encoding import EncodedTensor, GapCoded, encode_vector
 from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.scales import scales_of
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.manifest import Published, announce, chunk_digests, whole
 from wire_contract.messages import (
@@ -82,7 +83,30 @@ def deltas() -> list[dict[str, Any]]:
             "from": np.array(ties, dtype="<f4").tobytes().hex(),
             "to": rounded.astype("<f4").tobytes().hex(),
         },
+        _fused(),
     ]
+
+
+def _fused() -> dict[str, Any]:
+    """One gap-coded delta in float32 whose sums come out otherwise where a multiply-add rounds once."""
+    levels, exponents = np.array([101, -77, 0, 45, 3, -127, 59, 0, 91]), [-21, -27, -19]
+    # Doubles hold these products and sums exactly, so that the one rounding is that of the fused operation.
+    products = levels * np.repeat(scales_of(exponents), SIZES).astype(np.float64)
+    weights = WEIGHTS.copy()
+    weights[[0, 3, 5, 8]] = -products[[0, 3, 5, 8]]  # what is left of the sum is all that the rounding lost, or nothing
+    payload, start = whole(weights, task=TASK, version=0, parent=None, layout=LAYOUT, encoding="float32")
+    delta, reached = make_delta(
+        weights, start, encoding="float32", encode=lambda *_: (code_levels(levels, exponents, SIZES),)
+    )
+    fused = (weights.astype(np.float64) + products).astype(np.float32)
+    return {
+        "why": "a delta that a fused multiply-add gets wrong: `fused` is what that makes of it",
+        "snapshot": payload.hex(),
+        "steps": [
+            {"delta": delta.hex(), "weights": reached.weights.tobytes().hex(), "digest": reached.digest.hex()},
+        ],
+        "fused": {"weights": fused.tobytes().hex(), "digest": digest(fused).hex()},
+    }
 
 
 def layouts() -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The test vectors are what the library says, and what a plain reader of docs/wire-format.md says."""
 
 import hashlib
+import math
 import struct
+from fractions import Fraction
 from typing import Any
 
 import msgpack
@@ -174,6 +176,35 @@ def test_deltas_lead_from_the_snapshot_to_the_digest() -> None:
         held = follow(held, delta)
         assert struct.pack(f"<{len(plain)}f", *plain).hex() == held.weights.tobytes().hex() == step["weights"]
         assert held.digest.hex() == hashlib.sha256(bytes.fromhex(step["weights"])).hexdigest() == step["digest"]
+
+
+def test_a_fused_multiply_add_gives_another_digest() -> None:
+    """In exact arithmetic: rounding the product first is not what rounding the sum alone gives."""
+    vector = load("deltas")[2]
+    held = read_model(bytes.fromhex(vector["snapshot"]))
+    (step,) = vector["steps"]
+    delta = codec.decode(bytes.fromhex(step["delta"]), messages.Delta)
+    after = follow(held, delta)
+    assert (after.weights.tobytes().hex(), after.digest.hex()) == (step["weights"], step["digest"])
+    (entry,) = delta.tensors
+    assert isinstance(entry, GapCoded)
+    plain = bit_by_bit.read(entry.data, held.layout.sizes)
+    scales = [bit_by_bit.scale(tensor.exponent) for tensor in plain.tensors for _ in tensor.levels]
+    weights = _floats(held.weights.tobytes())
+    pairs = list(zip(weights, plain.levels, scales, strict=True))
+    apart = [_float32(weight + _float32(level * scale)) for weight, level, scale in pairs]
+    fused = [_rounded(Fraction(weight) + Fraction(level) * Fraction(scale)) for weight, level, scale in pairs]
+    assert struct.pack(f"<{len(apart)}f", *apart).hex() == step["weights"]
+    assert struct.pack(f"<{len(fused)}f", *fused).hex() == vector["fused"]["weights"] != step["weights"]
+    assert hashlib.sha256(struct.pack(f"<{len(fused)}f", *fused)).hexdigest() == vector["fused"]["digest"]
+
+
+def _rounded(exact: Fraction) -> float:
+    """To the nearest float32, ties to even."""
+    if not exact:
+        return 0.0
+    unit = Fraction(2) ** (math.frexp(float(exact))[1] - 24)
+    return float(round(exact / unit) * unit)
 
 
 def test_the_float16_grid_is_that_of_the_standard_library() -> None:
