@@ -130,7 +130,7 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
         if settings.initial_model is None:
             raise InitialModelError(
                 f"ledger {settings.ledger} is new: give --initial-model, a file made with: "
-                f"python -m device_client initial-model --task {settings.task} --out initial.safetensors"
+                f"asyncfedkd device initial-model --task {settings.task} --out initial.safetensors"
             )
         layout, weights = read_initial_model(settings.initial_model, task=settings.task)
         first = opening_shelf(line_settings, layout, weights, published_at=time.time())

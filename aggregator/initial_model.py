@@ -34,7 +34,7 @@ def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> t
     Raises:
         InitialModelError: missing, not safetensors, of another task, no student's, or its values are not finite.
     """
-    hint = f"make one with: python -m device_client initial-model --task {task} --out {path}"
+    hint = f"make one with: asyncfedkd device initial-model --task {task} --out {path}"
     if not path.is_file():
         raise InitialModelError(f"initial model {path}: there is no such file; {hint}")
     try:
@@ -57,13 +57,13 @@ def _check_role(path: Path, role: str | None, *, task: str, is_published: bool) 
     if wrong is not None:
         raise InitialModelError(
             f"initial model {path}: {wrong}; a teacher must never be published, so nothing was: give the file that "
-            f"`python -m device_client initial-model --task {task}` wrote"
+            f"`asyncfedkd device initial-model --task {task}` wrote"
         )
     if role is None and is_published:
         raise InitialModelError(
             f"initial model {path}: does not say that it holds a student (it was made by an older version, or by "
             "another program), and what a line begins with is published; have it checked against the task's student "
-            f"with: python -m device_client initial-model --task {task} --weights {path} --out NEW.safetensors"
+            f"with: asyncfedkd device initial-model --task {task} --weights {path} --out NEW.safetensors"
         )
 
 

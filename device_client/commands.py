@@ -234,7 +234,7 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
                 return task.teacher()
         data = f" --data {settings.data}" if settings.data else ""
         raise UsageError(
-            f"task {task.name} has a teacher: make it with `python -m device_client pretrain-teacher --task "
+            f"task {task.name} has a teacher: make it with `asyncfedkd device pretrain-teacher --task "
             f"{settings.task}{data} --out teacher.safetensors`, then give --teacher teacher.safetensors"
         )
     file = read_model(settings.teacher, task=task.name, roles=TEACHERS)

@@ -1,4 +1,4 @@
-"""A task of your own: `python -m device_client run --task examples/own_task.py:task --device machine-1 …`.
+"""A task of your own: `asyncfedkd device run --task examples/own_task.py:task --device machine-1 …`.
 
 Machines hear their own vibration and learn to tell a sound bearing from a worn one. Replace `listen` by what reads your
 data, and keep the rule that nobody is on two sides: devices, teacher, held out.

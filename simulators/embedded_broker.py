@@ -55,6 +55,7 @@ class BrokerSettings(CommandSettings):
 
     port: int = Field(1883, ge=0, le=65_535, description="port of the loopback; 0: a free one")
     websocket: bool = Field(False, description="listen for WebSocket (browsers), too, on a free port of the loopback")
+    websocket_port: int | None = Field(None, ge=0, le=65_535, description="the same, on this port")
     username: str = Field("fedkd", min_length=1, pattern="^[^:]*$", description="the one user's name")
     password: SecretStr | None = Field(None, description="the one user's password; else one is made up and printed")
     password_file: Path | None = Field(
@@ -124,10 +125,13 @@ def serve(settings: BrokerSettings) -> None:
         UsageError: the port is taken; one line.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    _check_port(settings.port)
+    for port in (settings.port, settings.websocket_port or 0):
+        _check_port(port)
     if settings.password_file is not None:
         asyncio.run(_serve(settings, settings.password_file, None))
         return
+    # Whoever goes without a word is told of as an error there, and to a person that looks as if theirs were one.
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     password = settings.password.get_secret_value() if settings.password else secrets.token_urlsafe(9)
     with tempfile.TemporaryDirectory(prefix="fedkd-broker-") as folder:
         credentials = Credentials(username=settings.username, password=password)
@@ -192,4 +196,6 @@ def _configuration(settings: BrokerSettings, password_file: Path) -> dict[str, A
 def _listeners(settings: BrokerSettings) -> dict[str, dict[str, str]]:
     """MQTT first."""
     listeners = {"default": {"type": "tcp", "bind": f"{HOST}:{settings.port}"}}
-    return listeners | ({"websocket": {"type": "ws", "bind": f"{HOST}:0"}} if settings.websocket else {})
+    if not settings.websocket and settings.websocket_port is None:
+        return listeners
+    return listeners | {"websocket": {"type": "ws", "bind": f"{HOST}:{settings.websocket_port or 0}"}}

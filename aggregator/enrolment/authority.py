@@ -82,7 +82,7 @@ class Authority:
         self._now = now
         if not (folder / "ca.key").is_file():
             raise EnrolmentError(
-                f"authority {folder}: there is none; make one with: python -m aggregator new-authority --authority DIR"
+                f"authority {folder}: there is none; make one with: asyncfedkd aggregator new-authority --authority DIR"
             )
         self._lock = _lock(folder)
         try:

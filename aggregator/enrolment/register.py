@@ -56,7 +56,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
             EnrolmentError: the name was never enrolled.
         """
         if not any(one.name == name for one in self.issued):
-            raise EnrolmentError(f"device {name!r}: was never enrolled here; see: python -m aggregator enrolled")
+            raise EnrolmentError(f"device {name!r}: was never enrolled here; see: asyncfedkd aggregator enrolled")
         issued = tuple(
             msgspec.structs.replace(one, revoked_at=now)
             if one.name == name and one.holds(now) and kind in {None, one.kind}

@@ -175,7 +175,7 @@ function drawPlots(view) {
 
 function drawAccuracy(curve) {
   if (!curve.length) {
-    sayNothing(find("by-version"), "No version was evaluated yet. An evaluator is a device that only measures: python -m device_client evaluate");
+    sayNothing(find("by-version"), "No version was evaluated yet. An evaluator is a device that only measures: asyncfedkd device evaluate");
     sayNothing(find("by-time"), "No version was evaluated yet.");
     return;
   }

@@ -64,7 +64,9 @@ class WatchSettings(CommandSettings):
     root: TopicRoot = Field(DEFAULT_ROOT, description="first levels of every topic")
     username: str | None = Field(None, min_length=1, description="user name; best of a user who may only read")
     password_file: Path | None = Field(
-        None, description="file whose first line is the password; else the page asks for it where a user name is given"
+        None,
+        description="file whose first line is the password; else the one in the broker's URL; without either the page "
+        "asks for it where a user name is given",
     )
     port: int = Field(PORT, ge=0, le=65_535, description="port of the loopback for the page; 0: a free one")
 
@@ -78,8 +80,6 @@ class WatchSettings(CommandSettings):
         if not url:
             raise UsageError("--websocket is missing: where the broker listens for WebSocket, ws://host:port/path")
         broker = MqttSettings.from_url(url, client_id="any")
-        if broker.password is not None:
-            raise UsageError("--broker: no password in the URL here; give --password-file, or type it into the page")
         username = self.username or broker.username
         if self.password_file is not None and username is None:
             raise UsageError("--password-file: whose password is it? give --username")
@@ -88,7 +88,7 @@ class WatchSettings(CommandSettings):
             root=self.root,
             task=self.task,
             username=username,
-            password=None if self.password_file is None else read_password_file(self.password_file),
+            password=broker.password if self.password_file is None else read_password_file(self.password_file),
         )
 
     def _websocket_of(self, broker: MqttSettings) -> str:

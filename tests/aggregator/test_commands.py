@@ -117,7 +117,7 @@ def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], arguments:
 
 
 def test_a_new_ledger_needs_an_initial_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "device_client initial-model --task toy" in run_line(capsys)
+    assert "asyncfedkd device initial-model --task toy" in run_line(capsys)
 
 
 def test_an_initial_model_of_another_layout_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +164,7 @@ def test_a_layout_that_cannot_be_is_refused(tmp_path: Path, layout: str | None, 
     path = model_file(tmp_path / "m", {"task": TASK} | ({} if layout is None else {"layout": layout}))
     with pytest.raises(InitialModelError, match=said) as caught:
         read_initial_model(path, task=TASK)
-    assert "make one with: python -m device_client initial-model" in str(caught.value)
+    assert "make one with: asyncfedkd device initial-model" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -202,7 +202,7 @@ def test_a_line_is_begun_only_from_a_file_that_says_it_holds_a_student(
     write_initial_model(Path("m"), role=role)
     said = run_line(capsys, "--initial-model", "m")
     assert ("does not say that it holds a student" if role is None else "not an initial model") in said
-    assert "python -m device_client initial-model --task toy" in said
+    assert "asyncfedkd device initial-model --task toy" in said
     with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
         assert ledger.layout() is None, "nothing was begun"
 

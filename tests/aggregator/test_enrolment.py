@@ -376,7 +376,7 @@ def test_a_list_near_its_end_is_warned_of_at_every_command(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["enrol", "--device", "a"], "make one with: python -m aggregator new-authority"),
+        (["enrol", "--device", "a"], "make one with: asyncfedkd aggregator new-authority"),
         (["revoke", "--device", "a"], "there is none"),
         (["enrolled", "--authority", "missing"], "authority missing: there is none"),
         (["renew-crl"], "there is none"),

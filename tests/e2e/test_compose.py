@@ -5,6 +5,9 @@ behind a shim, so the script that makes its tokens runs in tests/test_deployment
 """
 
 import json
+import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +19,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aggregator.ledger_view import read_totals
+from aggregator.ledger_view import read_contributions, read_totals
 from device_client.model_files import ModelFile, write_model
 from device_client.tasks import physiotherapy
 from device_client.vectors import layout_of, vector_of
-from tests.e2e.compose_file import read_services
+from tests.documents import blocks
+from tests.e2e.compose_file import REPOSITORY, read_services
 from tests.e2e.uncontained import SECONDS_MAX, Uncontained
 from tests.telemetry_server import TOKEN, InfluxDB
+from tests.waiting import ended, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -98,6 +103,36 @@ def a_stopped_program_and_a_lost_broker_are_seen(stack: Uncontained) -> None:
     until("aggregator", 0, "works")
 
 
+def a_device_joins_as_documented(stack: Uncontained, device: str) -> None:
+    """The `device run` of docs/deployment.md, on a machine that has only what the document says to bring."""
+    (command,) = (
+        command
+        for block in blocks(REPOSITORY / "docs" / "deployment.md")
+        for command in block
+        if command.startswith("asyncfedkd device run")
+    )
+    machine = stack.folder / "machine"
+    machine.mkdir()
+    for brought in ("clients/ca.pem", f"clients/{device}.pem", f"clients/{device}.key", "signing/models.key.pub"):
+        shutil.copy(stack.secret(f"secrets/{brought}"), machine)
+    shutil.copy(stack.volume("models") / "teacher.safetensors", machine)
+    command = command.replace("HOST:8883", f"localhost:{stack.port('broker', 8883)}").replace("person-03", device)
+    words = [sys.executable, "-m", "asyncfedkd", *shlex.split(command)[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    log = machine / "log"
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(words, cwd=machine, env=environment, stdout=out, stderr=out) as process,
+        ended(process),
+    ):
+        ledger = stack.volume("ledger") / "ledger.sqlite3"
+        eventually(
+            lambda: process.poll() is not None or any(one.device == device for one in read_contributions(ledger)),
+            seconds_max=SECONDS_MAX,
+        )
+        assert process.poll() is None, log.read_text()
+
+
 @pytest.mark.timeout(500)
 def test_up_learn_down(stack: Uncontained, influxdb: InfluxDB) -> None:
     stack.start()
@@ -117,6 +152,7 @@ def test_up_learn_down(stack: Uncontained, influxdb: InfluxDB) -> None:
     assert stack.log("broker").count("already connected, closing old connection") == 0, stack.log("broker")
     for name in stack.healthy:
         assert stack.check(name) == 0, stack.report()
+    a_device_joins_as_documented(stack, "person-05")
 
     a_stopped_program_and_a_lost_broker_are_seen(stack)
 

@@ -1,0 +1,100 @@
+"""No document shows a command that the programs would not take."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aggregator.ledger import Ledger
+from asyncfedkd.__main__ import CALLED, chosen, main
+from device_client.settings import RunSettings as DeviceSettings
+from device_client.tasks import BUILT_IN
+from tests.aggregator.synthetic import TASK, begin
+from tests.documents import DOCUMENTS, HOUSE, Shown, blocks, shown, words_of
+from wire_contract.connection import read_settings
+from wire_contract.flags import HELP_FLAGS, VERSION_FLAG, parse
+
+ALL = [one for document in DOCUMENTS for one in shown(document)]
+FROM_THE_ENVIRONMENT = {
+    "FEDKD_TASK": "bearings",
+    "FEDKD_BROKER": "mqtt://localhost",
+    "FEDKD_DEVICE": "watch-1",
+    "FEDKD_STATE": "state",
+}
+"""What README's quickstart exports, and what documents leave out where it is not the point."""
+OTHERS = re.compile(
+    r"(?:make|git|cp|tar|export|pip|mkdir|systemctl|sudo|docker|python3\.11 -m venv|\. \.venv/bin/activate)\b"
+)
+"""Whose commands our own stand among."""
+
+
+@pytest.mark.parametrize("one", [one for one in ALL if words_of(one.command) is not None], ids=str)
+def test_the_programs_take_every_command(one: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in FROM_THE_ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+    words = words_of(one.command)
+    assert words is not None
+    if words[0] in {VERSION_FLAG, *HELP_FLAGS}:
+        return
+    words = [re.sub(r"\bNUMBER\b", "7", word) for word in words if not (one.inline and word in {"…", "PROGRAM"})]
+    if not words or words[0] in HELP_FLAGS:
+        assert one.inline
+        return
+    row, rest, _ = chosen(words)
+    program = row.program()
+    if one.inline and (not rest or rest[0] == "NAME"):
+        return
+    name, flags = program.choose(rest)
+    settings = program.commands[name].settings
+    if one.inline:
+        parse(settings, [flag for flag in flags if flag not in HELP_FLAGS])
+        return
+    read = read_settings(settings, flags, program=CALLED)
+    if isinstance(read, DeviceSettings) and read.task in BUILT_IN and read.data is None:
+        assert read.device in BUILT_IN[read.task](None).devices, "who tries this is told that there is no such device"
+
+
+@pytest.mark.parametrize("one", [one for one in ALL if words_of(one.command) is None], ids=str)
+def test_other_commands_are_of_known_programs(one: Shown) -> None:
+    assert OTHERS.match(one.command), one
+
+
+@pytest.mark.parametrize("one", [one for one in ALL if re.match(r"make ", one.command)], ids=str)
+def test_make_knows_its_targets(one: Shown) -> None:
+    """Dry: `make test` cannot run inside itself, and test_demo.py runs what `make demo` runs."""
+    subprocess.run([*one.command.split(), "--dry-run"], cwd=HOUSE, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_commands_stand_in_blocks_that_say_so(document: Path) -> None:
+    """A block without a language is not looked at, so it must not hold commands."""
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
+        if language != "sh":
+            assert not re.search(r"^(?:asyncfedkd|python -m|docker|make) ", text, re.MULTILINE), text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["security.md", "signing.md"])
+def test_what_makes_keys_and_files_is_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the document; aggregators and devices that run until they are stopped are not started here."""
+    monkeypatch.chdir(tmp_path)
+    with Ledger(tmp_path / "ledger.sqlite3", task=TASK) as ledger:
+        begin(ledger)
+    ran = 0
+    for command in (command for block in blocks(HOUSE / "docs" / name) for command in block):
+        words = words_of(command)
+        if words is None:
+            subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+        elif words[1].startswith("--") or words[:2] == ["device", "run"]:
+            continue
+        else:
+            assert main(words) == 0, command
+            ran += 1
+    assert ran > 2
