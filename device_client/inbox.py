@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from device_client.chunk_store import EARLY_BYTES_MAX, ChunkStore
+from device_client.chunk_store import EARLY_BYTES_MAX, ChunkKey, ChunkStore
 from device_client.delta_store import BrokenLink, DeltaStore
 from wire_contract import codec
 from wire_contract.encoding import encode_vector
@@ -86,6 +86,7 @@ class Inbox:
         self._base: Published | None = None
         """A complete snapshot that is of use only with the deltas after it."""
         self._chunks = ChunkStore(early_bytes_max)
+        self._held_chunks: frozenset[ChunkKey] = frozenset()
         self._deltas = DeltaStore()
         self._asked: dict[int, int] = {}
         """Version of a delta to the version that it was first wanted for."""
@@ -188,13 +189,11 @@ class Inbox:
                 f"model {version}: chunk {index} has {len(payload)} bytes, over the limit of {CHUNK_BYTES_MAX}"
             )
         key = (version, hashlib.sha256(payload).digest())
-        if self._held is not None and key in chunk_keys(self._held.manifest):
+        if key in self._held_chunks:
             return None  # the broker sends all retained chunks again after each reconnect
-        asked = {one for manifest in self._candidates.values() for one in chunk_keys(manifest)}
-        self._chunks.add(key, payload, asked)
-        if key not in asked:
-            return self._unexpected(version, index)
-        return self._advance()
+        if self._chunks.add(key, payload):
+            return self._advance()
+        return self._unexpected(version, index)
 
     # -- what follows of it
 
@@ -209,10 +208,17 @@ class Inbox:
                 f"model {manifest.snapshot_version}: {manifest.size_bytes} bytes are over the limit of "
                 f"{self._limits.compressed_bytes}"
             )
+        if key not in self._candidates:
+            self._chunks.seek(key, chunk_keys(manifest) if manifest.inline is None else ())
         self._candidates[key] = manifest
         while len(self._candidates) > CANDIDATES_MAX:
-            del self._candidates[min(self._candidates, key=lambda one: self._candidates[one].published_at)]
+            self._give_up(min(self._candidates, key=lambda one: self._candidates[one].published_at))
         return None
+
+    def _give_up(self, key: _Key) -> None:
+        """A snapshot is no longer waited for."""
+        del self._candidates[key]
+        self._chunks.give_up(key)
 
     def _aim_at(self, manifest: Manifest) -> None:
         """Goes for its version, if that is the newest."""
@@ -237,11 +243,10 @@ class Inbox:
         """Uses the snapshots that are complete."""
         rejected = None
         for key, manifest in tuple(self._candidates.items()):
-            keys = chunk_keys(manifest) if manifest.inline is None else []
-            if key not in self._candidates or not all(one in self._chunks for one in keys):
+            if key not in self._candidates or not self._chunks.is_complete(key):
                 continue
-            del self._candidates[key]
-            chunks = {index: self._chunks[one] for index, one in enumerate(keys)}
+            chunks = dict(enumerate(self._chunks.of(key)))
+            self._give_up(key)
             try:
                 published = assemble(manifest, chunks, limits=self._limits)
             except DecodeError as error:
@@ -292,10 +297,11 @@ class Inbox:
         self._is_disowned = False
         self._held = NewModel(published, with_inline(manifest, published, payload))
         held = self._held.manifest
+        self._held_chunks = frozenset(chunk_keys(held))
         self._base = None
         for key, candidate in tuple(self._candidates.items()):
             if not self._is_newer(candidate, held) or candidate.snapshot_version <= published.version:
-                del self._candidates[key]
+                self._give_up(key)
                 if not self._is_newer(candidate, held):
                     self._supersede(candidate)
         self._chunks.drop(up_to=published.version)
@@ -312,8 +318,8 @@ class Inbox:
             return Wanted()
         self._closed |= {one for one, since in self._asked.items() if target.version - since >= PATIENCE_VERSIONS}
         starts = [(base.version, base.digest, 0, None) for base in self._bases()] + [
-            (manifest.snapshot_version, None, self._missing_bytes(manifest), manifest.snapshot_version)
-            for manifest in self._candidates.values()
+            (manifest.snapshot_version, None, self._missing_bytes(key, manifest), manifest.snapshot_version)
+            for key, manifest in self._candidates.items()
         ]
         ways: list[tuple[int, Wanted]] = []
         for version, digest, size_bytes, snapshot in starts:
@@ -333,8 +339,8 @@ class Inbox:
             self._asked.setdefault(one, target.version)
         return wanted
 
-    def _missing_bytes(self, manifest: Manifest) -> int:
-        return manifest.size_bytes - sum(len(self._chunks[key]) for key in chunk_keys(manifest) if key in self._chunks)
+    def _missing_bytes(self, key: _Key, manifest: Manifest) -> int:
+        return manifest.size_bytes - self._chunks.here_bytes(key)
 
     def _surpasses(self, snapshot: Published, manifest: Manifest) -> bool:
         """Whether a snapshot is to be held as it is: it is newer, or of a new line."""
