@@ -175,13 +175,15 @@ def show_status(settings: StatusSettings) -> None:
     if settings.json_output:
         print(json.dumps(asdict(totals)))
         return
-    for name, value in _lines(totals):
+    for name, value in _lines(totals, now=time.time()):
         print(f"{name:<12} {value}")
 
 
-def _lines(totals: Totals) -> list[tuple[str, object]]:
+def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.refused_by_reason.items()))
     updated = datetime.fromtimestamp(totals.updated_at, tz=UTC).isoformat(timespec="seconds")
+    if totals.updated_at > now + 60:
+        updated += " (in the future: the aggregator's clock was ahead then, or this one is behind)"
     lines: list[tuple[str, object]] = [
         ("task", totals.task),
         ("version", totals.version),

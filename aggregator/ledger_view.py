@@ -109,7 +109,7 @@ def read_totals(path: Path) -> Totals:
             refused=counts.get("refused", 0),
             refused_by_reason=reasons,
             bytes_in=counts.get("merged_bytes", 0),
-            updated_at=max(committed_at, merged_at),
+            updated_at=merged_at if waiting else committed_at,  # by their order: a clock may have been ahead in between
             waiting=waiting,
             waiting_devices=waiting_devices,
             devices_min=None if noted is None else int(noted[0]),

@@ -92,6 +92,7 @@ class Tally:
     def summary(self, *, now: float, bytes_down: int) -> Summary:
         """All of it, within the limits of a summary."""
         self._forget_before(now)
+        self._since = min(self._since, now)
         return Summary(
             at=now,
             since=self._since,
@@ -109,7 +110,9 @@ class Tally:
         )
 
     def _forget_before(self, now: float) -> None:
-        for second in [second for second in self._merged_in_second if second <= now - RATE_SECONDS]:
+        """And what is after it: a clock that was ahead was set right."""
+        passed = [second for second in self._merged_in_second if not now - RATE_SECONDS < second <= now + 1]
+        for second in passed:
             del self._merged_in_second[second]
 
 

@@ -18,4 +18,10 @@ class Clock:
     """Wall time with its zone: for quiet hours and expiry."""
 
 
-SYSTEM_CLOCK = Clock(time.monotonic, time.time, lambda: datetime.now().astimezone())
+def _local() -> datetime:
+    if hasattr(time, "tzset"):
+        time.tzset()  # the zone is read once otherwise, and a device travels, or is set up after its program started
+    return datetime.now().astimezone()
+
+
+SYSTEM_CLOCK = Clock(time.monotonic, time.time, _local)

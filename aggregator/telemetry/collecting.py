@@ -27,6 +27,8 @@ POINTS_MAX = 20_000
 """Points in memory, with the contributions that came with them; a flush period of full load is a fraction of it."""
 FLEET_SECONDS = 60.0
 SELF_SECONDS = 10.0
+_SET_BACK_NS = 1_000_000_000
+"""Points of one moment are told apart by nanoseconds, so a clock that is so much behind the last point was set back."""
 CLOSE_SECONDS_MAX = 2.0
 """`close` waits no longer, whatever the server does."""
 
@@ -155,8 +157,10 @@ class Telemetry:
         self._spool.append(lines)
 
     def _add(self, lines: list[str], point: Point, at_ns: int) -> None:
-        # Two points of one series at one moment would be one point to a server.
-        self._last_ns = max(self._last_ns + 1, at_ns)
+        # Two points of one series at one moment would be one point to a server. A clock that was ahead and is set right
+        # is followed at once: points in the future are worse than one that may be written over.
+        was_set_back = at_ns < self._last_ns - _SET_BACK_NS
+        self._last_ns = at_ns if was_set_back else max(self._last_ns + 1, at_ns)
         try:
             line = self._writer.line(point, self._last_ns)
             self._note(point)

@@ -56,7 +56,7 @@ class Participation:
         share = self._share(contribution.device)
         if share is not None and contribution.weight is not None:
             share.weight += contribution.weight
-            share.merged_at = max(share.merged_at, at)
+            share.merged_at = at
 
     def present(self, device: str, *, online: bool) -> None:
         """It, or the broker in its place, said so."""
@@ -75,6 +75,8 @@ class Participation:
     def figures(self, now: float) -> dict[str, int | float]:
         """Fields of a `fedkd_fleet` point at Unix second `now`."""
         known = len(self._shares)
+        for share in self._shares.values():  # a clock that was ahead is no reason to count a device as active for long
+            share.merged_at = min(share.merged_at, now)
         contributing = sum(share.merged_at > now - SILENT_SECONDS for share in self._shares.values())
         found: dict[str, int | float] = {
             "devices_known": known,

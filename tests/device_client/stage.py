@@ -224,6 +224,7 @@ class Stage:
         self.entries_max = 64
         self.layout = LAYOUT
         self.time = Time()
+        self.clock = self.time.clock
         self.broker = MemoryBroker()
         self.aggregator = Aggregator(self.broker)
         self.trainer = FakeTrainer(self.time)
@@ -289,7 +290,7 @@ class Stage:
                 trainer=self.trainer,
                 training_unmet=lambda: self.training_unmet,
                 upload_unmet=lambda: self.upload_unmet,
-                clock=self.time.clock,
+                clock=self.clock,
                 uniform=lambda _low, high: high,
                 emit=self.emit,
                 settings=RunnerSettings(firmware="test", **self.settings),
