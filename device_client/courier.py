@@ -19,6 +19,7 @@ from device_client.gate import Gate
 from device_client.outbox import Entry, Outbox
 from device_client.outbox_errors import OutboxBlocked
 from device_client.sender import Sender, Verdict, verdict
+from device_client.silence import Silence
 from wire_contract import codec, topics
 from wire_contract.envelope import read
 from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
@@ -40,6 +41,7 @@ class Courier:
         sender: Sender,
         gate: Gate,
         disk: Disk,
+        silence: Silence,
         monotonic: Callable[[], float],
         emit: Emit,
         unknown_base: Callable[[Update, Receipt], None],
@@ -53,6 +55,7 @@ class Courier:
         self._sender = sender
         self._gate = gate
         self._disk = disk
+        self._silence = silence
         self._monotonic = monotonic
         self._emit = emit
         self._unknown_base = unknown_base
@@ -62,6 +65,7 @@ class Courier:
 
     def disconnected(self) -> None:
         self._sender.disconnected()
+        self._silence.disconnected()
 
     def send(self, manifest: Manifest) -> None:
         """Sends the oldest update if it is due and may be sent.
@@ -90,6 +94,7 @@ class Courier:
             self._emit("warning", message=f"update {entry.identity.sequence} is not sent now: {error}")
         else:
             self._sender.sent(entry.identity.sequence, now)
+            self._silence.sent(shard)
             self._emit("sent", sequence=entry.identity.sequence, attempt=entry.attempts, bytes=size_bytes)
 
     def receipt(self, payload: bytes) -> bool:
@@ -103,6 +108,7 @@ class Courier:
         except DecodeError as error:
             self._emit("warning", message=f"a receipt could not be read: {error}")
             return True
+        self._silence.broken()
         entry = self._meant(receipt)
         if entry is None:
             return True

@@ -25,6 +25,7 @@ from device_client.pace import Pace
 from device_client.presence import offline, online, presence_topic, this_firmware
 from device_client.rounds import Trainer
 from device_client.sender import Sender, SenderSettings
+from device_client.silence import Silence
 from device_client.study import PATIENCE_SECONDS, Study, Vitals
 from wire_contract import topics
 from wire_contract.encoding_choice import EncodingChoice
@@ -121,6 +122,7 @@ class Runner:
         self._online = online(settings.firmware, settings.capability)
         self._offline = offline(settings.firmware)
         self._disk = Disk(monotonic=clock.monotonic, emit=emit)
+        self._silence = Silence(link, root=root, task=task_name, device=device, monotonic=clock.monotonic, emit=emit)
         self._courier = Courier(
             root=root,
             task=task_name,
@@ -136,6 +138,7 @@ class Runner:
             ),
             gate=Gate("upload", upload_unmet, monotonic=clock.monotonic, emit=emit),
             disk=self._disk,
+            silence=self._silence,
             monotonic=clock.monotonic,
             emit=emit,
             unknown_base=self._take_unknown_base,
@@ -215,6 +218,7 @@ class Runner:
         if self._ended is None and self._downlink.held is not None:
             self._courier.send(self._downlink.held.manifest)
         self._first_model.look(connected=self._connected)
+        self._silence.look()
         self._tell_traffic()
         return self._ended is None
 
@@ -270,6 +274,8 @@ class Runner:
                 return self._disk.takes("trust", take)
             case "delta" | "chunk":
                 self._take_model(self._downlink.take(topic, delivery.payload))
+            case "aggregator":
+                self._silence.heard(delivery.topic, delivery.payload)
             case "receipt" if topic.device == self._device:
                 return self._courier.receipt(delivery.payload)
             case _:
