@@ -1,0 +1,1 @@
+"""An older program of ours, as a wheel; `program.py` unpacks it."""
