@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -327,10 +328,14 @@ def export_model(settings: ExportSettings) -> None:
 
 def _newest(task: Task, settings: ExportSettings) -> ModelFile:
     trust = _trust(read_all_public_keys(settings.model_key), task, VolatileMemory())
-    connection = settings.mqtt_settings(
-        client_id=f"fedkd-export:{task.name}",
-        subscriptions=models_only(settings.root, task.name),
-        session_expiry_seconds=0,  # nothing need be kept for one who asks once
+    connection = replace(
+        settings.mqtt_settings(
+            client_id=f"fedkd-export:{task.name}:{secrets.token_hex(4)}",  # several people may export at once
+            subscriptions=models_only(settings.root, task.name),
+            session_expiry_seconds=0,  # nothing need be kept for one who asks once
+        ),
+        # With a certificate the session may be the name's own, whatever the client id: that must not be thrown away.
+        clean_start=settings.tls_certificate is None,
     )
     with closing(MqttLink(connection)) as link:
         log = EventLog(sys.stderr, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)

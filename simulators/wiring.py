@@ -83,7 +83,7 @@ def connect(
             "mqtt": embedded_broker.PROTOCOL,
         }
         settings = settings.model_copy(update=update)
-    mqtt = settings.mqtt_settings(
+    mqtt = settings.model_copy(update={"root": root}).mqtt_settings(  # or two demos at one broker would be one client
         client_id=f"{CLIENT_PREFIX}-observer", subscriptions=subscriptions(root=root, task=task)
     )
     observer = Observer(MqttLink(mqtt), Sightings(root=root, student=student))
@@ -102,7 +102,11 @@ def connect(
 
 def _wiring(settings: DemoSettings, mqtt: MqttSettings, root: str) -> Wiring:
     scheme, _, rest = settings.broker.partition("://")
-    named = {"FEDKD_USERNAME": mqtt.username, "FEDKD_PASSWORD": mqtt.password}
+    named = {
+        "FEDKD_USERNAME": mqtt.username,
+        "FEDKD_PASSWORD": mqtt.password,
+        "FEDKD_RECONNECT_SPREAD_SECONDS": "1",  # so few devices need not be spread
+    }
     files = {"--tls-ca": settings.tls_ca, "--tls-certificate": settings.tls_certificate, "--tls-key": settings.tls_key}
     return Wiring(
         broker=f"{scheme}://{rest.rpartition('@')[2]}",

@@ -15,8 +15,9 @@ from aggregator.telemetry.lines import Point, Value
 from aggregator.telemetry.schema import BATTERY
 from wire_contract.codec import decode
 from wire_contract.errors import DecodeError, LinkError, TopicError
-from wire_contract.link import Delivery, Disconnected, Link
+from wire_contract.link import Connected, Delivery, Disconnected, Link
 from wire_contract.messages import OTHER, Presence
+from wire_contract.told import Told
 from wire_contract.topics import parse, shard_of, topic_filter
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class BrokerWatch:
         self._filters = filters
         self._monotonic = monotonic
         self._broker_at = monotonic() + SYS_SECONDS
-        self._told = False
+        self._told = Told(monotonic)
         self._stop = Event()
         self._thread = Thread(target=self._run, name="telemetry broker watch", daemon=True)
         self._thread.start()
@@ -139,8 +140,9 @@ class BrokerWatch:
                 if point is not None:
                     points.append(point)
                 self._link.ack(event)
-            elif isinstance(event, Disconnected) and event.refused and not self._told:
-                self._told = True
+            elif isinstance(event, Connected):
+                self._told.mended()
+            elif isinstance(event, Disconnected) and self._told.is_news(event.reason):
                 log.warning("telemetry does without presence and $SYS: %s", event.reason)
         now = self._monotonic()
         if now >= self._broker_at:

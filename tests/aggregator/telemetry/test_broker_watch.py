@@ -143,6 +143,18 @@ def test_a_broker_that_refuses_is_told_once(watch: Watch, caplog: pytest.LogCapt
     assert "telemetry does without presence and $SYS" in record.getMessage()
 
 
+def test_why_there_is_no_connection_is_told_though_it_is_no_refusal(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second certificate that has expired, for one: the aggregator's own connection says nothing of it."""
+    broker = MemoryBroker()
+    broker.stop()
+    one, _ = watch(MemoryLink(broker, "w"))
+    until(lambda: caplog.records, "it is told")
+    one.close()
+    assert caplog.text.count("telemetry does without presence and $SYS") == 1
+
+
 def settings(broker: Mosquitto, client_id: str) -> MqttSettings:
     return MqttSettings(host="127.0.0.1", port=broker.port, client_id=client_id, reconnect_delay_max_seconds=0.05)
 
