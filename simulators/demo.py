@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from simulators.demo_settings import DemoSettings
+from simulators.demo_settings import LAST_PAGE, REPORT, SUMMARY, DemoSettings
 from simulators.live_view import View, make_view
 from simulators.processes import ProcessError, Processes
 from simulators.record import Record, summary
@@ -89,10 +89,16 @@ def run(settings: DemoSettings) -> int:
 
 
 def fresh_folder(out: Path) -> Path:
-    """For what the programs write. An earlier run's ledger would be taken for this one's, so it is deleted."""
+    """For what the programs write.
+
+    What an earlier run left is deleted: its ledger would be taken for this run's, and so would its report if this run
+    came to none.
+    """
     folder = out / "run"
     if (folder / "logs").is_dir():
         shutil.rmtree(folder)
+        for name in (REPORT, LAST_PAGE, SUMMARY):
+            (out / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -115,7 +121,7 @@ def _perform(
         record = Stages(settings, folder, view, processes, resources, began=began).run()
     except (TaskError, ModelFileError) as error:
         raise Unusable(str(error)) from None
-    write_report(record, settings.out / "report.html")
+    write_report(record, settings.out / REPORT)
     return record
 
 
@@ -138,13 +144,14 @@ def _compared(record: Record) -> str:
 def conclude(record: Record, out: Path) -> int:
     """Writes what was measured, says it in a few lines, and whether it is as promised."""
     facts = summary(record)
-    (out / "summary.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (out / SUMMARY).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(
         f"\naccuracy {facts['accuracy']:.1%} on persons never seen ({_compared(record)})"
         + (f"\nmissing: {', '.join(record.missing)}; {record.baselines.given_up}" if record.missing else "")
         + f"\n{facts['versions']} versions; {record.balance}; {facts['duplicates']} duplicates"
         f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"
-        f"\nreport: {out / 'report.html'}"
+        f"\nreport: {out / REPORT}"
+        + (f"\nlast state of the page: {out / LAST_PAGE}" if (out / LAST_PAGE).is_file() else "")
     )
     failures = []
     if not record.balance.agrees:

@@ -8,6 +8,13 @@ from device_client.settings import OptionalBrokerUrl
 from simulators.watch.settings import WEBSOCKET_HELP, WebsocketUrl
 from wire_contract.connection import ConnectionSettings
 
+REPORT = "report.html"
+"""Name of the report in the folder of a run."""
+LAST_PAGE = "page.html"
+"""…of the page with the last state."""
+SUMMARY = "summary.json"
+"""…and of the figures."""
+
 
 class DemoSettings(ConnectionSettings):
     """Real devices, as processes unlike one another, teach one model over MQTT; then a report."""
@@ -26,7 +33,7 @@ class DemoSettings(ConnectionSettings):
         "", description="URL of a broker of your own; else one is embedded, with a password"
     )
     root: str = Field("", description="first levels of every topic; else one that is made for this run")
-    out: Path = Field(Path("out/demo"), description="folder for report.html, summary.json, logs and ledgers")
+    out: Path = Field(Path("out/demo"), description="folder for report.html, page.html, summary.json, logs and ledgers")
     seed: int = Field(0, ge=0, description="of weights, teacher, shuffling, augmentation and dropout")
     versions: int | None = Field(
         None, ge=1, description="training stops at this version; else at 150, or as many as this machine has time for"

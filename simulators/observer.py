@@ -100,8 +100,8 @@ class Sightings:
     """Updates that are not of the student's layout."""
     unreadable: int = 0
     """Messages that are not of the contract."""
-    retained: set[str] = field(default_factory=set)
-    """Topics below our root that hold a retained message now."""
+    retained: dict[str, bytes] = field(default_factory=dict)
+    """What our topics hold now, by topic; of chunks and deltas, which can be large, without the payload."""
 
     def take(self, topic_name: str, payload: bytes, at: float) -> None:
         """One message."""
@@ -109,10 +109,11 @@ class Sightings:
             topic = topics.parse(topic_name, root=self.root)
         except ContractError:
             return  # of a session that an older run left
-        if topics.TOPICS[topic.kind].retain:
-            (self.retained.add if payload else self.retained.discard)(topic_name)
         if not payload:
+            self.retained.pop(topic_name, None)
             return  # a retained message is deleted
+        if topics.TOPICS[topic.kind].retain:
+            self.retained[topic_name] = b"" if topic.kind in {"chunk", "delta"} else payload
         self.by_kind[topic.kind].add(len(payload))
         if "device" in topic.parts:
             self.by_device[topic.device][topic.kind].add(len(payload))
@@ -164,6 +165,10 @@ class Sightings:
                 at=at,
             )
         )
+
+    def kept(self, *kinds: topics.Kind) -> dict[str, bytes]:
+        """What topics of these kinds hold now."""
+        return {name: held for name, held in self.retained.items() if topics.parse(name, root=self.root).kind in kinds}
 
     @property
     def accuracy(self) -> SeenEvaluation | None:

@@ -92,13 +92,13 @@ CHARACTERS: Sequence[Character] = (
     Character(title="10 times slower", duty_cycle=SLOW),
     Character(title="killed and restarted", duty_cycle=USUAL, absences=(Absence(kind="killed", begin=0.30, end=0.38),)),
     Character(
-        title="held back until it charges",
+        title="held until it charges",
         duty_cycle=USUAL,
         absences=(Absence(kind="held", begin=0.42, end=0.58),),
     ),
     Character(title="fast", duty_cycle=FAST),
     Character(
-        title="offline once, returns with stale work",
+        title="offline once, then stale",
         duty_cycle=USUAL,
         absences=(Absence(kind="offline", begin=0.08, end=0.26),),
     ),

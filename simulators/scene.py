@@ -5,7 +5,7 @@ from statistics import fmean
 
 from simulators.baselines import Baselines
 from simulators.fleet import Device
-from simulators.live_view import DeviceRow, Scene
+from simulators.frame import DeviceRow, Scene
 from simulators.observer import Sightings
 
 
@@ -48,8 +48,6 @@ def _row(device: Device) -> DeviceRow:
             detail = f" ({story.held_reason})"
         case "offline" | "killed" if waiting:
             detail = f" ({waiting} kept)"
-        case "training" if story.base_version is not None:
-            detail = f" on {story.base_version}"
         case _:
             pass
     return DeviceRow(

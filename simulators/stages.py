@@ -10,7 +10,7 @@ from pathlib import Path
 
 from simulators.baselines import Baselines
 from simulators.clockwork import TICK_SECONDS, Clockwork
-from simulators.demo_settings import DemoSettings
+from simulators.demo_settings import LAST_PAGE, DemoSettings
 from simulators.embedded_broker import Launched, launch
 from simulators.fleet import Device
 from simulators.live_view import View
@@ -21,6 +21,7 @@ from simulators.record import Record
 from simulators.relay import Exchange
 from simulators.story import EventLines
 from simulators.watch import of_demo
+from simulators.watch.server import PageServer
 from simulators.wiring import Connection, connect
 
 TEACHER_THREADS = 1
@@ -30,6 +31,8 @@ TEACHER_SECONDS_MAX = 1_800.0
 hangs, and a slow machine may take its time.
 """
 START_SECONDS_MAX = 300.0
+GOODBYE_SECONDS_MAX = 2.0
+"""For the aggregator's last words to come over the broker."""
 
 
 class Stages:
@@ -84,7 +87,7 @@ class Stages:
         )
         self._resources.callback(connection.observer.close)
         clockwork.observer = connection.observer
-        self._serve_page(prepared, connection, broker)
+        page = self._serve_page(prepared, connection, broker)
         servers = self._start_servers(prepared, connection)
         clockwork.begin("teacher")
         if teacher is not None:
@@ -100,9 +103,10 @@ class Stages:
         stopped_at = time.time()
         clockwork.begin("outboxes drain")
         self._drain(prepared)
-        self._finish(prepared, connection, servers)
+        self._finish(prepared, connection, servers, page)
         clockwork.begin("baselines")
         self._await_baselines(prepared)
+        clockwork.page_url = ""  # what stays on the screen should not lead to where nothing is served any more
         clockwork.begin("report")
         return record_of(
             prepared,
@@ -115,12 +119,12 @@ class Stages:
             stopped_at=stopped_at,
         )
 
-    def _serve_page(self, prepared: Prepared, connection: Connection, broker: Launched | None) -> None:
+    def _serve_page(self, prepared: Prepared, connection: Connection, broker: Launched | None) -> PageServer | None:
         page = of_demo.serve(self._settings, broker, root=connection.wiring.root, task=prepared.task.name)
         if page is not None:
             self._resources.callback(page.close)
             self._clockwork.page_url = page.url
-            self._clockwork.tell(f"watch it in a browser: {page.url}")
+        return page
 
     def _start_teacher(self, prepared: Prepared) -> Child | None:
         if prepared.task.teacher is None:
@@ -269,9 +273,13 @@ class Stages:
             full = [device.name for device in devices if not device.is_drained]
             self._clockwork.tell(f"not drained within {plan.drain_seconds_max:g} s: {', '.join(full)}")
 
-    def _finish(self, prepared: Prepared, connection: Connection, servers: tuple[Child, Child]) -> None:
+    def _finish(
+        self, prepared: Prepared, connection: Connection, servers: tuple[Child, Child], page: PageServer | None
+    ) -> None:
         """The devices end, the last version is evaluated, and the rest ends."""
         devices = self._clockwork.devices
+        with connection.observer.lock:
+            present = connection.observer.sightings.kept("presence")  # before everybody says goodbye
         self._processes.stop(*(device.child for device in devices if device.child is not None))
         for device in devices:
             device.look()
@@ -291,4 +299,19 @@ class Stages:
                 what="the evaluation of any version",
             )
         self._processes.stop(*servers)
+        if page is not None:
+            self._end_page(page, connection, present)
         connection.observer.delete_retained()
+
+    def _end_page(self, page: PageServer, connection: Connection, present: dict[str, bytes]) -> None:
+        """Its last state: what the broker has retained, with the devices as they were before they ended."""
+
+        def has_said_goodbye() -> bool:
+            with connection.observer.lock:
+                status = connection.observer.sightings.aggregator
+            return status is None or status.status != "online"
+
+        self._clockwork.over_within(has_said_goodbye, seconds_max=GOODBYE_SECONDS_MAX)
+        with connection.observer.lock:
+            told = connection.observer.sightings.kept("model", "aggregator")
+        of_demo.end(page, told | present, at=time.time(), path=self._settings.out / LAST_PAGE)

@@ -59,10 +59,10 @@ function baseline(box) {
   box.svg.append(element("line", { class: "axis", x1: MARGIN.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
 }
 
-// A curve of accuracy. `points` are {x, accuracy, each}, x rising; `x` says how to label the axis.
-export function drawCurve(host, points, { label, title, xTicks, xText, reading, tell }) {
+// A curve of accuracy. `points` are {x, accuracy, each}, x rising; `range`: least and greatest accuracy of its axis.
+export function drawCurve(host, points, { label, title, range, xTicks, xText, reading, tell }) {
   const box = frame(host, label);
-  const [low, high] = accuracyRange(points.flatMap((point) => [point.accuracy, ...point.each]));
+  const [low, high] = range;
   const [first, last] = [points[0].x, points.at(-1).x];
   const span = last - first || 1;
   const left = (x) => MARGIN.left + (last === first ? box.plotWidth / 2 : ((x - first) / span) * box.plotWidth);

@@ -135,8 +135,9 @@ export function readManifest(payload) {
 export function readPresence(payload) {
   const map = opened(payload, CONTROL_LIMITS);
   checkSchema(map, 1);
-  field(map, "c", mapOf(text), null);
-  return { status: field(map, "o", told(STATUSES)), firmware: field(map, "f", text, "") };
+  const capability = field(map, "c", mapOf(text), null);
+  const isEvaluator = capability?.get("role") === "evaluator"; // the offline form tells no capability
+  return { status: field(map, "o", told(STATUSES)), firmware: field(map, "f", text, ""), isEvaluator };
 }
 
 export function readEvaluation(payload) {

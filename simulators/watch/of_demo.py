@@ -1,7 +1,11 @@
 """The page of a demo: over the embedded broker, or over the user's own where a WebSocket URL is given."""
 
-from simulators.demo_settings import DemoSettings
+from collections.abc import Mapping
+from pathlib import Path
+
+from simulators.demo_settings import REPORT, DemoSettings
 from simulators.embedded_broker import Launched, websocket_url
+from simulators.watch.last_state import saved
 from simulators.watch.server import PageServer
 from simulators.watch.settings import PORT, PageConfig
 from wire_contract.connection import UsageError
@@ -20,12 +24,26 @@ def serve(settings: DemoSettings, broker: Launched | None, *, root: str, task: s
     return None
 
 
+def end(page: PageServer, messages: Mapping[str, bytes], *, at: float, path: Path) -> None:
+    """The demo has ended: the page shows its last state from now on, and so does a file that needs no server.
+
+    Args:
+        page: what is served; open pages take over the last state within seconds.
+        messages: topic and payload of what was retained.
+        at: Unix seconds of the end.
+        path: of the file.
+    """
+    page.show(page.config.ended(messages, at))
+    path.write_text(saved(page.config), encoding="utf-8")
+
+
 def _config(settings: DemoSettings, broker: Launched | None, *, root: str, task: str) -> PageConfig | None:
     if not settings.page:
         return None
+    report = str(settings.out / REPORT)
     if broker is None:  # somebody's password is theirs to type
         return (
-            PageConfig(websocket=settings.websocket, root=root, task=task, username=settings.username)
+            PageConfig(websocket=settings.websocket, root=root, task=task, username=settings.username, report=report)
             if settings.websocket
             else None
         )
@@ -34,4 +52,6 @@ def _config(settings: DemoSettings, broker: Launched | None, *, root: str, task:
         return None
     # Made for this run, as is all that the broker holds.
     user = broker.credentials
-    return PageConfig(websocket=url, root=root, task=task, username=user.username, password=user.password)
+    return PageConfig(
+        websocket=url, root=root, task=task, username=user.username, password=user.password, report=report
+    )

@@ -1,11 +1,12 @@
 // Puts together: where the broker is, the connection, what is known, and what is seen of it.
 
-import { drawCurve, drawHistogram, sayNothing, ticks } from "./charts.js";
+import { accuracyRange, drawCurve, drawHistogram, sayNothing, ticks } from "./charts.js";
 import { Client } from "./mqtt.js";
 import { STALE_VERSIONS, Watch, shown } from "./state.js";
 
 const DRAW_MILLISECONDS = 200;
 const TICK_MILLISECONDS = 1000;
+const READ_MILLISECONDS = 3000; // so long after connecting, what the broker keeps may still be on its way
 const ROWS_MAX = 200;
 
 const find = (id) => document.getElementById(id);
@@ -22,6 +23,7 @@ let seenTask = null;
 let drawn = "";
 let isWaitingToDraw = false;
 let lastMessageAt = null;
+let isServed = true;
 
 // -- words
 
@@ -40,7 +42,9 @@ function ago(seconds) {
 
 // The state in a word or two, and what is going on in a sentence.
 function situation(view, now) {
-  const seen = lastMessageAt === null ? "" : ` What you see is of ${new Date(lastMessageAt).toLocaleTimeString("en-GB")}.`;
+  const seen = lastMessageAt === null ? "" : ` What you see is of ${moment(lastMessageAt)}.`;
+  if (connection.name === "ended") return ["ended", "The demo has ended", `What you see is its last state, of ${moment(1000 * config.ended_at)}. Its report is ${config.report}.`];
+  if (connection.name !== "connected" && !isServed) return ["ended", "The demo is gone", `Neither it nor its broker answers.${seen} If it came to its end, its report is ${config.report}.`];
   if (connection.name === "refused") return ["refused", "Not let in", `${capital(connection.text)}.`];
   if (connection.name === "connecting") return ["connecting", "Connecting", `Asking ${config?.websocket ?? "for the broker's address"}.${seen}`];
   if (connection.name === "waiting") {
@@ -48,6 +52,8 @@ function situation(view, now) {
     return ["waiting", "No connection", `${capital(connection.text)}. Next try ${left ? `in ${left} s` : "now"}.${seen}`];
   }
   if (connection.refused?.length) return ["refused", "Not allowed to read", `The broker does not let this user read ${connection.refused[0]}.`];
+  const isReading = now < connection.at + READ_MILLISECONDS;
+  if (isReading && !view?.hasAggregator) return ["connecting", "Connected", "Reading what the broker keeps."];
   if (view === null) return ["quiet", "Connected, nothing there yet", `Nobody has published below ${place()}. Start an aggregator with this root and task.`];
   if (!view.hasAggregator) return ["quiet", "No aggregator", "A broker is there, but no aggregator has said anything about this task."];
   if (!view.isAggregatorOnline) return ["quiet", "Aggregator offline", "Devices keep their updates until it is back; what you see is its last word."];
@@ -55,6 +61,7 @@ function situation(view, now) {
   return ["live", "Live", `Newest message ${lastMessageAt === null ? "none yet" : ago((now - lastMessageAt) / 1000)}.`];
 }
 
+const moment = (milliseconds) => new Date(milliseconds).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const place = () => `${config.root}/${config.task ?? "…"}`;
 
@@ -82,7 +89,7 @@ function draw() {
   document.title = view.curve.length ? `${percent(view.curve.at(-1).accuracy)} · ${chosen}` : chosen;
   drawFigures(view);
   drawCounts(view);
-  drawDevices(view, task);
+  drawDevices(view);
   const picture = JSON.stringify([chosen, view.curve, view.histogram, document.body.clientWidth]);
   if (picture !== drawn) {
     drawn = picture;
@@ -143,10 +150,9 @@ function drawFigures(view) {
     put("merged", grouped(view.merged));
     put("merged-note", view.hasSummary ? `${grouped(view.updatesPerMinute)} in the last minute` : "since the ledger began");
   }
-  const online = view.devices.filter((row) => row.presence === "online").length;
   if (view.devices.length || view.hasAggregator) {
-    put("online", grouped(online));
-    put("online-note", `of ${grouped(Math.max(view.known, view.devices.length))} that were seen`);
+    put("online", grouped(view.online));
+    put("online-note", `of ${grouped(view.known)} that were seen`);
   }
 }
 
@@ -181,10 +187,12 @@ function drawAccuracy(curve) {
   }
   const [first, newest] = [curve[0], curve.at(-1)];
   const told = (id, usual) => (text) => put(id, text ?? usual);
+  const range = accuracyRange(curve.flatMap((each) => [each.accuracy, ...each.each])); // of both: one look compares them
   const byVersion = { id: "by-version", usual: `${plural(curve.length, "version")} evaluated, ${first.version} to ${newest.version}.` };
   drawCurve(find(byVersion.id), curve.map((each) => ({ ...each, x: each.version })), {
     label: `Accuracy over versions ${first.version} to ${newest.version}, newest ${percent(newest.accuracy)}`,
     title: "version",
+    range,
     xTicks: (low, high, wanted) => ticks(low, high, wanted, 1),
     xText: (tick) => String(tick),
     reading: (point) => `Version ${point.version}: ${percent(point.accuracy)}`,
@@ -199,6 +207,7 @@ function drawAccuracy(curve) {
   drawCurve(find("by-time"), timed.map((each) => ({ ...each, x: (each.at - began) / unit })), {
     label: `Accuracy over ${((timed.at(-1).at - began) / unit).toFixed(1)} ${unitName}, newest ${percent(newest.accuracy)}`,
     title: `time since version ${timed[0].version}, ${unitName}`,
+    range,
     xTicks: (low, high, wanted) => ticks(low, high, wanted),
     xText: (tick) => String(tick),
     reading: (point) => `After ${point.x.toFixed(1)} ${unitName}, version ${point.version}: ${percent(point.accuracy)}`,
@@ -213,23 +222,26 @@ function timeUnit(seconds) {
   return seconds < 72 * 3600 ? [3600, "h"] : [86400, "days"];
 }
 
-function drawDevices(view, task) {
-  const evaluators = new Set([...task.points.values()].map((point) => point.evaluator));
+function drawDevices(view) {
   const rows = view.devices.slice(0, ROWS_MAX);
   const stale = view.devices.filter(isStale).length;
-  const left = view.known - rows.length;
+  const left = view.known + view.evaluators - rows.length;
   const parts = [stale ? `${plural(stale, "device")} handed in work that was ${STALE_VERSIONS} or more versions old.` : "Nobody's newest update was far behind."];
   if (left > 0) parts.push(`${grouped(left)} more are not shown; these are the newest.`);
   put("devices-note", rows.length ? parts.join(" ") : "No device was seen yet.");
   const body = find("devices");
   while (body.rows.length > rows.length) body.deleteRow(-1);
   while (body.rows.length < rows.length) for (let row = body.insertRow(), cell = 0; cell < 6; cell += 1) row.insertCell();
-  rows.forEach((row, index) => fillRow(body.rows[index].cells, row, evaluators.has(row.device)));
+  rows.forEach((row, index) => fillRow(body.rows[index].cells, row));
+  const table = body.closest(".scroll");
+  const isCut = table.scrollWidth > table.clientWidth;
+  find("devices-hint").hidden = !isCut;
+  table.classList.toggle("cut", isCut);
 }
 
 const isStale = (row) => row.staleness !== null && row.staleness >= STALE_VERSIONS;
 
-function fillRow(cells, row, isEvaluator) {
+function fillRow(cells, row) {
   const fill = (index, text, kind = "") => {
     if (cells[index].textContent !== text) cells[index].textContent = text;
     if (cells[index].className !== kind) cells[index].className = kind;
@@ -241,7 +253,7 @@ function fillRow(cells, row, isEvaluator) {
   fill(2, row.staleness === null ? "–" : String(row.staleness), `${number(row.staleness)}${isStale(row) ? " stale" : ""}`);
   fill(3, row.merged === null ? "–" : grouped(row.merged), number(row.merged));
   fill(4, row.seconds === null ? "–" : ago(row.seconds), number(row.seconds));
-  fill(5, row.outcome ?? (isEvaluator ? "evaluates only" : "none yet"), row.outcome ?? "none");
+  fill(5, row.outcome ?? (row.isEvaluator ? "evaluates only" : "none yet"), row.outcome ?? "none");
 }
 
 function drawSoon() {
@@ -267,7 +279,8 @@ function connect(username, password) {
         drawSoon();
       },
       state(state) {
-        connection = { ...state, until: Date.now() + 1000 * (state.seconds ?? 0) };
+        const now = Date.now();
+        connection = { ...state, at: now, until: now + 1000 * (state.seconds ?? 0) };
         if (state.name === "refused") askWho();
         else if (state.name === "connected") find("login").hidden = true;
         drawSoon();
@@ -286,6 +299,41 @@ function askWho() {
   if (config.username && !find("username").value) find("username").value = config.username;
 }
 
+// What there was at the end of a demo, which is all there will be.
+function showEnd() {
+  client?.stop();
+  connection = { name: "ended" };
+  find("login").hidden = true;
+  if (config.messages.length) {
+    watch = new Watch(config.root);
+    for (const [topic, payload] of config.messages) watch.take({ topic, payload: Uint8Array.from(atob(payload), (letter) => letter.charCodeAt(0)) }, 1000 * config.ended_at);
+  }
+  draw();
+}
+
+const readConfig = async () => (await fetch("config.json", { cache: "no-store" })).json();
+
+// A demo ends by itself: whether it did is asked of the program that serves the page, which is gone soon after.
+async function lookWhetherEnded() {
+  const isQuiet = connection.name !== "connected" || find("situation").dataset.state === "quiet";
+  if (!config?.report || connection.name === "ended" || !isQuiet) return;
+  try {
+    const told = await readConfig();
+    isServed = true;
+    if (told.ended_at !== null && connection.name !== "ended") {
+      config = told;
+      showEnd();
+    }
+  } catch {
+    isServed = false;
+  }
+}
+
+function tick() {
+  lookWhetherEnded();
+  drawSoon();
+}
+
 async function begin() {
   find("login").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -296,16 +344,18 @@ async function begin() {
     drawSoon();
   });
   new ResizeObserver(drawSoon).observe(document.body);
-  setInterval(drawSoon, TICK_MILLISECONDS);
+  setInterval(tick, TICK_MILLISECONDS);
   try {
-    config = await (await fetch("config.json", { cache: "no-store" })).json();
+    const written = find("config"); // of a page that was saved with its last state
+    config = written === null ? await readConfig() : JSON.parse(written.textContent);
   } catch {
     connection = { name: "refused", text: "the program that serves this page has ended; start it again and load the page anew" };
     draw();
     return;
   }
   watch = new Watch(config.root);
-  if (config.username !== null && config.password === null) {
+  if (config.ended_at !== null) showEnd();
+  else if (config.username !== null && config.password === null) {
     connection = { name: "refused", text: `the broker wants the password of ${config.username}` };
     askWho();
     draw();

@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from simulators.watch.last_state import MODULES
 from simulators.watch.settings import PageConfig
 from wire_contract.connection import UsageError
 
@@ -28,10 +29,7 @@ TYPES = {
     "page.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
-    **dict.fromkeys(
-        ("charts.js", "frame.js", "messages.js", "mqtt.js", "msgpack.js", "page.js", "state.js"),
-        "text/javascript; charset=utf-8",
-    ),
+    **dict.fromkeys(MODULES, "text/javascript; charset=utf-8"),
 }
 """The files that there are."""
 REQUEST_SECONDS_MAX = 10.0
@@ -136,6 +134,7 @@ class PageServer:
         Raises:
             UsageError: the port cannot be had; one line.
         """
+        self.config = config
         try:
             self._server = _Server(port, config)
         except OSError as error:
@@ -147,6 +146,11 @@ class PageServer:
     def url(self) -> str:
         """Where a browser finds the page; whoever knows it can read the password, if the page has one."""
         return f"http://{HOST}:{self._server.server_address[1]}{self._server.path}"
+
+    def show(self, config: PageConfig) -> None:
+        """From now on pages are told this; those that are open ask again when they lose the broker."""
+        self.config = config
+        self._server.answers = answers(config, below=self._server.path)
 
     def __enter__(self) -> Self:
         return self

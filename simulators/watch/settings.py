@@ -1,6 +1,8 @@
 """Flags of `python -m simulators watch`, and what the page is told of them."""
 
-from dataclasses import dataclass, field
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -53,6 +55,17 @@ class PageConfig:
     """None: nobody in particular."""
     password: str | None = field(default=None, repr=False)
     """None, with a user name: the page asks."""
+    report: str = ""
+    """Where the report of a demo will be; empty: what is shown is no demo, and may go on for ever."""
+    ended_at: float | None = None
+    """Unix seconds at which a demo ended; None: it goes on. Afterwards the page connects to nobody."""
+    messages: Sequence[tuple[str, str]] = ()
+    """Topic and payload in base64 of what the demo's broker had retained by then."""
+
+    def ended(self, messages: Mapping[str, bytes], at: float) -> "PageConfig":
+        """What a visitor is told after the end."""
+        told = tuple((topic, b64encode(payload).decode()) for topic, payload in messages.items())
+        return replace(self, ended_at=at, messages=told, username=None, password=None)
 
 
 class WatchSettings(CommandSettings):

@@ -52,7 +52,7 @@ export class Watch {
 }
 
 function emptyTask() {
-  return { manifest: null, manifestSeen: null, commits: new Map(), shards: new Map(), presence: new Map(), points: new Map() };
+  return { manifest: null, manifestSeen: null, commits: new Map(), shards: new Map(), presence: new Map(), evaluators: new Set(), points: new Map() };
 }
 
 const READERS = {
@@ -68,6 +68,7 @@ const READERS = {
     const presence = readPresence(payload);
     if (!task.presence.has(device) && task.presence.size >= DEVICES_MAX) return;
     task.presence.set(device, presence.status);
+    if (presence.isEvaluator) task.evaluators.add(device);
   },
   evaluation(task, payload, device, now) {
     const told = readEvaluation(payload);
@@ -101,6 +102,8 @@ export function shown(task, now) {
   const shards = [...task.shards.values()];
   const total = (of) => shards.reduce((sum, shard) => sum + (of(shard) ?? 0), 0);
   const summaries = shards.filter((shard) => shard.summary);
+  const rows = devices(task, summaries, now);
+  const learners = rows.filter((row) => !row.isEvaluator);
   const version = Math.max(-1, task.manifest?.version ?? -1, ...shards.map((shard) => shard.version));
   return {
     version,
@@ -110,8 +113,10 @@ export function shown(task, now) {
     hasSummary: summaries.length > 0,
     curve: curve(task),
     histogram: histogram(summaries),
-    devices: devices(task, summaries, now),
-    known: Math.max(total((shard) => shard.counters.get("devices")), task.presence.size),
+    devices: rows,
+    online: learners.filter((row) => row.presence === "online").length,
+    known: Math.max(total((shard) => shard.counters.get("devices")), learners.length),
+    evaluators: rows.length - learners.length,
     merged: total((shard) => shard.counters.get("merged")),
     duplicate: total((shard) => shard.counters.get("duplicate")),
     refused: total((shard) => shard.counters.get("refused")),
@@ -151,7 +156,9 @@ function histogram(summaries) {
   return [...buckets].sort(([one], [other]) => one - other).map(([least, updates]) => ({ least, updates }));
 }
 
+// Who only evaluates has a row, too, but is none of the devices that learn.
 function devices(task, summaries, now) {
+  const evaluators = new Set([...task.evaluators, ...[...task.points.values()].map((point) => point.evaluator)]);
   const rows = new Map();
   for (const [device, presence] of task.presence) rows.set(device, { device, presence, outcome: null, staleness: null, seconds: null, merged: null });
   for (const shard of summaries) {
@@ -161,5 +168,6 @@ function devices(task, summaries, now) {
       rows.set(seen.device, { device: seen.device, presence, outcome: seen.outcome, staleness: seen.staleness, seconds, merged: seen.merged });
     }
   }
+  for (const row of rows.values()) row.isEvaluator = row.outcome === null && evaluators.has(row.device);
   return [...rows.values()].sort((one, other) => one.device.localeCompare(other.device, "en", { numeric: true }));
 }

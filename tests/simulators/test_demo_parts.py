@@ -24,8 +24,9 @@ from simulators.__main__ import PROGRAM, main
 from simulators.balance import OutboxCount, Sent, balance, read_outbox
 from simulators.baselines import Baselines, budget_epochs
 from simulators.demo import Interrupted, interruptible
+from simulators.frame import DeviceRow, Scene, sparkline
 from simulators.interruptions import interruptions_deferred
-from simulators.live_view import DeviceRow, LiveView, PlainView, Scene, sparkline
+from simulators.live_view import LiveView, PlainView
 from simulators.pace import OVERHEAD, versions_within
 from simulators.plan import CHARACTERS, Plan, characters
 from simulators.processes import ChildDied, Processes, child_environment

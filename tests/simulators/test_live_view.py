@@ -1,14 +1,17 @@
 """Every scene that can occur is drawn, on a terminal of any size."""
 
 import io
+from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from simulators.live_view import DeviceRow, LiveView, Scene, plain_line
+from simulators.frame import DeviceRow, Frame, Scene
+from simulators.live_view import LiveView, PlainView, plain_line
+from simulators.plan import CHARACTERS
 from simulators.story import State
 
 COUNTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63))
@@ -62,10 +65,16 @@ def drawn(scene: Scene, columns: int, rows: int, *news: str) -> list[str]:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
+@settings(max_examples=40)
 @given(scene=SCENES, news=st.lists(NAMES, max_size=6))
-def test_every_scene_is_drawn_on_every_terminal(scene: Scene, news: list[str], size: tuple[int, int]) -> None:
-    assert drawn(scene, *size, *news)
-    assert plain_line(scene).splitlines()
+def test_every_scene_fits_on_every_terminal(scene: Scene, news: list[str], size: tuple[int, int]) -> None:
+    columns, rows = size
+    console = Console(file=io.StringIO(), force_terminal=True, width=columns, height=rows, color_system=None)
+    lines = console.render_lines(Frame(scene, news), console.options)
+    assert len(lines) < max(rows, 5), "the last line is the cursor's"
+    assert {sum(segment.cell_length for segment in line) for line in lines} == {columns}
+    assert drawn(scene, columns, rows, *news)
+    assert plain_line(scene).splitlines() or not scene.stage
 
 
 def test_a_version_comes_before_it_is_known_how_many_are_planned() -> None:
@@ -73,3 +82,82 @@ def test_a_version_comes_before_it_is_known_how_many_are_planned() -> None:
     assert "version 0" in frame
     assert "version 0 of" not in frame
     assert plain_line(VERSION_WITHOUT_A_PLAN) == "teacher · version 0"
+
+
+def six_devices() -> Scene:
+    """As the demo has them, with its longest titles and states."""
+    rows = [
+        DeviceRow(
+            name=f"person-{number:02d}",
+            title=character.title,
+            state="held" if character.has_upload_policy else "training",
+            detail=" (not charging)" if character.has_upload_policy else "",
+            base_version=120 + number,
+            staleness_last=number,
+            waiting=number,
+            merged=100 + number,
+            bytes_up=250_000,
+            bytes_down=1_250_000,
+        )
+        for number, character in enumerate(CHARACTERS, start=3)
+    ]
+    return Scene(
+        stage="federation",
+        seconds=61.0,
+        version=128,
+        versions_planned=150,
+        accuracies=[0.1, 0.5, 0.85, 0.889],
+        accuracy_version=127,
+        merged=500,
+        staleness_mean=1.2,
+        devices=rows,
+        notes=["pooled data 90.5%", "one person alone 81.2% (mean of 6)"],
+        page_url="http://127.0.0.1:8090/0123456789abcdefghijkl/",
+    )
+
+
+NEWS = [f"person-{number:02d} has lost its connection" for number in range(3, 8)]
+
+
+def test_nothing_is_cut_on_a_terminal_of_100_columns() -> None:
+    """Once "10 times slow…" was cut while the next column was half blank."""
+    frame = "\n".join(drawn(six_devices(), 100, 30, *NEWS))
+    assert "…" not in frame
+    for character in CHARACTERS:
+        assert character.title in frame
+    for word in (
+        "kB down",
+        "1250",
+        "88.9%",
+        "pooled data 90.5%",
+        "person-07 has lost its connection",
+        "127.0.0.1:8090",
+    ):
+        assert word in frame
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10)])
+def test_a_small_terminal_shows_what_matters_most(columns: int, rows: int) -> None:
+    frame = "\n".join(drawn(six_devices(), columns, rows, *NEWS))
+    for word in ("federation", "version 128 of 150", "accuracy 88.9%", "person-03", "merged", "● training"):
+        assert word in frame
+
+
+def test_what_stays_is_how_it_ended() -> None:
+    """Frames are drawn now and then; the last one always, and without an address where nothing is served any more."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=30, color_system=None)
+    with LiveView(console, clock=lambda: 0.0) as view:
+        view.show(replace(six_devices(), stage="federation"))
+        view.show(replace(six_devices(), stage="the end", page_url=""))
+    assert isinstance(console.file, io.StringIO)
+    last = console.file.getvalue().rpartition("asyncfedkd")[2]
+    assert "the end" in last
+    assert "127.0.0.1" not in last
+
+
+def test_a_log_names_the_page_once() -> None:
+    lines: list[str] = []
+    with PlainView(lines.append) as view:
+        for stage in ("federation", "outboxes drain"):
+            view.show(replace(six_devices(), stage=stage))
+    assert sum("http://127.0.0.1:8090/" in line for line in lines) == 1

@@ -123,6 +123,9 @@ def test_the_connection_is_told_to_the_page_also_through_a_tunnel(server: PageSe
         "task": "har",
         "username": "reader",
         "password": "only-reads",
+        "report": "",
+        "ended_at": None,
+        "messages": [],
     }
     assert "only-reads" not in repr(CONFIG)
 
