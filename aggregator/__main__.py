@@ -47,6 +47,7 @@ from wire_contract.command_line import Command, Program
 from wire_contract.health import heartbeat
 from wire_contract.health_command import show_health
 from wire_contract.key_files import read_signing_keys, write_signing_key
+from wire_contract.layout import Layout, Vector
 from wire_contract.link import Will
 from wire_contract.messages import AggregatorStatus
 from wire_contract.mqtt_link import MqttLink
@@ -76,6 +77,8 @@ def run(settings: RunSettings) -> int:
         signal.signal(number, lambda *_: stopped.set())
     line_settings = settings.line_settings()
     signing_keys = read_signing_keys(settings.signing_key)
+    if not settings.ledger.exists():
+        _first_model(settings)  # looked at now, so that a start that fails leaves no empty ledger
     with Ledger(settings.ledger, task=settings.task, shard=settings.shard) as ledger, ExitStack() as at_the_end:
         line = _line(ledger, settings, line_settings)
         log.info("task %s: version %d, %d updates wait for the next", settings.task, line.version, line.buffer.updates)
@@ -127,12 +130,7 @@ def run(settings: RunSettings) -> int:
 def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) -> ModelLine:
     """The line in the ledger; begins it from the initial model where the ledger is empty."""
     if ledger.layout() is None:
-        if settings.initial_model is None:
-            raise InitialModelError(
-                f"ledger {settings.ledger} is new: give --initial-model, a file made with: "
-                f"asyncfedkd device initial-model --task {settings.task} --out initial.safetensors"
-            )
-        layout, weights = read_initial_model(settings.initial_model, task=settings.task)
+        layout, weights = _first_model(settings)
         first = opening_shelf(line_settings, layout, weights, published_at=time.time())
         ledger.begin_line(row_of(first), layout, weights)
     elif settings.initial_model is not None and settings.initial_model.is_file():
@@ -145,6 +143,20 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
     with suppress(LedgerBusy):  # only for `status`; a full disk is waited for where updates are written
         ledger.note_devices_min(line_settings.devices_min)
     return restore(ledger, line_settings)
+
+
+def _first_model(settings: RunSettings) -> tuple[Layout, Vector]:
+    """What a new line begins with.
+
+    Raises:
+        InitialModelError: it is missing, or no model of this task; one line.
+    """
+    if settings.initial_model is None:
+        raise InitialModelError(
+            f"ledger {settings.ledger} is new: give --initial-model, a file made with: "
+            f"asyncfedkd device initial-model --task {settings.task} --out initial.safetensors"
+        )
+    return read_initial_model(settings.initial_model, task=settings.task)
 
 
 def _watch(telemetry: Telemetry, connection: MqttSettings, settings: RunSettings) -> BrokerWatch:
@@ -184,6 +196,9 @@ def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
     updated = datetime.fromtimestamp(totals.updated_at, tz=UTC).isoformat(timespec="seconds")
     if totals.updated_at > now + 60:
         updated += " (in the future: the aggregator's clock was ahead then, or this one is behind)"
+    if not totals.begun:
+        how = "none: the aggregator has never run on this ledger; start it with --initial-model"
+        return [("task", totals.task), ("version", how)]
     lines: list[tuple[str, object]] = [
         ("task", totals.task),
         ("version", totals.version),

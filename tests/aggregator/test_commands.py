@@ -120,6 +120,21 @@ def test_a_new_ledger_needs_an_initial_model(capsys: pytest.CaptureFixture[str])
     assert "asyncfedkd device initial-model --task toy" in run_line(capsys)
 
 
+@pytest.mark.parametrize("arguments", [(), ("--initial-model", "missing")], ids=["none", "no such file"])
+def test_a_start_that_fails_leaves_no_ledger(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    run_line(capsys, *arguments)
+    assert not Path("ledger.sqlite3").exists()
+
+
+def test_status_of_a_ledger_on_which_nothing_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once it said "version 0, updated 1970"."""
+    Ledger(Path("ledger.sqlite3"), task=TASK).close()
+    assert main(["status"]) == 0
+    text = capsys.readouterr().out
+    assert "1970" not in text
+    assert "version      none: the aggregator has never run on this ledger; start it with --initial-model" in text
+
+
 def test_an_initial_model_of_another_layout_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
         begin(ledger)
