@@ -473,7 +473,7 @@ class Service:
         self._held.clear()  # not acknowledged, so all of it comes again
         self._unreachable = event.reason
         if self._told_unreachable.is_news(event.reason):
-            log.warning("no connection to the broker: %s; trying again until it is there", event.reason)
+            log.warning("no connection to the broker: %s; trying again", event.reason)
 
     def _receive_seconds(self) -> float:
         if self._own.is_looking:

@@ -60,9 +60,16 @@ _NO_FAILURES = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, ss
 
 
 class Telling:
-    """Of a socket: remembers the error that ended it, which paho keeps to itself."""
+    """Of a socket: remembers the error that ended it, which paho keeps to itself, and can have a deadline."""
 
     failure: OSError | None = None
+    deadline: float | None = None
+    """On the monotonic clock: reading after it fails, however many bytes still trickle in."""
+
+    def _check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.failure = TimeoutError(errno.ETIMEDOUT, "the handshake takes too long")
+            raise self.failure
 
     def _note(self, error: OSError) -> None:
         if not isinstance(error, _NO_FAILURES):
@@ -73,6 +80,7 @@ class PlainSocket(Telling, socket.socket):
     """TCP."""
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        self._check_time()
         try:
             return super().recv(bufsize, flags)
         except OSError as error:
@@ -91,6 +99,7 @@ class EncryptedSocket(Telling, ssl.SSLSocket):
     """TLS."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        self._check_time()
         try:
             return super().recv(buflen, flags)
         except OSError as error:

@@ -132,7 +132,7 @@ class LinkThread:
         attempt = talker.attempt = Attempt()
         if self._credentials.renew():
             log.info("%s: the renewed credentials are used from now on", self._settings.address)
-        self._opened = None
+        self._forget_opened()
         try:
             connection = talker.open(self._open, password=self._credentials.password)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
@@ -142,6 +142,8 @@ class LinkThread:
             attempt.ending = f"cannot be reached: {reason_of(error)}"
         else:
             attempt.reached = True
+            if self._opened is not None:
+                self._opened.deadline = None
             self._converse(talker, connection)
             attempt.error = None if self._opened is None else self._opened.failure
         talker.hang_up()
@@ -190,7 +192,11 @@ class LinkThread:
         self._opened = plain
         if self._credentials.tls is not None:
             self._opened = encrypt(plain, self._credentials.tls, self._settings.host)
+        self._opened.deadline = time.monotonic() + ANSWER_SECONDS_MAX  # for paho's WebSocket handshake, byte by byte
         return self._opened
+
+    def _forget_opened(self) -> None:
+        self._opened = None
 
     def _close_opened(self) -> None:
         """What paho forgets when a WebSocket handshake fails."""

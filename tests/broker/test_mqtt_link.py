@@ -547,3 +547,18 @@ def test_two_programs_with_one_client_id_find_out_even_if_the_broker_only_hangs_
 
     gather(pair[0], lambda events: "another program uses the same client id" in str(events))
     assert all(link._thread.is_alive() for link in pair)
+
+
+def test_a_websocket_handshake_that_trickles_is_given_up(
+    scripted_broker: Callable[..., int], make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte by byte it could go on for longer than a link's thread may stand still."""
+    monkeypatch.setattr(link_thread, "ANSWER_SECONDS_MAX", 0.2)
+
+    def trickle(peer: socket.socket, _: bytes) -> None:
+        while True:
+            peer.sendall(b"x")
+            time.sleep(0.01)
+
+    link = make_link(scripted_broker(trickle), transport="websockets", protocol="3.1.1")
+    assert "cannot be reached: the handshake takes too long" in str(gather(link, is_disconnected))
