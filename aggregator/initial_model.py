@@ -34,7 +34,8 @@ def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> t
     Raises:
         InitialModelError: missing, not safetensors, of another task, no student's, or its values are not finite.
     """
-    hint = f"make one with: asyncfedkd device initial-model --task {task} --out {path}"
+    place = "initial.safetensors" if path.exists() else path  # whatever is there is not ours to write over
+    hint = f"make one with: asyncfedkd device initial-model --task {task} --out {place}"
     if not path.is_file():
         raise InitialModelError(f"initial model {path}: there is no such file; {hint}")
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.settings import RunSettings
-from asyncfedkd.__main__ import ROWS, main
+from asyncfedkd.programs import ROWS, main
 from wire_contract import command_line
 from wire_contract.command_line import Command, Program
 from wire_contract.connection import CommandSettings, UsageError, read_settings
@@ -203,7 +203,7 @@ class Absent:
         if name.partition(".")[0] in {"torch", "psutil", "onnx", "onnxscript", "amqtt", "pwdlib", "rich", "matplotlib"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
-from asyncfedkd.__main__ import main
+from asyncfedkd.programs import main
 """
 
 

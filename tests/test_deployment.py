@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from asyncfedkd.__main__ import ROWS
+from asyncfedkd.programs import ROWS
 from device_client.tasks import physiotherapy
 from tests.broker.mosquitto import program
 from tests.e2e.compose_file import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.ledger import Ledger
-from asyncfedkd.__main__ import CALLED, chosen, main
+from asyncfedkd.programs import CALLED, chosen, main
 from device_client.settings import RunSettings as DeviceSettings
 from device_client.tasks import BUILT_IN
 from tests.aggregator.synthetic import TASK, begin
