@@ -86,6 +86,9 @@ class Refuse:
     detail: str
     seen_before: bool = False
     """It was refused before and is counted already."""
+    is_remembered: bool = True
+    """Whether the ledger keeps its sequence. Not of what may have been merged before: that would make the sequences
+    after it look new."""
 
 
 Verdict = Merge | Duplicate | Refuse
@@ -242,6 +245,25 @@ def _checked_norm(difference: Vector, standing: Standing, policy: Policy, budget
     if norm > allowed:
         return Refuse("norm", f"its norm {norm:.3g} is over {allowed:.3g}; training diverged on the device")
     return norm
+
+
+def beyond_memory(update: Update, horizon: int) -> Refuse | None:
+    """A refusal, if an update of an incarnation that is not remembered may have been merged and forgotten.
+
+    Args:
+        update: of a device that has more incarnations than are remembered.
+        horizon: from this version on, everything that was merged is known, and this update is not among it.
+    """
+    # What is based on the version before the horizon, or a later one, can only have gone into one that is known.
+    if update.base_version >= horizon - 1:
+        return None
+    return Refuse(
+        "too_stale",
+        f"the aggregator remembers what it merged since version {horizon} and the newest incarnations of each device; "
+        f"this update is of an older incarnation and based on version {update.base_version}, so it may have been "
+        "merged before; train again from the newest model",
+        is_remembered=False,
+    )
 
 
 def receipt_for(verdict: Verdict, *, version: int, update: Update | None, payload: bytes) -> Receipt:

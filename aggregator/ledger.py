@@ -7,6 +7,7 @@ one lives, however it ends.
 """
 
 import json
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ import msgspec
 import numpy as np
 
 from aggregator.admission import LastOfDevice
-from aggregator.ledger_format import LedgerError, connect, lock, plain_errors, prepare
+from aggregator.ledger_format import LedgerError, connect, lock, plain_errors, prepare, was_left_open
+from aggregator.ledger_pruning import Kept, forget_blobs, is_due, prune, read_horizon
 from aggregator.ledger_rows import (
     ACCOUNT_FIELDS,
     INTO_ACCOUNT,
@@ -43,9 +45,16 @@ from wire_contract.errors import ContractError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import KEPT_DELTAS
 
-SNAPSHOTS_KEPT = 2
+log = logging.getLogger(__name__)
+
 INCARNATIONS_KEPT = 16
-"""So many reinstallations of one device are remembered; older ones can no longer be on their way."""
+"""So many reinstallations of one device are remembered; of older ones the journal knows, as far as it reaches."""
+
+LOG_BYTES_MAX = 16 << 20
+"""A write-ahead log larger than this is emptied."""
+_BUSY_MILLISECONDS = 5_000
+_SHRINK_MILLISECONDS = 50
+"""So long it may wait for readers; no update is taken meanwhile."""
 
 
 class Ledger:
@@ -57,8 +66,10 @@ class Ledger:
 
     def __init__(self, path: Path, *, task: str, shard: int = 0) -> None:
         self.path = path
+        self._log_bytes_max = LOG_BYTES_MAX
         self._lock = lock(path)
         try:
+            left_open = was_left_open(path)
             with plain_errors(path):
                 self._db = connect(path)
         except BaseException:
@@ -66,8 +77,11 @@ class Ledger:
             raise
         try:
             with plain_errors(path):
-                prepare(self._db, path, task=task, shard=shard)
+                prepare(self._db, path, task=task, shard=shard, left_open=left_open)
                 self._db.execute("PRAGMA journal_mode = WAL")  # after the check: a foreign database stays as it is
+                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+                self._db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_MAX // 4}")
+                self._horizon = read_horizon(self._db)
         except BaseException:
             self.close()
             raise
@@ -93,30 +107,59 @@ class Ledger:
             db.execute("INSERT INTO meta VALUES ('layout', ?)", (msgspec.msgpack.encode(layout),))
             insert_version(db, row, weights)
 
-    def commit_version(self, row: VersionRow, weights: Vector, *, journal_versions_kept: int) -> None:
-        """Writes a version with its master weights (layout.size,), and forgets what is older than is kept.
+    def commit_version(self, row: VersionRow, weights: Vector) -> None:
+        """Writes a version with its master weights (layout.size,); costs the same however many there were before.
 
         Raises:
             LedgerBusy: the disk refused; nothing was written.
         """
         with self._transaction() as db:
             insert_version(db, row, weights)
-            db.execute(
-                "UPDATE version SET weights = NULL WHERE version <= ? AND weights IS NOT NULL",
-                (row.version - SNAPSHOTS_KEPT,),
-            )
-            db.execute(
-                "UPDATE version SET model = NULL WHERE version < ? AND model IS NOT NULL"
-                " AND version != (SELECT max(version) FROM version WHERE chunks IS NOT NULL)",
-                (row.version,),
-            )
-            db.execute(
-                "UPDATE version SET delta = NULL WHERE version <= ? AND delta IS NOT NULL",
-                (row.version - KEPT_DELTAS,),
-            )
-            db.execute(
-                "UPDATE journal SET payload = NULL WHERE into_version <= ? AND payload IS NOT NULL",
-                (row.version - max(journal_versions_kept, SNAPSHOTS_KEPT),),
+            forget_blobs(db, row.version)
+
+    def prune(self, kept: Kept) -> None:
+        """Deletes a bounded number of rows beyond what is kept, if enough are.
+
+        Raises:
+            LedgerBusy: the disk refused; nothing was deleted.
+        """
+        with plain_errors(self.path):
+            newest = self._db.execute("SELECT max(version) FROM version").fetchone()[0]
+            if newest is None or not is_due(self._db, newest, kept):
+                return
+        with self._transaction() as db:
+            prune(db, newest, kept)
+        with plain_errors(self.path):
+            self._horizon = read_horizon(self._db)
+
+    def horizon(self) -> int:
+        """From this version on the journal is complete: it has every update that any of them was made of."""
+        return self._horizon
+
+    def shrink_log(self) -> None:
+        """Empties SQLite's write-ahead log where it has grown large; it cannot while somebody reads an older state.
+
+        SQLite does so by itself between two readers; where one always begins before another ends, it has to be asked.
+        """
+        log_path = self.path.with_name(self.path.name + "-wal")
+        size_bytes = log_path.stat().st_size if log_path.exists() else 0
+        if size_bytes < LOG_BYTES_MAX:
+            self._log_bytes_max = LOG_BYTES_MAX
+        if size_bytes < self._log_bytes_max:
+            return
+        with plain_errors(self.path):
+            self._db.execute(f"PRAGMA busy_timeout = {_SHRINK_MILLISECONDS}")
+            is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+        if is_busy:  # tried again when it has doubled, so that a reader that stays costs little
+            self._log_bytes_max = 2 * size_bytes
+            log.warning(
+                "ledger %s: %s has %.0f MB and cannot shrink before a program that reads the ledger ends (`fuser %s` "
+                "tells which)",
+                self.path,
+                log_path.name,
+                size_bytes / 1e6,
+                log_path,
             )
 
     def move_forward(self, row: VersionRow, weights: Vector, *, before: int) -> None:
@@ -268,7 +311,7 @@ class Ledger:
             return {(device, incarnation): LastOfDevice(last, why) for device, incarnation, last, why in rows}
 
     def last_merged(self, key: DeviceKey) -> LastOfDevice | None:
-        """The newest update of a device incarnation in the journal, which forgets none."""
+        """The newest update of a device incarnation in the journal, which forgets none from its horizon on."""
         with plain_errors(self.path):
             row = self._db.execute(
                 "SELECT max(sequence) FROM journal WHERE device = ? AND incarnation = ?", key

@@ -8,7 +8,7 @@ it was. A ledger of a newer format is refused by name, because this program cann
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,11 +47,16 @@ def plain_errors(path: Path) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise  # a broken invariant of ours, not of the file
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # of a statement: a table is not as it was
+            raise damaged(path, str(error)) from error
         raise LedgerBusy(f"ledger {path}: {error}; free disk space or check the disk") from error
     except sqlite3.DatabaseError as error:
-        raise LedgerError(
-            f"ledger {path} is damaged ({error}); restore a copy, or move it away to begin anew"
-        ) from error
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, how: str) -> LedgerError:
+    """The same line for damage wherever it is met."""
+    return LedgerError(f"ledger {path} is damaged ({how}); restore a backup, or move it away to begin anew")
 
 
 def lock(path: Path) -> FileLock:
@@ -71,6 +76,12 @@ def lock(path: Path) -> FileLock:
         raise LedgerError(f"ledger {path}: {error.strerror}; give a --ledger in a folder that can be written") from None
 
 
+def was_left_open(path: Path) -> bool:
+    """Whether the program that had the ledger ended without closing it; asked before it is opened."""
+    log_path = path.with_name(path.name + "-wal")
+    return log_path.exists() and log_path.stat().st_size > 0
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Opens the database file, and makes it, for its owner only, where there is none."""
     # SQLite gives its -wal and -shm files the mode of the database. Where nothing can be made, it says below why.
@@ -79,8 +90,19 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None)
 
 
-def prepare(db: sqlite3.Connection, path: Path, *, task: str, shard: int) -> None:
-    """Makes the tables of a new ledger, migrates one of an older format, and checks whose it is.
+def prepare(db: sqlite3.Connection, path: Path, *, task: str, shard: int, left_open: bool) -> None:
+    """Makes the tables of a new ledger, migrates one of an older format, and checks what it is and whose.
+
+    It reads few pages, so that a large ledger opens at once. Damage elsewhere shows when that place is read, as one
+    line. Only after the machine has stopped with the ledger open, when a disk that does not keep what it was told to
+    may have lost something, is the whole structure checked.
+
+    Args:
+        db: the open file.
+        path: of the file, for messages.
+        task: that the ledger has to be of.
+        shard: that the ledger has to be of.
+        left_open: whether the program that had it before did not close it.
 
     Raises:
         LedgerError: it is no ledger, is another task's or shard's, is of a newer format, or is damaged.
@@ -92,16 +114,47 @@ def prepare(db: sqlite3.Connection, path: Path, *, task: str, shard: int) -> Non
             _execute_script(db, "ledger.sql")
             identity = {"format": str(FORMAT), "task": task, "shard": str(shard)}
             db.executemany("INSERT INTO meta VALUES (?, ?)", list(identity.items()))
-    check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if check != "ok":
-        raise LedgerError(f"ledger {path} is damaged ({check}); restore a copy, or move it away")
     found = check_format(db, path)
     meta = dict(db.execute("SELECT key, value FROM meta"))
     for key, value in {"task": task, "shard": str(shard)}.items():
         if meta.get(key) != value:
             raise LedgerError(f"ledger {path}: its {key} is {meta.get(key)!r}, not {value!r}; give another --ledger")
+    boot = _boot()
+    if left_open and (boot is None or meta.get("boot") != boot):
+        check_structure(db, path)
     if found < FORMAT:
         _migrate(db, path, found)
+    missing = _schema_of_a_new_one() - set(db.execute("SELECT type, name FROM sqlite_master"))
+    if missing:
+        raise damaged(path, "without " + ", ".join(f"{kind} {name}" for kind, name in sorted(missing)))
+    if boot is not None and meta.get("boot") != boot:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+
+
+def check_structure(db: sqlite3.Connection, path: Path) -> None:
+    """Reads every page.
+
+    Raises:
+        LedgerError: one of them is damaged.
+    """
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise damaged(path, found)
+
+
+def _boot() -> str | None:
+    """Which start of this machine it is; None where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _schema_of_a_new_one() -> set[tuple[str, str]]:
+    """Kind and name of all tables and indices."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        _execute_script(db, "ledger.sql")
+        return set(db.execute("SELECT type, name FROM sqlite_master"))
 
 
 def check_format(db: sqlite3.Connection, path: Path) -> int:

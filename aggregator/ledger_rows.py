@@ -41,13 +41,13 @@ class Batch:
 
     merged: Sequence[MergedUpdate] = ()
     refused: Sequence[RefusedUpdate] = ()
-    unreadable: Sequence[RefusalReason] = ()
-    """Refusals without an identity."""
+    unremembered: Sequence[RefusalReason] = ()
+    """Refusals that are only counted: of what could not be read, and of what may have been merged long ago."""
     duplicates: int = 0
     evaluations: Sequence[Evaluation] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.merged or self.refused or self.unreadable or self.duplicates or self.evaluations)
+        return bool(self.merged or self.refused or self.unremembered or self.duplicates or self.evaluations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ def insert_version(db: sqlite3.Connection, row: VersionRow, weights: Vector) -> 
 def counted(batch: Batch) -> Counter[tuple[str, str]]:
     """What a batch adds to the totals, by outcome and reason."""
     found = Counter(("refused", str(refused.reason)) for refused in batch.refused)
-    found.update(("refused", str(reason)) for reason in batch.unreadable)
+    found.update(("refused", str(reason)) for reason in batch.unremembered)
     found["duplicate", ""] = batch.duplicates
     found["merged", ""] = len(batch.merged)
     found["merged_bytes", ""] = sum(len(merged.payload) for merged in batch.merged)

@@ -20,11 +20,13 @@ from aggregator.admission import (
     Standing,
     Verdict,
     admit,
+    beyond_memory,
     norm_of,
     read_update,
 )
 from aggregator.ledger import INCARNATIONS_KEPT, Ledger
 from aggregator.ledger_format import LedgerError
+from aggregator.ledger_pruning import Kept
 from aggregator.ledger_rows import Batch, DeviceKey, MergedUpdate, RefusedUpdate, VersionRow
 from aggregator.merging import Buffer
 from aggregator.peers import PEERS_MAX, Claim, Peers
@@ -67,8 +69,13 @@ class LineSettings:
     snapshot_versions: int = KEPT_DELTAS
     """A snapshot is published at least every so many versions."""
     journal_versions_kept: int = 10_000
-    """Versions whose updates keep their bytes in the journal."""
+    """Versions whose updates stay in the journal."""
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def kept(self) -> Kept:
+        """How far back the ledger goes."""
+        return Kept(journal_versions=self.journal_versions_kept, staleness_max=self.policy.staleness_max)
 
 
 class Judged(NamedTuple):
@@ -87,7 +94,7 @@ class BatchBuilder:
     def __init__(self) -> None:
         self._merged: list[MergedUpdate] = []
         self._refused: list[RefusedUpdate] = []
-        self._unreadable: list[RefusalReason] = []
+        self._unremembered: list[RefusalReason] = []
         self._duplicates = 0
         self._evaluations: list[Evaluation] = []
 
@@ -107,11 +114,11 @@ class BatchBuilder:
                         norm=norm,
                     )
                 )
-            case Refuse(reason, _, seen_before):
-                if seen_before:
+            case Refuse(reason) as refusal:
+                if refusal.seen_before:
                     self._duplicates += 1
-                elif judged.update is None:
-                    self._unreadable.append(reason)
+                elif judged.update is None or not refusal.is_remembered:
+                    self._unremembered.append(reason)
                 else:
                     self._refused.append(RefusedUpdate(update=judged.update, reason=reason))
             case _:
@@ -126,7 +133,7 @@ class BatchBuilder:
         return Batch(
             merged=tuple(self._merged),
             refused=tuple(self._refused),
-            unreadable=tuple(self._unreadable),
+            unremembered=tuple(self._unremembered),
             duplicates=self._duplicates,
             evaluations=tuple(self._evaluations),
         )
@@ -146,6 +153,7 @@ class ModelLine:
         contributed: Mapping[str, int],
         claims: Mapping[str, Claim],
         recall: Callable[[DeviceKey], LastOfDevice | None],
+        horizon: Callable[[], int],
     ) -> None:
         self.settings = settings
         self.layout = layout = shelf.published.layout
@@ -157,7 +165,10 @@ class ModelLine:
         """The newest version that each device had a part in."""
         self._peers = Peers(claims)
         self._recall = recall
+        self._horizon = horizon
+        """The version from which on `recall` knows every update that was merged."""
         self._incarnations = Counter(device for device, _ in lasts)
+        self._crowded = {device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT}
         self.buffer = Buffer(layout.size)
         self._difference: Vector = np.empty(layout.size, dtype=np.float32)
         self._standing = self._new_standing()
@@ -179,22 +190,25 @@ class ModelLine:
         if isinstance(update, Refuse):
             return Judged(update, None, self.version)
         key = (update.device, update.incarnation)
-        verdict = admit(
-            update,
-            self._standing,
-            policy,
-            self._last(key),
-            self._difference,
-            absence=self._absence(update.device),
-            slot_norm=self.buffer.norm_of(update.device),
-        )
+        last, may_be_forgotten = self._last(key)
+        verdict: Verdict | None = beyond_memory(update, self._horizon()) if may_be_forgotten else None
+        if verdict is None:
+            verdict = admit(
+                update,
+                self._standing,
+                policy,
+                last,
+                self._difference,
+                absence=self._absence(update.device),
+                slot_norm=self.buffer.norm_of(update.device),
+            )
         match verdict:
             case Merge(weight, _, norm, scale):
                 self.buffer.add(update.device, self._difference, weight, scale=scale, norm=norm, samples=update.samples)
                 self._answered(key, LastOfDevice(update.sequence))
             case Refuse("rate"):  # the same bytes are welcome later, so that they were refused is not remembered
                 return Judged(verdict, None, self.version)
-            case Refuse(reason):
+            case Refuse(reason, is_remembered=True):
                 self._answered(key, LastOfDevice(update.sequence, reason))
         return Judged(verdict, update, self.version)
 
@@ -248,12 +262,12 @@ class ModelLine:
 
     def crowded(self) -> list[str]:
         """Devices with more incarnations than are kept; the ledger is to drop the oldest, then `forget` them."""
-        return [device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT]
+        return sorted(self._crowded)
 
     def forget(self, key: DeviceKey) -> None:
         """Drops an incarnation that the ledger dropped."""
         del self._lasts[key]
-        self._incarnations[key[0]] -= 1
+        self._count_incarnation(key[0], -1)
 
     def knows(self, version: int, digest: bytes) -> bool:
         """Whether this version was published here, with these weights."""
@@ -263,16 +277,25 @@ class ModelLine:
         """As `staleness.py` has it; a device that was never merged counts once."""
         return self.version + 1 - self._contributed.get(device, self.version)
 
-    def _last(self, key: DeviceKey) -> LastOfDevice | None:
+    def _last(self, key: DeviceKey) -> tuple[LastOfDevice | None, bool]:
+        """The newest update of an incarnation, and whether there may have been one that nobody remembers."""
         last = self._lasts.get(key)
-        if last is None and self._incarnations[key[0]] >= INCARNATIONS_KEPT:
-            return self._recall(key)  # it may be one that was forgotten, and its late message must stay a duplicate
-        return last
+        if last is not None or self._incarnations[key[0]] < INCARNATIONS_KEPT:
+            return last, False
+        last = self._recall(key)  # the incarnation may be one that was forgotten; its late message is a duplicate
+        return last, last is None
 
     def _answered(self, key: DeviceKey, last: LastOfDevice) -> None:
         if key not in self._lasts:
-            self._incarnations[key[0]] += 1
+            self._count_incarnation(key[0], 1)
         self._lasts[key] = last
+
+    def _count_incarnation(self, device: str, change: int) -> None:
+        self._incarnations[device] += change
+        if self._incarnations[device] > INCARNATIONS_KEPT:
+            self._crowded.add(device)
+        else:
+            self._crowded.discard(device)
 
     def _new_standing(self) -> Standing:
         settings, weight_max = self.settings, self.settings.policy.weight_max
@@ -345,6 +368,7 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
         contributed=ledger.contributed(since=0, until=row.version),
         claims=ledger.claims(PEERS_MAX, until=row.version),
         recall=ledger.last_merged,
+        horizon=ledger.horizon,
     )
     difference = np.empty(layout.size, dtype=np.float32)
     for journalled in ledger.journal(into_version=row.version + 1):

@@ -277,6 +277,13 @@ class Service:
         except LedgerBusy as error:
             log.warning("%s; old incarnations are forgotten later", error)
 
+    def _prune(self) -> None:
+        try:
+            self._ledger.prune(self.line.settings.kept)
+            self._ledger.shrink_log()
+        except LedgerBusy as error:
+            log.warning("%s; old rows are deleted later", error)
+
     def _judge(self, delivery: Delivery, batch: BatchBuilder, answers: list[tuple[str, Receipt]]) -> None:
         try:
             topic = parse(delivery.topic, root=self._root)
@@ -380,10 +387,7 @@ class Service:
         shelf = self._next_shelf(weights)
         row = row_of(shelf)
         encode_seconds = watch.lap()
-        kept = self.line.settings.journal_versions_kept
-        if not self._persist(
-            lambda: self._ledger.commit_version(row, weights, journal_versions_kept=kept), should_stop
-        ):
+        if not self._persist(lambda: self._ledger.commit_version(row, weights), should_stop):
             return
         commit_seconds = watch.lap()
         wait_seconds = self._clock.monotonic() - self._waiting_since
@@ -403,6 +407,7 @@ class Service:
             publish_seconds=watch.lap(),
         )
         log.info("version %d: %d updates of %d devices", row.version, updates, slots)
+        self._prune()
 
     def _next_shelf(self, weights: Vector) -> Shelf:
         at = self._clock.unix()

@@ -114,6 +114,7 @@ class VirtualServer:
             contributed={},
             claims={},
             recall=lambda _key: None,
+            horizon=lambda: 0,
         )
         self.history = History(
             weights=shelf.published.weights,

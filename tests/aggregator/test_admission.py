@@ -59,7 +59,7 @@ class Bench:
     def next_version(self) -> None:
         weights = self.line.next_weights()
         shelf = self.line.next_shelf(weights, at=T0)
-        self.ledger.commit_version(row_of(shelf), weights, journal_versions_kept=10)
+        self.ledger.commit_version(row_of(shelf), weights)
         self.line.advance(shelf, weights)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from aggregator.admission import Policy
-from aggregator.ledger import SNAPSHOTS_KEPT, Ledger
+from aggregator.ledger import Ledger
 from aggregator.ledger_format import LedgerBusy, LedgerError
+from aggregator.ledger_pruning import SNAPSHOTS_KEPT
 from aggregator.ledger_rows import Batch, MergedUpdate
 from aggregator.ledger_view import read_contributions, read_totals, read_versions
 from aggregator.model_line import BatchBuilder, restore, row_of
@@ -152,9 +153,7 @@ def test_a_full_disk_changes_nothing(path: Path) -> None:
                 ledger.commit_batch(merged(big, 1), now=T0)
         newest, _ = ledger.newest()
         with pytest.raises(LedgerBusy):
-            ledger.commit_version(
-                replace(newest, version=1), np.zeros(100_000, dtype=np.float32), journal_versions_kept=2
-            )
+            ledger.commit_version(replace(newest, version=1), np.zeros(100_000, dtype=np.float32))
         assert list(db.iterdump()) == before
         db.execute("PRAGMA max_page_count = 100000")
         ledger.commit_batch(merged(big, 1), now=T0)
@@ -193,23 +192,21 @@ def test_an_update_twice_is_a_broken_invariant(path: Path) -> None:
         assert read_totals(path).merged == 1
 
 
-def test_only_the_newest_snapshots_and_journals_are_kept(path: Path) -> None:
+def test_only_the_newest_versions_keep_their_weights(path: Path) -> None:
     with Ledger(path, task=TASK) as ledger:
         line = restore(ledger, SETTINGS)
         for version in range(1, 6):
             ledger.commit_batch(merged(SyntheticDevice("a"), version, into_version=version), now=T0)
             shelf = line.next_shelf(line.weights, at=T0)
-            ledger.commit_version(row_of(shelf), line.weights, journal_versions_kept=3)
+            ledger.commit_version(row_of(shelf), line.weights)
             line.advance(shelf, line.weights)
         rows = ledger._db.execute("SELECT version FROM version WHERE weights IS NOT NULL").fetchall()
         assert [row[0] for row in rows] == [4, 5]
         assert len(rows) == SNAPSHOTS_KEPT
-        kept = ledger._db.execute("SELECT into_version FROM journal WHERE payload IS NOT NULL").fetchall()
-        assert [row[0] for row in kept] == [3, 4, 5]
         restored = restore(ledger, SETTINGS)
         assert (restored.version, restored.weights.tobytes()) == (5, initial_weights().tobytes())
     assert [moment.version for moment in read_versions(path)] == [0, 1, 2, 3, 4, 5]
-    assert [row.sequence for row in read_contributions(path)] == [1, 2, 3, 4, 5], "who gave what is kept for ever"
+    assert [row.sequence for row in read_contributions(path)] == [1, 2, 3, 4, 5]
 
 
 def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path) -> None:
@@ -218,7 +215,7 @@ def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path)
         for version in range(1, 21):
             weights = line.weights + np.float32(0.01 * version)
             shelf = line.next_shelf(weights, at=T0 + version)
-            ledger.commit_version(row_of(shelf), weights, journal_versions_kept=3)
+            ledger.commit_version(row_of(shelf), weights)
             line.advance(shelf, weights)
             restored = restore(ledger, SETTINGS).shelf
             assert (restored.published.weights == shelf.published.weights).all()

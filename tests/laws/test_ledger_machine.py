@@ -1,20 +1,27 @@
 """The ledger under crashes at every step: each update is in the journal once, and a restart has the same bits.
 
-The machine plays the broker (deliveries stay until acknowledged), the devices (updates stay until their receipt) and
-the aggregator's loop. A twin does what was committed, in a ledger of its own, and is never restarted.
+The machine plays the broker (deliveries stay until acknowledged, and any may come again much later), the devices
+(updates stay until their receipt; a device may be reinstalled and begin anew) and the aggregator's loop. A twin does
+what was committed, in a ledger of its own, and is never restarted.
+
+The ledger remembers the updates of two versions and two incarnations of each device, the twin forgets nothing.
 """
 
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from aggregator import ledger, ledger_pruning, model_line
 from aggregator.admission import Duplicate, Merge, Refuse
 from aggregator.ledger import Ledger
 from aggregator.ledger_rows import Batch
@@ -40,7 +47,7 @@ from wire_contract.planner import Plan
 DEVICES = st.integers(0, 2)
 LINE = replace(
     SETTINGS,
-    journal_versions_kept=10_000,
+    journal_versions_kept=2,
     model_encoding="float16",
     snapshot_versions=3,
     delta_encoding=Plan(bytes_max=1_000),
@@ -50,8 +57,9 @@ LINE = replace(
 @dataclass
 class _Device:
     maker: SyntheticDevice
+    lives: int = 0
     outbox: list[tuple[Update, bytes]] = field(default_factory=list)
-    refused: set[int] = field(default_factory=set)
+    refused: set[tuple[bytes, int]] = field(default_factory=set)
 
 
 class _Died(Exception):
@@ -65,8 +73,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.path = self.folder / "ledger.sqlite3"
         self.devices = [_Device(SyntheticDevice(f"device-{index}", FOLLOWED)) for index in range(3)]
         self.broker: list[tuple[_Device, Update, bytes]] = []
+        self.sent: list[tuple[_Device, Update, bytes]] = []
         self.expected: list[tuple[str, bytes, int]] = []
+        self.beyond_memory = 0
+        """Updates that the twin remembers or could take, and the ledger refuses because it cannot know."""
         self.open_ledgers: list[Ledger] = []
+        self.patched = pytest.MonkeyPatch()
+        self.patched.setattr(ledger, "INCARNATIONS_KEPT", 2)
+        self.patched.setattr(model_line, "INCARNATIONS_KEPT", 2)
+        self.patched.setattr(ledger_pruning, "SLACK_VERSIONS", 0)
 
     @initialize()
     def start(self) -> None:
@@ -76,9 +91,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.line = begin(self.ledger, LINE, FOLLOWED)
 
     def teardown(self) -> None:
-        for ledger in self.open_ledgers:
-            ledger.close()
+        for still_open in self.open_ledgers:
+            still_open.close()
         shutil.rmtree(self.folder)
+        self.patched.undo()
 
     def _opened(self, path: Path) -> Ledger:
         ledger = Ledger(path, task=TASK)
@@ -105,8 +121,20 @@ class LedgerMachine(RuleBasedStateMachine):
             changes["difference"] = initial_weights(FOLLOWED) * 1e6
         update = device.maker.update(self.line, **changes)
         if bad:
-            device.refused.add(update.sequence)
+            device.refused.add((update.incarnation, update.sequence))
         device.outbox.append((update, encode(update)))
+
+    @rule(number=DEVICES)
+    def reinstall(self, number: int) -> None:
+        device = self.devices[number]
+        device.lives += 1
+        device.maker = SyntheticDevice(device.maker.name, FOLLOWED, b"life%04d" % device.lives)
+        device.outbox.clear()
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def an_old_message_comes_again(self, data: st.DataObject) -> None:
+        self.broker.insert(0, data.draw(st.sampled_from(self.sent)))
 
     @rule(numbers=st.sets(DEVICES, min_size=1))
     def send(self, numbers: set[int]) -> None:
@@ -115,6 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._train(device)
             if device.outbox:  # one at a time: the oldest, until its receipt
                 self.broker.append((device, *device.outbox[0]))
+                self.sent.append(self.broker[-1])
 
     @rule()
     def the_broker_delivers_out_of_order(self) -> None:
@@ -142,10 +171,17 @@ class LedgerMachine(RuleBasedStateMachine):
         del self.broker[:count]
         if end == "ack":
             return self.crash()
+        self._forget_incarnations()
         for device, _, result in judged:
             assert result.update is not None
-            device.outbox = [kept for kept in device.outbox if kept[0].sequence != result.update.sequence]
+            answered = result.update.identity
+            device.outbox = [kept for kept in device.outbox if kept[0].identity != answered]
         return None
+
+    def _forget_incarnations(self) -> None:
+        for crowded in self.line.crowded():
+            for key in self.ledger.forget_incarnations(crowded):
+                self.line.forget(key)
 
     def _judge(self, line: ModelLine, builder: BatchBuilder, device: _Device, payload: bytes) -> Judged:
         judged = line.judge(device.maker.parsed, payload)
@@ -168,17 +204,25 @@ class LedgerMachine(RuleBasedStateMachine):
         builder = BatchBuilder()
         for device, payload, result in judged:
             assert result.update is not None
+            identity = result.update.identity
+            key = (identity.device, identity.incarnation, identity.sequence)
+            if isinstance(result.verdict, Refuse) and not result.verdict.is_remembered:
+                assert result.verdict.reason == "too_stale"
+                assert result.update.base_version < self.line.version
+                self.beyond_memory += 1
+                continue
             same = self._judge(self.twin, builder, device, payload)
-            assert same.verdict == result.verdict
             match result.verdict:
                 case Merge():
-                    assert result.update.sequence not in device.refused
-                    identity = result.update.identity
-                    self.expected.append((identity.device, identity.incarnation, identity.sequence))
+                    assert key not in self.expected, "merged twice"
+                    assert key[1:] not in device.refused
+                    assert same.verdict == result.verdict
+                    self.expected.append(key)
                 case Refuse():
-                    assert result.update.sequence in device.refused
+                    assert key[1:] in device.refused
+                    assert not isinstance(same.verdict, Merge)
                 case Duplicate():
-                    pass
+                    assert not isinstance(same.verdict, Merge)
         self.twin_ledger.commit_batch(builder.build(), now=T0)
 
     @precondition(lambda self: self.line.buffer.slots)
@@ -189,13 +233,14 @@ class LedgerMachine(RuleBasedStateMachine):
         if end == "before":
             return self.crash()
         row = row_of(shelf)
-        self.ledger.commit_version(row, weights, journal_versions_kept=LINE.journal_versions_kept)
+        self.ledger.commit_version(row, weights)
         twins = self.twin.next_weights()
-        self.twin_ledger.commit_version(row, twins, journal_versions_kept=LINE.journal_versions_kept)
+        self.twin_ledger.commit_version(row, twins)
         self.twin.advance(self.twin.next_shelf(twins, at=T0), twins)
         if end == "after":
             return self.crash()
         self.line.advance(shelf, weights)
+        self.ledger.prune(LINE.kept)
         return None
 
     @rule()
@@ -205,13 +250,35 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = self._opened(self.path)
         self.line = restore(self.ledger, LINE)
 
+    @rule(number=DEVICES, lives=st.integers(2, 4))
+    def lives_pass(self, number: int, lives: int) -> None:
+        """So many of one device, each with an update and a version, until its first ones are forgotten."""
+        for _ in range(lives):
+            self.reinstall(number)
+            self.send({number})
+            self.take(len(self.broker), "")
+            if self.line.buffer.slots:
+                self.make_version("")
+
     # -- what always holds
 
     @invariant()
     def each_update_is_in_the_journal_once(self) -> None:
+        whole = identities(self.folder / "twin.sqlite3")
+        assert whole == self.expected
+        assert len(set(whole)) == len(whole)
         found = identities(self.path)
-        assert found == self.expected
-        assert len(set(found)) == len(found)
+        assert found == whole[len(whole) - len(found) :], "the newest ones"
+
+    @invariant()
+    def the_journal_is_complete_from_its_horizon_on(self) -> None:
+        with (
+            closing(sqlite3.connect(self.path)) as ours,
+            closing(sqlite3.connect(self.folder / "twin.sqlite3")) as twins,
+        ):
+            since = "SELECT count(*) FROM journal WHERE into_version >= ?"
+            horizon = (self.ledger.horizon(),)
+            assert ours.execute(since, horizon).fetchone() == twins.execute(since, horizon).fetchone()
 
     @invariant()
     def the_line_has_the_bits_of_its_twin(self) -> None:
@@ -230,15 +297,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_journal_makes_the_same_weights_again(self) -> None:
-        version, weights = replay(self.path, FOLLOWED, initial_weights(FOLLOWED))
+        version, weights = replay(self.folder / "twin.sqlite3", FOLLOWED, initial_weights(FOLLOWED))
         assert version == self.line.version
         assert weights.tobytes() == newest_weights(self.path).tobytes() == self.line.weights.tobytes()
 
     @invariant()
     def the_totals_are_those_of_the_twin(self) -> None:
         ours, twins = read_totals(self.path), read_totals(self.folder / "twin.sqlite3")
-        assert ours == twins
+        assert (ours.version, ours.merged, ours.bytes_in, ours.waiting, ours.devices) == (
+            twins.version,
+            twins.merged,
+            twins.bytes_in,
+            twins.waiting,
+            twins.devices,
+        )
         assert ours.merged == len(self.expected)
+        answers = ours.duplicates + ours.refused
+        assert answers == twins.duplicates + twins.refused + self.beyond_memory
 
 
 TestLedgerMachine = LedgerMachine.TestCase
