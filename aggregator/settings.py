@@ -119,7 +119,9 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         10.0, gt=0, description="an update whose norm is over so many times the model's is refused as diverged"
     )
     journal_versions_kept: int = Field(
-        10_000, ge=2, description="versions whose updates stay in the ledger byte for byte, for replay"
+        10_000,
+        ge=2,
+        description="versions whose updates stay in the ledger byte for byte; older ones go, their totals stay",
     )
     signing_key: Files = Field(
         (), description="private key that signs published models (see signing-key); again for a second one"

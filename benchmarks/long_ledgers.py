@@ -40,8 +40,8 @@ _VERSIONS = """
 _ACCOUNTS = """
     INSERT INTO account (device, first_version, last_version, versions, updates, weight, samples, staleness, slot_norm,
         last_journal_id, last_merged_at)
-    SELECT device, min(into_version), max(into_version), count(DISTINCT into_version), count(*), sum(weight), 100, 0, 1.5,
-        max(id), max(merged_at)
+    SELECT device, min(into_version), max(into_version), count(DISTINCT into_version), count(*), sum(weight), 100, 0,
+        1.5, max(id), max(merged_at)
     FROM journal GROUP BY device
 """
 _REST = (
