@@ -36,6 +36,7 @@ from wire_contract.link_thread import TICK_SECONDS, LinkThread, Open
 from wire_contract.mqtt_rules import RECEIVE_MAXIMUM_MAX
 from wire_contract.mqtt_settings import MqttSettings, Tls, bracketed
 from wire_contract.outgoing import Outgoing
+from wire_contract.told import Told
 from wire_contract.traffic import Traffic
 
 __all__ = ["STALLED_SECONDS", "MqttLink", "MqttSettings", "Tls"]
@@ -135,6 +136,7 @@ class _Talker:
         self.packets_read = 0
         self._asked: dict[int, tuple[str, ...]] = {}  # message id of a SUBSCRIBE to its filters
         self._left: dict[int, list[str]] = {}  # the same of an UNSUBSCRIBE
+        self._refusals = Told()
         self._client = self._make_client()
 
     def open(self, dial: Open, *, password: str | None) -> Any:
@@ -240,6 +242,7 @@ class _Talker:
             attempt.unsupported = reason.value == UNSUPPORTED_PROTOCOL
             return
         attempt.established_at = self._clock()
+        self._refusals.mended()
         desk.in_flight_max = min(IN_FLIGHT_MAX, getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM_MAX))
         desk.server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
         desk.granted = {name: getattr(properties, name) for name in SERVER_LIMITS if hasattr(properties, name)}
@@ -316,7 +319,9 @@ class _Talker:
         if message is None:
             return
         if reason.is_failure:
-            log.warning("%s: the broker refused the message: %s", message.topic, reason)
+            refusal = f"{message.topic}: the broker refused the message: {reason}"
+            if self._refusals.is_news(refusal):  # what it refuses it refuses each time
+                log.warning("%s", refusal)
         else:
             self._desk.traffic.sent(len(message.payload))
         message.finish(taken=not reason.is_failure)
