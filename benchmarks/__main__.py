@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks.settings import (
+    AbsenceSettings,
     AttackSettings,
     BenchmarkSettings,
     CommunicationSettings,
@@ -49,6 +50,7 @@ PROGRAM = Program(
     name="benchmarks",
     says="Each measures one thing, prints its table and writes its figures where --json says.",
     commands={
+        "absence": Command(settings=AbsenceSettings, run=_benchmark("benchmarks.absence", "benchmarks.absence")),
         "attack": Command(settings=AttackSettings, run=_benchmark("benchmarks.attack", "benchmarks.attack_table")),
         "communication": Command(
             settings=CommunicationSettings,

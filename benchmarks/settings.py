@@ -24,6 +24,14 @@ class BenchmarkSettings(CommandSettings):
     json_file: Path | None = Field(None, alias="json", description="file for the figures")
 
 
+class AbsenceSettings(BenchmarkSettings):
+    """Bytes that a device receives which was away for many versions, listening to the model at QoS 1 and at QoS 0."""
+
+    versions: int = Field(40, ge=1, description="versions that it misses")
+    elements: int = Field(20_000, ge=2, description="numbers in the model")
+    broker: str | None = Field(None, description="URL of a broker to use; else a mosquitto is started")
+
+
 class AttackSettings(BenchmarkSettings):
     """One hostile device of a federation, and what the bounds against it cost when there is none."""
 

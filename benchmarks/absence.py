@@ -1,0 +1,209 @@
+"""What does a device receive that was away for so many versions, when it listens to the model at QoS 1 and at QoS 0?
+
+A real broker, the aggregator's own publisher at its defaults, and the receiving half of a device on a durable session.
+The device takes version 0, goes, and comes back when all versions are published; what it receives until it has the
+newest one is counted, in payloads.
+"""
+
+import contextlib
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aggregator.model_line import LineSettings, opening_shelf
+from aggregator.publishing import Publisher
+from benchmarks.settings import AbsenceSettings
+from device_client.downlink import Downlink
+from wire_contract.connection import UsageError
+from wire_contract.encoding_choice import encode_as
+from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.limits import KEPT_SNAPSHOTS
+from wire_contract.link import Connected, Delivery, Quality
+from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.shelf import Shelf, next_shelf
+from wire_contract.topics import parse, topic_filter
+
+TASK = "absence"
+DEVICE = "watch-1"
+PATIENCE_SECONDS = 60.0
+QUIET_SECONDS = 1.0
+"""So long nothing more has come: then all has."""
+QUALITIES: Sequence[Quality] = (1, 0)
+MOSQUITTO = "mosquitto"
+
+
+@dataclass
+class Received:
+    """By a device that came back: messages and payload bytes by kind of topic."""
+
+    messages: Counter[str] = field(default_factory=Counter)
+    size_bytes: Counter[str] = field(default_factory=Counter)
+    version: int | None = None
+    """The newest that it holds."""
+
+
+def run(settings: AbsenceSettings) -> dict[str, Any]:
+    """The figures.
+
+    Raises:
+        UsageError: there is no broker.
+    """
+    line = _line(settings.versions, settings.elements)
+    figures: dict[str, Any] = {
+        "versions": settings.versions,
+        "elements": settings.elements,
+        "snapshot_bytes": len(line[-1].snapshot),
+        "delta_bytes_mean": float(np.mean([len(shelf.deltas[0]) for shelf in line[1:] if shelf.deltas] or [0])),
+        "received": {},
+    }
+    with _broker(settings.broker) as url:
+        for quality in QUALITIES:
+            received = _absent(url, line, quality)
+            figures["received"][f"qos_{quality}"] = {
+                "bytes": received.size_bytes.total(),
+                "messages": received.messages.total(),
+                "bytes_by_kind": dict(received.size_bytes),
+                "messages_by_kind": dict(received.messages),
+                "version": received.version,
+            }
+    return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for people."""
+    about = f"away for {figures['versions']} versions of {figures['elements']:,} numbers"
+    sizes = f"snapshot {figures['snapshot_bytes']:,} bytes, a delta {figures['delta_bytes_mean']:,.0f}"
+    rows = [f"{about} ({sizes})", "", f"{'listening at':<14} {'bytes':>9} {'messages':>9}   of them"]
+    for name, one in figures["received"].items():
+        parts = ", ".join(
+            f"{one['messages_by_kind'][kind]} {kind} {size:,}" for kind, size in one["bytes_by_kind"].items()
+        )
+        rows.append(f"{name.replace('qos_', 'QoS '):<14} {one['bytes']:>9,} {one['messages']:>9}   {parts}")
+    return "\n".join(rows)
+
+
+def _line(versions: int, elements: int) -> list[Shelf]:
+    """Version 0 and so many more, as an aggregator at its defaults makes them; the weights move a little each time."""
+    defaults, chance = LineSettings(task=TASK), np.random.default_rng(0)
+    layout = Layout((TensorSpec("a.weight", (elements - 1,)), TensorSpec("a.bias", (1,))))
+    weights: Vector = chance.standard_normal(elements, dtype=np.float32)
+    line = [opening_shelf(defaults, layout, weights, published_at=0.0)]
+    choice = defaults.delta_encoding
+    assert choice is not None, "deltas are the default"
+    for version in range(1, versions + 1):
+        weights = weights + np.float32(0.01) * chance.standard_normal(elements, dtype=np.float32)
+        line.append(
+            next_shelf(
+                line[-1],
+                weights,
+                encoding=defaults.model_encoding,
+                encode_delta=lambda vector, of, version=version: encode_as(choice, vector, of, version=version - 1),
+                snapshot_versions=defaults.snapshot_versions,
+                published_at=float(version),
+                delta_bytes_max=defaults.delta_message_bytes_max,
+            )
+        )
+    return line
+
+
+def _absent(url: str, line: Sequence[Shelf], quality: Quality) -> Received:
+    """What a device gets of the line that was there for its first version."""
+    root = f"absence/{secrets.token_hex(4)}"
+    with contextlib.closing(MqttLink(MqttSettings.from_url(url, client_id=f"{root}/aggregator"))) as link:
+        publisher = Publisher(link, root=root, task=TASK, shard=0)
+        _publish(publisher, link, root, line[:1])
+        assert _come(url, root, quality, newest=0).version == 0
+        _publish(publisher, link, root, line[1:])
+        received = _come(url, root, quality, newest=line[-1].version)
+        publisher.tidy(())
+        newest = line[-1].announcement(shards=1, update_bytes_max=1 << 20)
+        left = [publisher.delta_topic(version) for version in newest.deltas]
+        left += [publisher.chunk_topic(newest.manifest.snapshot_version, at) for at in range(len(newest.chunks))]
+        for topic in (publisher.model_topic, *left):
+            link.publish(topic, b"", retain=True).wait(PATIENCE_SECONDS)
+    with contextlib.closing(MqttLink(_device(url, root, quality, clean_start=True))) as last:
+        last.receive(count=1, timeout_seconds=PATIENCE_SECONDS)  # the broker forgets the session
+    return received
+
+
+def _publish(publisher: Publisher, link: MqttLink, root: str, line: Sequence[Shelf]) -> None:
+    """All of it, in order; what is old is deleted as the aggregator does."""
+    snapshots: dict[int, list[str]] = {}
+    for shelf in line:
+        publisher.model(shelf.announcement(shards=1, update_bytes_max=1 << 20))
+        version = shelf.snapshot_version
+        snapshots[version] = [publisher.chunk_topic(version, index) for index in range(len(shelf.chunks))]
+        publisher.tidy({topic for one in sorted(snapshots)[-KEPT_SNAPSHOTS:] for topic in snapshots[one]})
+    link.publish(f"{root}/published", b"").wait(PATIENCE_SECONDS)
+
+
+def _device(url: str, root: str, quality: Quality, *, clean_start: bool = False) -> MqttSettings:
+    models = {} if clean_start else {topic_filter("model", root=root, task=TASK): quality}
+    return MqttSettings.from_url(url, client_id=f"{root}/{DEVICE}", subscriptions=models, clean_start=clean_start)
+
+
+def _come(url: str, root: str, quality: Quality, *, newest: int) -> Received:
+    """A device connects, takes what comes until it has the newest version and nothing more comes, and goes."""
+    received = Received()
+    with contextlib.closing(MqttLink(_device(url, root, quality))) as link:
+        downlink = Downlink(link, root=root, task=TASK)
+        is_connected = False
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        quiet_until = time.monotonic() + QUIET_SECONDS
+        while time.monotonic() < deadline:
+            is_done = is_connected and received.version == newest and time.monotonic() >= quiet_until
+            if is_done:
+                break
+            for event in link.receive(count=100, timeout_seconds=0.1):
+                is_connected = is_connected or isinstance(event, Connected)
+                if not isinstance(event, Delivery):
+                    continue
+                topic = parse(event.topic, root=root)
+                received.messages[topic.kind] += 1
+                received.size_bytes[topic.kind] += len(event.payload)
+                downlink.take(topic, event.payload)
+                link.ack(event)
+                quiet_until = time.monotonic() + QUIET_SECONDS
+            if downlink.held is not None:
+                received.version = downlink.held.published.version
+    return received
+
+
+@contextlib.contextmanager
+def _broker(url: str | None) -> Iterator[str]:
+    """The one that was given, or a mosquitto of our own that queues nothing at QoS 0, as its default is."""
+    if url is not None:
+        yield url
+        return
+    program = shutil.which(MOSQUITTO) or shutil.which(MOSQUITTO, path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise UsageError("mosquitto is not installed; install it, or give --broker mqtt://HOST of a test broker")
+    with tempfile.TemporaryDirectory(prefix="fedkd-absence-") as folder:
+        port = _free_port()
+        lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "max_queued_messages 100000"]
+        config = Path(folder) / "mosquitto.conf"
+        config.write_text("\n".join([*lines, "queue_qos0_messages false", ""]), encoding="utf-8")
+        with (Path(folder) / "log").open("wb") as log:
+            process = subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log)
+        try:
+            yield f"mqtt://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
