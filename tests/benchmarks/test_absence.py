@@ -1,4 +1,4 @@
-"""The absence benchmark, run small: at QoS 0 a device that was away gets one manifest, at QoS 1 one for each version."""
+"""The absence benchmark, run small: at QoS 0 one manifest comes to who was away, at QoS 1 one for each version."""
 
 import json
 from pathlib import Path
