@@ -25,6 +25,7 @@ from aggregator.publishing import Publisher
 from benchmarks.settings import AbsenceSettings
 from device_client.downlink import Downlink
 from wire_contract.connection import UsageError
+from wire_contract.encoding import EncodedTensor
 from wire_contract.encoding_choice import encode_as
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import KEPT_SNAPSHOTS
@@ -100,6 +101,10 @@ def _line(versions: int, elements: int) -> list[Shelf]:
     line = [opening_shelf(defaults, layout, weights, published_at=0.0)]
     choice = defaults.delta_encoding
     assert choice is not None, "deltas are the default"
+
+    def encode(difference: Vector, of: Layout) -> tuple[EncodedTensor, ...]:
+        return encode_as(choice, difference, of, version=line[-1].version)
+
     for version in range(1, versions + 1):
         weights = weights + np.float32(0.01) * chance.standard_normal(elements, dtype=np.float32)
         line.append(
@@ -107,7 +112,7 @@ def _line(versions: int, elements: int) -> list[Shelf]:
                 line[-1],
                 weights,
                 encoding=defaults.model_encoding,
-                encode_delta=lambda vector, of, version=version: encode_as(choice, vector, of, version=version - 1),
+                encode_delta=encode,
                 snapshot_versions=defaults.snapshot_versions,
                 published_at=float(version),
                 delta_bytes_max=defaults.delta_message_bytes_max,
