@@ -12,21 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from msgspec import structs
-
 from aggregator.admission import Merge, Refuse, receipt_for
 from aggregator.enrolment.roles import is_evaluator
 from aggregator.ledger import Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals
-from aggregator.line_check import STANDS_IN_THE_WAY, Found, LineRefused
-from aggregator.line_entry import enter
+from aggregator.line_check import STANDS_IN_THE_WAY
+from aggregator.line_entry import Entry
 from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.own_topics import SETTLE_SECONDS, OwnTopics
 from aggregator.publishing import Publisher
 from aggregator.summary import History, Tally
 from aggregator.telemetry.recording import Recording, Stopwatch
+from aggregator.telling import Telling
 from wire_contract.codec import decode
 from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
 from wire_contract.health import Heartbeat, no_heartbeat
@@ -45,8 +44,6 @@ _RECEIVE_SECONDS_MAX = 0.5
 """Upper bound of one wait, so that a stop request and a due version are seen soon."""
 _RETRY_SECONDS_MAX = 15.0
 _PUBLISH_AGAIN_SECONDS = 5.0
-_STATUS_SECONDS = 2.0
-"""Between two statuses, however many versions and updates there are."""
 _LOOK_SECONDS = 0.05
 """The longest wait while it is not known yet what stands on the broker."""
 
@@ -153,12 +150,15 @@ class Service:
             monotonic=clock.monotonic,
             settle_seconds=settle_seconds,
         )
-        self._replaces_line = replace_line
-        self._is_admitted = False
-        """Whether the first look has found nothing in the way."""
-        self._held: list[Delivery] = []
-        """What came before that: a ledger that is not of this line must not answer it."""
-        self._session_present = True
+        policy = line.settings.policy
+        self._entry = Entry(
+            line,
+            ledger,
+            link,
+            filters=subscriptions(root=root, task=line.settings.task, shard=policy.shard),
+            topic=self._publisher.model_topic,
+            replaces=replace_line,
+        )
         self._is_missing = False
         self._is_unpublished = False
         self._publish_again_at = 0.0
@@ -170,8 +170,7 @@ class Service:
         self._metrics = metrics
         self._not_evaluators: set[str] = set()
         """Names that the log has mentioned, so that each is one line; bounded."""
-        self._told: AggregatorStatus | None = None
-        self._tell_at = 0.0
+        self._telling = Telling(self._publisher.status)
         self._jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
 
     def run(self, should_stop: Callable[[], bool]) -> None:
@@ -206,8 +205,8 @@ class Service:
             self._publish()
         if self._online and self._clock.monotonic() >= self._renew_at:
             self._publish(renew=True)
-        if self._online and self._clock.monotonic() >= self._tell_at:
-            self._tell_news()
+        if self._online and self._telling.is_due(self._clock.monotonic()):
+            self._telling.tell(self._status("online"), now=self._clock.monotonic())
         self._recording.stands(self.line, self._counters(), connected=self._online, now=self._clock.monotonic())
         if self._metrics is not None:
             self._metrics.stands(self._figures(), now=self._clock.monotonic())
@@ -262,7 +261,7 @@ class Service:
                     if event.mid:  # at QoS 0 there is nothing to acknowledge
                         self._link.ack(event)
                 case Delivery():
-                    (deliveries if self._is_admitted else self._held).append(event)
+                    (deliveries.append if self._entry.is_open else self._entry.hold)(event)
                 case Connected():
                     self._greet(event)
                 case Disconnected():
@@ -435,7 +434,7 @@ class Service:
     def _greet(self, event: Connected) -> None:
         """A broker may have lost what it retained, or hold what is not ours: that is looked at on every connection."""
         self._connected_before = True
-        self._session_present = event.session_present
+        self._entry.connected(session_present=event.session_present)
         self._unreachable = ""
         self._told_unreachable.mended()
         log.info("connected; looking at what stands on the broker")
@@ -444,8 +443,8 @@ class Service:
     def _settle(self, should_stop: Callable[[], bool]) -> None:
         """What follows of a look."""
         found = self._own.found()
-        if not self._is_admitted:
-            self._enter(found)
+        if not self._entry.is_open:
+            self._entry.decide(found, now=self._clock.unix())
         elif found is not None and found.whose in STANDS_IN_THE_WAY:
             self._own.report(found)
         was_online, self._online = self._online, True
@@ -453,29 +452,15 @@ class Service:
             log.info("publishing what is missing of version %d", self.line.version)
         self._publish()
         if not was_online:
-            self._told = self._status("online")
-            self._publisher.status(self._told)
-        held, self._held = self._held, []
-        self._take(held, should_stop)
-
-    def _enter(self, found: Found | None) -> None:
-        topic, now = self._publisher.model_topic, self._clock.unix()
-        try:
-            enter(found, self.line, self._ledger, topic=topic, replaces=self._replaces_line, now=now)
-        except LineRefused:
-            if not self._session_present:  # begun just now: it would collect updates for nobody
-                shard = self.line.settings.policy.shard
-                for one in subscriptions(root=self._root, task=self.line.settings.task, shard=shard):
-                    self._link.unsubscribe(one)
-            raise
-        self._is_admitted = True
+            self._telling.tell(self._status("online"), now=self._clock.monotonic(), anyway=True)
+        self._take(self._entry.release(), should_stop)
 
     def _note_disconnected(self, event: Disconnected) -> None:
         if event.refused and not self._connected_before:
             raise RefusedByBroker(f"the broker refused this aggregator: {event.reason}; check user name and password")
         self._online = False
         self._own.disconnected()
-        self._held.clear()  # not acknowledged, so all of it comes again
+        self._entry.disconnected()
         self._unreachable = event.reason
         if self._told_unreachable.is_news(event.reason):
             log.warning("no connection to the broker: %s; trying again", event.reason)
@@ -487,14 +472,6 @@ class Service:
             return _RECEIVE_SECONDS_MAX
         waited = self._clock.monotonic() - self._waiting_since
         return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - waited))
-
-    def _tell_news(self) -> None:
-        """The status, if it says anything new. Each is up to 24 KiB, so it does not follow every version at once."""
-        self._tell_at = self._clock.monotonic() + _STATUS_SECONDS
-        status = self._status("online")
-        if self._told is None or not _says_the_same(status, self._told):
-            self._publisher.status(status)
-            self._told = status
 
     def _status(self, status: Literal["online", "offline"]) -> AggregatorStatus:
         summary = self._tally.summary(now=self._clock.unix(), bytes_down=self._publisher.published_bytes)
@@ -521,11 +498,3 @@ class Service:
             counters=self._counters(),
             connected=self._online,
         )
-
-
-def _says_the_same(status: AggregatorStatus, earlier: AggregatorStatus) -> bool:
-    """Apart from the moment, and from the bytes of statuses."""
-    assert status.summary is not None
-    assert earlier.summary is not None
-    moment = {"at": earlier.summary.at, "bytes_down": earlier.summary.bytes_down}
-    return structs.replace(status, summary=structs.replace(status.summary, **moment)) == earlier

@@ -131,7 +131,7 @@ def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: Setting
 def test_after_a_restart_nothing_is_published_that_stands(settings_of: SettingsOf, tmp_path: Path) -> None:
     with ExitStack() as at_the_end:
         first = Aggregator(tmp_path / "ledger", settings_of("aggregator"), at_the_end)
-        first.until(lambda: first.service._told is not None)
+        first.until(lambda: first.service._telling.told is not None)
     with ExitStack() as at_the_end:
         again = Aggregator(tmp_path / "ledger", settings_of("aggregator"), at_the_end)
         sent: list[str] = []
@@ -142,5 +142,5 @@ def test_after_a_restart_nothing_is_published_that_stands(settings_of: SettingsO
             return publish(topic, payload, retain=retain)
 
         again.link.publish = noting  # type: ignore[assignment,method-assign]
-        again.until(lambda: again.service._told is not None)
+        again.until(lambda: again.service._telling.told is not None)
         assert [topic.removeprefix(f"{ROOT}/{TASK}/") for topic in sent] == ["delta/0", "aggregator/0"]

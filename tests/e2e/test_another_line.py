@@ -201,8 +201,8 @@ def test_ledgers_that_are_not_the_line_s(scene: Scene, retained: Callable[[], di
 
 
 def test_an_older_ledger_behind_the_back_of_the_broker(scene: Scene) -> None:
-    """The broker has lost what it retained, so nothing stands in the way of an older ledger: its versions are lower than
-    what devices hold, and were published earlier.
+    """The broker has lost what it retained, so nothing stands in the way of an older ledger. Its versions are lower
+    than what devices hold, and were published earlier.
     """
     aggregator = scene.start("ledger")
     scene.reaches("ledger", 0, aggregator)

@@ -91,7 +91,7 @@ class Federation:
 
     def tell(self) -> None:
         """The status with everything so far goes out now, whenever it would be due; the broker has it then."""
-        self.service._tell_at = 0.0
+        self.service._telling.next_at = 0.0
         self.service.step()
         self.until(lambda: self._has_told_all)
 

@@ -78,7 +78,7 @@ def test_a_page_that_comes_late_shows_the_whole_history(
     assert page.run(shows("#accuracy-note", "version 7 · best 87.5 % at version 6"))
     assert page.text("#version") == "7"
     assert (page.text("#count-merged"), page.text("#count-duplicate"), page.text("#count-refused")) == ("15", "0", "1")
-    told = toy.service._told
+    told = toy.service._telling.told
     assert told is not None
     assert told.summary is not None
     assert page.text("#rate") == str(told.summary.updates_per_minute)  # all 15, unless the last minute was too short
