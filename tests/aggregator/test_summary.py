@@ -142,13 +142,13 @@ def taught(stage: Stage) -> Summary:
         told = evaluation(version, version / 10)
         told = Evaluation(
             task=TASK,
-            device="judge",
+            device="evaluator",
             version=version,
             digest=stage.line.shelf.published.digest,
             samples=1,
             metrics=told.metrics,
         )
-        stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device="judge"), encode(told))
+        stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device="evaluator"), encode(told))
         stage.step()
         stage.now += 2.0
     stage.send(stage.device("a"), base_digest=bytes(32))

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.__main__ import main as aggregator_main
-from aggregator.ledger_view import read_contributions, read_task, read_totals
+from aggregator.ledger_format import LedgerError
+from aggregator.ledger_view import read_contributions, read_totals
 from device_client.__main__ import main as device_main
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import REPOSITORY, AggregatorProcess
@@ -101,8 +102,10 @@ class Scene:
         return process.log.splitlines()[-1]
 
     def version(self, name: str) -> int:
-        path = self.ledger(name)
-        return read_totals(path).version if path.exists() and read_task(path) else -1
+        try:
+            return read_totals(self.ledger(name)).version
+        except LedgerError:  # it is just being made
+            return -1
 
     def reaches(self, name: str, version: int, *watched: AggregatorProcess) -> None:
         def is_there() -> bool:
