@@ -12,8 +12,8 @@ PAYLOADS ?= 1000000
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-demo: $(VENV)/.simulators  ## Six people's watches teach one model over MQTT; the result is out/demo/report.html
-	$(BIN)/python -m simulators demo --out $(OUT)
+demo: $(VENV)/.simulators  ## Six people's watches teach one model over MQTT; the result is out/demo/report.html; QUICK=1: a short run
+	$(BIN)/python -m simulators demo --out $(OUT)$(if $(QUICK), --quick)
 
 up:  ## Broker, aggregator, evaluator, InfluxDB, Grafana in containers; FLEET=1 adds six devices
 	@docker compose version >/dev/null 2>&1 || \
@@ -25,9 +25,12 @@ up:  ## Broker, aggregator, evaluator, InfluxDB, Grafana in containers; FLEET=1 
 	[ -e secrets ] || { mkdir -m 700 secrets && { [ "$$(id -u)" != 0 ] || chown "$$FEDKD_UID:$$FEDKD_GID" secrets; }; }
 	docker compose run --rm --build setup
 	docker compose $(if $(FLEET),--profile fleet )up --detach --build --wait
-	@echo "Grafana   http://$$(docker compose port grafana 3000)  admin, password in secrets/passwords/grafana-admin"
-	@echo "broker    mqtts://$$(docker compose port broker 8883)  authority in secrets/clients/ca.pem"
-	@echo "browsers  wss://$$(docker compose port broker 8084)  viewer, password in secrets/clients/viewer.password"
+	@# A port that is open to everybody is named by 0.0.0.0 or [::], which is no address to connect to.
+	@at() { docker compose port $$1 $$2 | sed -E '1!d; s/^(0\.0\.0\.0|\[::\]):/localhost:/'; }; \
+	echo "Grafana   http://$$(at grafana 3000)  admin, password in secrets/passwords/grafana-admin"; \
+	echo "broker    mqtts://$$(at broker 8883)  authority in secrets/clients/ca.pem"; \
+	echo "browsers  wss://$$(at broker 8084)  viewer, password in secrets/clients/viewer.password"; \
+	echo "is it well? docs/deployment.md has the commands of the doctor for this broker"
 
 down:  ## Stops what `up` started and keeps its volumes; VOLUMES=1 removes them, too
 	docker compose --profile fleet down$(if $(VOLUMES), --volumes)

@@ -63,13 +63,12 @@ class Terminal:
         pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores)))] if cores else []
         inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
         self.process = subprocess.Popen(
-            [*pinned, sys.executable, *arguments],
+            ["setsid", "--ctty", *pinned, sys.executable, *arguments],  # or Ctrl-C would be a letter
             cwd=HOUSE,
             env=inherited | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | dict(environment or {}),
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            start_new_session=True,
         )
         os.close(slave)
 
@@ -85,6 +84,10 @@ class Terminal:
         while word not in "\n".join(self.screen):
             assert time.monotonic() < deadline, f"no {word!r} within {seconds_max:g} s:\n" + "\n".join(self.screen)
             assert self._read(0.1), f"it ended without {word!r}:\n" + "\n".join(self.screen)
+
+    def type(self, keys: str) -> None:
+        """As from the keyboard; Ctrl-C is the letter 3."""
+        os.write(self._master, keys.encode())
 
     def found(self, look: Callable[[], T | None], *, seconds_max: float) -> T:
         """What `look` finds, as soon as it finds something, while the program runs."""

@@ -148,8 +148,8 @@ def _queue(*, asked: int, taken: int, kept: int) -> Finding:
             name=name,
             verdict="missing",
             line=line,
-            mend="or, if fewer will ever wait, --queue-messages",
             mending=mends.QUEUE,
+            otherwise="or, if fewer will ever wait, --queue-messages",
         )
     if taken < asked:
         line = f"all {taken:,} messages that went out in time were kept for a client that is away"

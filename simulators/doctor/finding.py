@@ -25,6 +25,8 @@ class Finding:
     mend: str = ""
     """What to do on any broker, or on the side of whoever asked."""
     mending: Mending = field(default_factory=dict)
+    otherwise: str = ""
+    """What may be done instead; told last."""
 
 
 REACHABLE = "reachable"

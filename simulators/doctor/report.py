@@ -32,7 +32,8 @@ def shown(finding: Finding, broker: str | None) -> str:
 
 def _advice(finding: Finding, broker: str | None) -> list[str]:
     settings = {name: setting for name, setting in finding.mending.items() if name == broker} or finding.mending
-    return [*([finding.mend] if finding.mend else []), *(f"{name}: {setting}" for name, setting in settings.items())]
+    mending = [f"{name}: {setting}" for name, setting in settings.items()]
+    return [advice for advice in (finding.mend, *mending, finding.otherwise) if advice]
 
 
 def _wrapped(text: str, *, first: str, rest: str) -> list[str]:
@@ -67,6 +68,7 @@ def as_json(findings: Sequence[Finding], *, address: str, broker: str | None, se
                 "line": finding.line,
                 "mend": finding.mend,
                 "mending": dict(finding.mending),
+                "otherwise": finding.otherwise,
             }
             for finding in findings
         ],

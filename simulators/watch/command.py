@@ -18,6 +18,6 @@ def run(settings: WatchSettings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with PageServer(config, port=settings.port) as page:
-        print(f"the page is at {page.url} and reads {config.websocket}; Ctrl-C ends it", flush=True)
+        print(f"the page is at {page.url}\nand reads {config.websocket}; Ctrl-C ends it", flush=True)
         stopped.wait()
     return 0

@@ -6,11 +6,14 @@ import re
 import signal
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from tests.broker.mosquitto import Mosquitto
 from tests.e2e.small_demo import DEMO_SECONDS_MAX, data_wheel
 from tests.terminal import Terminal
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.e2e
 
@@ -68,3 +71,29 @@ def test_the_last_screen_of_a_demo_shows_the_result(
     assert not facts["missing"]
     said = "".join(ended.screen)  # a long path goes on in the next line
     assert re.sub(r"\s", "", f"report: {out / 'report.html'}") in re.sub(r"\s", "", said), ended.text
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(100, 30), (80, 24)], ids=str)
+def test_the_doctor_in_a_terminal(mosquitto: Mosquitto, columns: int, rows: int) -> None:
+    arguments = ["-m", "simulators", "doctor", "--broker", mosquitto.url, "--queue-messages", "10"]
+    with Terminal(arguments, columns=columns, rows=rows) as terminal:
+        ended = terminal.ended(seconds_max=PATIENCE_SECONDS)
+    assert ended.code in {0, 1}, ended.output
+    assert "Traceback" not in ended.output
+    assert re.search(r"^\d+ ok.*, in \d+ s$", ended.text, re.MULTILINE), ended.text
+    assert "ontract needs is " in ended.text, "the outcome is what stands last"
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(100, 30), (80, 24)], ids=str)
+def test_the_page_is_served_from_a_terminal_until_control_c(columns: int, rows: int) -> None:
+    arguments = ["-m", "simulators", "watch", "--websocket", "ws://127.0.0.1:9/mqtt", "--port", "0"]
+    with Terminal(arguments, columns=columns, rows=rows) as terminal:
+        terminal.until("Ctrl-C ends it", seconds_max=PATIENCE_SECONDS)
+        shown = re.search(r"http://127\.0\.0\.1:\d+/", " ".join(terminal.screen))
+        assert shown is not None
+        with urlopen(shown[0], timeout=PATIENCE_SECONDS) as page:
+            assert b"<title>asyncfedkd</title>" in page.read()
+        terminal.type("\x03")
+        ended = terminal.ended(seconds_max=PATIENCE_SECONDS)
+    assert ended.code == 0, ended.output
+    assert "Traceback" not in ended.output

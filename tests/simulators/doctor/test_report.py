@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulators.doctor import finding as mends
-from simulators.doctor.capacity import largest
+from simulators.doctor.capacity import _queue, largest
 from simulators.doctor.entry import durability, encryption, kind_of
 from simulators.doctor.examination import bench_of
 from simulators.doctor.finding import Finding, exit_code
@@ -57,6 +57,14 @@ def test_only_the_settings_of_a_known_broker_are_shown() -> None:
     assert "EMQX" not in known
     assert {"mosquitto:", "EMQX:", "HiveMQ:", "NATS:"} <= set(unknown.split())
     assert "→" not in shown(Finding(name="x", verdict="ok", line="fine", mending=mends.QUEUE), None)
+
+
+def test_the_main_remedy_comes_before_the_other() -> None:
+    """Once a line of advice began with "or, …", before what it was the alternative to."""
+    lines = [line.strip() for line in shown(_queue(asked=3_000, taken=3_000, kept=1_000), "mosquitto").splitlines()]
+    advice = [line.removeprefix("→ ") for line in lines if line.startswith("→")]
+    assert advice[0].startswith("mosquitto: max_queued_messages")
+    assert advice[1:] == ["or, if fewer will ever wait, --queue-messages"]
 
 
 @pytest.mark.parametrize("limit", [1, 63, 64, 65, 500, 999])
