@@ -20,6 +20,14 @@ from aggregator.enrolment.settings import COMMANDS as ENROLMENT
 from aggregator.enrolment.settings import AuthoritySettings
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
+from aggregator.ledger_commands import (
+    BackupSettings,
+    CheckLedgerSettings,
+    RestoreSettings,
+    check,
+    make_backup,
+    put_back,
+)
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals, read_history, read_totals
 from aggregator.log_lines import write_log
@@ -229,6 +237,9 @@ PROGRAM = Program(
             run=lambda settings: show_health(settings, usual=health_file_of(settings.ledger)),
         ),
         "telemetry": Command(settings=TelemetrySummarySettings, run=show_telemetry),
+        "backup": Command(settings=BackupSettings, run=make_backup),
+        "restore": Command(settings=RestoreSettings, run=put_back),
+        "check-ledger": Command(settings=CheckLedgerSettings, run=check),
         "move-forward": Command(settings=MoveForwardSettings, run=renumber),
         "signing-key": Command(settings=SigningKeySettings, run=make_signing_key),
         **{name: Command(settings=settings, run=_enrolment) for name, settings in ENROLMENT.items()},

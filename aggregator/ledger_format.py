@@ -56,7 +56,9 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 def damaged(path: Path, how: str) -> LedgerError:
     """The same line for damage wherever it is met."""
-    return LedgerError(f"ledger {path} is damaged ({how}); restore a backup, or move it away to begin anew")
+    return LedgerError(
+        f"ledger {path} is damaged ({how}); restore a backup (`aggregator restore`), or move it away to begin anew"
+    )
 
 
 def lock(path: Path) -> FileLock:
@@ -67,13 +69,23 @@ def lock(path: Path) -> FileLock:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path.with_name(path.name + ".lock"))
+        lock_path = path.with_name(path.name + ".lock")
+        locked = FileLock(lock_path)
     except FileLocked as error:
         raise LedgerError(
             f"ledger {path}: another aggregator (process {error.holder}) is using it; two would merge updates twice"
         ) from None
     except OSError as error:
         raise LedgerError(f"ledger {path}: {error.strerror}; give a --ledger in a folder that can be written") from None
+    give_to(lock_path, owner_of=path if path.exists() else path.parent)
+    return locked
+
+
+def give_to(path: Path, *, owner_of: Path) -> None:
+    """What root makes for a program of another user belongs to that user; others can only make files of their own."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = owner_of.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def was_left_open(path: Path) -> bool:
@@ -139,7 +151,7 @@ def check_structure(db: sqlite3.Connection, path: Path) -> None:
     """
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise damaged(path, found)
+        raise damaged(path, " ".join(found.split()))
 
 
 def _boot() -> str | None:

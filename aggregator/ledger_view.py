@@ -14,6 +14,9 @@ from aggregator.summary import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, History
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
 from wire_contract.messages import Measured, SeenDevice
 
+READABLE = range(OLDEST_FORMAT, FORMAT + 1)
+"""Formats that this program has, or can bring to its own."""
+
 _RATE_UPDATES_MAX = 100_000
 """So many of the newest updates are looked at for the rate; more in a minute are beyond one aggregator."""
 
@@ -75,7 +78,7 @@ def read_task(path: Path) -> str:
     Raises:
         LedgerError: there is no ledger, it is damaged, or of a newer format.
     """
-    with _reading(path, formats=range(OLDEST_FORMAT, FORMAT + 1)) as db:
+    with reading(path, formats=READABLE) as db:
         task: str = db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0]
         return task
 
@@ -86,7 +89,7 @@ def read_totals(path: Path) -> Totals:
     Raises:
         LedgerError: there is no ledger, or it is damaged.
     """
-    with _reading(path) as db:
+    with reading(path) as db:
         newest = db.execute("SELECT version, committed_at FROM version ORDER BY version DESC LIMIT 1").fetchone()
         version, committed_at = newest or (0, 0.0)
         waiting, waiting_devices = db.execute(
@@ -124,7 +127,7 @@ def read_contributions(path: Path) -> list[Contribution]:
     Raises:
         LedgerError: there is no ledger, or it is damaged.
     """
-    with _reading(path) as db:
+    with reading(path) as db:
         rows = db.execute(
             "SELECT device, sequence, base_version, into_version, staleness, samples, weight, size_bytes, merged_at"
             " FROM journal ORDER BY id"
@@ -139,7 +142,7 @@ def read_shares(path: Path) -> list[tuple[str, float, float]]:
     Raises:
         LedgerError: there is no ledger, or it is damaged.
     """
-    with _reading(path) as db:
+    with reading(path) as db:
         return db.execute(
             "SELECT device, coalesce(weight, 0.0), coalesce(last_merged_at, 0.0)"
             " FROM (SELECT DISTINCT device FROM device) LEFT JOIN account USING (device)"
@@ -152,7 +155,7 @@ def read_versions(path: Path) -> list[VersionMoment]:
     Raises:
         LedgerError: there is no ledger, or it is damaged.
     """
-    with _reading(path) as db:
+    with reading(path) as db:
         rows = db.execute("SELECT version, committed_at FROM version ORDER BY version")
         return [VersionMoment(version=version, committed_at=at) for version, at in rows]
 
@@ -163,7 +166,7 @@ def read_history(path: Path, *, now: float) -> History:
     Raises:
         LedgerError: there is no ledger, or it is damaged.
     """
-    with _reading(path) as db:
+    with reading(path) as db:
         versions = db.execute(
             "SELECT version, committed_at FROM version ORDER BY version DESC LIMIT ?", (VERSIONS_KEPT,)
         )
@@ -222,7 +225,12 @@ def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, fl
 
 
 @contextmanager
-def _reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads.
+
+    Raises:
+        LedgerError: there is no ledger, it is damaged, or of another format than these.
+    """
     if not path.is_file():
         raise LedgerError(f"ledger {path}: there is no such file")
     # Asked and not tried: closing the file would end the locks that SQLite holds on it in this process.
