@@ -5,11 +5,13 @@ It keeps nothing on disk. After a restart it measures the newest version again, 
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from device_client.downlink import Downlink
 from device_client.events import Emit
+from device_client.first_model import FirstModel
 from device_client.inbox import NewModel, Rejected
 from device_client.model_trust import ModelTrust
 from device_client.presence import offline, online, presence_topic
@@ -68,6 +70,7 @@ class ModelFeed:
         self._emit = emit
         self._greet = greet
         self._downlink = Downlink(link, root=root, task=task, trust=trust)
+        self._first_model = FirstModel(self._downlink, monotonic=time.monotonic, emit=emit)
         self._was_connected = False
         self._told = Told()
 
@@ -93,6 +96,7 @@ class ModelFeed:
                 else:
                     self._note(event)
         self._downlink.renew()
+        self._first_model.look(connected=self.trouble is None)
         return newest
 
     def _take(self, delivery: Delivery) -> NewModel | None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_client import first_model
 from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only, publishable
 from device_client.presence import will
 from wire_contract import codec, topics
@@ -256,3 +257,11 @@ def test_the_feed_knows_why_there_is_no_connection() -> None:
     assert newest is not None
     assert newest.published.version == 4
     assert feed.trouble is None
+
+
+def test_it_says_once_what_it_is_waiting_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_model, "WAIT_SECONDS", 0.0)
+    for _ in range(5):
+        bench.turn()
+    (said,) = [str(fields["message"]) for name, fields in bench.events if name == "warning"]
+    assert f"nothing that can be used is retained on {ROOT}/{TASK}/model" in said
