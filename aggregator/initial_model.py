@@ -1,6 +1,6 @@
 """Reads the model that a line begins with: safetensors, with the tensors' order in its metadata.
 
-safetensors sorts tensors its own way, so `python -m device_client initial-model` writes the order of the layout into
+safetensors sorts tensors its own way, so `asyncfedkd device initial-model` writes the order of the layout into
 metadata key `layout`, JSON `[[name, [shape]], …]`, the task into key `task`, and what the weights are for into key
 `role` (`wire_contract/model_roles.py`). What a line begins with is published to everybody, and only the role tells a
 student from a teacher here; so a line is begun only from a file that says that it holds a student.

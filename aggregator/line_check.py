@@ -110,7 +110,7 @@ def refusal(found: Found, *, task: str, topic: str, ledger: Path, version: int) 
         f"task {task}: another line stands on {topic}, at version {manifest.version}, published "
         f"{_moment(manifest.published_at)}; ledger {ledger}, at version {version}, does not know it. Nothing was "
         "changed (is another aggregator at work?). To go on above it: restore its newest ledger, or take this one: "
-        f"python -m aggregator move-forward --ledger {ledger} --version {way_forward(manifest.version, version)}. To "
+        f"asyncfedkd aggregator move-forward --ledger {ledger} --version {way_forward(manifest.version, version)}. To "
         "begin anew over it, so that devices drop that line: --replace-line"
     )
 

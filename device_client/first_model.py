@@ -33,5 +33,5 @@ class FirstModel:
             self._emit(
                 "warning",
                 message=f"waiting for a model for {now - self._since:.0f} s: {lacks}; is an aggregator at work there "
-                "(same --root and task), and may this device read it? `python -m simulators doctor` tries the broker",
+                "(same --root and task), and may this device read it? `asyncfedkd doctor` tries the broker",
             )

@@ -125,7 +125,7 @@ class ModelTrust:
 
 def _remedy(version: int) -> str:
     return (
-        "if the aggregator goes on with an older or a new ledger, its operator moves that above it: python -m "
+        "if the aggregator goes on with an older or a new ledger, its operator moves that above it: asyncfedkd "
         f"aggregator move-forward --version {version + 1}"
     )
 

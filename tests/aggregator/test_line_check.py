@@ -122,5 +122,5 @@ def test_the_refusal_is_one_line_that_names_both_ways_out(moment: float) -> None
     said = str(refusal(found, task="toy", topic=TOPIC, ledger=Path("ledger.sqlite3"), version=2))
     assert "\n" not in said
     assert f"another line stands on {TOPIC}, at version 78" in said
-    assert "python -m aggregator move-forward --ledger ledger.sqlite3 --version 79" in said
+    assert "asyncfedkd aggregator move-forward --ledger ledger.sqlite3 --version 79" in said
     assert "--replace-line" in said

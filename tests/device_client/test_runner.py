@@ -384,7 +384,7 @@ def test_a_newcomer_says_once_what_it_is_waiting_for(stage: Stage) -> None:
     stage.run_for(300.0)
     (line,) = said()
     assert f"nothing that can be used is retained on {ROOT}/{TASK}/model" in line
-    assert "simulators doctor" in line
+    assert "asyncfedkd doctor" in line
     large = model(5, layout=Layout((TensorSpec("a", (20_000,)),)))
     stage.aggregator.announce(codec.encode(large.manifest))
     stage.run_for(300.0)
