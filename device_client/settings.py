@@ -90,7 +90,7 @@ class RunSettings(OnlineSettings):
         description="teacher's file, made by pretrain-teacher; it never leaves the device. With fedkd it may be left "
         "out, and is what the device's own teacher starts from, once",
     )
-    seed: int = Field(0, ge=0, description="of shuffling, augmentation and dropout")
+    seed: int = Field(0, ge=0, description="random seed of shuffling, augmentation and dropout")
     schedule_versions: int | None = Field(
         None,
         ge=1,
@@ -235,7 +235,7 @@ class InitialModelSettings(LearningSettings, CommandSettings):
     flag_groups = {"out": "", "seed": "learning"}  # noqa: RUF012 — see CommandSettings
 
     out: Path = Field(description="safetensors file to write")
-    seed: int = Field(0, ge=0, description="of the initial weights")
+    seed: int = Field(0, ge=0, description="random seed of the initial weights")
     weights: Path | None = Field(
         None,
         description="begin from the student in this safetensors file (an exported model, or an initial model of an "
@@ -250,4 +250,4 @@ class PretrainTeacherSettings(LearningSettings, CommandSettings):
 
     out: Path = Field(description="safetensors file to write")
     epochs: int | None = Field(None, ge=1, description="passes over its data; else as many as the task's recipe says")
-    seed: int = Field(0, ge=0, description="of initial weights, shuffling, augmentation and dropout")
+    seed: int = Field(0, ge=0, description="random seed of initial weights, shuffling, augmentation and dropout")

@@ -25,13 +25,13 @@ Who = Literal["all", "centralised", "local"]
 class BaselineSettings(CommandSettings):
     """Trains the centralised ceiling and the one-person floors."""
 
-    task: str = Field("physiotherapy", min_length=1, description="as for device_client")
+    task: str = Field("physiotherapy", min_length=1, description="what is learned, named as for `device run`")
     data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
     initial_model: Path = Field(description="safetensors file of the initial student")
     teacher: Path | None = Field(None, description="safetensors file of the teacher, where the task has one")
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
     epochs: int = Field(40, ge=1, description="passes over the data, of each")
-    seed: int = Field(0, ge=0, description="of shuffling, augmentation and dropout")
+    seed: int = Field(0, ge=0, description="random seed of shuffling, augmentation and dropout")
     who: Who = Field("all", description="which of the two; they are independent, so that two programs can share them")
     nice: int = Field(0, ge=0, le=19, description="gives way to other programs, as nice(1)")
 

@@ -27,18 +27,22 @@ class DemoSettings(ConnectionSettings):
         "plain": "what is shown",
     }
 
-    task: str = Field("physiotherapy", min_length=1, description="a task that lists its devices, as for device_client")
+    task: str = Field(
+        "physiotherapy",
+        min_length=1,
+        description="a task that lists its devices, named as for `device run`",
+    )
     data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
     broker: OptionalBrokerUrl = Field(
         "", description="URL of a broker of your own; else one is embedded, with a password"
     )
     root: str = Field("", description="first levels of every topic; else one that is made for this run")
     out: Path = Field(Path("out/demo"), description="folder for report.html, page.html, summary.json, logs and ledgers")
-    seed: int = Field(0, ge=0, description="of weights, teacher, shuffling, augmentation and dropout")
+    seed: int = Field(0, ge=0, description="random seed of weights, teacher, shuffling, augmentation and dropout")
     versions: int | None = Field(
         None, ge=1, description="training stops at this version; else at 150, or as many as this machine has time for"
     )
-    seconds: float | None = Field(None, gt=0, description="…or so long after the devices started, seconds")
+    seconds: float | None = Field(None, gt=0, description="training stops so long after the devices started, seconds")
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
     quick: bool = Field(
         False, description="a short run, under a minute on two cores: fewer versions, a teacher trained for less long"

@@ -54,8 +54,9 @@ class BrokerSettings(CommandSettings):
     """An MQTT broker on this machine alone, in memory, for trying things out. It speaks MQTT 3.1.1."""
 
     port: int = Field(1883, ge=0, le=65_535, description="port of the loopback; 0: a free one")
-    websocket: bool = Field(False, description="listen for WebSocket (browsers), too, on a free port of the loopback")
-    websocket_port: int | None = Field(None, ge=0, le=65_535, description="the same, on this port")
+    websocket_port: int | None = Field(
+        None, ge=0, le=65_535, description="listen for WebSocket (browsers), too, on this port; 0: a free one"
+    )
     username: str = Field("fedkd", min_length=1, pattern="^[^:]*$", description="the one user's name")
     password: SecretStr | None = Field(None, description="the one user's password; else one is made up and printed")
     password_file: Path | None = Field(
@@ -77,7 +78,7 @@ def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> La
     port_file.unlink(missing_ok=True)
     write_passwords(password_file, credentials)
     arguments = ["--port", "0", "--password-file", str(password_file), "--port-file", str(port_file)]
-    arguments += ["--websocket"] if websocket else []
+    arguments += ["--websocket-port", "0"] if websocket else []
     child = processes.start("broker", ["-m", "simulators", "broker", *arguments])
     return Launched(child=child, port_file=port_file, credentials=credentials, since=time.monotonic())
 
@@ -196,6 +197,5 @@ def _configuration(settings: BrokerSettings, password_file: Path) -> dict[str, A
 def _listeners(settings: BrokerSettings) -> dict[str, dict[str, str]]:
     """MQTT first."""
     listeners = {"default": {"type": "tcp", "bind": f"{HOST}:{settings.port}"}}
-    if not settings.websocket and settings.websocket_port is None:
-        return listeners
-    return listeners | {"websocket": {"type": "ws", "bind": f"{HOST}:{settings.websocket_port or 0}"}}
+    port = settings.websocket_port
+    return listeners if port is None else listeners | {"websocket": {"type": "ws", "bind": f"{HOST}:{port}"}}

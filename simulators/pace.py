@@ -27,7 +27,7 @@ _BASELINES = 2
 class PaceSettings(CommandSettings):
     """Measures what an epoch of one device costs on this machine."""
 
-    task: str = Field("physiotherapy", min_length=1, description="as for device_client")
+    task: str = Field("physiotherapy", min_length=1, description="what is learned, named as for `device run`")
     data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
 

@@ -7,7 +7,7 @@ adds its own fields in a subclass and reads them with `read_settings`, which tur
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
 
@@ -114,6 +114,8 @@ class CommandSettings(BaseSettings):
         env_prefix_target="all",
         env_ignore_empty=True,
     )
+    only_flags: ClassVar[Collection[str]] = ()
+    """Flags that no environment variable stands for, by the names of the settings."""
     flag_groups: ClassVar[Mapping[str, str]] = {}
     """Titles in `--help`: each stands above the field that it names, and above those that follow in the class."""
 

@@ -9,7 +9,7 @@ import shutil
 import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
@@ -23,6 +23,8 @@ from wire_contract.limits import KIB, MIB
 ENVIRONMENT_PREFIX = "FEDKD_"
 GROUPS = "flag_groups"
 """Name of the class variable that maps a field to the title of the group of flags that begins with it."""
+ONLY_FLAGS = "only_flags"
+"""Name of the class variable with the flags that no environment variable stands for."""
 HELP_FLAGS = ("-h", "--help")
 VERSION_FLAG = "--version"
 
@@ -47,6 +49,7 @@ class Flag:
     """What the settings call it."""
     name: str
     variable: str
+    """Empty: only the flag counts."""
     value: str | None
     """What stands for the value in help texts; None: the flag takes none, and `--no-…` is its opposite."""
     repeats: bool
@@ -65,8 +68,9 @@ class Flag:
 
     @property
     def help(self) -> str:
-        default = "needed; " if self.needed else f"default: {self.default}; " if self.default is not None else ""
-        return f"{self.says} ({default}{self.variable})"
+        default = "needed" if self.needed else f"default: {self.default}" if self.default is not None else ""
+        notes = "; ".join(note for note in (default, self.variable) if note)
+        return f"{self.says} ({notes})" if notes else self.says
 
 
 def flags_of(settings: type[BaseSettings]) -> list[Flag]:
@@ -77,7 +81,9 @@ def flags_of(settings: type[BaseSettings]) -> list[Flag]:
     flags, group = [], ""
     for name, field in settings.model_fields.items():
         group = begins.get(name, group)
-        flags.append(_flag(name, field, group))
+        flag = _flag(name, field, group)
+        only_flag = flag.key in getattr(settings, ONLY_FLAGS, ())
+        flags.append(replace(flag, variable="") if only_flag else flag)
     return flags
 
 

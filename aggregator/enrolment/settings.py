@@ -29,6 +29,8 @@ class NewAuthoritySettings(AuthoritySettings):
 class EnrolSettings(AuthoritySettings):
     """Makes a key and certificate, or a password, for one client of the broker or for the broker."""
 
+    only_flags = ("password",)
+
     device: str = Field(description="name; a device's is its device id")
     role: Role = Field("device", description="aggregator, viewer and evaluator go by these names, or aggregator-1 …")
     out: Path = Field(
@@ -37,13 +39,15 @@ class EnrolSettings(AuthoritySettings):
     days: int = Field(DAYS, ge=1, le=36_500, description="how long the certificate lasts, days")
     host: Names = Field((), description="where a broker is reached, name or address; repeat for more")
     password_entry: bool = Field(
-        False, alias="password", description="a password instead of a certificate, for who cannot show one (browsers)"
+        False,
+        alias="password",
+        description="a password instead of a certificate, for clients that cannot show one (browsers)",
     )
     access_list: Path | None = Field(
         None,
         description="the broker's mosquitto.acl; needed for viewer-4, aggregator-4 … and above, which it must list",
     )
-    renew: bool = Field(False, description="although the name has one; an old certificate holds until its end")
+    renew: bool = Field(False, description="even though the name has one; the old certificate holds until its end")
 
     @classmethod
     def settings_customise_sources(
@@ -61,7 +65,7 @@ class EnrolSettings(AuthoritySettings):
 
 class _WithoutPassword(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__call__().items() if name != "password"}
+        return {name: value for name, value in super().__call__().items() if name not in EnrolSettings.only_flags}
 
 
 class RevokeSettings(AuthoritySettings):

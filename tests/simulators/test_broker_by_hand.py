@@ -38,7 +38,7 @@ def assert_lets_in(url: str) -> None:
 
 
 def test_it_tells_how_to_reach_it() -> None:
-    with started("--port", "0", "--websocket") as broker, ended(broker):
+    with started("--port", "0", "--websocket-port", "0") as broker, ended(broker):
         url = url_told_by(broker)
         assert re.fullmatch(r"mqtt://fedkd:[\w-]{12}@127\.0\.0\.1:\d+", url)
         assert broker.stdout is not None
