@@ -44,6 +44,7 @@ from wire_contract.messages import (
     Signed,
     Summary,
     Update,
+    says_other,
 )
 from wire_contract.plain_text import printable
 
@@ -104,8 +105,7 @@ def frame(content: bytes) -> bytes:
 
 def pack(message: Message) -> bytes:
     """The msgpack map of `message`, which stands in its payload: what is signed."""
-    told = (getattr(message, name, None) for name in ("outcome", "reason", "status"))
-    assert OTHER not in told, f"{message}: `{OTHER}` is for what was read, and is never written"
+    assert not says_other(message), f"{message}: `{OTHER}` is for what was read, and is never written"
     built = msgspec.to_builtins(message, builtin_types=(bytes,))
     if isinstance(message, Model):
         built["l"] = [spec.as_written for spec in message.layout]

@@ -360,3 +360,8 @@ class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Message = Update | Model | Delta | Manifest | Signed | Receipt | Presence | Evaluation | AggregatorStatus
+
+
+def says_other(message: Message) -> bool:
+    """Whether it holds a status that only a newer program knows: such a message is read, and never written."""
+    return OTHER in {getattr(message, name, None) for name in ("outcome", "reason", "status")}

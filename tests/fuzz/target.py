@@ -19,7 +19,7 @@ from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import CHUNK_BYTES_MAX, DELTA_LIMITS, Limits
 from wire_contract.manifest import Published, assemble, chunk_digests, read_model
-from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Update
+from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Update, says_other
 from wire_contract.signing import NotTrusted, PublicKey, SigningKey, signers
 
 SECONDS_MAX = 1.0
@@ -132,9 +132,10 @@ def _read(payload: bytes, kind: type[Message], base: Published, seen: Seen) -> N
         message = codec.decode(payload, kind, limits=_OWN_LIMITS.get(kind))
         assert isinstance(message, kind)
         seen.decoded += 1
-        written = codec.encode(message)  # compared as bytes, because a scale that is NaN is not equal to itself
-        again = codec.decode(written, kind, limits=_OWN_LIMITS.get(kind))
-        assert codec.encode(again) == written, "it does not come back"
+        if not says_other(message):
+            written = codec.encode(message)  # compared as bytes, because a scale that is NaN is not equal to itself
+            again = codec.decode(written, kind, limits=_OWN_LIMITS.get(kind))
+            assert codec.encode(again) == written, "it does not come back"
         _use(message, payload, base)
         seen.values += 1
     except DecodeError as error:
