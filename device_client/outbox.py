@@ -11,7 +11,6 @@ whose fate is known are then left out by this process all the same, and `record`
 that dies before that sends them again, and the aggregator answers that it has had them.
 """
 
-import errno
 import hashlib
 import os
 import sqlite3
@@ -25,14 +24,7 @@ import numpy as np
 
 from device_client.feedback import Untold
 from device_client.model_trust import Believed
-from device_client.outbox_errors import (
-    OutboxBlocked,
-    OutboxDamaged,
-    OutboxError,
-    OutboxFull,
-    OutboxInUse,
-    OutboxUnwritable,
-)
+from device_client.outbox_errors import OutboxBlocked, OutboxFull, OutboxInUse, of_sqlite, of_the_system
 from device_client.outbox_schema import bring_up_to_date
 from device_client.presence import this_firmware
 from device_client.rounds import Line
@@ -44,10 +36,6 @@ from wire_contract.messages import KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity,
 
 ENTRIES_MAX = 64
 """Default bound of the queue, in updates."""
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
-_PASSING_ON_OPENING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY})
-_PASSING = _PASSING_ON_OPENING | {sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-"""What SQLite may stop to say. A disk that turns read-only at work may come back; at the start somebody has to act."""
 _KEEP_CONTENT = "INSERT INTO untold SELECT sequence, payload, base_version FROM queue WHERE sequence = ?"
 _CACHED_MANIFEST_LIMITS = Limits(
     compressed_bytes=MODEL_LIMITS.compressed_bytes * 2, decompressed_bytes=MODEL_LIMITS.decompressed_bytes * 2
@@ -89,20 +77,20 @@ class Outbox:
         """
         self.path = path
         self.entries_max = entries_max
-        self._passing = _PASSING_ON_OPENING
+        self._is_open = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # nobody else may read what a device learned
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except FileLocked:
             raise OutboxInUse(path) from None
         except OSError as error:
-            raise _of_the_system(path, error) from None
+            raise of_the_system(path, error) from None
         try:
             # The file may tell about its owner's data, so nobody else may read it; SQLite's side files follow it.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             self._lock.release()
-            raise _of_the_system(path, error) from None
+            raise of_the_system(path, error) from None
         self._database = sqlite3.connect(":memory:")
         try:
             try:
@@ -118,7 +106,7 @@ class Outbox:
         self._last_sequence = int(row[1])
         self._count = int(row[2])
         self._device = device
-        self._passing = _PASSING
+        self._is_open = True
         self._settled: dict[int, bool] = {}
         """Sequences in the file whose fate is known and not written down; True: their content is to be told again."""
 
@@ -374,22 +362,13 @@ class Outbox:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            is_gone = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_DBMOVED
-            passes = error.sqlite_errorcode & 0xFF in self._passing and not is_gone
-            raise (OutboxBlocked if passes else OutboxUnwritable)(self.path, str(error)) from error
         except sqlite3.DatabaseError as error:
-            raise OutboxDamaged(self.path, str(error)) from error
+            raise of_sqlite(self.path, error, at_work=self._is_open) from error
 
 
 def payload_digest(payload: bytes) -> bytes:
     """What a receipt names an update by when the aggregator could not read it."""
     return hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES]
-
-
-def _of_the_system(path: Path, error: OSError) -> OutboxError:
-    why = error.strerror or str(error)
-    return OutboxBlocked(path, why) if error.errno in _DISK_ERRORS else OutboxUnwritable(path, why)
 
 
 def _key_ids(joined: bytes) -> frozenset[bytes]:

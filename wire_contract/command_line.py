@@ -8,7 +8,7 @@ import codecs
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -185,7 +185,8 @@ def one_line_errors(name: str) -> Iterator[Outcome]:
 
     def end(code: int, line: str) -> None:
         outcome.code = code
-        print(f"{name}: {line}", file=sys.stderr)
+        with suppress(OSError, ValueError):  # on a full disk the exit code is all that can be told
+            print(f"{name}: {line}", file=sys.stderr)
 
     try:
         yield outcome

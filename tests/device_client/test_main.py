@@ -22,6 +22,7 @@ from tests.device_client.test_evaluator import ROOT
 from tests.waiting import ended
 from wire_contract import codec, topics
 from wire_contract.layout import digest
+from wire_contract.link import Delivery
 from wire_contract.manifest import announce
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.mqtt_settings import MqttSettings
@@ -249,11 +250,8 @@ def test_a_refused_password_is_one_line(
     assert "wrong" not in said
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_middle_of_training_is_a_clean_end(
-    mosquitto: Mosquitto, own: str, tmp_path: Path, number: signal.Signals
-) -> None:
+def publish_model(mosquitto: Mosquitto, own: str, tmp_path: Path) -> None:
+    """Version 0 of the plain task, as an aggregator would."""
     assert main(["initial-model", "--task", f"{own}:plain", "--out", str(tmp_path / "model")]) == 0
     model = read_model(tmp_path / "model")
     made = announce(
@@ -271,6 +269,14 @@ def test_a_signal_in_the_middle_of_training_is_a_clean_end(
     published = link.publish(topics.build("model", root=ROOT, task="own"), codec.encode(made.manifest), retain=True)
     assert published.wait(60)
     link.close()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_training_is_a_clean_end(
+    mosquitto: Mosquitto, own: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    publish_model(mosquitto, own, tmp_path)
     flags = ["--task", f"{own}:plain", "--broker", mosquitto.url, "--device", "d1", "--state", str(tmp_path / "state")]
     command = [sys.executable, "-m", "device_client", "run", *flags]
     with (
@@ -285,3 +291,44 @@ def test_a_signal_in_the_middle_of_training_is_a_clean_end(
         rest, errors = device.communicate()
     assert (device.returncode, errors) == (0, "")
     assert rest.splitlines()[-1] == "stopped"
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_a_full_disk_under_the_log_ends_no_program(
+    mosquitto: Mosquitto, own: str, tmp_path: Path, command: str
+) -> None:
+    """/dev/full refuses each line as a full disk does. The task's training takes longer than anybody waits."""
+    publish_model(mosquitto, own, tmp_path)
+    told: list[str] = []
+    topic_of_interest = {"run": "/presence/", "evaluate": "/evaluation/"}[command]
+    listener = MqttLink(MqttSettings.from_url(mosquitto.url, client_id="listener", subscriptions=("fedkd/v1/#",)))
+    name = {"run": "d1", "evaluate": "evaluator"}[command]
+    flags = ["--task", f"{own}:plain", "--broker", mosquitto.url, "--device", name]
+    flags += ["--state", str(tmp_path / "state")] if command == "run" else []
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "device_client", command, *flags],
+            cwd=REPOSITORY,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as device,
+        ended(device),
+    ):
+        while not any(topic_of_interest in topic for topic in told):
+            assert device.poll() is None, device.communicate()
+            events = listener.receive(count=10, timeout_seconds=1.0)
+            told += [event.topic for event in events if isinstance(event, Delivery)]
+        device.send_signal(signal.SIGTERM)
+        _, errors = device.communicate()
+    listener.close()
+    assert (device.returncode, errors) == (0, "")
+
+
+def test_an_error_that_cannot_be_written_keeps_its_exit_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "device_client", "run", "--nonsense"], cwd=REPOSITORY, stderr=full, check=False
+        )
+    assert done.returncode == 2

@@ -100,8 +100,8 @@ def assert_balanced(folder: Path, device: Device, *, updates: int) -> None:
         pytest.param("Outbox.attempted:3:after", id="counted as sent, not published"),
         pytest.param("MqttLink.publish:3:before", id="before publish"),
         pytest.param("MqttLink.publish:3:after", id="at the broker, no receipt yet"),
-        pytest.param("Outbox.remove:3:before", id="receipt is here, not noted"),
-        pytest.param("Outbox.remove:3:after", id="receipt noted, not acknowledged"),
+        pytest.param("Outbox.record:3:before", id="receipt is here, not noted"),
+        pytest.param("Outbox.record:3:after", id="receipt noted, not acknowledged"),
     ],
 )
 @pytest.mark.usefixtures("aggregator")
