@@ -156,9 +156,7 @@ def _head(scene: Scene, columns: int) -> list[RenderableType]:
     """Stage, progress, accuracy and counts; one line each."""
     progress = accuracy = ""
     if scene.version >= 0:
-        progress = f"version {scene.version}" + (
-            "" if scene.versions_planned is None else f" of {scene.versions_planned}"
-        )
+        progress = _progress(scene)
     if scene.accuracies:
         accuracy = f"accuracy {scene.accuracies[-1]:.1%} on persons never seen (version {scene.accuracy_version})"
     pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(accuracy)))
@@ -175,6 +173,15 @@ def _head(scene: Scene, columns: int) -> list[RenderableType]:
         counts = f"{scene.merged} updates merged{stale}, {scene.duplicates} duplicates, {scene.refused} refused"
         parts.append(_line(counts))
     return parts
+
+
+def _progress(scene: Scene) -> str:
+    """What drains from the outboxes at the end makes versions beyond the planned ones."""
+    if scene.versions_planned is None:
+        return f"version {scene.version}"
+    if scene.version > scene.versions_planned:
+        return f"version {scene.version}, {scene.versions_planned} were planned"
+    return f"version {scene.version} of {scene.versions_planned}"
 
 
 def _beside(picture: RenderableType, columns: int, text: str) -> RenderableType:

@@ -198,7 +198,10 @@ def test_a_teacher_is_made_and_a_student_is_none(capsys: pytest.CaptureFixture[s
     out = tmp_path / "teacher"
     assert main(["pretrain-teacher", "--task", f"{own}:taught", "--out", str(out)]) == 0
     assert "accuracy on held-out data" in capsys.readouterr().out
-    assert read_model(out, task="own").layout.size == 34
+    taught = read_model(out, task="own")
+    assert taught.layout.size == 34
+    assert main(["pretrain-teacher", "--task", f"{own}:taught", "--out", str(out), "--epochs", "3"]) == 0
+    assert (read_model(out, task="own").weights != taught.weights).any(), "trained for longer"
     assert "has no teacher" in complaint(capsys, "pretrain-teacher", "--task", f"{own}:plain", "--out", str(out))
     assert main(["initial-model", "--task", f"{own}:taught", "--out", str(out)]) == 0
     capsys.readouterr()
