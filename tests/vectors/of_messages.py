@@ -173,6 +173,7 @@ def _by_others() -> list[dict[str, Any]]:
     summary = {"at": 1_700_000_100.5, "a": 1_700_000_000.0, "k": seen}
     return [
         _read("manifest with nothing that may be left out", Manifest, inline),
+        _read("manifest of schema 1, which knew no deltas", Manifest, {**inline, "e": "float16", "c": [], "v": 1}),
         _read("update with nothing that may be left out", Update, {k: taught[k] for k in taught if k != "m"}),
         _read("update with its keys the other way round", Update, backwards),
         _read("receipt with nothing that may be left out", Receipt, answered),
