@@ -131,8 +131,9 @@ def serve(settings: BrokerSettings) -> None:
     if settings.password_file is not None:
         asyncio.run(_serve(settings, settings.password_file, None))
         return
-    # Whoever goes without a word is told of as an error there, and to a person that looks as if theirs were one.
-    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+    # A client that goes without a word is an error to amqtt, and a traceback to asyncio; to a person, their own fault.
+    for name in ("amqtt", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     password = settings.password.get_secret_value() if settings.password else secrets.token_urlsafe(9)
     with tempfile.TemporaryDirectory(prefix="fedkd-broker-") as folder:
         credentials = Credentials(username=settings.username, password=password)

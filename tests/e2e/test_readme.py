@@ -102,6 +102,7 @@ def reader(folder: Path) -> Iterator[Reader]:
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment |= {name: value for name, value in os.environ.items() if name == "FEDKD_WHEEL_FOLDER"}
     environment["FEDKD_PORT"] = "0"  # of the page; the broker's stands in its command
+    environment["FEDKD_DUTY_CYCLE"] = "0.2"  # devices that never rest would leave little to whatever else runs here
     ports = {"1883": str(free_port()), "9001": str(free_port())}
     one = Reader(folder, environment, ports)
     try:
