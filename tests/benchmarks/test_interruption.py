@@ -1,6 +1,7 @@
 """Ctrl-C in a terminal reaches a benchmark and all its processes; it is one line, and nobody is left."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,12 @@ from wire_contract.connection import CommandSettings
 class Settings(CommandSettings):
     "Waits."
 
-def work(folder):
-    (Path(folder) / str(os.getpid())).touch()
+def work(_):
+    (Path(os.environ["FOLDER"]) / str(os.getpid())).touch()
     time.sleep(600)
 
 def run(settings):
-    run_jobs({("one", n): Job(name=str(n), run=work, argument=sys.argv[1]) for n in range(3)}, 2)
+    run_jobs({("one", n): Job(name=str(n), run=work, argument=n) for n in range(3)}, 2)
 
 if __name__ == "__main__":
     program = Program(name="benchmarks", says="", commands={"wait": Command(settings=Settings, run=run)})
@@ -38,8 +39,8 @@ def test_it_is_one_line_and_nobody_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "workers"
     folder.mkdir()
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        [sys.executable, str(tmp_path / "program.py")],
+        env={**os.environ, "PYTHONPATH": str(HOUSE), "FOLDER": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -47,6 +48,7 @@ def test_it_is_one_line_and_nobody_is_left(tmp_path: Path) -> None:
     )
     try:
         eventually(lambda: len(list(folder.iterdir())) == 2 or process.poll() is not None)
+        assert all(is_deaf(int(worker.name)) for worker in folder.iterdir()), "each would print a traceback of its own"
         os.killpg(process.pid, signal.SIGINT)
         out, complaint = process.communicate(timeout=60)
     finally:
@@ -54,6 +56,13 @@ def test_it_is_one_line_and_nobody_is_left(tmp_path: Path) -> None:
     assert (process.returncode, out, complaint) == (130, "", "benchmarks: ended by Ctrl-C\n")
     for worker in folder.iterdir():
         eventually(lambda pid=int(worker.name): not is_running(pid))
+
+
+def is_deaf(pid: int) -> bool:
+    """Whether it leaves SIGINT alone, as Linux tells."""
+    blocked = re.search(r"SigBlk:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    assert blocked is not None
+    return bool(int(blocked[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
 def is_running(pid: int) -> bool:
