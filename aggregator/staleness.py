@@ -1,7 +1,7 @@
 """How much an update counts: w = min(g(samples) · s(staleness) · min(absence, absence_max), weight_max).
 
-Samples are what a device claims, so they are counted in multiples of what devices usually claim (`peers.py`), and only
-up to a few of them; while nothing is known of others, all count alike. Weights are therefore near 1, whatever a task
+Samples are what a device claims, so they are counted in multiples of what devices usually claim (`peers.py`), and up to a
+bound; while nothing is known of others, all count alike. Weights are therefore near 1, whatever a task
 calls a sample. No update weighs more than `weight_max`, which is K - 1: the others of a version together, if each of
 them is fresh and has the usual samples.
 
@@ -49,9 +49,10 @@ ABSENCE_MAX = 10
 """Default: ten times slower than the others is made good, a month in a drawer is not."""
 
 
-SAMPLES_RATIO_MAX = 1.5
-"""Default: half as many samples again as usual count half as much again; more, true or claimed, do not count further.
-Whoever lies about its samples gains no more than that."""
+SAMPLES_RATIO_MAX = 1.0
+"""Default: fewer samples than usual count less, more do not count further. So a claim can lower a device's weight and
+never raise it over that of an ordinary one, and whoever lies about its samples gains nothing by it. An operator who
+knows the devices may allow more."""
 
 
 def weight_of(

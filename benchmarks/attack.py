@@ -10,8 +10,8 @@ that can be claimed, and at each of these times:
     known       in the middle; honest until then
     rested      in the middle; honest, then away until its absence counts most
 
-and is compared with the same seed's run without this device, at the end and where it was furthest behind it (the dip).
-`endless` are attacks in every version from the middle to the end: the bounds do not promise to withstand those.
+and is compared with the same seed's run in which it is silent instead of striking, at the end and where it was furthest
+behind it (the dip). `endless` are attacks in every version from the middle to the end: the bounds do not promise to withstand those.
 """
 
 import time
@@ -55,6 +55,7 @@ QUICK: Sequence[tuple[str, str]] = (
 )
 """The four of `--which quick`."""
 ALONE = "without the device"
+"""What attacks are compared with at places where the device was not honest before."""
 BOUNDED, BELIEVED = "honest, bounded", "honest, no bounds"
 _TASK_NAME = "world"
 
@@ -179,15 +180,18 @@ def _measure(asked: _Asked) -> dict[str, Any]:
     }
 
 
+def _silent(place: str) -> str:
+    """The run that an attack at this place is compared with."""
+    return f"silent, {place}" if place in {"known", "rested"} else ALONE
+
+
 def _plan(asked: _Asked) -> tuple[Collection[int], Collection[int]]:
     """The versions in which the hostile device is honest, and those in which it strikes."""
     middle = asked.versions // 2
-    if not asked.attack:
-        return (), ()
     if asked.place == "endless":
         return (), range(0 if asked.attack == "nothing" else middle, asked.versions)
     begin = 0 if asked.place == "first" else middle
-    strikes = range(begin, begin + (FLIPS if asked.attack == "flip" else 1))
+    strikes = range(begin, begin + (FLIPS if asked.attack == "flip" else 1)) if asked.attack else range(0)
     if asked.place == "known":
         return range(middle), strikes
     return range(max(1, middle - ABSENCE_MAX)) if asked.place == "rested" else (), strikes
@@ -204,11 +208,11 @@ def _runs(settings: AttackSettings) -> Sequence[_Asked]:
             asked += [run(BOUNDED), run(BELIEVED)]
         if settings.which == "none":
             continue
-        asked.append(run(ALONE))
         rows = QUICK
         if settings.which == "all":
             rows = tuple((attack, place) for attack in ONCE for place in PLACES)
             rows += tuple((attack, "endless") for attack in ENDLESS)
+        asked += [run(name, place=place) for name, place in {_silent(place): place for _, place in rows}.items()]
         for attack, place in rows:
             for lies in (False, True):
                 name = f"{attack}, {place}, {'false' if lies else 'true'} samples"
@@ -221,7 +225,7 @@ def _runs(settings: AttackSettings) -> Sequence[_Asked]:
 
 
 def run(settings: AttackSettings) -> dict[str, Any]:
-    """Each run's figures, and each attack beside the run without the device.
+    """Each run's figures, and each attack beside the run in which the device is silent instead.
 
     Raises:
         TaskError: the task cannot be had, or has too few devices.
@@ -257,11 +261,11 @@ def run(settings: AttackSettings) -> dict[str, Any]:
     }
     if BOUNDED in names:
         figures["cost"] = _paired([measured[BOUNDED, s] for s in seeds], [measured[BELIEVED, s] for s in seeds])
-    if ALONE in names:
+    attacks = {one.name: one for one in asked if one.attack}
+    if attacks:
         figures["attacks"] = {
-            one.name: _beside([measured[one.name, s] for s in seeds], [measured[ALONE, s] for s in seeds])
-            for one in asked
-            if one.attack
+            name: _beside([measured[name, s] for s in seeds], [measured[_silent(one.place), s] for s in seeds])
+            for name, one in attacks.items()
         }
     figures["seconds"] = round(time.monotonic() - started, 1)
     return figures
@@ -292,8 +296,8 @@ def student_t(freedom: int) -> float:
     return 1.96 + 2.5 / freedom if freedom > len(_STUDENT_T) else _STUDENT_T[max(freedom, 1) - 1]
 
 
-def _beside(attacked: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    pairs = list(zip(attacked, alone, strict=True))
+def _beside(attacked: Sequence[Mapping[str, Any]], silent: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    pairs = list(zip(attacked, silent, strict=True))
     lost = [other["accuracy"][-1] - one["accuracy"][-1] for one, other in pairs]
     dips = [
         max(there - here for here, there in zip(one["accuracy"], other["accuracy"], strict=True))
@@ -301,7 +305,7 @@ def _beside(attacked: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, 
     ]
     return {
         "accuracy": float(np.mean([one["accuracy"][-1] for one in attacked])),
-        "alone": float(np.mean([one["accuracy"][-1] for one in alone])),
+        "silent": float(np.mean([one["accuracy"][-1] for one in silent])),
         "lost_mean": float(np.mean(lost)),
         "lost_worst": max(lost),
         "dip_worst": max(dips),

@@ -16,9 +16,9 @@ def table(figures: dict[str, Any]) -> str:
             f"mean scale {cost['scale_mean']:.3f}, {cost['refused']} refused"
         )
     if "attacks" in figures:
-        rows += ["", f"{'one hostile device':<48} {'final':>6} {'without':>8} {'worst':>7} {'dip':>6} {'scale':>6}"]
+        rows += ["", f"{'one hostile device':<48} {'final':>6} {'silent':>8} {'worst':>7} {'dip':>6} {'scale':>6}"]
         rows += [
-            f"{name:<48} {one['accuracy']:>6.3f} {one['alone']:>8.3f} {-one['lost_worst']:>+7.3f} "
+            f"{name:<48} {one['accuracy']:>6.3f} {one['silent']:>8.3f} {-one['lost_worst']:>+7.3f} "
             f"{-one['dip_worst']:>+6.2f} {one['honest_scale_mean']:>6.2f}"
             for name, one in figures["attacks"].items()
         ]

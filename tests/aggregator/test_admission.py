@@ -23,7 +23,7 @@ from wire_contract.messages import Presence
 from wire_contract.topics import parse, shard_of
 
 ONES = np.ones(LAYOUT.size, dtype=np.float32)
-ROOMY = replace(SETTINGS, updates_per_version=20, policy=Policy(slot_norm_ratio=inf))
+ROOMY = replace(SETTINGS, updates_per_version=20, policy=Policy(slot_norm_ratio=inf, samples_ratio_max=2.0))
 """What devices send is neither scaled down nor cut for the sake of others (`test_peers.py` has that)."""
 
 

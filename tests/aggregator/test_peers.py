@@ -56,7 +56,7 @@ def moved(bench: Bench) -> float:
     return float(np.linalg.norm(bench.line.next_weights() - before))
 
 
-def test_claimed_samples_count_up_to_a_multiple_of_what_others_claim(bench: Bench) -> None:
+def test_claimed_samples_count_up_to_what_others_claim(bench: Bench) -> None:
     hostile = SyntheticDevice("hostile")
     assert merged(bench, hostile, 0.1, samples=2**53).weight == 1.0, "it comes first, and nobody is known yet"
     honest_version(bench)
