@@ -23,10 +23,8 @@ BUDGET_RATIO = 1.0
 """Default: the budget of a slot is the median itself."""
 
 BEYOND = 0.1
-"""A slot moves the model by at most 1 + `BEYOND` budgets. It has to be little: going up a slope in large steps breaks in
-a few versions what took many to learn. With 0.5, a known device that sent its own progress ten-fold and reversed in five
-versions, with false samples, cost 17 points (`benchmarks attack`, physiotherapy, 24 versions). It is not 0, so that no
-update that was merged counts nothing at all."""
+"""A slot moves the model by at most 1 + `BEYOND` budgets. It has to be little: large steps up the slope break in a few
+versions what took many to learn. It is not 0, so that no update that was merged counts for nothing."""
 
 FIRST_NORM_SHARE = 0.1
 """Before any version there is nobody to compare with, and the sender may be hostile: a slot's budget is this share of

@@ -1,9 +1,9 @@
 """How much an update counts: w = min(g(samples) · s(staleness) · min(absence, absence_max), weight_max).
 
-Samples are what a device claims, so they are counted in multiples of what devices usually claim (`peers.py`), and up to a
-bound; while nothing is known of others, all count alike. Weights are therefore near 1, whatever a task
-calls a sample. No update weighs more than `weight_max`, which is K - 1: the others of a version together, if each of
-them is fresh and has the usual samples.
+Samples are what a device claims, so they are counted in multiples of what devices usually claim (`peers.py`), and up to
+a bound; while nothing is known of others, all count alike. So weights are near 1, whatever a task calls a sample. No
+update weighs more than `weight_max`, which is K - 1: the others of a version together, if each of them is fresh and has
+the usual samples.
 
 Staleness is current version - base version, in versions, with the base taken from the message. Each decay obeys
 0 < s ≤ 1, never rises, and s(0) = 1: a fresh update is never halved. Weights only order the updates of one buffer

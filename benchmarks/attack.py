@@ -11,7 +11,8 @@ that can be claimed, and at each of these times:
     rested      in the middle; honest, then away until its absence counts most
 
 and is compared with the same seed's run in which it is silent instead of striking, at the end and where it was furthest
-behind it (the dip). `endless` are attacks in every version from the middle to the end: the bounds do not promise to withstand those.
+behind it (the dip). `endless` are attacks in every version from the middle to the end: the bounds do not promise to
+withstand those.
 """
 
 import time
