@@ -17,20 +17,6 @@ FROM build AS build-aggregator
 COPY . .
 RUN pip install /source
 
-# torch first: a changed source line does not fetch it again. Another index brings CUDA, or the wheels of a mirror.
-FROM build AS build-device
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --index-url "${TORCH_INDEX}" torch==2.13.0
-# The data set of the physiotherapy task is inside this wheel; the program checks its SHA-256. It is not installed.
-RUN pip download --no-deps --only-binary=:all: --dest /opt/data seglearn==1.2.5
-COPY . .
-# hadolint ignore=DL3013
-RUN pip install '.[device]'
-
-FROM build-device AS build-simulators
-# hadolint ignore=DL3013
-RUN pip install '.[simulators]'
-
 # -- what runs: nobody is root, and nothing of the file system needs to be written but volumes and /tmp --------------
 FROM ${PYTHON_IMAGE} AS base
 # Who owns what volumes hold; `make up` gives the one who called it. --non-unique: macOS has a group 20, too.
@@ -53,6 +39,21 @@ RUN install --directory --owner="${UID}" --group="${GID}" --mode=0700 \
 COPY --from=build-aggregator /opt/venv /opt/venv
 USER ${UID}:${GID}
 ENTRYPOINT ["python", "-m", "aggregator"]
+
+# -- with torch, after the aggregator: a builder without BuildKit builds all stages that stand before its target ------
+# torch first: a changed source line does not fetch it again. Another index brings CUDA, or the wheels of a mirror.
+FROM build AS build-device
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --index-url "${TORCH_INDEX}" torch==2.13.0
+# The data set of the physiotherapy task is inside this wheel; the program checks its SHA-256. It is not installed.
+RUN pip download --no-deps --only-binary=:all: --dest /opt/data seglearn==1.2.5
+COPY . .
+# hadolint ignore=DL3013
+RUN pip install '.[device]'
+
+FROM build-device AS build-simulators
+# hadolint ignore=DL3013
+RUN pip install '.[simulators]'
 
 FROM base AS device
 ARG UID=1000

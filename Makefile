@@ -7,7 +7,7 @@ OUT    ?= out/demo
 PAYLOADS ?= 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test fuzz check format dashboards services clean
+.PHONY: help demo up down test test-containers fuzz check format dashboards services clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -37,6 +37,15 @@ down:  ## Stops what `up` started and keeps its volumes; VOLUMES=1 removes them,
 
 test: $(VENV)/.dev services  ## All tests; those with a broker start their own mosquitto on a free port
 	$(BIN)/python -m pytest
+
+PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)
+test-containers: $(VENV)/.dev services  ## Backup and restore in containers; needs a Docker engine, builds our image for it
+	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it (dockerd)"; exit 1; }
+	docker image inspect $(PYTHON_IMAGE) >/dev/null 2>&1 || docker pull $(PYTHON_IMAGE) || \
+		sh tests/containers/make_base.sh $(PYTHON_IMAGE)
+	docker build --quiet --network host --target aggregator \
+		--tag asyncfedkd/aggregator:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
+	$(BIN)/python -m pytest -m containers tests/containers
 
 fuzz: $(VENV)/.dev  ## Damaged payloads on all cores, for the night: PAYLOADS=1000000, SEED=… to have a run again
 	$(BIN)/python -m tests.fuzz --payloads $(PAYLOADS) $(if $(SEED),--seed $(SEED))

@@ -39,6 +39,7 @@ def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> t
     if not path.is_file():
         raise InitialModelError(f"initial model {path}: there is no such file; {hint}")
     try:
+        path.open("rb").close()  # safetensors says "no such file" of one that may not be read
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             layout = _layout(metadata)

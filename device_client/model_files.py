@@ -83,6 +83,7 @@ def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = 
         ModelFileError: there is none, it is not of the form above, or it is of another task or role.
     """
     try:
+        path.open("rb").close()  # safetensors says "no such file" of one that may not be read
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             _check_metadata(path, metadata, task, roles)

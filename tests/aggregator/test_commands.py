@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +203,20 @@ def test_files_that_are_no_initial_model(tmp_path: Path) -> None:
         with pytest.raises(InitialModelError, match=said) as caught:
             read_initial_model(path, task=TASK)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
+def test_an_initial_model_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    path = write_initial_model(tmp_path / "m")
+    path.chmod(0o600)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    os.seteuid(65_534)
+    try:
+        with pytest.raises(InitialModelError, match="Permission denied"):
+            read_initial_model(path, task=TASK)
+    finally:
+        os.seteuid(0)
 
 
 def test_a_model_that_float16_cannot_hold_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
