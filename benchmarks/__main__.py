@@ -14,6 +14,7 @@ from benchmarks.settings import (
     BenchmarkSettings,
     CommunicationSettings,
     LearningSettings,
+    LedgerSettings,
     TelemetrySettings,
 )
 from wire_contract import command_line
@@ -57,6 +58,7 @@ PROGRAM = Program(
             run=_benchmark("benchmarks.communication", "benchmarks.communication_table"),
         ),
         "learning": Command(settings=LearningSettings, run=_benchmark("benchmarks.learning", "benchmarks.learning")),
+        "ledger": Command(settings=LedgerSettings, run=_benchmark("benchmarks.ledger", "benchmarks.ledger")),
         "telemetry": Command(
             settings=TelemetrySettings, run=_benchmark("benchmarks.telemetry", "benchmarks.telemetry")
         ),

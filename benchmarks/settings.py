@@ -49,6 +49,16 @@ class AttackSettings(BenchmarkSettings):
     processes: int = Field(2, ge=1, description="runs at a time")
 
 
+class LedgerSettings(BenchmarkSettings):
+    """What a ledger's age costs: commits, a start, its file, its write-ahead log beside a reader."""
+
+    versions: tuple[int, ...] = Field((1_000, 80_000), description="ages at which a commit is measured, versions")
+    updates_per_version: int = Field(20, ge=1, description="updates that each version is made of")
+    rows: int = Field(1_000_000, ge=1_000, description="updates in the journal of the ledger that is opened")
+    devices: int = Field(100_000, ge=1, description="devices that it knows")
+    reader_versions: int = Field(500, ge=10, description="versions that are made beside a reader")
+
+
 class LearningSettings(BenchmarkSettings):
     """Accuracy on unseen persons: asynchronous federated against centralised, local-only and synchronous FedAvg."""
 

@@ -222,7 +222,8 @@ def test_a_damaged_ledger_can_be_replaced(path: Path, tmp_path: Path) -> None:
 
 def test_a_backup_of_the_format_before_is_restored_and_migrated(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    assert restore_backup(FORMAT_2, path, replace=False).held.version == 20
+    old = Path(shutil.copy(FORMAT_2, tmp_path / "old"))
+    assert restore_backup(old, path, replace=False).held.version == 20
     assert back_up(path, tmp_path / "again").version == 20
     Ledger(path, task=TASK).close()
     assert read_totals(path).version == 20

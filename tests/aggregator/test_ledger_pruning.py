@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 from aggregator import ledger as ledger_module
-from aggregator import ledger_pruning
+from aggregator import ledger_pruning, ledger_view
 from aggregator.admission import Duplicate, Merge, Refuse, Verdict
 from aggregator.ledger import INCARNATIONS_KEPT, Ledger
 from aggregator.ledger_format import LedgerBusy, LedgerError
@@ -143,16 +143,26 @@ class _CountedLines:
         return self._trace
 
 
-def test_a_long_ledger_opens_by_reading_little_of_it(lives: tuple[Path, Path]) -> None:
+def test_a_long_ledger_opens_by_reading_little_of_it(lives: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    real, of_views = ledger_view._open, long_ledgers.Steps()
+
+    def counting(path: Path) -> sqlite3.Connection:
+        db = real(path)
+        db.set_progress_handler(of_views, 1)
+        return db
+
+    monkeypatch.setattr(ledger_view, "_open", counting)
     counts = []
     for path in lives:
-        statements: list[str] = []
-        with Ledger(path, task=long_ledgers.TASK) as ledger:
-            ledger._db.set_trace_callback(statements.append)
-            with counted_steps(ledger._db) as steps:
-                restore(ledger, long_ledgers.SETTINGS)
-            counts.append(steps.count)
+        of_views.count = 0
+        with Ledger(path, task=long_ledgers.TASK) as ledger, counted_steps(ledger._db) as steps:
+            restore(ledger, long_ledgers.SETTINGS)
+            read_totals(path)
+            read_shares(path)
+            read_history(path, now=long_ledgers.T0 + 1e6)
+            counts.append([steps.count, of_views.count])
     assert counts[1] == pytest.approx(counts[0], rel=0.2)
+    assert all(count > 1_000 for count in counts[0])
 
 
 # -- what is left
