@@ -38,11 +38,10 @@ down:  ## Stops what `up` started and keeps its volumes; VOLUMES=1 removes them,
 test: $(VENV)/.dev services  ## All tests; those with a broker start their own mosquitto on a free port
 	$(BIN)/python -m pytest
 
-PYTHON_IMAGE := $(shell sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile)
 test-containers: $(VENV)/.dev services  ## Backup and restore in containers; needs a Docker engine, builds our image for it
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it (dockerd)"; exit 1; }
-	docker image inspect $(PYTHON_IMAGE) >/dev/null 2>&1 || docker pull $(PYTHON_IMAGE) || \
-		sh tests/containers/make_base.sh $(PYTHON_IMAGE)
+	@base=$$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile); docker image inspect $$base >/dev/null 2>&1 || \
+		docker pull $$base || sh tests/containers/make_base.sh $$base
 	docker build --quiet --network host --target aggregator \
 		--tag asyncfedkd/aggregator:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
 	$(BIN)/python -m pytest -m containers tests/containers

@@ -26,6 +26,13 @@ from wire_contract.signing import SigningKey, sign, signers
 OLD, NEW, FOREIGN = key(1), key(2), key(3)
 NOW = 1_000_000.0
 
+BACK_TO_SCHEMA_1 = """
+    DROP TABLE note; DROP TABLE untold;
+    DROP TABLE believed; ALTER TABLE model DROP COLUMN pins;
+    PRAGMA user_version = 1;
+"""
+"""What later schemas added is taken away."""
+
 
 def trusting(*pinned: SigningKey, memory: Any = None, now: Callable[[], float] = lambda: NOW) -> ModelTrust:
     keys = [one.public for one in pinned or (OLD,)]
@@ -286,7 +293,7 @@ def test_an_outbox_of_schema_1_is_taken_over_with_all_it_holds(tmp_path: Path) -
     with stage.outbox() as outbox:
         incarnation = outbox.incarnation
     with closing(sqlite3.connect(stage.path)) as older:  # as the program before wrote it
-        older.executescript("DROP TABLE believed; ALTER TABLE model DROP COLUMN pins; PRAGMA user_version = 1")
+        older.executescript(BACK_TO_SCHEMA_1)
     stage.aggregator.answering = True
     with stage.outbox() as outbox:
         assert (outbox.incarnation, len(outbox), outbox.believed()) == (incarnation, 1, None)
@@ -310,7 +317,7 @@ def test_a_kill_while_the_outbox_is_taken_over_leaves_the_old_one(tmp_path: Path
     with stage.outbox():
         pass
     with closing(sqlite3.connect(stage.path)) as older:
-        older.executescript("DROP TABLE believed; ALTER TABLE model DROP COLUMN pins; PRAGMA user_version = 1")
+        older.executescript(BACK_TO_SCHEMA_1)
     with pytest.raises(Kill):
         Dying(stage.path, task=TASK, device=DEVICE)
     with stage.outbox() as outbox:
