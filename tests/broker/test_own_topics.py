@@ -101,6 +101,7 @@ def retained(settings: MqttSettings) -> dict[str, bytes]:
 def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: SettingsOf, tmp_path: Path) -> None:
     with ExitStack() as at_the_end:
         first = Aggregator(tmp_path / "first", settings_of("aggregator"), at_the_end)
+        first.until(lambda: first.service._telling.told is not None)  # before its session there is nobody to queue for
         device = SyntheticDevice("watch-1", CHUNKED)
         sender = at_the_end.enter_context(closing(MqttLink(settings_of("watch-1"))))
         for version in range(1, 4):
