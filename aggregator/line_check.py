@@ -5,8 +5,8 @@ ledger of its own, would otherwise replace a line that devices follow, and their
 
     nothing there                                     → publish
     a version that the ledger has, by digest          → of this line: publish what is missing
-    a version that the ledger was moved forward past  → publish above it
-    a version so old that the ledger has dropped it   → publish above it
+    below a version that the ledger was moved forward to, and published before that  → publish above it
+    below the oldest version that the ledger keeps, and published before that        → publish above it
     anything else that can be read                    → another line: refuse, unless told to replace it
     written by a newer program                        → refuse, unless told to replace it
     damaged, or of another task                       → serves nobody: replace it
@@ -89,11 +89,10 @@ def _whose(manifest: Manifest, marks: Marks) -> Whose:
         if not begun_elsewhere:
             return "ours"
     moved = marks.moved_forward()
-    if moved is not None and manifest.version < moved.version:
-        assert moved.parent is not None, "it has left out the numbers after its parent"
-        if moved.parent < manifest.version or manifest.published_at <= moved.committed_at:
-            return "passed"
-    if mark is not None and mark.version > manifest.version:
+    # A number below ours proves nothing: a healthy younger line has one too. It was published later than ours was.
+    if moved is not None and manifest.version < moved.version and manifest.published_at <= moved.committed_at:
+        return "passed"
+    if mark is not None and mark.version > manifest.version and manifest.published_at <= mark.committed_at:
         return "forgotten"
     return "another line"
 

@@ -196,7 +196,8 @@ class Service:
         if self._own.look_is_over():
             self._settle(should_stop)
         waited = self._clock.monotonic() - self._waiting_since
-        if self.line.is_due(waited_seconds=waited) and not should_stop():
+        # What waits in the ledger may make a version due at once; who may be refused must not have changed anything.
+        if self._entry.is_open and self.line.is_due(waited_seconds=waited) and not should_stop():
             self._new_version(should_stop)
         self._note_missing()
         if self._is_unpublished and self._online and self._clock.monotonic() >= self._publish_again_at:

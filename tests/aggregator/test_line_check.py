@@ -77,7 +77,8 @@ def test_two_ledgers_that_began_with_the_same_file_are_two_lines() -> None:
 def test_what_the_ledger_was_moved_forward_past_does_not_stand_in_the_way() -> None:
     line = (mark(0), mark(1), mark(2, at=10.0), mark(79, parent=2, at=100.0), mark(80, at=110.0))
     for version in (3, 50, 78):
-        assert whose(manifest(version, digest=ELSEWHERE, at=1e9), *line) == "passed"
+        assert whose(manifest(version, digest=ELSEWHERE, at=100.0), *line) == "passed"
+        assert whose(manifest(version, digest=ELSEWHERE, at=101.0), *line) == "another line", "it came later"
     assert whose(manifest(2, digest=ELSEWHERE, at=99.0), *line) == "passed", "it stood there when that was said"
     assert whose(manifest(2, digest=ELSEWHERE, at=101.0), *line) == "another line", "it came later"
     assert whose(manifest(79, digest=ELSEWHERE, at=99.0), *line) == "another line"
@@ -93,7 +94,11 @@ def test_the_number_that_is_named_for_moving_forward_leads_past(found: int, vers
 
 
 def test_what_the_ledger_has_dropped_does_not_stand_in_the_way() -> None:
-    assert whose(manifest(3, digest=ELSEWHERE), mark(1_000), mark(1_001)) == "forgotten"
+    assert whose(manifest(3, digest=ELSEWHERE, at=9.0), mark(1_000, at=9.0), mark(1_001, at=10.0)) == "forgotten"
+
+
+def test_a_young_line_is_not_taken_for_what_an_old_ledger_has_dropped() -> None:
+    assert whose(manifest(3, digest=ELSEWHERE, at=9.5), mark(1_000, at=9.0), mark(1_001, at=10.0)) == "another line"
 
 
 def test_what_cannot_be_read_serves_nobody_and_a_newer_program_may_be_right() -> None:

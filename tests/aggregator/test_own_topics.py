@@ -13,7 +13,7 @@ import pytest
 from aggregator.line_check import LineRefused
 from aggregator.moving_forward import move_forward
 from aggregator.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
-from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
+from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, T0, TASK
 from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_service import Stage as PlainStage
 from tests.aggregator.test_signing import Stage as SigningStage
@@ -114,6 +114,30 @@ def test_a_new_ledger_does_not_begin_over_a_line(stage: Stage, make: Make) -> No
     assert stage.outcomes() == ["merged"], "it waited for the right one"
 
 
+def test_a_version_that_is_due_waits_until_the_line_may_be_published(stage: Stage, make: Make) -> None:
+    stage.settings = replace(stage.settings, updates_per_version=9)
+    stage.crash()
+    stage.start()
+    stage.step()
+    for name in ("c", "d"):
+        stage.send(stage.device(name))
+    stage.step()
+    stage.crash()
+    other = make("other", kind=Other)
+    other.step()
+    other.teach(1)
+    stage.vandal(MODEL, other.broker.retained[MODEL])
+    stage.settings = replace(stage.settings, updates_per_version=2)
+    stage.start()
+    stage.service._own._settle_seconds = 0.5
+    stage.step()
+    assert stage.line.version == 0, "the look is not over"
+    stage.now += 1
+    with pytest.raises(LineRefused, match=r"Nothing was changed"):
+        stage.step()
+    assert stage.ledger.mark_from(1) is None
+
+
 def test_a_backlog_does_not_hide_the_line(stage: Stage, make: Make) -> None:
     stage.teach(2)
     stage.crash()
@@ -142,7 +166,7 @@ def test_an_older_ledger_is_moved_forward_and_its_orphans_go(stage: Stage, tmp_p
     with pytest.raises(LineRefused, match="--version 13"):
         stage.step()
     stage.crash()
-    move_forward(stage.path, version=13, shard=0, unix=lambda: 5.0)
+    move_forward(stage.path, version=13, shard=0, unix=lambda: T0 + stage.now)
     stage.start()
     stage.step()
     assert stage.manifest.version == 13
