@@ -220,7 +220,7 @@ def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, fl
     means = {}
     for name in sorted(names):
         values = [metrics[name] for metrics in told if name in metrics]
-        means[name] = sum(values) / len(values)
+        means[name] = sum(value / len(values) for value in values)  # the sum of large values may not be finite
     return version, means
 
 

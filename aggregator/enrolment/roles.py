@@ -44,7 +44,7 @@ def users_of(access_list: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise EnrolmentError(f"--access-list {access_list}: {reason}") from None
-    return frozenset(line.split(maxsplit=1)[1].strip() for line in lines if line.startswith("user "))
+    return frozenset(line.removeprefix("user ").strip() for line in lines if line.startswith("user "))
 
 
 def check_role_name(name: str, role: Role, *, listed: Collection[str] = ()) -> str:

@@ -314,6 +314,20 @@ def test_status_says_how_many_devices_the_next_version_lacks(capsys: pytest.Capt
         assert shown() == []
 
 
+def test_status_is_json_whatever_evaluators_say(capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
+        begin(ledger)
+        builder = BatchBuilder()
+        for device in ("evaluator", "evaluator-1"):
+            metrics = {"loss": 1.7e308}
+            builder.take_evaluation(
+                Evaluation(task=TASK, device=device, version=0, digest=bytes(32), samples=3, metrics=metrics)
+            )
+        ledger.commit_batch(builder.build(), now=T0)
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["evaluation"] == {"loss": 1.7e308}
+
+
 def test_a_key_is_made_and_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["signing-key", "--out", "model.pem"]) == 0
     key_id = read_signing_key(tmp_path / "model.pem").public.key_id.hex()

@@ -173,7 +173,7 @@ def test_no_name_is_enrolled_that_the_access_list_would_treat_as_a_device(
     assert "--access-list" in line(capsys, *cohort)
     assert not Path("enrolled").exists()
     longer = Path("mosquitto.acl")
-    longer.write_text(shipped.read_text() + "\nuser viewer-4\ntopic deny fedkd/v1/+/update/+/viewer-4\n")
+    longer.write_text(shipped.read_text() + "\nuser \nuser viewer-4\ntopic deny fedkd/v1/+/update/+/viewer-4\n")
     assert main([*arguments, "--access-list", str(longer)]) == 0
     assert Path("enrolled/viewer-4.password").exists()
 
