@@ -132,7 +132,7 @@ def serve(settings: BrokerSettings) -> None:
         asyncio.run(_serve(settings, settings.password_file, None))
         return
     # A client that goes without a word is an error to amqtt, and a traceback to asyncio; to a person, their own fault.
-    for name in ("amqtt", "asyncio"):
+    for name in ("amqtt", "asyncio", "websockets"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     password = settings.password.get_secret_value() if settings.password else secrets.token_urlsafe(9)
     with tempfile.TemporaryDirectory(prefix="fedkd-broker-") as folder:
@@ -156,9 +156,9 @@ def _check_port(port: int) -> None:
 async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentials | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
-        from amqtt.broker import Broker  # noqa: PLC0415 — takes a second, which only this command needs
+        from simulators.mended_broker import MendedBroker  # noqa: PLC0415 — takes a second, only needed here
 
-        broker = Broker(_configuration(settings, password_file))
+        broker = MendedBroker(_configuration(settings, password_file))
         await broker.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

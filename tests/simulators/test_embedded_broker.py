@@ -1,6 +1,7 @@
 """The embedded broker as a process: its password, its offline queue, its end."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,41 @@ def test_password_offline_queue_and_end(processes: Processes, tmp_path: Path) ->
 
     processes.stop(broker.child, patience_seconds=CONNECT_SECONDS)
     assert broker.child.process.returncode == 0
+
+
+def test_who_connects_gets_no_retained_message_of_others(processes: Processes, tmp_path: Path) -> None:
+    broker = launch(processes, tmp_path)
+    url = await_url(broker, processes)
+    writer = MqttLink(replace(settings(broker, url, "writer"), subscriptions=("other/+",)))
+    first(writer, Connected)
+    assert writer.publish("other/1", b"for others", retain=True).wait(CONNECT_SECONDS)
+    assert writer.publish("news/1", b"for readers", retain=True).wait(CONNECT_SECONDS)
+    reader = MqttLink(settings(broker, url, "reader"))
+    deliveries = [first(reader, Delivery)]
+    assert writer.publish("news/2", b"end").wait(CONNECT_SECONDS)
+    while deliveries[-1].payload != b"end":  # type: ignore[attr-defined]
+        deliveries.append(first(reader, Delivery))
+    assert {delivery.topic for delivery in deliveries} == {"news/1", "news/2"}  # type: ignore[attr-defined]
+    reader.close()
+    writer.close()
+
+
+def test_a_client_that_was_taken_over_hears_again(processes: Processes, tmp_path: Path) -> None:
+    """As when a second program has been started with the same client id by mistake, and ended."""
+    broker = launch(processes, tmp_path)
+    url = await_url(broker, processes)
+    writer = MqttLink(replace(settings(broker, url, "writer"), subscriptions=()))
+    victim = MqttLink(replace(settings(broker, url, "victim"), reconnect_spread_seconds=0.1))
+    first(victim, Connected)
+    for number in range(3):
+        robber = MqttLink(replace(settings(broker, url, "victim"), reconnect_spread_seconds=1000.0))
+        first(robber, Connected)
+        first(victim, Connected)  # which takes the session back from the robber
+        robber.close()
+        assert writer.publish(f"news/{number}", b"still there?").wait(CONNECT_SECONDS)
+        delivery = first(victim, Delivery)
+        assert isinstance(delivery, Delivery)
+        assert delivery.topic == f"news/{number}"
+        victim.ack(delivery)
+    victim.close()
+    writer.close()

@@ -1,0 +1,30 @@
+"""amqtt's broker, mended where version 0.12.1 breaks what MQTT 3.1.1 promises. To be dropped when amqtt does it itself.
+
+- A client that connects was sent the retained messages of *everybody's* subscriptions, not of its own.
+- A client that took over its own session (a second program with one client id, or a reconnection that is faster than
+  the end of the old one) was deaf from then on: the end of the old connection marked the session as disconnected.
+"""
+
+from typing import Any
+
+from amqtt.broker import Broker
+
+
+class MendedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
+    """See the module."""
+
+    async def _publish_retained_messages_for_subscription(self, subscription: tuple[str, int], session: Any) -> None:
+        if any(one is session for one, _ in self._subscriptions.get(subscription[0], ())):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+    async def _client_message_loop(self, client_session: Any, handler: Any) -> None:
+        if not client_session.transitions.is_connected():  # the connection that was taken over ended just now
+            client_session.transitions.connect()
+        await super()._client_message_loop(client_session, handler)
+
+    async def _handle_disconnect(self, client_session: Any, handler: Any, disconnect_waiter: Any) -> None:
+        _, current = self._sessions.get(client_session.client_id, (None, handler))
+        if current is handler:
+            await super()._handle_disconnect(client_session, handler, disconnect_waiter)
+        else:  # the session goes on over another connection
+            await self._stop_handler(handler)
