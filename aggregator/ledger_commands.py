@@ -45,7 +45,7 @@ def put_back(settings: RestoreSettings) -> None:
     print(
         f"Next: if a version above {restored.held.version} was ever published, devices may hold it. Then, before the "
         "aggregator starts:\n"
-        f"  python -m aggregator move-forward --ledger {settings.ledger} --version NUMBER\n"
+        f"  asyncfedkd aggregator move-forward --ledger {settings.ledger} --version NUMBER\n"
         "with a NUMBER above every version that was published."
     )
 

@@ -55,7 +55,9 @@ EVENTS: Mapping[str, Event] = {
         lambda f: "connected" + (", the broker kept our session" if f["session_present"] else ", new session"),
     ),
     "disconnected": Event(("reason",), lambda f: f"not connected: {f['reason']}; trying again"),
-    "model": Event(("version", "bytes"), lambda f: f"model {f['version']} is here ({f['bytes']} bytes)"),
+    "model": Event(
+        ("version", "bytes"), lambda f: f"model {f['version']} is here (the whole of it: {f['bytes']} bytes)"
+    ),
     "training": Event(
         ("base_version", "round"), lambda f: f"training on model {f['base_version']}, round {f['round']}"
     ),

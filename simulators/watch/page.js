@@ -305,7 +305,7 @@ function showEnd() {
   connection = { name: "ended" };
   find("login").hidden = true;
   if (config.messages.length) {
-    watch = new Watch(config.root);
+    watch = new Watch(config.root, config.task);
     for (const [topic, payload] of config.messages) watch.take({ topic, payload: Uint8Array.from(atob(payload), (letter) => letter.charCodeAt(0)) }, 1000 * config.ended_at);
   }
   draw();
@@ -353,7 +353,7 @@ async function begin() {
     draw();
     return;
   }
-  watch = new Watch(config.root);
+  watch = new Watch(config.root, config.task);
   if (config.ended_at !== null) showEnd();
   else if (config.username !== null && config.password === null) {
     connection = { name: "refused", text: `the broker wants the password of ${config.username}` };

@@ -13,8 +13,10 @@ const COMMITS_MAX = 1024;
 export const STALE_VERSIONS = 5;
 
 export class Watch {
-  constructor(root) {
+  // `only`: the one task to look at, whatever a broker sends besides; null: every task.
+  constructor(root, only = null) {
     this.root = root;
+    this.only = only;
     this.tasks = new Map();
     this.unreadable = { count: 0, last: "" };
   }
@@ -38,6 +40,7 @@ export class Watch {
     if (!topic.startsWith(`${this.root}/`)) return null;
     const [task, kind, last, ...more] = topic.slice(this.root.length + 1).split("/");
     const hasLast = kind !== "model";
+    if (this.only !== null && task !== this.only) return null;
     if (!isName(task) || !Object.hasOwn(READERS, kind) || more.length || hasLast !== (last !== undefined)) return null;
     return !hasLast || isName(last) ? { task, kind, last } : null;
   }

@@ -230,3 +230,19 @@ def test_axes_have_round_ticks(workbench: Page) -> None:
     assert workbench.run("charts.accuracyRange([0.5, 0.893])") == [0.5, 0.9]
     assert workbench.run("charts.accuracyRange([1, 1])") == [0.8, 1]
     assert workbench.run("charts.accuracyRange([0])") == [0, 0.2]
+
+
+def test_a_page_of_one_task_takes_nothing_of_another(workbench: Page) -> None:
+    """A broker may send what nobody asked for."""
+    [vector] = [vector for vector in load("messages") if vector["name"] == "aggregator status with a summary"]
+    script = f"""
+        (async () => {{
+            const {{ Watch }} = await import('./state.js');
+            return [null, 'mine', 'other'].map((only) => {{
+                const watch = new Watch('fedkd/v1', only);
+                watch.take({{ topic: 'fedkd/v1/other/aggregator/0', payload: bytes('{vector["payload"]}') }}, 0);
+                return [...watch.tasks.keys()].join();
+            }});
+        }})()
+    """
+    assert workbench.run(script) == ["other", "", "other"]
