@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from aggregator.enrolment.roles import is_evaluator
@@ -34,6 +34,7 @@ from aggregator.log_lines import write_log
 from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
 from aggregator.moving_forward import move_forward
+from aggregator.patience import patiently
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.settings import (
     AggregatorHealthSettings,
@@ -43,6 +44,7 @@ from aggregator.settings import (
     StatusSettings,
     health_file_of,
 )
+from aggregator.summary import History
 from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection, watch_broker
 from aggregator.telemetry.broker_watch import BrokerWatch
 from aggregator.telemetry.collecting import Telemetry
@@ -87,8 +89,25 @@ def run(settings: RunSettings) -> int:
     signing_keys = read_signing_keys(settings.signing_key)
     if not settings.ledger.exists():
         _first_model(settings)  # looked at now, so that a start that fails leaves no empty ledger
-    with Ledger(settings.ledger, task=settings.task, shard=settings.shard) as ledger, ExitStack() as at_the_end:
-        line = _line(ledger, settings, line_settings)
+    with ExitStack() as at_the_end:
+        beats = at_the_end.enter_context(
+            closing(heartbeat("aggregator", settings.health_file or health_file_of(settings.ledger)))
+        )
+        metrics = (
+            None
+            if settings.metrics_file is None
+            else MetricsFile(settings.metrics_file, task=settings.task, shard=settings.shard)
+        )
+        opened = patiently(
+            lambda: _open(settings, line_settings),
+            heartbeat=beats,
+            pause=lambda seconds: _pause(stopped, seconds),
+            should_stop=stopped.is_set,
+        )
+        if opened is None:
+            log.info("stopped before the ledger could be opened")
+            return 0
+        ledger, line = at_the_end.enter_context(opened.ledger), opened.line
         log.info("task %s: version %d, %d updates wait for the next", settings.task, line.version, line.buffer.updates)
         offline = AggregatorStatus(status="offline", version=line.version)
         connection = settings.mqtt_settings(
@@ -113,8 +132,8 @@ def run(settings: RunSettings) -> int:
             ledger,
             link,
             root=settings.root,
-            totals=read_totals(settings.ledger),
-            history=read_history(settings.ledger, now=time.time()),
+            totals=opened.totals,
+            history=opened.history,
             clock=CLOCK,
             pause=lambda seconds: _pause(stopped, seconds),
             signing_keys=signing_keys,
@@ -122,17 +141,37 @@ def run(settings: RunSettings) -> int:
             recording=recording_of(telemetry, link, on_connected=begin_watching),
             replace_line=settings.replace_line,
             is_evaluator=lambda name: is_evaluator(name) or name in settings.evaluator,
-            heartbeat=at_the_end.enter_context(
-                closing(heartbeat("aggregator", settings.health_file or health_file_of(settings.ledger)))
-            ),
-            metrics=None
-            if settings.metrics_file is None
-            else MetricsFile(settings.metrics_file, task=settings.task, shard=settings.shard),
+            heartbeat=beats,
+            metrics=metrics,
         )
         service.run(stopped.is_set)
         service.farewell()
     log.info("stopped at version %d", line.version)
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    ledger: Ledger
+    line: ModelLine
+    totals: Totals
+    history: History
+
+
+def _open(settings: RunSettings, line_settings: LineSettings) -> _Opened:
+    """The ledger, and what was in it.
+
+    Raises:
+        LedgerBusy: not now.
+        LedgerError: not at all.
+        InitialModelError: a new line has nothing to begin with.
+    """
+    with ExitStack() as unless_it_works:
+        ledger = unless_it_works.enter_context(Ledger(settings.ledger, task=settings.task, shard=settings.shard))
+        line = _line(ledger, settings, line_settings)
+        totals, history = read_totals(settings.ledger), read_history(settings.ledger, now=time.time())
+        unless_it_works.pop_all()
+    return _Opened(ledger=ledger, line=line, totals=totals, history=history)
 
 
 def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) -> ModelLine:

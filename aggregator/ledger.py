@@ -61,10 +61,12 @@ class Ledger:
     """Opened by one aggregator at a time.
 
     Raises:
+        LedgerBusy: the disk is full, or another program holds the file locked.
         LedgerError: it is damaged, of another format or task, or in use by another aggregator.
     """
 
     def __init__(self, path: Path, *, task: str, shard: int = 0) -> None:
+        path = path.resolve()  # whatever names it: its lock lies beside the file itself, as SQLite's files do
         self.path = path
         self._log_bytes_max = LOG_BYTES_MAX
         self._lock = lock(path)

@@ -107,6 +107,7 @@ def restore_backup(backup: Path, path: Path, *, replace: bool, task: str | None 
     Raises:
         LedgerError: the backup is unusable or another task's, the ledger is in use, or there and not to be replaced.
     """
+    path = path.resolve()  # a symbolic link stays one
     held = check_ledger(backup)
     if task is not None and held.task != task:
         raise LedgerError(f"backup {backup} is of task {held.task!r}, not {task!r}")

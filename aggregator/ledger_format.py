@@ -35,7 +35,7 @@ class LedgerError(ContractError):
 
 
 class LedgerBusy(LedgerError):
-    """The disk refused a write for now (full, or an input/output error); nothing was changed."""
+    """Not now: the disk is full or has an input/output error, or another program holds a lock; nothing was changed."""
 
 
 @contextmanager
@@ -51,9 +51,12 @@ def plain_errors(path: Path) -> Iterator[None]:
     except sqlite3.IntegrityError:
         raise  # a broken invariant of ours, not of the file
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:  # of a statement: a table is not as it was
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_ERROR:  # of a statement: a table is not as it was
             raise damaged(path, str(error)) from error
-        raise LedgerBusy(f"ledger {path}: {error}; free disk space or check the disk") from error
+        is_locked = code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+        advice = "end the other program that is using it" if is_locked else "free disk space or check the disk"
+        raise LedgerBusy(f"ledger {path}: {error}; {advice}") from error
     except sqlite3.DatabaseError as error:
         raise damaged(path, str(error)) from error
 
@@ -68,11 +71,19 @@ def damaged(path: Path, how: str) -> LedgerError:
 def lock(path: Path) -> FileLock:
     """The lock beside the ledger, held until it is released.
 
+    Args:
+        path: of the ledger itself, not of a symbolic link to it: the lock would lie beside the link.
+
     Raises:
-        LedgerError: another program holds it, or it cannot be made.
+        LedgerError: another program holds it, it cannot be made, or no ledger can be at `path`.
     """
+    if path.is_dir():
+        raise LedgerError(f"ledger {path} is a folder; give the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for needed in (path.parent, path):
+            if needed.exists() and not _is_writable(needed):
+                raise LedgerError(f"ledger {path}: this user may not write {needed}; run this as the ledger's user")
         lock_path = path.with_name(path.name + ".lock")
         locked = FileLock(lock_path)
     except FileLocked as error:
@@ -83,6 +94,11 @@ def lock(path: Path) -> FileLock:
         raise LedgerError(f"ledger {path}: {error.strerror}; give a --ledger in a folder that can be written") from None
     give_to(lock_path, owner_of=path if path.exists() else path.parent)
     return locked
+
+
+def _is_writable(path: Path) -> bool:
+    """Asked here, because SQLite would say the same as of a full disk, which is waited for."""
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def give_to(path: Path, *, owner_of: Path) -> None:

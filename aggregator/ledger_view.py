@@ -231,6 +231,9 @@ def reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqli
     Raises:
         LedgerError: there is no ledger, it is damaged, or of another format than these.
     """
+    path = path.resolve()  # SQLite's other files lie beside the file itself, not beside a symbolic link to it
+    if path.is_dir():
+        raise LedgerError(f"ledger {path} is a folder; give the name of a file")
     if not path.is_file():
         raise LedgerError(f"ledger {path}: there is no such file")
     # Asked and not tried: closing the file would end the locks that SQLite holds on it in this process.

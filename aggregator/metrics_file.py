@@ -10,8 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wire_contract.own_files import check_own_file
+
 WRITE_SECONDS = 15.0
 """Between two files; Prometheus' usual scrape interval."""
+_BEGINNING = b"# HELP fedkd_"
+"""Of each such file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +33,18 @@ class Figures:
 
 
 class MetricsFile:
-    """Replaces the file now and then. A disk that refuses costs the figures and nothing else."""
+    """Replaces the file now and then. A disk that refuses at work costs the figures and nothing else."""
 
     def __init__(self, path: Path, *, task: str, shard: int) -> None:
+        """Writes nothing yet.
+
+        Raises:
+            FileUnusable: `path` cannot be written, or is a file that something else needs.
+        """
         self._path = path
+        self._temporary = path.with_name(f"{path.name}.new")
+        for file in (path, self._temporary):
+            check_own_file(file, flag="--metrics-file", is_ours=lambda start: start.startswith(_BEGINNING))
         self._labels = f'task="{task}",shard="{shard}"'  # names of the contract hold nothing that needs escaping
         self._due_at = 0.0
 
@@ -41,10 +53,9 @@ class MetricsFile:
         if now < self._due_at:
             return
         self._due_at = now + WRITE_SECONDS
-        temporary = self._path.with_name(f"{self._path.name}.new")
         with contextlib.suppress(OSError):
-            temporary.write_text("".join(self._lines(figures)), encoding="ascii")
-            temporary.replace(self._path)
+            self._temporary.write_text("".join(self._lines(figures)), encoding="ascii")
+            self._temporary.replace(self._path)
 
     def _lines(self, figures: Figures) -> Iterator[str]:
         labels = self._labels

@@ -7,7 +7,6 @@ a version that a restart still has.
 
 import logging
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +21,7 @@ from aggregator.line_entry import Entry
 from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.own_topics import SETTLE_SECONDS, OwnTopics
+from aggregator.patience import patiently
 from aggregator.publishing import Publisher
 from aggregator.summary import History, Tally
 from aggregator.telemetry.recording import Recording, Stopwatch
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 BATCH_DELIVERIES_MAX = 256
 _RECEIVE_SECONDS_MAX = 0.5
 """Upper bound of one wait, so that a stop request and a due version are seen soon."""
-_RETRY_SECONDS_MAX = 15.0
 _PUBLISH_AGAIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 """The longest wait while it is not known yet what stands on the broker."""
@@ -171,7 +170,6 @@ class Service:
         self._not_evaluators: set[str] = set()
         """Names that the log has mentioned, so that each is one line; bounded."""
         self._telling = Telling(self._publisher.status)
-        self._jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Works until told to stop.
@@ -341,24 +339,12 @@ class Service:
 
         Waiting here is safe: nothing was acknowledged, and the link's bounded queue leaves the rest at the broker.
         """
-        delay = 0.5
-        complained = False
-        while True:
-            try:
-                write()
-            except LedgerBusy as error:
-                if not complained:
-                    log.error("%s; waiting, nothing is lost", error)  # noqa: TRY400 - one clear line
-                    complained = True
-                if should_stop():
-                    return False
-                self._heartbeat(trouble=str(error))
-                self._pause(self._jitter.uniform(0, delay))
-                delay = min(2 * delay, _RETRY_SECONDS_MAX)
-            else:
-                if complained:
-                    log.info("the ledger can be written again")
-                return True
+
+        def attempt() -> bool:
+            write()
+            return True
+
+        return bool(patiently(attempt, heartbeat=self._heartbeat, pause=self._pause, should_stop=should_stop))
 
     # -- versions
 

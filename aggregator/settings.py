@@ -164,6 +164,21 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         return self
 
     @model_validator(mode="after")
+    def _files_are_apart(self) -> Self:
+        ledger = self.ledger.resolve()
+        taken = {
+            ledger.with_name(ledger.name + end): "the ledger's" for end in ("", "-wal", "-shm", "-journal", ".lock")
+        }
+        for flag, named in (("--health-file", self.health_file), ("--metrics-file", self.metrics_file)):
+            if named is None:
+                continue
+            path = named.resolve()
+            if path in taken:
+                raise ValueError(f"{flag} {named} is {taken[path]}; give a file of its own")
+            taken[path] = "already the --health-file"
+        return self
+
+    @model_validator(mode="after")
     def _expiry_is_signed(self) -> Self:
         if self.model_lifetime_seconds is not None and not self.signing_key:
             raise ValueError(
@@ -242,6 +257,7 @@ class MoveForwardSettings(CommandSettings):
 
 def health_file_of(ledger: Path) -> Path:
     """Where an aggregator says that it works, unless it is told another place."""
+    ledger = ledger.resolve()  # the same one for all names of a ledger
     return ledger.with_name(f"{ledger.name}.health")
 
 

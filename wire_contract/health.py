@@ -1,8 +1,11 @@
 """Whether a program works, as seen from outside: a heartbeat file, and the watchdog of systemd.
 
 A running program calls `beat` from its main loop. At most every BEAT_SECONDS, and at once when something changes, that
-replaces a small file which says when the loop last moved and what keeps the program from its work. A stopped (SIGSTOP),
+writes a small file which says when the loop last moved and what keeps the program from its work. A stopped (SIGSTOP),
 hung or killed program no longer beats, so its file grows old; a program without a broker still beats, and says so.
+
+The file has a fixed size and is overwritten in place, because that needs no free space: the heartbeat of a program that
+waits for a full disk often lies on that disk. Who reads it in the middle of a write reads again.
 
     live    the loop moved within the last AGE_SECONDS_MAX
     ready   … and nothing keeps the program from its work
@@ -23,10 +26,17 @@ from typing import Protocol
 import msgspec
 
 from wire_contract.errors import ContractError
+from wire_contract.own_files import check_own_file
 
 BEAT_SECONDS = 5.0
 AGE_SECONDS_MAX = 120.0
 """Default; longer than any turn of a program's loop but the evaluation of a large held-out set."""
+
+FILE_BYTES = 2_048
+"""Of the file, filled up with spaces."""
+_TROUBLE_CHARACTERS_MAX = 300
+"""At most 6 bytes each in JSON, so that a beat always fits into the file."""
+_READ_AGAIN_SECONDS = 0.05
 
 
 class NotHealthy(ContractError):
@@ -62,7 +72,7 @@ class _Told:
 
 
 class HeartbeatFile:
-    """Writes the file and tells systemd. A disk that refuses costs the beat and nothing else."""
+    """Writes the file and tells systemd. A disk that refuses at work costs the beat and nothing else."""
 
     def __init__(
         self,
@@ -72,7 +82,13 @@ class HeartbeatFile:
         monotonic: Callable[[], float],
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`path` None: no file, only `notify` (see `systemd_notifier`)."""
+        """`path` None: no file, only `notify` (see `systemd_notifier`).
+
+        Raises:
+            FileUnusable: `path` cannot be written, or is a file that something else needs.
+        """
+        if path is not None:
+            check_own_file(path, flag="--health-file", is_ours=_is_beat)
         self._path = path
         self._program = program
         self._monotonic = monotonic
@@ -88,25 +104,37 @@ class HeartbeatFile:
         self._told = _Told(now, trouble)
         self._notify(f"{ready}WATCHDOG=1\nSTATUS={trouble or 'working'}")
         if self._path is not None:
-            self._write(self._path, Beat(program=self._program, pid=os.getpid(), at=now, trouble=trouble))
+            shown = trouble[:_TROUBLE_CHARACTERS_MAX]
+            self._write(self._path, Beat(program=self._program, pid=os.getpid(), at=now, trouble=shown))
 
     def close(self) -> None:
         """The program ends in order: nothing is left that could look alive."""
         self._notify("STOPPING=1")
-        if self._path is not None:
+        if self._path is not None and self._told is not None:  # else it may be the file of another process
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
     @staticmethod
     def _write(path: Path, beat: Beat) -> None:
-        temporary = path.with_name(f"{path.name}.new")
-        with contextlib.suppress(OSError):
-            temporary.write_bytes(msgspec.json.encode(beat) + b"\n")
-            temporary.replace(path)
+        content = msgspec.json.encode(beat).ljust(FILE_BYTES - 1) + b"\n"
+        with contextlib.suppress(OSError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), "wb", 0) as file:
+            file.write(content)
+
+
+def _is_beat(content: bytes) -> bool:
+    try:
+        msgspec.json.decode(content, type=Beat)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def heartbeat(program: str, path: Path | None) -> HeartbeatFile:
-    """Of this process, by the clock and the supervisor of this machine."""
+    """Of this process, by the clock and the supervisor of this machine.
+
+    Raises:
+        FileUnusable: `path` cannot be written, or is a file that something else needs.
+    """
     return HeartbeatFile(path, program=program, monotonic=time.monotonic, notify=systemd_notifier(os.environ))
 
 
@@ -123,7 +151,13 @@ def check(path: Path, *, now: float, age_seconds_max: float, ready: bool) -> Bea
         NotHealthy: it is not.
     """
     try:
-        beat = msgspec.json.decode(path.read_bytes(), type=Beat)
+        content = path.read_bytes()
+        if not _is_beat(content):  # perhaps in the middle of a write
+            time.sleep(_READ_AGAIN_SECONDS)
+            content = path.read_bytes()
+        if not content:
+            raise NotHealthy(f"no heartbeat: {path} is empty; the program is still starting, or the disk is full")
+        beat = msgspec.json.decode(content, type=Beat)
     except FileNotFoundError:
         raise NotHealthy(
             f"no heartbeat: {path} does not exist; the program is not running, or still starting"

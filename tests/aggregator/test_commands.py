@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+import sqlite3
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import aggregator.__main__ as program
+from aggregator import ledger_format
 from aggregator.__main__ import main
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import Ledger
+from aggregator.ledger_format import LedgerBusy
 from aggregator.model_line import BatchBuilder
-from aggregator.settings import RunSettings
+from aggregator.patience import patiently
+from aggregator.settings import RunSettings, health_file_of
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -29,6 +35,7 @@ from tests.aggregator.synthetic import (
     write_initial_model,
 )
 from wire_contract.connection import read_settings
+from wire_contract.health import NotHealthy, check, no_heartbeat
 from wire_contract.key_files import read_signing_key
 from wire_contract.messages import Evaluation
 
@@ -125,6 +132,81 @@ def test_a_new_ledger_needs_an_initial_model(capsys: pytest.CaptureFixture[str])
 def test_a_start_that_fails_leaves_no_ledger(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     run_line(capsys, *arguments)
     assert not Path("ledger.sqlite3").exists()
+
+
+@pytest.mark.parametrize("flag", ["--health-file", "--metrics-file"])
+def test_a_file_that_is_the_ledger_or_of_another_kind_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flag: str
+) -> None:
+    path, other = tmp_path / "ledger.sqlite3", tmp_path / "other"
+    assert "is the ledger's; give a file of its own" in run_line(capsys, flag, "ledger.sqlite3")
+    assert not path.exists()
+    with Ledger(path, task=TASK) as ledger:
+        begin(ledger)
+    Path("link").symlink_to(path)
+    other.write_bytes(b"a letter")
+    for name, said in (("link", "the ledger's"), ("ledger.sqlite3-wal", "the ledger's"), ("other", "another kind")):
+        assert said in run_line(capsys, flag, name)
+    assert other.read_bytes() == b"a letter"
+    assert "already the --health-file" in run_line(capsys, "--health-file", "same", "--metrics-file", "same")
+    assert main(["check-ledger"]) == 0
+
+
+def test_a_folder_is_no_ledger(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "folder is a folder; give the name of a file" in run_line(capsys, "--ledger", "folder")
+    assert "folder is a folder" in line(capsys, "status", "--ledger", "folder")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"], "no lock, no heartbeat"
+
+
+def test_a_start_waits_for_a_full_disk(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Reached(Exception):
+        """The start went on to the link."""
+
+    path = tmp_path / "ledger.sqlite3"
+    said: list[str] = []
+    with Ledger(path, task=TASK) as ledger:
+        begin(ledger)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE meta SET value = 'the boot before' WHERE key = 'boot'")
+        db.commit()
+    real = ledger_format.connect
+
+    def read_only(path: Path) -> sqlite3.Connection:
+        db = real(path)
+        db.execute("PRAGMA query_only = 1")  # what a full disk is to SQLite, but for the code
+        return db
+
+    def pause(_stopped: object, _seconds: float) -> None:
+        with pytest.raises(NotHealthy) as caught:
+            check(health_file_of(path), now=time.monotonic(), age_seconds_max=60.0, ready=True)
+        said.append(str(caught.value))
+        if len(said) == 3:
+            monkeypatch.setattr("aggregator.ledger.connect", real)
+
+    def reached(_settings: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr("aggregator.ledger.connect", read_only)
+    monkeypatch.setattr(program, "_pause", pause)
+    monkeypatch.setattr(program, "MqttLink", reached)
+    with pytest.raises(Reached):
+        main(["--task", TASK, "--broker", BROKER])
+    assert len(said) == 3
+    assert all("free disk space" in one for one in said), "alive, and says what it waits for"
+    assert [record.message.endswith("waiting, nothing is lost") for record in caplog.records].count(True) == 1
+    assert not health_file_of(path).exists()
+
+
+def test_a_start_that_waits_can_be_stopped() -> None:
+    def busy() -> None:
+        raise LedgerBusy("database is locked")
+
+    pauses: list[float] = []
+    ended = patiently(busy, heartbeat=no_heartbeat, pause=pauses.append, should_stop=lambda: len(pauses) > 2)
+    assert ended is None
 
 
 def test_status_of_a_ledger_on_which_nothing_ran(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,13 +133,31 @@ def test_places_that_cannot_hold_a_ledger(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     assert "folder that can be written" in complaint(file / "ledger")
-    assert "unable to open" in complaint(folder)
+    assert "is a folder" in complaint(folder)
+
+
+def test_all_names_of_a_ledger_have_one_lock(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    for first, second in ((path, link), (link, path)):
+        with Ledger(first, task=TASK), pytest.raises(LedgerError, match="another aggregator"):
+            Ledger(second, task=TASK)
+    assert list(link.parent.iterdir()) == [link], "nothing lies beside the link"
+
+
+def test_a_locked_ledger_is_no_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aggregator.ledger._BUSY_MILLISECONDS", 0)
+    with Ledger(path, task=TASK) as ledger, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerBusy, match="is locked; end the other program that is using it"):
+            ledger.commit_batch(merged(SyntheticDevice("a"), 1), now=T0)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert "Permission denied" in complaint(tmp_path / "ledger")
+    assert "this user may not write" in complaint(tmp_path / "ledger")
 
 
 def test_a_full_disk_changes_nothing(path: Path) -> None:

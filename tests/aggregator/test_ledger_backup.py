@@ -176,6 +176,23 @@ def test_a_ledger_that_is_there_is_replaced_only_when_told_and_kept(path: Path, 
         assert bits(aside) == (newer if number == 1 else expected)
 
 
+def test_a_link_to_a_ledger_stays_one(path: Path, tmp_path: Path) -> None:
+    out, link = tmp_path / "backup", tmp_path / "elsewhere" / "link"
+    back_up(path, out)
+    expected = bits(path)
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with Ledger(path, task=TASK) as ledger:
+        teach(ledger, restore(ledger, SETTINGS))
+        with pytest.raises(LedgerError, match="is using it"):
+            restore_backup(out, link, replace=True)
+    restored = restore_backup(out, link, replace=True)
+    assert restored.aside == path.with_name(f"{path.name}.replaced-1")
+    assert link.is_symlink()
+    assert bits(path) == expected
+    assert list(link.parent.iterdir()) == [link]
+
+
 def test_the_log_of_the_ledger_that_was_there_goes_with_it(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "backup"
     back_up(path, out)

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from aggregator.metrics_file import WRITE_SECONDS, Figures, MetricsFile
+from wire_contract.errors import FileUnusable
 
 FIGURES = Figures(
     version=7,
@@ -58,4 +61,32 @@ def test_it_is_written_now_and_then(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_costs_nothing_else(tmp_path: Path) -> None:
-    MetricsFile(tmp_path / "missing" / "fedkd.prom", task="har", shard=0).stands(FIGURES, now=0.0)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = MetricsFile(folder / "fedkd.prom", task="har", shard=0)
+    folder.rmdir()
+    file.stands(FIGURES, now=0.0)
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "fedkd.prom"
+    for other in (path, tmp_path / "fedkd.prom.new"):
+        other.write_bytes(b"SQLite format 3\0")
+        with pytest.raises(FileUnusable, match=f"--metrics-file {other} is another kind of file"):
+            MetricsFile(path, task="har", shard=0)
+        assert other.read_bytes() == b"SQLite format 3\0"
+        other.unlink()
+
+
+def test_its_own_file_and_an_empty_one_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "fedkd.prom"
+    path.touch()
+    for _ in range(2):
+        MetricsFile(path, task="har", shard=0).stands(FIGURES, now=0.0)
+        assert samples(path)
+
+
+def test_a_path_that_cannot_be_a_file_is_one_line_at_the_start(tmp_path: Path) -> None:
+    for path, said in ((tmp_path, "is a folder"), (tmp_path / "a" / "b", "no folder")):
+        with pytest.raises(FileUnusable, match=said):
+            MetricsFile(path, task="har", shard=0)

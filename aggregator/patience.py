@@ -1,0 +1,48 @@
+"""Waits for the ledger while its disk is full, or another program holds it locked."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from aggregator.ledger_format import LedgerBusy
+from wire_contract.health import Heartbeat
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS_MAX = 15.0
+
+Result = TypeVar("Result")
+
+
+def patiently(
+    attempt: Callable[[], Result],
+    *,
+    heartbeat: Heartbeat,
+    pause: Callable[[float], None],
+    should_stop: Callable[[], bool],
+) -> Result | None:
+    """Makes the attempt again and again while the ledger is busy. Says so in the log once, and with every heartbeat.
+
+    Returns:
+        What the attempt returned; None: told to stop before it went through.
+    """
+    jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
+    delay = 0.5
+    complained = False
+    while True:
+        try:
+            result = attempt()
+        except LedgerBusy as error:
+            if not complained:
+                log.error("%s; waiting, nothing is lost", error)  # noqa: TRY400 - one clear line
+                complained = True
+            if should_stop():
+                return None
+            heartbeat(trouble=str(error))
+            pause(jitter.uniform(0, delay))
+            delay = min(2 * delay, RETRY_SECONDS_MAX)
+        else:
+            if complained:
+                log.info("the ledger can be written again")
+            return result
