@@ -52,7 +52,7 @@ class Policy:
     slot_norm_ratio: float = BUDGET_RATIO
     """Up to so many times what devices usually move the model by in a version, a device's updates are taken whole."""
     weight_max: float | None = None
-    """Of one update, where an ordinary one has 1; None: K - 1, so that nobody outvotes all others of a version."""
+    """Of one update, where an ordinary one has 1; None: K - 1, what the others of a full version weigh together."""
     norm_ratio_max: float = 10.0
     """‖Δ‖₂ may be at most so many times max(‖x‖₂, 1), x being the model; beyond it training has diverged."""
     shard: int = 0
@@ -116,9 +116,9 @@ class Standing:
     weights_norm: float
     """‖x‖₂ of the master weights."""
     usual_samples: int | None
-    """What devices usually claim (`peers.py`); None while nothing is known."""
+    """What devices usually claim (`peers.py`); None while fewer than three devices are known."""
     usual_norm: float | None
-    """Σ‖Δ‖₂ of what devices usually send in one version; None while nothing is known."""
+    """Σ‖Δ‖₂ of what devices usually send in one version; None while fewer than three devices are known."""
     weight_max: float = math.inf
     """Of an update."""
 

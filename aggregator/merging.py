@@ -1,10 +1,16 @@
-"""The buffer between two versions: x ← x + η · Σ wᵢ·Δᵢ / Σ wᵢ  (FedBuff, Nguyen et al. 2022).
+"""The buffer between two versions: x ← x + η · Σ wᵢ·Δᵢ / max(Σ wᵢ, 2·max wᵢ)  (FedBuff, Nguyen et al. 2022, whose
+divisor is Σ wᵢ).
 
 One slot a device: a device that hands in several differences before the next version has them summed, because they
 are consecutive steps of one local line (Δ₁ + Δ₂ = s₂ - base), and counts in the divisor once, with the largest of their
 weights. So a fast device can neither fill a buffer alone nor outvote the others by its number of updates; nor can one
 hide a heavy update among many light ones, as it could if their mean were in the divisor. What a slot brings is at most
 its weight times the sum of its scaled norms, which `peers.py` bounds.
+
+The divisor is Σ wᵢ unless one slot outweighs all others together; then it is twice that slot's weight. So a device
+never moves the model by more than half of what it would alone, if any other is in the version; the others do not gain
+what it loses, so such a version is a smaller step. A version of a single slot, which `--devices-min 1` allows, takes
+it whole.
 
 Adding is one pass over memory, the scale of an update being part of its weight there. The order of additions is the
 order of the journal, so that a restart that adds the same updates again gives the same bits.
@@ -83,9 +89,12 @@ class Buffer:
         slot.samples = samples
 
     def merged_onto(self, weights: Vector, rate: float) -> Vector:
-        """New weights (size,): `weights` plus `rate` (η) times the weighted mean of what is here."""
+        """New weights (size,): `weights` plus `rate` (η) times the sum over the divisor (see the module)."""
         assert self._slots, "an empty buffer makes no version"
-        divisor = sum(slot.weight for slot in self._slots.values())
+        slot_weights = [slot.weight for slot in self._slots.values()]
+        divisor = sum(slot_weights)
+        if len(slot_weights) > 1:
+            divisor = max(divisor, 2 * max(slot_weights))
         return weights + self._sum * np.float32(rate / divisor)
 
     def clear(self) -> None:

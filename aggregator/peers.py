@@ -3,7 +3,8 @@
 Two figures: how many samples a device claims, and how far it moves the model in one version (the sum of the norms of
 its updates there, its *slot norm*). Each is the lower median over the devices that were merged last, with one value a
 device, its newest: whoever sends a thousand updates has one voice, and fewer than half of the devices cannot move a
-median beyond what the others send, neither up nor down. With two devices the smaller value counts.
+median beyond what the others send, neither up nor down. While fewer than three devices are known, nothing counts as
+usual: the lower median of two is whatever the smaller one says, and one tiny update would scale everybody down.
 
 Values are taken as they were claimed, before anything is scaled down. So when all devices begin to move the model
 further, for instance at a new learning rate, the median follows within one version.
@@ -12,12 +13,16 @@ The medians change only when a version is committed: all updates of one version 
 order, and a restart needs nothing but each device's row in the ledger.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 PEERS_MAX = 256
 """So many devices, those merged last, are asked. Enough that a burst of strangers is a minority in a fleet of hundreds;
 few enough to sort at each version."""
+
+DEVICES_KNOWN_MIN = 3
+"""A median over fewer devices is that of one of them."""
 
 BUDGET_RATIO = 1.0
 """Default: the budget of a slot is the median itself."""
@@ -27,12 +32,15 @@ BEYOND = 0.1
 versions what took many to learn. It is not 0, so that no update that was merged counts for nothing."""
 
 FIRST_NORM_SHARE = 0.1
-"""Before any version there is nobody to compare with, and the sender may be hostile: a slot's budget is this share of
-max(‖x‖, 1). First updates of the built-in tasks have norms of 0.1 to 0.3 ‖x‖. Too little costs a part of the first
+"""While nothing is usual there is nothing to compare with, and the sender may be hostile: a slot's budget is this share
+of max(‖x‖, 1). First updates of the built-in tasks have norms of 0.1 to 0.3 ‖x‖. Too little costs a part of the first
 step, once; too much lets whoever comes first begin the line."""
 
 _BUDGET_SHARE_MIN = 1e-6
 """Of max(‖x‖, 1): devices that all send zeros must not make every later update count nothing."""
+
+_SCALE_MIN = 2.0**-126
+"""The smallest normal float32. The product of two tiny shares could otherwise be rounded to 0."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,9 @@ class Peers:
         """Begins with the newest claims of devices; only the `PEERS_MAX` newest are kept."""
         self._claims = dict(claims)
         self.samples: int | None = None
-        """Median of the samples; None while no version has been merged."""
+        """Median of the samples; None while fewer than `DEVICES_KNOWN_MIN` devices are known."""
         self.slot_norm: float | None = None
-        """Median of the slot norms; None while no version has been merged."""
+        """Median of the slot norms; None while fewer than `DEVICES_KNOWN_MIN` devices are known."""
         self._settle()
 
     def committed(self, claims: Mapping[str, Claim]) -> None:
@@ -70,8 +78,8 @@ class Peers:
             self._claims = {device: self._claims[device] for device in newest}
         samples = sorted(claim.samples for claim in self._claims.values())
         norms = sorted(claim.slot_norm for claim in self._claims.values() if claim.slot_norm is not None)
-        self.samples = samples[(len(samples) - 1) // 2] if samples else None
-        self.slot_norm = norms[(len(norms) - 1) // 2] if norms else None
+        self.samples = samples[(len(samples) - 1) // 2] if len(samples) >= DEVICES_KNOWN_MIN else None
+        self.slot_norm = norms[(len(norms) - 1) // 2] if len(norms) >= DEVICES_KNOWN_MIN else None
 
 
 def budget_of(usual_norm: float | None, weights_norm: float, *, ratio: float) -> float:
@@ -96,10 +104,12 @@ def scale_of(norm: float, before: float, budget: float) -> float:
     and depends on the sum only, so that nothing is gained by cutting an update into many. The scale never reaches 0:
     what a device learned offline in several updates still counts.
     """
-    after, beyond = before + norm, BEYOND * budget
+    after, beyond = before + norm, BEYOND * max(budget, sys.float_info.min)
     if after <= budget or norm == 0.0:
         return 1.0
     if before >= budget:
         # The difference of two such values, without subtracting large numbers from one another.
-        return beyond / (before - budget + beyond) * (beyond / (after - budget + beyond))
-    return (budget - before + beyond * ((after - budget) / (after - budget + beyond))) / norm
+        scale = beyond / (before - budget + beyond) * (beyond / (after - budget + beyond))
+    else:
+        scale = (budget - before + beyond * ((after - budget) / (after - budget + beyond))) / norm
+    return min(1.0, max(scale, _SCALE_MIN))

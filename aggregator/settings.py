@@ -77,7 +77,8 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
     )
     slot_norm_ratio: float = Field(
         BUDGET_RATIO,
-        gt=0,
+        ge=0.01,
+        le=1e6,
         description="what one device may move the model by in a version before it is scaled down, in multiples of the "
         "median over devices",
     )

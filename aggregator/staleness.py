@@ -2,12 +2,14 @@
 
 Samples are what a device claims, so they are counted in multiples of what devices usually claim (`peers.py`), and up to
 a bound; while nothing is known of others, all count alike. So weights are near 1, whatever a task calls a sample. No
-update weighs more than `weight_max`, which is K - 1: the others of a version together, if each of them is fresh and has
-the usual samples.
+update weighs more than `weight_max`, which is K - 1: the others of a version together, if there are K - 1 of them and
+each is fresh and has the usual samples. If there are fewer or they are lighter, it has half of its own step, by the
+divisor in `merging.py`.
 
 Staleness is current version - base version, in versions, with the base taken from the message. Each decay obeys
 0 < s ≤ 1, never rises, and s(0) = 1: a fresh update is never halved. Weights only order the updates of one buffer
-against one another; `merging.py` divides by their sum, so no decay makes the model itself learn more slowly for ever.
+against one another; `merging.py` divides by their sum (or by twice the heaviest, where one outweighs all others), so
+updates that are all equally stale make as large a step as fresh ones.
 
 Absence is the number of versions since the device last had a part in one, this one included: 1 for a device that is in
 every version. A slow device hands in one update while others hand in ten, and its one is also the stale one; without a

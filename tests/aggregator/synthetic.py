@@ -135,7 +135,9 @@ def replay(path: Path, layout: Layout, weights: Vector, *, rate: float = 1.0) ->
                 difference = decode_vector(decode(payload, Update).tensors, layout)
                 total = total + difference * np.float32(weight * scale)
                 of_devices.setdefault(device, []).append(weight)
-            divisor = sum(max(of_one) for of_one in of_devices.values())
+            heaviest = [max(of_one) for of_one in of_devices.values()]
+            # No slot of several has more than half.
+            divisor = sum(heaviest) if len(heaviest) == 1 else max(sum(heaviest), 2 * max(heaviest))
             weights = weights + total * np.float32(rate / divisor)
         return newest, weights
 

@@ -319,9 +319,10 @@ def test_samples_weigh_one_device_against_another(bench: Bench) -> None:
         )
     bench.next_version()
     bench.verdict(much, difference=ONES, samples=15)
+    bench.verdict(usual, difference=0 * ONES, samples=10)
     bench.verdict(little, difference=-ONES, samples=5)
     bench.next_version()
-    assert np.allclose(bench.line.weights, start + 0.5, atol=1e-5)
+    assert np.allclose(bench.line.weights, start + (1.5 - 0.5) / 3, atol=1e-5)
 
 
 def test_updates_that_overflow_only_when_weighed_never_reach_the_model(tmp_path: Path) -> None:

@@ -99,6 +99,8 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--version-seconds", "-1"], "--version-seconds"),
         (["--server-rate", "0"], "--server-rate"),
         (["--norm-ratio-max", "nan"], "--norm-ratio-max"),
+        (["--slot-norm-ratio", "1e-200"], "--slot-norm-ratio"),
+        (["--slot-norm-ratio", "inf"], "--slot-norm-ratio"),
         (["--model-encoding", "int3"], "--model-encoding"),
         (["--staleness-decay", "hyperbolic"], "--staleness-decay"),
         (["--update-bytes-max", "99999999"], "--update-bytes-max"),

@@ -12,7 +12,7 @@ from aggregator.admission import Merge, Policy, Refuse, receipt_for
 from aggregator.model_line import restore
 from aggregator.peers import BEYOND
 from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX
-from tests.aggregator.synthetic import LAYOUT, SETTINGS, SyntheticDevice, initial_weights
+from tests.aggregator.synthetic import LAYOUT, SETTINGS, SyntheticDevice, initial_weights, replay
 from tests.aggregator.test_admission import Bench
 from wire_contract.layout import Vector
 
@@ -65,14 +65,18 @@ def test_claimed_samples_count_up_to_what_others_claim(bench: Bench) -> None:
     assert merged(bench, HONEST[1], 0.1, samples=5).weight == 0.5
 
 
-def test_with_two_devices_the_smaller_claim_counts(bench: Bench) -> None:
+def test_with_two_devices_neither_says_what_is_usual(bench: Bench) -> None:
     hostile, honest = SyntheticDevice("hostile"), HONEST[0]
-    for _ in range(2):
-        merged(bench, hostile, 1.0, samples=2**53)
+    for norm in (SIZE, 1e-30):
+        merged(bench, hostile, norm, samples=2**53)
         merged(bench, honest, 0.1, samples=10)
         bench.next_version()
-    assert merged(bench, honest, 0.1).weight == 1.0
-    assert merged(bench, hostile, 1.0, samples=2**53).scale < 0.2
+        again = merged(bench, honest, 0.1)
+        assert (again.weight, again.scale) == (1.0, 1.0)
+        bench.line.buffer.clear()
+    merged(bench, hostile, SIZE, samples=2**53)
+    merged(bench, honest, 0.0)
+    assert moved(bench) < REACH * 0.1 * SIZE / 2 * 1.01, "as in the first version"
 
 
 def test_many_updates_of_one_device_are_one_voice(bench: Bench) -> None:
@@ -107,6 +111,21 @@ def test_one_update_weighs_no_more_than_all_others_of_a_version(bench: Bench) ->
     weight = merged(bench, hostile, 0.1, samples=2**53).weight
     others = sum(merged(bench, device, 0.1).weight for device in HONEST)
     assert weight == others == LINE.updates_per_version - 1
+
+
+def test_no_device_moves_the_model_by_more_than_half_of_its_step_in_company(bench: Bench) -> None:
+    hostile = SyntheticDevice("hostile")
+    merged(bench, hostile, 0.1)
+    for _ in range(2 * ABSENCE_MAX):
+        honest_version(bench)
+    update = merged(bench, hostile, 0.1)
+    assert (update.weight, update.scale) == (3.0, 1.0)
+    assert moved(bench) == pytest.approx(0.1, rel=1e-4), "alone, where the operator allows that, it has all of it"
+    assert merged(bench, HONEST[0], 0.0).weight == 1.0
+    assert moved(bench) == pytest.approx(0.05, rel=1e-4), "T passed with two devices, and 3 : 1 is not 75 %"
+    assert restore(bench.ledger, LINE).next_weights().tobytes() == bench.line.next_weights().tobytes()
+    bench.next_version()
+    assert replay(bench.path, LAYOUT, initial_weights())[1].tobytes() == bench.line.weights.tobytes()
 
 
 def test_what_reaches_further_than_others_is_scaled_down_and_the_receipt_says_so(bench: Bench) -> None:
@@ -178,9 +197,25 @@ def test_nobody_is_starved_by_tiny_updates_of_a_minority(bench: Bench) -> None:
     assert (honest.weight, honest.scale) == (1.0, 1.0)
 
 
+def test_a_tiny_update_in_the_first_version_starves_nobody_in_the_next(bench: Bench) -> None:
+    merged(bench, SyntheticDevice("hostile"), 1e-30, samples=1)
+    merged(bench, HONEST[0], 0.1)
+    bench.next_version()
+    for device in HONEST:
+        assert merged(bench, device, 0.1).scale == 1.0
+
+
+@pytest.mark.parametrize("ratio", [1e-320, 1e-200])
+def test_no_ratio_makes_an_update_count_for_nothing(tmp_path: Path, ratio: float) -> None:
+    bench = Bench(tmp_path / "l", replace(LINE, policy=Policy(slot_norm_ratio=ratio)))
+    for _ in range(3):
+        assert merged(bench, HONEST[0], 0.1).scale > 0
+    bench.ledger.close()
+
+
 def test_a_restart_decides_as_the_lost_line_would_have(bench: Bench) -> None:
     for samples, norm in ((10, 0.1), (20, 0.3), (40, 0.2)):
-        for device in HONEST[:2]:
+        for device in HONEST:
             merged(bench, device, norm, samples=samples)
         bench.next_version()
     merged(bench, HONEST[0], 0.5, samples=1_000)  # a claim that counts only from the next version on

@@ -95,9 +95,12 @@ def test_the_order_inside_a_batch_changes_nothing_but_rounding(
 
 @given(DIFFERENCES, st.lists(WEIGHTS, min_size=1, max_size=8), st.floats(0.01, 10), DIFFERENCES)
 def test_weights_are_renormalised(difference: Vector, weights: list[float], rate: float, onto: Vector) -> None:
-    # What everybody agrees on is taken whole, however many they are and however little each counts.
+    # What everybody agrees on is taken whole, however many they are and however little each counts, unless one of them
+    # outweighs the others: then it has half a step, and they the rest in proportion.
     entries = [(f"device-{index}", difference, weight) for index, weight in enumerate(weights)]
-    expected = onto.astype(np.float64) + rate * difference.astype(np.float64)
+    heaviest, others = max(weights), sum(weights) - max(weights)
+    taken = 1.0 if len(weights) == 1 or others >= heaviest else (1 + others / heaviest) / 2
+    expected = onto.astype(np.float64) + rate * taken * difference.astype(np.float64)
     allowed = 1e-6 * (len(weights) + 2) * (np.abs(onto) + rate * np.abs(difference)) + 1e-30
     assert (np.abs(merged(entries, onto, rate) - expected) <= allowed).all()
 
@@ -133,9 +136,21 @@ def test_a_slot_moves_the_model_no_further_than_its_scaled_norms(
     buffer.add("other", ZERO, other_weight)
     moved = float(np.linalg.norm(buffer.merged_onto(ZERO, 1.0)))
     heaviest = max(weight for weight, _ in updates)
-    share = heaviest / (heaviest + other_weight)
+    share = min(heaviest / (heaviest + other_weight), 0.5)
     assert moved <= share * sum(scale for _, scale in updates) * (1 + 1e-5)
     assert buffer.norm_of("hostile") == len(updates), "before scaling"
+
+
+@given(WEIGHTS, st.lists(WEIGHTS, max_size=6), st.floats(0.01, 10))
+def test_no_device_of_several_moves_the_model_by_more_than_half_of_its_step(
+    weight: float, others: list[float], rate: float
+) -> None:
+    towards = np.full(SIZE, 0.5, dtype=np.float32)  # of norm 1
+    entries = [("hostile", towards, weight), *((f"other-{index}", ZERO, other) for index, other in enumerate(others))]
+    moved = float(np.linalg.norm(merged(entries, rate=rate)))
+    assert moved <= rate * (0.5 if others else 1.0) * (1 + 1e-6)
+    if not others:
+        assert moved == pytest.approx(rate), "a device that is alone, where the operator allows it, has a whole step"
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=5), st.lists(ENTRIES, min_size=1, max_size=5))

@@ -1,11 +1,13 @@
 """What a minority of devices can do to the medians that everybody is measured against, and what scaling leaves."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.peers import BEYOND, PEERS_MAX, Claim, Peers, budget_of, scale_of
+from aggregator.peers import BEYOND, DEVICES_KNOWN_MIN, PEERS_MAX, Claim, Peers, budget_of, scale_of
 
 NORMS = st.floats(0, 1e12)
 BUDGETS = st.floats(1e-6, 1e9)
@@ -23,6 +25,9 @@ def test_a_minority_moves_no_median_beyond_what_the_others_send(
     most = len(honest) - 1
     hostile = data.draw(st.lists(st.tuples(st.integers(1, 2**53), st.floats(0, 1e15)), max_size=most))
     peers = Peers(claims("honest", honest) | claims("hostile", hostile))
+    if len(honest) + len(hostile) < DEVICES_KNOWN_MIN:
+        assert (peers.samples, peers.slot_norm) == (None, None), "one of two is no minority"
+        return
     assert peers.samples is not None
     assert peers.slot_norm is not None
     assert min(samples for samples, _ in honest) <= peers.samples <= max(samples for samples, _ in honest)
@@ -71,6 +76,11 @@ def test_a_slot_is_taken_whole_up_to_its_budget_and_reaches_little_further(norms
     assert taken <= (1 + BEYOND) * budget * (1 + 1e-9)
     whole = scale_of(sent, 0.0, budget) * sent
     assert taken == pytest.approx(whole, rel=1e-6), "nothing is gained by cutting an update into many"
+
+
+@given(*[st.floats(0, sys.float_info.max)] * 2, st.floats(0, exclude_min=True))
+def test_no_update_counts_for_nothing(norm: float, before: float, budget: float) -> None:
+    assert 0 < np.float32(scale_of(norm, before, budget)) <= 1
 
 
 @given(st.floats(0, 1e12), BUDGETS)
