@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 from aggregator.enrolment.roles import is_evaluator
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
@@ -62,7 +61,7 @@ from wire_contract.link import Will
 from wire_contract.messages import AggregatorStatus
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.mqtt_settings import MqttSettings
-from wire_contract.plain_text import printable
+from wire_contract.plain_text import moment_told, printable
 from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
@@ -240,7 +239,7 @@ def show_status(settings: StatusSettings) -> None:
 
 def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.refused_by_reason.items()))
-    updated = datetime.fromtimestamp(totals.updated_at, tz=UTC).isoformat(timespec="seconds")
+    updated = moment_told(totals.updated_at)
     if totals.updated_at > now + 60:
         updated += " (in the future: the aggregator's clock was ahead then, or this one is behind)"
     if not totals.begun:

@@ -15,17 +15,21 @@ ledger of its own, would otherwise replace a line that devices follow, and their
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
 from aggregator.ledger_rows import Mark
 from wire_contract.envelope import sealed
 from wire_contract.errors import ContractError, DecodeError, UnknownSchema
+from wire_contract.limits import MOMENT_MAX
 from wire_contract.messages import Manifest
+from wire_contract.plain_text import moment_told
 from wire_contract.signing import NotTrusted, PublicKey, signers
 
 Whose = Literal["ours", "passed", "forgotten", "another line", "a newer program", "unreadable", "untrusted"]
+
+MOVED_VERSION_MAX = 2**52
+"""The highest number for `move-forward`: the wire ends at 2^53, and the line is to go on after it."""
 
 STANDS_IN_THE_WAY: frozenset[Whose] = frozenset({"another line", "a newer program"})
 """What an aggregator does not start over unless it is told to."""
@@ -97,6 +101,20 @@ def _whose(manifest: Manifest, marks: Marks) -> Whose:
     return "another line"
 
 
+def outranks(rival: Manifest, *, version: int, digest: bytes, published_at: float) -> bool:
+    """Whether devices that took `rival` would keep it when ours, which the other arguments tell, is announced again as
+    it was: then it has to be published anew, later.
+    """
+    if (rival.version, rival.digest) == (version, digest):
+        return False
+    return rival.version >= version or rival.published_at >= published_at
+
+
+def moment_above(moment: float, *, now: float) -> float:
+    """A moment of publication that devices take for later than `moment`, by whatever clock that was (Unix seconds)."""
+    return min(max(now, moment + 1.0), float(MOMENT_MAX))
+
+
 def refusal(found: Found, *, task: str, topic: str, ledger: Path, version: int) -> LineRefused:
     """What an operator is told who starts an aggregator, at `version`, where something stands in its way."""
     if found.manifest is None:
@@ -106,21 +124,23 @@ def refusal(found: Found, *, task: str, topic: str, ledger: Path, version: int) 
         )
     manifest = found.manifest
     return LineRefused(
-        f"task {task}: another line stands on {topic}, at version {manifest.version}, published "
-        f"{_moment(manifest.published_at)}; ledger {ledger}, at version {version}, does not know it. Nothing was "
-        "changed (is another aggregator at work?). To go on above it: restore its newest ledger, or take this one: "
-        f"asyncfedkd aggregator move-forward --ledger {ledger} --version {way_forward(manifest.version, version)}. To "
-        "begin anew over it, so that devices drop that line: --replace-line"
+        f"task {task}: another line stands on {topic}, at version {manifest.version}, published at "
+        f"{moment_told(manifest.published_at)}; ledger {ledger}, at version {version}, does not know it. Nothing was "
+        f"changed (is another aggregator at work?). {_way_above(manifest.version, ledger, version)}"
+        "To begin anew over it, so that devices drop that line: --replace-line"
+    )
+
+
+def _way_above(found: int, ledger: Path, version: int) -> str:
+    number = way_forward(found, version)
+    if number > MOVED_VERSION_MAX:
+        return ""  # no aggregator has made so many; whoever wrote it wants us to follow to where numbers end
+    return (
+        "To go on above it: restore its newest ledger, or take this one: asyncfedkd aggregator move-forward "
+        f"--ledger {ledger} --version {number}. "
     )
 
 
 def way_forward(found: int, version: int) -> int:
     """A number for `move-forward` that is above version `found` on the broker and leaves out at least one of ours."""
     return found + 1 if found > version else version + 2
-
-
-def _moment(unix_seconds: float) -> str:
-    try:
-        return "at " + datetime.fromtimestamp(unix_seconds, tz=UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):  # whoever published it may have written anything
-        return "at a time that cannot be"

@@ -1,12 +1,11 @@
 """Lets an aggregator begin on the broker, or not, by what its first look has found there (`line_check.py`)."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from aggregator.ledger import Ledger
-from aggregator.line_check import STANDS_IN_THE_WAY, Found, LineRefused, refusal
+from aggregator.line_check import STANDS_IN_THE_WAY, Found, LineRefused, moment_above, outranks, refusal
 from aggregator.model_line import ModelLine
 from wire_contract.link import Delivery, Link
 
@@ -63,34 +62,42 @@ def enter(found: Found | None, line: ModelLine, ledger: Ledger, *, topic: str, r
 
     Args:
         found: on the model topic.
-        line: as restored from `ledger`; where it replaces another, its newest version is stamped with a later moment.
+        line: as restored from `ledger`; where it replaces another, or devices may hold something else that stands
+            there, its newest version is published anew, with a later moment.
         ledger: remembers that moment.
         topic: the model topic.
-        replaces: begin over another line, instead of refusing.
+        replaces: begin over another line, instead of refusing; also where that line no longer stands there.
         now: Unix seconds.
 
     Raises:
         LineRefused: another line stands there, and nobody has said that it is to be replaced.
         LedgerBusy: the disk refused.
     """
+    rival = None if found is None else found.manifest
     if found is None:
-        return
-    if found.whose in STANDS_IN_THE_WAY:
+        pass
+    elif found.whose in STANDS_IN_THE_WAY:
         if not replaces:
             raise refusal(found, task=line.settings.task, topic=topic, ledger=ledger.path, version=line.version)
-        _replace(found, line, ledger, now=now)
         log.warning("replacing the line that stands on %s, as told", topic)
     elif found.whose == "forgotten":
         log.warning("on %s stands a version so old that this ledger has dropped it; publishing over it", topic)
     elif found.reason:
         log.error("what stands on %s is of no use, and is replaced: %s", topic, found.reason)
+    digest, at = line.shelf.published.digest, line.shelf.published_at
+    if replaces or (rival is not None and outranks(rival, version=line.version, digest=digest, published_at=at)):
+        publish_anew(line, ledger, above=0.0 if rival is None else rival.published_at, now=now)
 
 
-def _replace(found: Found, line: ModelLine, ledger: Ledger, *, now: float) -> None:
-    """Devices take a version that is not higher for that of a new line if it was published later, so it must be later
-    by whatever clock the other line had.
+def publish_anew(line: ModelLine, ledger: Ledger, *, above: float, now: float) -> None:
+    """Gives the newest version a moment of publication after `above` and after the one that it had (Unix seconds).
+
+    Devices take a version that is not higher for that of a new line if it was published later, so it must be later by
+    whatever clock the other line had.
+
+    Raises:
+        LedgerBusy: the disk refused; nothing was changed.
     """
-    later = 0.0 if found.manifest is None else found.manifest.published_at + 1.0
-    at = max(now, later) if math.isfinite(later) else now
+    at = moment_above(max(above, line.shelf.published_at), now=now)
     ledger.stamp_newest(at=at)
     line.shelf = replace(line.shelf, published_at=at)

@@ -36,7 +36,7 @@ from wire_contract.encoding_choice import EncodingChoice, encode_as
 from wire_contract.envelope import read
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector
-from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
+from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS, MOMENT_MAX
 from wire_contract.manifest import Announcement, read_model
 from wire_contract.messages import Evaluation, RefusalReason, Update
 from wire_contract.planner import Plan
@@ -404,7 +404,7 @@ def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Shelf:
         published=published,
         parent=row.parent,
         encoding=cast("EncodingName", row.encoding),
-        published_at=row.committed_at,
+        published_at=min(row.committed_at, float(MOMENT_MAX)),  # an older program may have stamped it with any
         model=row.model,
         snapshot_version=snapshot.version,
         snapshot=snapshot.model,

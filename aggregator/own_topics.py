@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from aggregator.ledger import Ledger
-from aggregator.line_check import Found, judge
+from aggregator.line_check import Found, judge, outranks
 from aggregator.publishing import Publisher
 from wire_contract.errors import LinkError
 from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
@@ -85,6 +85,10 @@ class OwnTopics:
         self._heal_at: float | None = None
         self._tell_at = 0.0
         self._told_deaf = False
+        self.rival_at: float | None = None
+        """The latest moment of publication of what somebody else announced and devices may have taken instead of what
+        was announced here; None: there is nothing of that kind. Whoever publishes above it sets it back.
+        """
         self.strangers = 0
         """Messages that were not ours on the model topic while this program ran."""
         for one in self._filters:
@@ -117,6 +121,8 @@ class OwnTopics:
         is_strange = self._upkeep.heard(topic, payload)
         if topic == self._publisher.model_topic:
             self._model = payload or None
+            if is_strange and payload:
+                self._note_rival()
         if is_strange and self._state == "watching":
             self._notice(topic, payload)
 
@@ -164,7 +170,7 @@ class OwnTopics:
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             log.warning("%s%s: not what this aggregator published; publishing again", missing[0], more)
-        return bool(missing)
+        return bool(missing) or self.rival_at is not None
 
     def tidy(self) -> bool:
         """Deletes what is no longer kept; False: not all of it yet."""
@@ -220,6 +226,14 @@ class OwnTopics:
         self._upkeep.suspect(self._publisher.delta_topic(one) for one in self._ledger.newest_versions(2 * KEPT_DELTAS))
         for version, chunks in self._ledger.chunked_snapshots(KEPT_SNAPSHOTS + _SWEPT):
             self._upkeep.suspect(self._publisher.chunk_topic(version, index) for index in range(chunks))
+
+    def _note_rival(self) -> None:
+        found, newest = self.found(), self._publisher.newest
+        if found is None or found.manifest is None or newest is None:
+            return
+        rival = found.manifest
+        if outranks(rival, version=newest.version, digest=newest.digest, published_at=newest.published_at):
+            self.rival_at = max(self.rival_at or 0.0, rival.published_at)
 
     def _notice(self, topic: str, payload: bytes) -> None:
         if self._heal_at is None:

@@ -12,7 +12,7 @@ from wire_contract.codec import encode
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.link import Link
 from wire_contract.manifest import Announcement
-from wire_contract.messages import AggregatorStatus, Receipt
+from wire_contract.messages import AggregatorStatus, Manifest, Receipt
 from wire_contract.signing import SigningKey, sign
 from wire_contract.topics import build
 
@@ -33,6 +33,8 @@ class Publisher:
         self._status_topic = build("aggregator", root=root, task=task, shard=shard)
         self.model_topic = build("model", root=root, task=task)
         self.upkeep = Upkeep()
+        self.newest: Manifest | None = None
+        """What was announced last; None: nothing yet."""
         self.published_bytes = 0
         """Payloads that the link took."""
 
@@ -42,7 +44,7 @@ class Publisher:
         Where anything was missing the manifest goes out again, last: a device that had given up a delta or a chunk
         takes that for the sign to try again.
         """
-        newest = announcement.manifest
+        self.newest = newest = announcement.manifest
         deltas = {self.delta_topic(version): delta for version, delta in announcement.deltas.items()}
         topics = [self.chunk_topic(newest.snapshot_version, index) for index in range(len(announcement.chunks))]
         chunks = dict(zip(topics, announcement.chunks, strict=True))

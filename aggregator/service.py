@@ -17,7 +17,7 @@ from aggregator.ledger import Ledger
 from aggregator.ledger_format import LedgerBusy
 from aggregator.ledger_view import Totals
 from aggregator.line_check import STANDS_IN_THE_WAY
-from aggregator.line_entry import Entry
+from aggregator.line_entry import Entry, publish_anew
 from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
 from aggregator.own_topics import SETTLE_SECONDS, OwnTopics
@@ -396,7 +396,8 @@ class Service:
         self._prune()
 
     def _next_shelf(self, weights: Vector) -> Shelf:
-        at = self._clock.unix()
+        # Not before the version before it, which may have had to be published above a stranger with another clock.
+        at = max(self._clock.unix(), self.line.shelf.published_at)
         try:
             return self.line.next_shelf(weights, at=at)
         except EncodeError as error:  # the line must go on; devices read any encoding
@@ -408,13 +409,28 @@ class Service:
         (its queue is full) is offered again a little later. `renew`: the manifest gets a later expiry.
         """
         now = self._clock.monotonic()
+        is_above = self._surpass()
         if self._lifetime_seconds is not None and (renew or self._expires_at is None):
             self._expires_at = self._clock.unix() + self._lifetime_seconds
             self._renew_at = now + self._lifetime_seconds / 2  # who is away for the other half does no harm
         stands = announcement(self.line.settings, self.line.shelf, expires_at=self._expires_at)
         is_published = self._publisher.model(stands)
-        self._is_unpublished = not (self._own.tidy() and is_published)
+        self._is_unpublished = not (self._own.tidy() and is_published and is_above)
         self._publish_again_at = now + _PUBLISH_AGAIN_SECONDS
+
+    def _surpass(self) -> bool:
+        """Gives the newest version a later moment than what somebody else announced, so that devices take it again,
+        whatever number that had. False: the disk does not take it now.
+        """
+        if self._own.rival_at is None:
+            return True
+        try:
+            publish_anew(self.line, self._ledger, above=self._own.rival_at, now=self._clock.unix())
+        except LedgerBusy as error:
+            log.warning("%s; version %d is published above the stranger's later", error, self.line.version)
+            return False
+        self._own.rival_at = None
+        return True
 
     # -- the connection
 
@@ -438,8 +454,8 @@ class Service:
         if not was_online:
             log.info("publishing what is missing of version %d", self.line.version)
         self._publish()
-        if not was_online:
-            self._telling.tell(self._status("online"), now=self._clock.monotonic(), anyway=True)
+        # Also when there is no news: the status that stands there may be somebody else's, or gone.
+        self._telling.tell(self._status("online"), now=self._clock.monotonic(), anyway=True)
         self._take(self._entry.release(), should_stop)
 
     def _note_disconnected(self, event: Disconnected) -> None:

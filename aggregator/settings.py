@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from aggregator.admission import Policy
+from aggregator.line_check import MOVED_VERSION_MAX
 from aggregator.log_lines import LogFormat, LogLevel
 from aggregator.model_line import DELTA_BYTES, LineSettings
 from aggregator.peers import BUDGET_RATIO
@@ -251,7 +252,7 @@ class MoveForwardSettings(CommandSettings):
 
     ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
     version: int = Field(
-        ge=1, le=2**53, description="new number of the newest version, above all that devices have seen"
+        ge=1, le=MOVED_VERSION_MAX, description="new number of the newest version, above all that devices have seen"
     )
     shard: int = Field(0, ge=0, description="which shard of the devices the ledger serves")
 

@@ -4,6 +4,8 @@ no clock. It says in `wanted` what the broker is to be asked for; what comes una
 - A manifest is taken when its version is higher than the held one, or when it is of other weights and was published
   later: then the aggregator began a new line. One that has been superseded does not come back (a broker may deliver
   late), or a device would return to a line that is dead; unless it was published anew since.
+- The held version published anew, and later than what is under way, ends what is under way: the aggregator says so that
+  its line stands where it stood, whatever somebody else announced in between.
 - When the aggregator says that it does not know the held version (`disown`), whatever it announces is taken instead,
   also a lower version that was published earlier: its ledger is another one, or older.
 - The way to the newest version is the cheaper one in bytes: the deltas from the held version, or a snapshot and the
@@ -26,7 +28,7 @@ from wire_contract import codec
 from wire_contract.encoding import encode_vector
 from wire_contract.envelope import read
 from wire_contract.errors import DecodeError
-from wire_contract.limits import CHUNK_BYTES_MAX, MODEL_LIMITS, Limits
+from wire_contract.limits import CHUNK_BYTES_MAX, MODEL_LIMITS, MOMENT_MAX, Limits
 from wire_contract.manifest import Published, assemble, model_message, with_inline
 from wire_contract.messages import Delta, Manifest
 
@@ -146,7 +148,10 @@ class Inbox:
             return Rejected(f"a manifest is of task {manifest.task!r}, not {self._task!r}")
         if self._held is not None and _key(manifest) == _key(self._held.manifest):
             self._passed_over, self._is_disowned = None, False
+            is_anew = _is_later(manifest.published_at, self._held.manifest.published_at)
             self._refresh(self._held, manifest)
+            if is_anew:
+                self._drop_target_before(manifest)
             return None
         if self._held is not None and not self._is_to_be_taken(manifest, self._held.manifest):
             self._passed_over = manifest
@@ -351,7 +356,7 @@ class Inbox:
         if self._is_disowned:
             return True
         over_since = self._superseded.get(_key(manifest))
-        is_late = over_since is not None and manifest.published_at <= over_since
+        is_late = over_since is not None and not _is_later(manifest.published_at, over_since)
         return not is_late and self._is_newer(manifest, held)
 
     def _supersede(self, manifest: Manifest) -> None:
@@ -363,7 +368,7 @@ class Inbox:
     def _is_newer(manifest: Manifest, than: Manifest | None) -> bool:
         if than is None or manifest.version > than.version:
             return True
-        return manifest.digest != than.digest and manifest.published_at > than.published_at
+        return manifest.digest != than.digest and _is_later(manifest.published_at, than.published_at)
 
     def _take_delta(self, version: int, payload: bytes) -> Rejected | None:
         """Keeps a delta for a way to come."""
@@ -404,6 +409,18 @@ class Inbox:
         )
         self._held = NewModel(held.published, fresh)
 
+    def _drop_target_before(self, manifest: Manifest) -> None:
+        target = self._target
+        if target is None or not _is_later(manifest.published_at, target.published_at):
+            return
+        self._supersede(target)
+        for key, candidate in tuple(self._candidates.items()):
+            if _is_later(manifest.published_at, candidate.published_at):
+                self._give_up(key)
+        self._target = self._base = None
+        self._reopen()
+        self._wanted = self._plan()
+
     def _unexpected(self, version: int, index: int) -> Rejected | None:
         """A chunk of an announced snapshot with other bytes than announced: broken, or of a new line to come."""
         for key, manifest in self._candidates.items():
@@ -424,6 +441,11 @@ def _same_moment(one: Manifest, other: Manifest) -> bool:
     """Whether both announce one version of one line."""
     same_publication = (one.version, one.published_at) == (other.version, other.published_at)
     return same_publication or _key(one) == _key(other)
+
+
+def _is_later(moment: float, than: float) -> bool:
+    """Of two publications, Unix seconds; at the last moment that is believed, the last word is the later one."""
+    return moment > than or moment >= MOMENT_MAX
 
 
 def _key(manifest: Manifest) -> _Key:

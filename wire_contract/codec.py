@@ -27,6 +27,7 @@ from wire_contract.limits import (
     MANIFEST_LIMITS,
     MAP_ITEMS_MAX,
     MODEL_LIMITS,
+    MOMENT_MAX,
     UPDATE_LIMITS,
     Limits,
 )
@@ -244,6 +245,8 @@ def _check_finite(message: Message) -> None:
     for name, value in numbers:
         if not math.isfinite(value):
             raise DecodeError(f"{type(message).__name__}: {name} is not finite")
+    if isinstance(message, Manifest) and message.published_at > MOMENT_MAX:
+        raise DecodeError(f"Manifest: published_at is {message.published_at:.4g}, a moment that cannot be")
 
 
 def _metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:

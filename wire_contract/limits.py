@@ -48,6 +48,11 @@ SUMMARY_DEVICES_MAX = 64
 SUMMARY_BUCKETS_MAX = 16
 """Buckets of a summary's staleness histogram."""
 
+MOMENT_MAX = 2**40
+"""The latest moment of publication that is believed, Unix seconds (some 34 000 years from now). Among manifests of this
+moment the last word counts: so whatever moment a stranger states, another can follow it.
+"""
+
 SIGNATURES_MAX = 4
 """Of one message: two keys overlap while they are exchanged, and both may have a spare."""
 

@@ -5,6 +5,8 @@ or hide what was printed before; a line break fakes a line of the log; a directi
 may hold somebody else's text is printed through `printable`.
 """
 
+from datetime import UTC, datetime
+
 _FORMULA = ("=", "+", "-", "@")
 """What a spreadsheet takes for the beginning of a formula."""
 
@@ -18,6 +20,14 @@ def printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def moment_told(unix_seconds: float) -> str:
+    """The moment as ISO 8601 in UTC, to the second; where somebody stated one outside the calendar, that."""
+    try:
+        return datetime.fromtimestamp(unix_seconds, tz=UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return "a time that cannot be"
 
 
 def cell(text: str) -> str:

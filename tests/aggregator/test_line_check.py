@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.ledger_rows import Mark
-from aggregator.line_check import Found, judge, refusal, way_forward
+from aggregator.line_check import Found, judge, outranks, refusal, way_forward
 from tests.wire_contract.keys import key
 from wire_contract import codec
 from wire_contract.messages import Manifest
@@ -99,6 +99,23 @@ def test_what_the_ledger_has_dropped_does_not_stand_in_the_way() -> None:
 
 def test_a_young_line_is_not_taken_for_what_an_old_ledger_has_dropped() -> None:
     assert whose(manifest(3, digest=ELSEWHERE, at=9.5), mark(1_000, at=9.0), mark(1_001, at=10.0)) == "another line"
+
+
+def test_only_what_devices_would_keep_outranks_ours() -> None:
+    def ranks_above(rival: Manifest) -> bool:
+        return outranks(rival, version=5, digest=HERE, published_at=9.0)
+
+    assert not ranks_above(manifest(5, at=1e9)), "it is ours"
+    assert not ranks_above(manifest(4, digest=ELSEWHERE, at=8.0)), "a late copy"
+    assert ranks_above(manifest(6, digest=ELSEWHERE, at=8.0))
+    assert ranks_above(manifest(4, digest=ELSEWHERE, at=10.0))
+
+
+def test_no_number_is_named_that_leads_to_the_end_of_numbers() -> None:
+    found = Found("another line", manifest(2**53))
+    said = str(refusal(found, task="toy", topic=TOPIC, ledger=Path("ledger.sqlite3"), version=2))
+    assert "move-forward" not in said
+    assert "--replace-line" in said
 
 
 def test_what_cannot_be_read_serves_nobody_and_a_newer_program_may_be_right() -> None:

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from msgspec import structs
 
 from aggregator.line_check import LineRefused
 from aggregator.moving_forward import move_forward
 from aggregator.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
-from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, T0, TASK
-from tests.aggregator.test_service import MODEL
+from device_client.inbox import Inbox, NewModel
+from tests.aggregator.synthetic import CHUNKED, LAYOUT, ROOT, SETTINGS, T0, TASK
+from tests.aggregator.test_service import MODEL, STATUS
 from tests.aggregator.test_service import Stage as PlainStage
 from tests.aggregator.test_signing import Stage as SigningStage
 from tests.wire_contract.keys import key
@@ -22,8 +25,9 @@ from wire_contract import codec
 from wire_contract.errors import LinkError
 from wire_contract.link import Delivery, Disconnected, Quality
 from wire_contract.memory_link import MemoryBroker, MemoryLink
-from wire_contract.messages import Manifest
+from wire_contract.messages import AggregatorStatus, Manifest
 from wire_contract.planner import Plan
+from wire_contract.shelf import first_shelf
 from wire_contract.signing import sign
 from wire_contract.topics import build, parse
 
@@ -242,7 +246,7 @@ def test_only_the_start_is_refused_a_running_aggregator_goes_on_and_tells(
     stage.step()
     stage.now += HEAL_SECONDS
     stage.step()
-    assert stage.models() == ours
+    assert unstamped(stage.models()) == unstamped(ours)
     assert "somebody else published on fedkd/v1/toy/model (version 5 of another line)" in caplog.text
     stage.now += 5
     stage.step(2)
@@ -252,7 +256,74 @@ def test_only_the_start_is_refused_a_running_aggregator_goes_on_and_tells(
     stage.broker.retained[MODEL] = other.broker.retained[MODEL]
     stage.broker.start()
     stage.step(3)
-    assert stage.models() == ours, "after a reconnection too"
+    assert unstamped(stage.models()) == unstamped(ours), "after a reconnection too"
+
+
+def unstamped(models: dict[str, bytes]) -> dict[str, bytes | Manifest]:
+    """Without the moment of publication."""
+    manifest = structs.replace(codec.decode(models[MODEL], Manifest), published_at=0.0)
+    return {**models, MODEL: manifest}
+
+
+@pytest.mark.parametrize("moment", [0.0, T0 + 1e6, 2.0**40 - 0.001, 2.0**40])
+@pytest.mark.parametrize("version", [1, 1_000, 2**53])
+def test_devices_come_back_whatever_a_stranger_has_announced(stage: Stage, version: int, moment: float) -> None:
+    """Updates on what the stranger announced go nowhere, so no receipt could tell a device that it is wrong."""
+    stage.settings = replace(stage.settings, delta_encoding=None, model_encoding="float32")
+    stage.crash()
+    stage.layout = LAYOUT
+    stage.path = stage.path.with_name("small")
+    stage.broker.retained.clear()
+    stage.start()
+    stage.step()
+    stage.teach(3)
+    inbox = Inbox(TASK)
+    inbox.manifest(stage.broker.retained[MODEL])
+    shelf = first_shelf(
+        np.ones(LAYOUT.size, np.float32),
+        task=TASK,
+        layout=LAYOUT,
+        encoding="float32",
+        published_at=moment,
+        version=version,
+    )
+    forged = codec.encode(shelf.announcement(shards=65_521, update_bytes_max=1).manifest)
+    for _ in range(2):
+        inbox.manifest(forged)
+        stage.vandal(MODEL, forged)
+        stage.step()
+        stage.now += HEAL_SECONDS
+        stage.step()
+        inbox.manifest(stage.broker.retained[MODEL])
+        assert inbox.held is not None
+        assert (inbox.held.manifest.version, inbox.held.manifest.shards) == (stage.line.version, 1)
+        assert inbox.held.manifest.digest == stage.line.shelf.published.digest
+    stage.teach(1)
+    assert isinstance(inbox.manifest(stage.broker.retained[MODEL]), NewModel)
+    before = stage.manifest
+    stage.crash()
+    stage.start()
+    stage.step()
+    assert stage.manifest == before, "the moment is in the ledger"
+
+
+def test_replacing_a_line_stamps_also_where_nothing_stands_in_the_way(stage: Stage) -> None:
+    published_at = stage.manifest.published_at
+    stage.crash()
+    stage.start(replace_line=True)
+    stage.step()
+    assert stage.manifest.published_at > published_at
+
+
+def test_a_status_of_somebody_else_is_told_over_at_the_next_look(stage: Stage) -> None:
+    stage.vandal(STATUS, codec.encode(AggregatorStatus(status="offline", version=0)))
+    stage.now += CHECK_SECONDS
+    stage.step(3)
+    assert stage.status.status == "online"
+    stage.vandal(STATUS)
+    stage.now += CHECK_SECONDS
+    stage.step(3)
+    assert stage.status.status == "online"
 
 
 # -- signatures

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.inbox import Inbox, NewModel, Rejected
+from device_client.inbox import Inbox, NewModel, Rejected, Wanted
 from tests.device_client.stage import TASK, model
 from wire_contract import codec
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.limits import CHUNK_BYTES_MAX
+from wire_contract.limits import CHUNK_BYTES_MAX, MOMENT_MAX
 from wire_contract.manifest import Announcement, announce
 
 LARGE = Layout((TensorSpec("a", (20_000,)),))
@@ -159,6 +159,41 @@ def test_a_version_that_is_over_comes_back_when_it_is_published_anew() -> None:
     assert isinstance(put(inbox, model(2, published_at=9_000.0)), NewModel)
     assert put(inbox, model(4)) is None
     assert isinstance(put(inbox, model(4, published_at=9_001.0)), NewModel)
+
+
+@pytest.mark.parametrize("moment", [9_000.0, MOMENT_MAX - 0.001, MOMENT_MAX])
+def test_whatever_a_stranger_announces_can_be_followed_by_the_line(moment: float) -> None:
+    inbox = Inbox(TASK)
+    put(inbox, model(5))
+    assert isinstance(put(inbox, model(2**53, seed=1, published_at=moment, shards=65_521)), NewModel)
+    assert put(inbox, model(5)) is None, "that alone is a late copy"
+    assert isinstance(put(inbox, model(5, published_at=min(moment + 1, MOMENT_MAX))), NewModel)
+    assert inbox.held is not None
+    assert (version_of(inbox), inbox.held.manifest.shards) == (5, 1)
+    assert isinstance(put(inbox, model(6, published_at=min(moment + 1, MOMENT_MAX))), NewModel)
+
+
+def test_a_moment_after_the_last_is_not_believed() -> None:
+    outcome = put(Inbox(TASK), model(5, published_at=MOMENT_MAX + 1))
+    assert isinstance(outcome, Rejected)
+    assert "a moment that cannot be" in outcome.reason
+
+
+def test_the_held_version_published_anew_ends_what_a_stranger_announced() -> None:
+    inbox = Inbox(TASK)
+    put(inbox, model(5))
+    stranger = model(1_000, seed=1, layout=LARGE, published_at=9_000.0)
+    assert put(inbox, stranger) is None
+    assert inbox.is_behind
+    put(inbox, model(5))
+    assert inbox.is_behind, "a late copy says nothing"
+    assert put(inbox, model(5, published_at=9_001.0)) is None
+    assert not inbox.is_behind
+    assert inbox.wanted == Wanted()
+    for index in range(3):
+        put(inbox, stranger, index)
+    assert put(inbox, stranger) is None
+    assert version_of(inbox) == 5
 
 
 def test_an_earlier_model_with_a_lower_version_is_old_not_a_new_line() -> None:
