@@ -117,6 +117,7 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
     with ExitStack() as stack:
         # First, for it locks the state folder: nobody else then writes the local teacher that is read from there.
         outbox = stack.enter_context(open_outbox(settings, task.name, emit))
+        beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
         trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples, emit=emit)
         trainer.warm_up()
         link = stack.enter_context(closing(MqttLink(connection)))
@@ -138,7 +139,7 @@ def run(settings: RunSettings, on_stop: OnStop) -> None:
             trust=_trust(model_keys, task, outbox),
             update_signing_key=update_key,
             vitals=lambda: _vitals(probe),
-            heartbeat=stack.enter_context(closing(heartbeat("device", settings.health_file))),
+            heartbeat=beats,
         )
         on_stop(runner.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())

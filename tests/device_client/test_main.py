@@ -178,6 +178,17 @@ def test_an_outbox_that_cannot_be_used(capsys: pytest.CaptureFixture[str], own: 
     assert "file" in complaint(capsys, *command[:-1], str(tmp_path / "file"))
 
 
+def test_a_health_file_that_is_the_outbox_is_refused(
+    capsys: pytest.CaptureFixture[str], own: str, tmp_path: Path
+) -> None:
+    outbox = tmp_path / "state" / "outbox.sqlite"
+    command = ("run", "--task", f"{own}:plain", *ONLINE, "--device", "d1", "--state", str(outbox.parent))
+    for _ in ("a new one", "one that is there"):
+        assert "is another kind of file" in complaint(capsys, *command, "--health-file", str(outbox))
+        assert outbox.read_bytes().startswith(b"SQLite format 3")
+    assert "is a folder" in complaint(capsys, *command, "--health-file", str(tmp_path))
+
+
 def test_initial_models_are_the_same_for_the_same_seed(own: str, tmp_path: Path) -> None:
     digests = []
     for seed in ("1", "1", "2"):
