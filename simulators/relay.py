@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 _PIECE_BYTES = 65_536
+_CLOSE_SECONDS_MAX = 2.0
 _CALL_SECONDS_MAX = 10.0
 _NOTICE_SECONDS = 0.02
 """For a hang-up that is under way, before a connection is put through."""
@@ -118,7 +119,9 @@ class Line:
                     direction.cancel()
                 await asyncio.gather(*directions, return_exceptions=True)
         finally:
-            far_writer.transport.abort() if self.is_cut or self._closing else far_writer.close()
+            if not (self.is_cut or self._closing):
+                await _close(far_writer)
+            far_writer.transport.abort()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
         while piece := await reader.read(_PIECE_BYTES):
@@ -128,6 +131,13 @@ class Line:
                 self.bytes_down += len(piece)
             writer.write(piece)
             await writer.drain()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """In order, and not for ever: over TLS the far end has a say in it, and may be gone."""
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        await asyncio.wait_for(writer.wait_closed(), _CLOSE_SECONDS_MAX)
 
 
 class Exchange:
@@ -171,7 +181,7 @@ async def _end_all() -> None:
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-    for _ in range(2):  # a transport that was aborted closes its socket in the next turn of the loop
+    for _ in range(4):  # a transport that was aborted closes its socket in a later turn of the loop, over TLS two later
         await asyncio.sleep(0)
 
 
