@@ -54,7 +54,8 @@ class Rules:
 
 def unbounded(rules: Rules) -> Rules:
     """The same, but every device is believed, whatever it sends: merging before there were bounds, but for
-    the divisor of `aggregator/merging.py`."""
+    the divisor of `aggregator/merging.py`.
+    """
     return replace(rules, samples_ratio_max=inf, slot_norm_ratio=inf, weight_max=inf)
 
 
