@@ -130,7 +130,7 @@ def test_what_was_believed_survives_the_exchange_of_a_key_that_overlaps() -> Non
 def test_the_word_of_a_key_that_is_pinned_no_more_does_not_count() -> None:
     """The way out when a stolen key has signed version 2^53."""
     memory = VolatileMemory()
-    trusting(OLD, memory=memory).read(sign(manifest(2**53), [OLD]))
+    trusting(OLD, memory=memory).read(sign(manifest(2**53, published_at=2.0**40), [OLD]))
     with pytest.raises(DecodeError, match="announced before"):
         trusting(OLD, NEW, memory=memory).read(sign(manifest(8), [NEW]))
     assert trusting(NEW, memory=memory).read(sign(manifest(8), [NEW])).version == 8
