@@ -108,6 +108,8 @@ def restore_backup(backup: Path, path: Path, *, replace: bool, task: str | None 
         LedgerError: the backup is unusable or another task's, the ledger is in use, or there and not to be replaced.
     """
     path = path.resolve()  # a symbolic link stays one
+    if not backup.exists():
+        raise LedgerError(f"backup {backup}: there is no such file")
     held = check_ledger(backup)
     if task is not None and held.task != task:
         raise LedgerError(f"backup {backup} is of task {held.task!r}, not {task!r}")

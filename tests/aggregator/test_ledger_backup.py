@@ -279,3 +279,8 @@ def test_the_commands(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     Path(out).write_bytes(b"x" * 5_000)
     assert main(["check-ledger", "--ledger", out]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_backup_that_is_not_there_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"backup \S+missing: there is no such file"):
+        restore_backup(tmp_path / "missing", tmp_path / "ledger", replace=False)
