@@ -17,7 +17,7 @@ from simulators.learners import MutualLearner, StudentLearner
 from simulators.virtual_server import Rules
 from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
 from wire_contract.encoding_choice import TopShare
-from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.planner import Plan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
@@ -222,3 +222,28 @@ def test_teachers_that_learn_stay_with_their_devices() -> None:
     assert np.array_equal(before[one], before[other])
     assert not np.array_equal(after[one], before[one])
     assert not np.array_equal(after[one], after[other])
+
+
+def dyadic_steps(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
+    """Steps that are small multiples of 2^-9, so that sums and squared norms are exact in any order of summation."""
+    random = np.random.default_rng([len(device), version, round_number])
+    step = random.integers(-8, 9, size=start.size).astype(np.float32) / np.float32(512)
+    return Trained(weights=start + step, samples=8 * len(device), steps=3, metrics={})
+
+
+VERSION_20 = "2fbd115ead10ca292313f6ff5f16e9850ad883a2320fbe0813a64ebfaf9a04d8"
+"""SHA-256 of its weights, recorded on 30 November 2026 before the packages were divided into folders."""
+
+
+def test_version_20_of_a_seeded_world_is_still_the_one_that_was_recorded() -> None:
+    """Slow, fast and absent devices, stale updates, unequal samples, deltas: what merging does must not drift unseen."""
+    devices = [
+        VirtualDevice(name="d" * number, round_seconds=1.0 + number / 3, offline=((4.0, 9.5),) if number == 4 else ())
+        for number in range(1, 7)
+    ]
+    rules = Rules(updates_per_version=4, devices_min=2, update_encoding="float16", delta_encoding="float16")
+    zero = np.zeros(WIDE.size, dtype=np.float32)
+    history = run_asynchronous(devices, dyadic_steps, zero, WIDE, rules=rules, versions=20)
+    assert history.version == 20
+    assert max(history.staleness) > 1
+    assert digest(history.weights).hex() == VERSION_20
