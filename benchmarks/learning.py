@@ -41,7 +41,7 @@ ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
 _DEVICES_MIN = 3
 SERVER_RATE = 1.0
-"""η. With fewer devices behind a version it would have to be smaller (`ARCHITECTURE.md`)."""
+"""η. With fewer devices behind a version it would have to be smaller (`docs/experiments.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ from wire_contract.messages import Update
 
 RESIDUAL_NORM_MAX = 2.0
 """Of the norm of the newest difference. What waits longer than about two rounds has mostly been told by other devices
-meanwhile, and telling it again overshoots: see `ARCHITECTURE.md` for what larger bounds cost. On `har` an
+meanwhile, and telling it again overshoots: see `docs/experiments.md` for what larger bounds cost. On `har` an
 encoder that kept 38 % of the energy had, with a bound of 8, residuals of 1.7 to 3.1 differences, one that kept 25 % of
 2.5 to 5.7; at 2 KiB none came to 2."""
 RESIDUAL_VERSIONS_MAX = 64

@@ -8,7 +8,9 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[1]
 README = HOUSE / "README.md"
-DOCUMENTS = (README, HOUSE / "ARCHITECTURE.md", *sorted((HOUSE / "docs").glob("*.md")))
+ARCHITECTURE = HOUSE / "ARCHITECTURE.md"
+DECISIONS = tuple(sorted((HOUSE / "docs" / "decisions").glob("*.md")))
+DOCUMENTS = (README, ARCHITECTURE, *sorted((HOUSE / "docs").glob("*.md")), *DECISIONS)
 MODULES = {
     "aggregator": ["aggregator"],
     "device_client": ["device"],
@@ -33,6 +35,35 @@ class Shown:
         return f"{self.document}: {self.command}"
 
 
+def prose(document: Path) -> str:
+    """The text without its blocks of code."""
+    return _FENCE.sub("", document.read_text(encoding="utf-8"))
+
+
+def section_names(document: Path) -> set[str]:
+    """The anchors of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def named_places(text: str) -> Iterator[str]:
+    """Every path and dotted module name in backticks: what begins with a folder of this repository, or ends like a
+    path. `delta/0`, which is a topic, is none.
+    """
+    for name in re.findall(r"`([^`\s]+)`", text):
+        first = re.split(r"[/.]", name)[0]
+        if (first and (HOUSE / first).is_dir()) or ("/" in name and name.endswith(("/", ".py"))):
+            yield name
+
+
+def is_there(name: str) -> bool:
+    """Whether a path, or a module with dots, is in this repository."""
+    if (HOUSE / name).exists():
+        return True
+    module = HOUSE.joinpath(*name.split("."))
+    return "/" not in name and (module.is_dir() or module.with_suffix(".py").is_file())
+
+
 def blocks(document: Path) -> list[list[str]]:
     """The commands of each `sh` block: continued lines joined, comments left out."""
     found = []
@@ -49,8 +80,7 @@ def shown(document: Path) -> Iterator[Shown]:
     name = str(document.relative_to(HOUSE))
     for block in blocks(document):
         yield from (Shown(name, command) for command in block)
-    text = _FENCE.sub("", document.read_text(encoding="utf-8"))
-    for command in _INLINE.findall(text):
+    for command in _INLINE.findall(prose(document)):
         yield Shown(name, " ".join(command.split()), inline=True)
 
 

@@ -12,7 +12,19 @@ from asyncfedkd.programs import CALLED, chosen, main
 from device_client.settings import RunSettings as DeviceSettings
 from device_client.tasks import BUILT_IN
 from tests.aggregator.synthetic import TASK, begin
-from tests.documents import DOCUMENTS, HOUSE, Shown, blocks, shown, words_of
+from tests.documents import (
+    DECISIONS,
+    DOCUMENTS,
+    HOUSE,
+    Shown,
+    blocks,
+    is_there,
+    named_places,
+    prose,
+    section_names,
+    shown,
+    words_of,
+)
 from wire_contract.connection import read_settings
 from wire_contract.flags import HELP_FLAGS, VERSION_FLAG, parse
 
@@ -77,8 +89,39 @@ def test_commands_stand_in_blocks_that_say_so(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / target).exists(), target
+    for target, section in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", prose(document)):
+        place = document.parent / target if target else document
+        assert place.exists(), target
+        assert not section or section in section_names(place), f"{target}#{section}"
+
+
+@pytest.mark.parametrize("document", DECISIONS, ids=lambda document: document.name)
+def test_what_is_named_is_there(document: Path) -> None:
+    """A module that moves is moved in these documents, too."""
+    missing = [name for name in named_places(prose(document)) if not is_there(name)]
+    assert not missing, missing
+
+
+def test_decisions_are_numbered_questions_with_a_date() -> None:
+    files = [file for file in DECISIONS if file.name != "README.md"]
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    for file in files:
+        title, _, dated, *_ = file.read_text(encoding="utf-8").split("\n")
+        assert title.startswith(f"# {file.name[:4]}. "), file.name
+        assert title.endswith("?"), title
+        assert re.match(r"Decided 20\d\d-\d\d-\d\d[.;]", dated), file.name
+        assert "## Decision" in file.read_text(encoding="utf-8"), file.name
+
+
+def test_the_index_of_decisions_has_each_once_by_its_question() -> None:
+    index = (HOUSE / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \[(\d{4})\]\((\S+)\) (.+\?) \*.+\*$", index, re.MULTILINE)
+    expected = []
+    for file in DECISIONS:
+        if file.name != "README.md":
+            number, question = file.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ").split(". ", 1)
+            expected.append((number, file.name, question))
+    assert sorted(listed) == expected
 
 
 @pytest.mark.parametrize("name", ["security.md", "signing.md"])
