@@ -236,7 +236,7 @@ VERSION_20 = "2fbd115ead10ca292313f6ff5f16e9850ad883a2320fbe0813a64ebfaf9a04d8"
 
 
 def test_version_20_of_a_seeded_world_is_still_the_one_that_was_recorded() -> None:
-    """Slow, fast and absent devices, stale updates, unequal samples, deltas: what merging does must not drift unseen."""
+    """Slow, fast and absent devices, stale updates, unequal samples, deltas: merging must not change unseen."""
     devices = [
         VirtualDevice(name="d" * number, round_seconds=1.0 + number / 3, offline=((4.0, 9.5),) if number == 4 else ())
         for number in range(1, 7)
