@@ -6,7 +6,6 @@ a test shows that nothing arrived where it could be read, and waits for somethin
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,88 +13,23 @@ from pathlib import Path
 import pytest
 
 from aggregator.enrolment.authority import Authority
-from tests.aggregator import synthetic
 from tests.broker.locked import Bench, LockedBroker, MakeLink, bench, link, locked, now
+from tests.broker.locked_clients import MODEL, alert, everybody, let_in, line, refused, send, topic, until
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK, may_read, may_write, places
-from tests.e2e.aggregator_process import AggregatorProcess
 from tests.wire_contract.link_contract import PATIENCE_SECONDS, deliveries, gather
-from wire_contract import codec
-from wire_contract.link import Connected, Delivery, Disconnected, Event, Will
-from wire_contract.messages import Manifest, Receipt
+from wire_contract.link import Connected, Disconnected, Will
 from wire_contract.mqtt_link import MqttLink
 from wire_contract.mqtt_settings import MqttSettings, Tls
-from wire_contract.topics import DEFAULT_ROOT, Kind, build, topic_filter
+from wire_contract.topics import DEFAULT_ROOT, topic_filter
 
-__all__ = ["bench", "link", "locked"]
-
+__all__ = ["bench", "everybody", "line", "link", "locked"]
 pytestmark = [
     pytest.mark.broker,
     # When a TLS handshake fails, paho leaves the socket to the garbage collector.
     pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-def topic(kind: Kind, **parts: str | int) -> str:
-    return build(kind, root=DEFAULT_ROOT, task=TASK, **parts)
-
-
-MODEL = topic("model")
-
-
-def until(link: MqttLink, payload: bytes) -> list[Delivery]:
-    """What comes up to this payload, and it."""
-    return deliveries(gather(link, lambda events: any(one.payload == payload for one in deliveries(events))))
-
-
-def refused(link: MqttLink) -> str:
-    """Why there is no connection; fails if there is one."""
-    events = gather(link, lambda events: any(isinstance(event, Connected | Disconnected) for event in events))
-    assert not any(isinstance(event, Connected) for event in events), "it was let in"
-    return next(event.reason for event in events if isinstance(event, Disconnected))
-
-
-def alert(locked: LockedBroker, tls: Tls) -> str:
-    """What the broker says to a certificate. With TLS 1.3 it comes after the handshake; paho does not pass it on."""
-    with (
-        socket.create_connection(("127.0.0.1", locked.port)) as peer,
-        pytest.raises(ssl.SSLError) as caught,
-        tls.context().wrap_socket(peer, server_hostname="127.0.0.1") as connection,
-    ):
-        connection.recv(1)
-    return str(caught.value)
-
-
-def let_in(link: MqttLink) -> Sequence[Event]:
-    return gather(link, lambda events: any(isinstance(event, Connected) for event in events))
-
-
-def send(link: MqttLink, topic: str, payload: bytes, *, retain: bool = False) -> None:
-    """Until the broker has answered, whatever it answers."""
-    link.publish(topic, payload, retain=retain).wait(PATIENCE_SECONDS)
-
-
-@pytest.fixture
-def line(locked: LockedBroker) -> Iterator[Relay]:
-    """To the broker; `close` ends a connection without a goodbye, and it does not come back."""
-    relay = Relay(locked.port)
-    yield relay
-    relay.close()
-
-
-@pytest.fixture
-def everybody(locked: LockedBroker, link: MakeLink, request: pytest.FixtureRequest) -> dict[str, MqttLink]:
-    """All names, each subscribed to all there is, and all subscriptions known to the broker."""
-    protocol = getattr(request, "param", "5")
-    links = {name: link(locked.settings(name, protocol=protocol, subscriptions=("#", "$SYS/#"))) for name in NAMES}
-    send(links["aggregator"], MODEL, b"begin", retain=True)
-    for one in links.values():
-        until(one, b"begin")
-    return links
-
-
-# -- the whole table
 
 
 @pytest.mark.parametrize("everybody", ["5", "3.1.1"], indirect=True)
@@ -122,100 +56,6 @@ def test_the_figures_of_the_broker_are_for_the_aggregator_only(locked: LockedBro
         came = {delivery.topic for delivery in until(one, b"end")}
         assert ("$SYS/broker/version" in came) == name.startswith("aggregator"), name
         one.close()
-
-
-# -- what a device does
-
-
-def test_a_device_does_all_that_it_needs(locked: LockedBroker, link: MakeLink, line: Relay) -> None:
-    presence, receipt = topic("presence", device="watch-1"), topic("receipt", device="watch-1")
-    aggregator = link(
-        locked.settings(
-            "aggregator", subscriptions=(topic("update", shard=0, device="watch-1"), presence, "$SYS/broker/version")
-        )
-    )
-    let_in(aggregator)
-    for kind, parts in (("chunk", {"version": 7, "chunk": 0}), ("delta", {"version": 7}), ("model", {})):
-        send(aggregator, topic(kind, **parts), kind.encode(), retain=True)  # type: ignore[arg-type]
-    device = link(
-        locked.settings(
-            "watch-1",
-            port=line.port,
-            subscriptions=(MODEL, receipt, topic("delta", version=7), topic("chunk", version=7, chunk=0)),
-            will=Will(presence, b"offline"),
-        )
-    )
-    came = gather(device, lambda events: len(deliveries(events)) >= 3)
-    assert {one.payload for one in deliveries(came)} == {b"model", b"delta", b"chunk"}
-    send(device, presence, b"online", retain=True)
-    send(device, topic("update", shard=0, device="watch-1"), b"update")
-    assert [one.payload for one in until(aggregator, b"update") if not one.topic.startswith("$SYS")] == [
-        b"online",
-        b"update",
-    ]
-    send(aggregator, receipt, b"receipt")
-    until(device, b"receipt")
-    line.close()
-    until(aggregator, b"offline")
-    late = link(locked.settings("viewer", subscriptions=(presence,)))
-    assert until(late, b"offline")[0].retained
-
-
-def test_what_was_sent_to_an_absent_aggregator_waits_over_a_restart(locked: LockedBroker, link: MakeLink) -> None:
-    updates = topic_filter("update", root=DEFAULT_ROOT, task=TASK)
-    settings = locked.settings("aggregator", subscriptions=(updates, MODEL))
-    first = link(settings)
-    send(first, MODEL, b"here", retain=True)
-    until(first, b"here")
-    first.close()
-    device = link(locked.settings("watch-1"))
-    for number in range(1_500):  # above the default of max_queued_messages
-        device.publish(topic("update", shard=0, device="watch-1"), b"%d" % number)
-    send(device, topic("update", shard=0, device="watch-1"), b"last")
-    device.close()
-    locked.restart()
-    again = link(settings)
-    came = [one.payload for one in until(again, b"last") if one.topic != MODEL]
-    assert came == [*(b"%d" % number for number in range(1_500)), b"last"]
-
-
-@pytest.mark.e2e
-def test_the_real_aggregator_answers_a_device(locked: LockedBroker, link: MakeLink, tmp_path: Path) -> None:
-    tls = locked.bench.tls("aggregator")
-    settings = {
-        "--task": synthetic.TASK,
-        "--broker": f"mqtts://127.0.0.1:{locked.port}",
-        "--tls-ca": tls.ca_file,
-        "--tls-certificate": tls.certificate_file,
-        "--tls-key": tls.key_file,
-        "--ledger": tmp_path / "ledger.sqlite3",
-        "--initial-model": synthetic.write_initial_model(tmp_path / "initial.safetensors"),
-        "--updates-per-version": 1,
-        "--devices-min": 1,
-    }
-    process = AggregatorProcess(tmp_path / "aggregator.log", [str(word) for pair in settings.items() for word in pair])
-    try:
-        own = {"root": synthetic.ROOT, "task": synthetic.TASK}
-        model, receipt = build("model", **own), build("receipt", **own, device="watch-1")
-        device = link(locked.settings("watch-1", subscriptions=(model, receipt)))
-        manifest = codec.decode(next_on(device, model), Manifest)
-        update = synthetic.SyntheticDevice("watch-1").payload(
-            base_version=manifest.version, base_digest=manifest.digest
-        )
-        send(device, build("update", **own, shard=0, device="watch-1"), update)
-        assert codec.decode(next_on(device, receipt), Receipt).outcome == "merged"
-        assert process.stop() == 0
-    finally:
-        process.kill()
-
-
-def next_on(link: MqttLink, topic: str) -> bytes:
-    """The payload of the next message there."""
-    events = gather(link, lambda events: any(one.topic == topic for one in deliveries(events)), count=1)
-    return next(one.payload for one in deliveries(events) if one.topic == topic)
-
-
-# -- what a device may not do
 
 
 def test_a_device_cannot_publish_as_another(everybody: dict[str, MqttLink]) -> None:
@@ -321,9 +161,6 @@ def test_a_client_id_does_not_take_over_the_session_of_another(
         assert not any(isinstance(event, Connected | Disconnected) for event in events), victim
 
 
-# -- what a viewer may not do
-
-
 def test_a_viewer_reads_over_websockets_and_writes_nothing(
     everybody: dict[str, MqttLink], locked: LockedBroker, link: MakeLink
 ) -> None:
@@ -341,9 +178,6 @@ def test_a_viewer_reads_over_websockets_and_writes_nothing(
     assert [one.payload for one in until(viewer, b"end")] == [b"own", b"own", b"status", b"end"]
     for name in ("watch-1", "watch-2", "aggregator-1"):
         assert b"forged" not in {one.payload for one in until(everybody[name], b"end")}, name
-
-
-# -- who does not come in
 
 
 def test_nobody_comes_in_without_a_certificate(locked: LockedBroker, link: MakeLink) -> None:

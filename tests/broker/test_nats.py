@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.broker.locked import Bench, MakeLink, bench, link, now
+from tests.broker.locked_clients import let_in, refused, send, until
 from tests.broker.nats import Nats
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK, may_read, may_write, places
-from tests.broker.test_locked_broker import let_in, refused, send, until
 from tests.wire_contract.link_contract import deliveries, gather
 from wire_contract.link import Disconnected, Will
 from wire_contract.mqtt_settings import Tls

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +10,9 @@ from aggregator.ledger_view import read_totals
 from tests.aggregator.synthetic import identities
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import REPOSITORY, poll, turn_until
-from tests.e2e.test_aggregator_crashes import Stage
+from tests.e2e.aggregator_stage import Stage
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    made = Stage(tmp_path)
-    yield made
-    made.close()
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from tests.aggregator.synthetic import TASK
 from tests.page.browser import Browser
 from tests.page.conftest import CLOCK, OpenPage
 from tests.page.federation import ROOT, federation
-from tests.page.test_page import is_state, rows, seen, shows
+from tests.page.reading import is_state, rows, seen, shows
 
 
 @pytest.fixture

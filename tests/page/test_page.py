@@ -1,69 +1,20 @@
 """What a person sees, over mosquitto."""
 
-import re
 import socket
-from collections.abc import Mapping
-from pathlib import Path
 
-import pytest
 from msgspec import structs
 
-from simulators.observer import Observer, Sightings, subscriptions
-from simulators.watch import of_demo
-from simulators.watch.server import PageServer
 from simulators.watch.settings import PageConfig
 from tests.aggregator.synthetic import TASK
 from tests.conftest import MakeMosquitto
-from tests.page.browser import Browser, Page
 from tests.page.conftest import OpenPage, WithWebsocket
 from tests.page.federation import ROOT, Federation
+from tests.page.reading import JUDGE, NOTHING, PLOTS, busy, is_state, rows, seen, shows
 from tests.waiting import eventually
 from wire_contract.codec import encode
-from wire_contract.limits import NAME_CHARACTERS_MAX
 from wire_contract.messages import AggregatorStatus, Presence
-from wire_contract.mqtt_link import MqttLink, MqttSettings
 from wire_contract.signing import SigningKey, sign
 from wire_contract.topics import build
-
-PHONE: Mapping[str, object] = {"width": 390, "height": 844, "phone": True}
-JUDGE = Presence(status="online", capability={"role": "evaluator"})
-NOTHING = "\N{EN DASH}"
-PLOTS = "document.querySelectorAll('.plot svg').length"
-SHIFTED = """new Promise((told) => new PerformanceObserver((list) =>
-  told(list.getEntries().reduce((sum, entry) => sum + entry.value, 0))).observe({type: 'layout-shift', buffered: true})
-  || setTimeout(() => told(0), 500))"""
-
-
-def is_state(state: str) -> str:
-    return f"document.querySelector('#situation').dataset.state === '{state}'"
-
-
-def shows(selector: str, text: str) -> str:
-    """Spaces that do not break are spaces here."""
-    return f"document.querySelector('{selector}').innerText.replaceAll('\\u00a0', ' ').includes({text!r})"
-
-
-def rows(page: Page) -> dict[str, list[str]]:
-    """The table of devices, by device."""
-    cells = "[...document.querySelectorAll('#devices tr')].map((row) => [...row.cells].map((cell) => cell.innerText))"
-    return {first: rest for first, *rest in page.run(cells)}
-
-
-def seen(row: list[str]) -> list[str]:
-    """State, staleness, merged updates and newest outcome; not how long ago."""
-    return [*row[:3], row[4]]
-
-
-def busy(toy: Federation) -> None:
-    """Four versions by two devices, a third that hands in old work, a fourth that says nothing."""
-    toy.teach([0.5])
-    old = toy.base
-    toy.teach([0.625, 0.75, 0.5, 0.6875, 0.875, 0.8125])
-    for device in ("watch-1", "watch-2", "watch-4"):
-        toy.present(device, online=device != "watch-2")
-    toy.send("watch-3", base=old)
-    toy.send("watch-3", base=(toy.base[0], bytes(32)))
-    toy.tell()
 
 
 def test_a_page_that_comes_late_shows_the_whole_history(
@@ -269,109 +220,6 @@ def test_nothing_leaves_this_machine(toy: Federation, websocket: WithWebsocket, 
     eventually(lambda: len([said for said in page.complaints if "Content Security Policy" in said]) >= 2)
 
 
-@pytest.mark.parametrize(
-    "form", [{}, PHONE, {"width": 320, "height": 600, "phone": True}], ids=["desk", "phone", "small"]
-)
-def test_it_fits_the_width_and_does_not_jump(
-    toy: Federation, websocket: WithWebsocket, open_page: OpenPage, form: Mapping[str, object]
-) -> None:
-    toy.teach([0.5, 0.75], devices=("w" * NAME_CHARACTERS_MAX, "watch-2"))
-    toy.present("v" * NAME_CHARACTERS_MAX, online=True)
-    toy.tell()
-    page = open_page(websocket.config(), **form)
-    page.eventually(f"{PLOTS} === 3")
-    page.eventually(shows("#online", "1"))
-    assert page.run("document.documentElement.scrollWidth - innerWidth") <= 0
-    sizes = "[...document.querySelectorAll('svg text')].map((text) => parseFloat(getComputedStyle(text).fontSize))"
-    assert min(page.run(sizes)) >= 12
-    assert page.run(
-        "[...document.querySelectorAll('.plot svg')].every((svg) => svg.clientWidth <= svg.parentNode.clientWidth)"
-    )
-    assert page.run(SHIFTED) < 0.1, "what web pages may shift at most and still be called stable"
-
-
-def luminance(color: str) -> float:
-    """Of `rgb(r, g, b)`, 0 to 1, as WCAG 2.1 defines relative luminance."""
-    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
-    red, green, blue = (share / 12.92 if share <= 0.03928 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_light_and_dark_are_both_readable(
-    toy: Federation, websocket: WithWebsocket, open_page: OpenPage, *, dark: bool
-) -> None:
-    busy(toy)
-    page = open_page(websocket.config(), dark=dark)
-    page.eventually(f"{PLOTS} === 3")
-    paper = luminance(page.run("getComputedStyle(document.body).backgroundColor"))
-    assert paper < 0.1 if dark else paper > 0.8
-    card = luminance(page.run("getComputedStyle(document.querySelector('.card')).backgroundColor"))
-    texts = ", ".join(f"main {part}" for part in ("h2", ".note", ".value", "td", "th", "dt", "dd"))
-    colors = page.run(f"[...document.querySelectorAll('{texts}')].map((text) => getComputedStyle(text).color)")
-    contrasts = [(max(ink, card) + 0.05) / (min(ink, card) + 0.05) for ink in map(luminance, colors)]
-    assert min(contrasts) >= 4.5, "contrast of text, as WCAG asks for"
-
-
-def test_after_the_end_of_a_demo_its_last_state_stays(
-    toy: Federation, websocket: WithWebsocket, browser: Browser, tmp_path: Path
-) -> None:
-    """For who was there, for who comes late, and, from a file, for who comes when nothing is served any more."""
-    busy(toy)
-    toy.publish(build("presence", root=ROOT, task=TASK, device="judge"), encode(JUDGE), retain=True)
-    config = websocket.config(report="out/demo/report.html")
-    sightings = Sightings(root=ROOT, student=toy.line.layout)
-    link = MqttLink(
-        MqttSettings.from_url(
-            websocket.broker.url, client_id="looks-on", subscriptions=subscriptions(root=ROOT, task=TASK)
-        )
-    )
-    observer = Observer(link, sightings)
-    saved = tmp_path / "page.html"
-    with PageServer(config, port=0) as server:
-        early = browser.open(server.url)
-        early.eventually(is_state("live"))
-        early.eventually(shows("#online", "2"))
-        eventually(lambda: len(sightings.kept("presence", "aggregator", "model")) == 6)
-        of_demo.end(server, sightings.kept("presence", "aggregator", "model"), at=toy.clock.unix(), path=saved)
-        toy.service.farewell()
-        late = browser.open(server.url)
-        observer.delete_retained()
-        observer.close()
-        websocket.broker.stop()
-        pages = [early, late, browser.open(saved.as_uri())]
-        for page in pages:
-            page.eventually(is_state("ended"))
-            page.eventually(shows("#state", "The demo has ended"))
-            page.eventually(shows("#explanation", "Its report is out/demo/report.html"))
-            page.eventually(shows("#accuracy", "81.3 %"))
-            assert page.text("#version") == "7"
-            assert page.text("#count-merged") == "15"
-            assert page.text("#online") == "2"
-            assert page.run(f"{PLOTS} === 3")
-            assert rows(page)["watch-1"][:3] == ["online", "0", "7"]
-        assert not late.complaints
-        assert not pages[2].complaints
-        elsewhere = [url for url in pages[2].requests if not url.startswith("data:")]
-        assert elsewhere == [saved.as_uri()], "it needs nothing but itself"
-        for page in pages:
-            page.close()
-
-
-def test_a_demo_that_was_interrupted_is_said_to_be_gone(
-    toy: Federation, websocket: WithWebsocket, browser: Browser
-) -> None:
-    toy.teach([0.5])
-    with PageServer(websocket.config(report="out/demo/report.html"), port=0) as server:
-        page = browser.open(server.url)
-        page.eventually(shows("#accuracy", "50.0 %"))
-    websocket.broker.stop()
-    page.eventually(is_state("ended"))
-    page.eventually(shows("#state", "The demo is gone"))
-    assert page.text("#version") == "1", "what was known stays"
-    page.close()
-
-
 def test_an_evaluator_is_none_of_the_devices(toy: Federation, websocket: WithWebsocket, open_page: OpenPage) -> None:
     """Once it said "7 of 7 devices" of six devices and an evaluator."""
     toy.publish(build("presence", root=ROOT, task=TASK, device="newcomer"), encode(JUDGE), retain=True)
@@ -397,37 +245,3 @@ def test_a_page_that_just_connected_does_not_say_that_nobody_is_there(
         " else setTimeout(look, 20); }; look(); })"
     )
     assert said[-2:] == ["Connected", "Connected, nothing there yet"]
-
-
-def test_figures_stand_on_one_line_and_both_curves_have_one_range(
-    toy: Federation, websocket: WithWebsocket, open_page: OpenPage
-) -> None:
-    toy.evaluate(0.1)  # version 0, which only the plot over versions shows
-    toy.teach([0.8, 0.85])
-    page = open_page(websocket.config())
-    page.eventually(f"{PLOTS} === 3")
-    # Where letters stand: a box of no height at the end of the text.
-    baselines = """[...document.querySelectorAll('.figure .value')].map((value) => {
-      const mark = document.createElement('span');
-      mark.style.cssText = 'display: inline-block; width: 0; height: 0';
-      value.append(mark);
-      const { bottom } = mark.getBoundingClientRect();
-      mark.remove();
-      return bottom;
-    })"""
-    found = page.run(baselines)
-    assert max(found) - min(found) < 2, found
-    percents = "[...document.querySelectorAll('#{} text')].map((t) => t.textContent).filter((t) => t.includes('%'))"
-    assert page.run(percents.format("by-version")) == page.run(percents.format("by-time"))
-
-
-@pytest.mark.parametrize(("form", "is_cut"), [({}, False), (PHONE, True)], ids=["desk", "phone"])
-def test_a_table_that_is_cut_says_so(
-    toy: Federation, websocket: WithWebsocket, open_page: OpenPage, form: Mapping[str, object], *, is_cut: bool
-) -> None:
-    busy(toy)
-    page = open_page(websocket.config(), **form)
-    page.eventually("document.querySelectorAll('#devices tr').length >= 4")
-    page.eventually(f"document.querySelector('#devices-hint').hidden === {str(not is_cut).lower()}")
-    cut = page.run("(({scrollWidth, clientWidth}) => scrollWidth > clientWidth)(document.querySelector('.scroll'))")
-    assert cut is is_cut

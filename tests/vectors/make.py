@@ -3,7 +3,8 @@
 import sys
 
 from tests.vectors.form import FOLDER, text_of
-from tests.vectors.of_messages import deltas, frames, layouts, messages
+from tests.vectors.of_lines import deltas, layouts
+from tests.vectors.of_messages import frames, messages
 from tests.vectors.of_refusals import refused_payloads, refused_tensors
 from tests.vectors.of_signatures import signed
 from tests.vectors.of_tensors import gap_coded, tensors

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from tests.vectors.form import as_json, frame, packed, unframed
-from tests.vectors.of_messages import LAYOUT, line, update
+from tests.vectors.of_lines import LAYOUT, line
+from tests.vectors.of_messages import update
 from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
 from wire_contract.encoding.gap_coded import code_levels

@@ -1,4 +1,6 @@
-"""The aggregator program with SIGKILL at a chosen point: `python -m tests.e2e.crashing_aggregator POINT COUNT …`.
+"""The aggregator program with SIGKILL at a chosen point.
+
+    python -m tests.e2e.crashes.crashing_aggregator POINT COUNT …
 
 It is killed the COUNT-th time it comes to POINT; the rest of the arguments are the aggregator's.
 """

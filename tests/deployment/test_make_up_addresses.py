@@ -5,7 +5,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 DOCKER = """#!/bin/sh
 case "$*" in
   "compose port grafana 3000") echo 127.0.0.1:3000 ;;

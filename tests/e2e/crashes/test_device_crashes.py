@@ -20,11 +20,11 @@ from aggregator.ledger_view import read_contributions, read_totals
 from device_client.outbox import Outbox
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
-from tests.e2e.crashing_device import LAYOUT, TASK
+from tests.e2e.crashes.crashing_device import LAYOUT, TASK
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 120.0
 
 
@@ -58,7 +58,7 @@ class Device:
         self._log = folder / f"{name}.log"
 
     def start(self, *, rounds: int, die_at: str = "") -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.e2e.crashing_device", str(self._broker.port), str(self.state)]
+        command = [sys.executable, "-m", "tests.e2e.crashes.crashing_device", str(self._broker.port), str(self.state)]
         with self._log.open("ab") as log:
             arguments = [*command, self.name, str(rounds), *([die_at] if die_at else [])]
             return subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log)

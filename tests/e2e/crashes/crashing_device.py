@@ -1,6 +1,6 @@
 """A real device — runner, outbox, MQTT link — that kills itself at a chosen point. Its training is one addition.
 
-    python -m tests.e2e.crashing_device PORT STATE DEVICE ROUNDS [OWNER.METHOD:CALL:before|after]
+    python -m tests.e2e.crashes.crashing_device PORT STATE DEVICE ROUNDS [OWNER.METHOD:CALL:before|after]
 
 `OWNER.METHOD:CALL:after` sends SIGKILL to itself right after the so-manieth call of the method has returned. Without a
 point it ends by itself once it has trained ROUNDS rounds in all its lives and its outbox is empty.

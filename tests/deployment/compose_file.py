@@ -12,6 +12,10 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE = REPOSITORY / "compose.yaml"
 DOCKERFILE = REPOSITORY / "Dockerfile"
+TARGETS = ("aggregator", "device", "simulators")
+"""Of the Dockerfile, that run."""
+PINNED = re.compile(r"[\w./-]+:(\d+\.\d+\.\d+[\w.-]*)")
+"""An image by a whole version."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 

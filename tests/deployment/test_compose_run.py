@@ -1,7 +1,7 @@
 """compose.yaml, lived through: its processes with its commands, environment, mounts and order, without containers.
 
 What this cannot show: that the images build, and that Docker gives a volume to its owner. InfluxDB is Debian's 1.6
-behind a shim, so the script that makes its tokens runs in tests/test_deployment.py, and Grafana is only read.
+behind a shim, so the script that makes its tokens runs in test_scripts.py, and Grafana is only read.
 """
 
 import json
@@ -23,9 +23,9 @@ from aggregator.ledger_view import read_contributions, read_totals
 from device_client.model_files import ModelFile, write_model
 from device_client.tasks import physiotherapy
 from device_client.vectors import layout_of, vector_of
+from tests.deployment.compose_file import REPOSITORY, read_services
+from tests.deployment.uncontained import SECONDS_MAX, Uncontained
 from tests.documents import blocks
-from tests.e2e.compose_file import REPOSITORY, read_services
-from tests.e2e.uncontained import SECONDS_MAX, Uncontained
 from tests.telemetry_server import TOKEN, InfluxDB
 from tests.waiting import ended, eventually
 

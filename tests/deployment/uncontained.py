@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from tests.broker.mosquitto import free_port, program
-from tests.e2e.compose_file import REPOSITORY, Mount, Service, read_services
+from tests.deployment.compose_file import REPOSITORY, Mount, Service, read_services
 
 SECONDS_MAX = 180.0
 """Only a failing test waits so long."""
