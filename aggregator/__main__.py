@@ -18,8 +18,7 @@ from aggregator.enrolment.roles import is_evaluator
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
 from aggregator.enrolment.settings import AuthoritySettings
 from aggregator.initial_model import InitialModelError, read_initial_model
-from aggregator.ledger import Ledger
-from aggregator.ledger_commands import (
+from aggregator.ledger.commands import (
     BackupSettings,
     CheckLedgerSettings,
     RestoreSettings,
@@ -27,12 +26,13 @@ from aggregator.ledger_commands import (
     make_backup,
     put_back,
 )
-from aggregator.ledger_format import LedgerBusy
-from aggregator.ledger_view import Totals, read_history, read_totals
+from aggregator.ledger.file_format import LedgerBusy
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import Totals, read_history, read_totals
+from aggregator.ledger.renumber import move_forward
 from aggregator.log_lines import write_log
 from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
-from aggregator.moving_forward import move_forward
 from aggregator.patience import patiently
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.settings import (
@@ -43,25 +43,25 @@ from aggregator.settings import (
     StatusSettings,
     health_file_of,
 )
-from aggregator.summary import History
+from aggregator.status import History
 from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection, watch_broker
 from aggregator.telemetry.broker_watch import BrokerWatch
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.summary import show_telemetry
-from wire_contract import command_line
-from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import encode
-from wire_contract.command_line import Command, Program
-from wire_contract.health import heartbeat
-from wire_contract.health_command import show_health
-from wire_contract.key_files import read_signing_keys, write_signing_key
 from wire_contract.layout import Layout, Vector
-from wire_contract.link import Will
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Will
 from wire_contract.messages import AggregatorStatus
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
-from wire_contract.plain_text import moment_told, printable
+from wire_contract.program import command_line
+from wire_contract.program.blas_threads import limit_blas_threads
+from wire_contract.program.command_line import Command, Program
+from wire_contract.program.health import heartbeat
+from wire_contract.program.health_command import show_health
+from wire_contract.program.plain_text import moment_told, printable
+from wire_contract.signatures.key_files import read_signing_keys, write_signing_key
 from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from msgspec import structs
 
-from aggregator.peers import BUDGET_RATIO, budget_of, scale_of
-from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight, weight_of
+from aggregator.merging.peers import BUDGET_RATIO, budget_of, scale_of
+from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight, weight_of
 from wire_contract.encoding import decode_vector
-from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import UPDATE_LIMITS, Limits
 from wire_contract.messages import PAYLOAD_DIGEST_BYTES, Receipt, RefusalReason, Update
-from wire_contract.signing import NotTrusted, PublicKey, signers
+from wire_contract.signatures.envelope import sealed
+from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
 from wire_contract.topics import ParsedTopic, shard_of
 
 _DETAIL_CHARACTERS_MAX = 300

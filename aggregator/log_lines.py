@@ -9,7 +9,7 @@ import logging
 from datetime import datetime
 from typing import Literal, TextIO
 
-from wire_contract.plain_text import printable
+from wire_contract.program.plain_text import printable
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]

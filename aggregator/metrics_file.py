@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wire_contract.own_files import check_own_file
+from wire_contract.files.output_files import check_own_file
 
 WRITE_SECONDS = 15.0
 """Between two files; Prometheus' usual scrape interval."""

@@ -1,8 +1,9 @@
 """The one model line of a task, in memory: the version, its master weights, the buffer of the next one, and who was
 answered last. One thread changes it. It reads no clock and does no input or output; the ledger is its memory.
 
-Master weights stay float32. What is published is near them (`wire_contract/deltas.py`), and updates are differences to
-*that*; because the next version is computed from the master again, what publishing loses never adds up over versions.
+Master weights stay float32. What is published is near them (`wire_contract/publication/deltas.py`), and updates are
+differences to *that*; because the next version is computed from the master again, what publishing loses never adds up
+over versions.
 """
 
 from collections import Counter
@@ -24,23 +25,23 @@ from aggregator.admission import (
     norm_of,
     read_update,
 )
-from aggregator.ledger import INCARNATIONS_KEPT, Ledger
-from aggregator.ledger_format import LedgerError
-from aggregator.ledger_pruning import Kept
-from aggregator.ledger_rows import Batch, DeviceKey, MergedUpdate, RefusedUpdate, VersionRow
-from aggregator.merging import Buffer
-from aggregator.peers import PEERS_MAX, Claim, Peers
-from wire_contract.deltas import EncodeDelta
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger.pruning import Kept
+from aggregator.ledger.records import Batch, DeviceKey, MergedUpdate, RefusedUpdate, VersionRow
+from aggregator.merging.fedbuff import Buffer
+from aggregator.merging.peers import PEERS_MAX, Claim, Peers
+from wire_contract.compression.choice import EncodingChoice, encode_as
+from wire_contract.compression.planner import Plan
 from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
-from wire_contract.encoding_choice import EncodingChoice, encode_as
-from wire_contract.envelope import read
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS, MOMENT_MAX
-from wire_contract.manifest import Announcement, read_model
 from wire_contract.messages import Evaluation, RefusalReason, Update
-from wire_contract.planner import Plan
-from wire_contract.shelf import Shelf, first_shelf, next_shelf
+from wire_contract.publication.deltas import EncodeDelta
+from wire_contract.publication.manifest import Announcement, read_model
+from wire_contract.publication.release import Shelf, first_shelf, next_shelf
+from wire_contract.signatures.envelope import read
 from wire_contract.topics import ParsedTopic
 
 DELTA_BYTES = 1_536

@@ -5,8 +5,8 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
-from aggregator.ledger_format import LedgerBusy
-from wire_contract.health import Heartbeat
+from aggregator.ledger.file_format import LedgerBusy
+from wire_contract.program.health import Heartbeat
 
 log = logging.getLogger(__name__)
 

@@ -13,28 +13,28 @@ from typing import Literal
 
 from aggregator.admission import Merge, Refuse, receipt_for
 from aggregator.enrolment.roles import is_evaluator
-from aggregator.ledger import Ledger
-from aggregator.ledger_format import LedgerBusy
-from aggregator.ledger_view import Totals
-from aggregator.line_check import STANDS_IN_THE_WAY
-from aggregator.line_entry import Entry, publish_anew
+from aggregator.ledger.file_format import LedgerBusy
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import Totals
 from aggregator.metrics_file import Figures, MetricsFile
 from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
-from aggregator.own_topics import SETTLE_SECONDS, OwnTopics
 from aggregator.patience import patiently
-from aggregator.publishing import Publisher
-from aggregator.summary import History, Tally
+from aggregator.publishing.line_check import STANDS_IN_THE_WAY
+from aggregator.publishing.line_entry import Entry, publish_anew
+from aggregator.publishing.own_topics import SETTLE_SECONDS, OwnTopics
+from aggregator.publishing.publisher import Publisher
+from aggregator.status import History, Tally
+from aggregator.status_publisher import Telling
 from aggregator.telemetry.recording import Recording, Stopwatch
-from aggregator.telling import Telling
 from wire_contract.codec import decode
 from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
-from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Vector
-from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
 from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
-from wire_contract.shelf import Shelf
-from wire_contract.signing import SigningKey
-from wire_contract.told import Told
+from wire_contract.program.health import Heartbeat, no_heartbeat
+from wire_contract.program.repeated_complaints import Told
+from wire_contract.publication.release import Shelf
+from wire_contract.signatures.signing import SigningKey
 from wire_contract.topics import ParsedTopic, parse, topic_filter
 
 log = logging.getLogger(__name__)

@@ -6,19 +6,20 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from aggregator.admission import Policy
-from aggregator.line_check import MOVED_VERSION_MAX
 from aggregator.log_lines import LogFormat, LogLevel
+from aggregator.merging.peers import BUDGET_RATIO
+from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
 from aggregator.model_line import DELTA_BYTES, LineSettings
-from aggregator.peers import BUDGET_RATIO
-from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
+from aggregator.publishing.line_check import MOVED_VERSION_MAX
 from aggregator.telemetry.settings import TelemetrySettings
-from wire_contract.connection import CommandSettings, ConnectionSettings, Files
+from wire_contract.compression.choice import EncodingChoice, Energy
+from wire_contract.compression.planner import Plan
 from wire_contract.encoding import EncodingName
-from wire_contract.encoding_choice import EncodingChoice, Energy
-from wire_contract.health_command import HEALTH_FILE_HELP, HealthSettings
-from wire_contract.key_files import KeyFolder
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
-from wire_contract.planner import Plan
+from wire_contract.program.command_settings import CommandSettings
+from wire_contract.program.health_command import HEALTH_FILE_HELP, HealthSettings
+from wire_contract.settings import ConnectionSettings, Files
+from wire_contract.signatures.key_files import KeyFolder
 
 
 class RunSettings(TelemetrySettings, ConnectionSettings):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 
-from wire_contract.command_line import Program, one_line_errors, version_line
-from wire_contract.connection import UsageError
-from wire_contract.flags import HELP_FLAGS, VERSION_FLAG, shown_commands, usable_columns, wrapped
+from wire_contract.program.command_line import Program, one_line_errors, version_line
+from wire_contract.program.command_settings import UsageError
+from wire_contract.program.flags import HELP_FLAGS, VERSION_FLAG, shown_commands, usable_columns, wrapped
 
 CALLED = "asyncfedkd"
 

@@ -17,9 +17,9 @@ from benchmarks.settings import (
     LedgerSettings,
     TelemetrySettings,
 )
-from wire_contract import command_line
-from wire_contract.command_line import Command, Program
-from wire_contract.connection import UsageError
+from wire_contract.program import command_line
+from wire_contract.program.command_line import Command, Program
+from wire_contract.program.command_settings import UsageError
 
 CALLED = "python -m benchmarks"
 Figures = dict[str, Any]
@@ -55,7 +55,7 @@ PROGRAM = Program(
         "attack": Command(settings=AttackSettings, run=_benchmark("benchmarks.attack", "benchmarks.attack_table")),
         "communication": Command(
             settings=CommunicationSettings,
-            run=_benchmark("benchmarks.communication", "benchmarks.communication_table"),
+            run=_benchmark("benchmarks.communication.command", "benchmarks.communication.table"),
         ),
         "learning": Command(settings=LearningSettings, run=_benchmark("benchmarks.learning", "benchmarks.learning")),
         "ledger": Command(settings=LedgerSettings, run=_benchmark("benchmarks.ledger", "benchmarks.ledger")),

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 
 from aggregator.model_line import LineSettings, opening_shelf
-from aggregator.publishing import Publisher
+from aggregator.publishing.publisher import Publisher
 from benchmarks.settings import AbsenceSettings
-from device_client.downlink import Downlink
-from wire_contract.connection import UsageError
+from device_client.downlink.receiver import Downlink
+from wire_contract.compression.choice import encode_as
 from wire_contract.encoding import EncodedTensor
-from wire_contract.encoding_choice import encode_as
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import KEPT_SNAPSHOTS
-from wire_contract.link import Connected, Delivery, Quality
-from wire_contract.mqtt_link import MqttLink, MqttSettings
-from wire_contract.shelf import Shelf, next_shelf
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Connected, Delivery, Quality
+from wire_contract.program.command_settings import UsageError
+from wire_contract.publication.release import Shelf, next_shelf
 from wire_contract.topics import parse, topic_filter
 
 TASK = "absence"

@@ -2,8 +2,8 @@
 
 The virtual world of `benchmarks learning`, but merged at the aggregator's defaults. Without an attacker, all devices
 take part, once with the bounds on what one device may do and once without any (`honest`, paired by seed). With one, the
-device is hostile in each of the ways of `simulators/hostile.py`, with its true number of samples and with the largest
-that can be claimed, and at each of these times:
+device is hostile in each of the ways of `simulators/world/hostile.py`, with its true number of samples and with the
+largest that can be claimed, and at each of these times:
 
     first       before anybody else, right after version 0
     newcomer    in the middle; never seen before
@@ -26,22 +26,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from aggregator.merging.staleness import ABSENCE_MAX
 from aggregator.model_line import LineSettings
-from aggregator.staleness import ABSENCE_MAX
 from benchmarks.jobs import Job, Key, run_jobs
 from benchmarks.learning import fleet, tasks_and_further
 from benchmarks.settings import AttackSettings
+from device_client.learning.distillation import evaluate, seeded, train_teacher
+from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.settings import UPDATE_BYTES
 from device_client.task import Task, TaskError, scheduled
-from device_client.training import evaluate, seeded, train_teacher
-from device_client.vectors import layout_of, load_vector, vector_of
-from simulators.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
-from simulators.learners import StudentLearner, answers_of
-from simulators.virtual_server import History, Rules, unbounded
-from simulators.world import run_asynchronous
+from simulators.world.federation import run_asynchronous
+from simulators.world.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
+from simulators.world.learners import StudentLearner, answers_of
+from simulators.world.server import History, Rules, unbounded
+from wire_contract.compression.planner import Plan as ByteBudget
 from wire_contract.layout import Vector
-from wire_contract.manifest import Published
-from wire_contract.planner import Plan as ByteBudget
+from wire_contract.publication.manifest import Published
 
 PLACES = ("first", "newcomer", "known", "rested")
 FLIPS = 5

@@ -26,16 +26,17 @@ from torch import nn
 from aggregator.model_line import DELTA_BYTES
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.settings import LearningSettings
+from device_client.learning.distillation import evaluate, seed_of, seeded, train_alone, train_teacher
+from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.settings import UPDATE_BYTES
-from device_client.task import Examples, Task, TaskError, load_task, pooled, scheduled
+from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from device_client.tasks import har
-from device_client.training import evaluate, seed_of, seeded, train_alone, train_teacher
-from device_client.vectors import layout_of, load_vector, vector_of
-from simulators.learners import StudentLearner
-from simulators.virtual_server import Rules, unbounded
-from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
+from device_client.tasks.loading import load_task
+from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
+from simulators.world.learners import StudentLearner
+from simulators.world.server import Rules, unbounded
+from wire_contract.compression.planner import Plan as ByteBudget
 from wire_contract.layout import Vector
-from wire_contract.planner import Plan as ByteBudget
 
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aggregator import ledger_format
-from aggregator.ledger import Ledger
-from aggregator.ledger_pruning import Kept
-from aggregator.ledger_view import read_history, read_shares, read_totals
+from aggregator.ledger import file_format
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.pruning import Kept
+from aggregator.ledger.reading import read_history, read_shares, read_totals
 from aggregator.model_line import restore
-from aggregator.summary import Tally
+from aggregator.status import Tally
 from benchmarks import long_ledgers
 from benchmarks.long_ledgers import SECONDS_A_VERSION, SETTINGS, T0, TASK, Life, batch, counted_steps, write
 from benchmarks.settings import LedgerSettings
@@ -97,7 +97,7 @@ def _opening(path: Path, life: Life) -> dict[str, Any]:
     figures["start_cpu_seconds"] = statistics.median(cpu for _, cpu in starts)
     began = time.perf_counter()
     with closing(sqlite3.connect(path)) as db:
-        ledger_format.check_structure(db, path)
+        file_format.check_structure(db, path)
     figures["structure_seconds"] = time.perf_counter() - began
     figures["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return figures

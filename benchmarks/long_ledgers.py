@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.ledger import Ledger
-from aggregator.ledger_rows import Batch, MergedUpdate
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.records import Batch, MergedUpdate
 from aggregator.model_line import LineSettings, opening_shelf, row_of
 from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.messages import Update
-from wire_contract.shelf import first_shelf
+from wire_contract.publication.release import first_shelf
 
 TASK = "long-life"
 LAYOUT = Layout((TensorSpec("weight", (32, 16)),))

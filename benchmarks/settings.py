@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from wire_contract.connection import CommandSettings, Names
+from wire_contract.program.command_settings import CommandSettings
+from wire_contract.settings import Names
 
 PAIRS = 15
 UPDATES = 10_000

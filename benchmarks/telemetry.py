@@ -20,8 +20,8 @@ from typing import Any, get_args
 import numpy as np
 
 from aggregator.admission import Merge, Refuse
-from aggregator.ledger import Ledger
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_totals
 from aggregator.model_line import Judged, LineSettings, opening_shelf, restore, row_of
 from aggregator.service import BATCH_DELIVERIES_MAX, Clock, Service, subscriptions
 from aggregator.telemetry.collecting import Telemetry
@@ -35,13 +35,13 @@ from aggregator.telemetry.spool import Spool
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB, Shim, ShimProcess
 from benchmarks.settings import TelemetrySettings
 from device_client.settings import UPDATE_BYTES
-from wire_contract.blas_threads import limit_blas_threads
 from wire_contract.codec import decode, encode
-from wire_contract.encoding_choice import encode_as
+from wire_contract.compression.choice import encode_as
+from wire_contract.compression.planner import Plan
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Evaluation, RefusalReason, Update
-from wire_contract.planner import Plan
+from wire_contract.program.blas_threads import limit_blas_threads
 from wire_contract.topics import build
 
 ROOT, TASK = "fedkd/benchmark", "telemetry"

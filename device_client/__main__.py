@@ -18,10 +18,10 @@ from device_client.settings import (
     RunSettings,
     SigningKeySettings,
 )
-from wire_contract import command_line
-from wire_contract.command_line import Command, Program
-from wire_contract.health_command import HealthSettings, show_health
-from wire_contract.key_files import write_signing_key
+from wire_contract.program import command_line
+from wire_contract.program.command_line import Command, Program
+from wire_contract.program.health_command import HealthSettings, show_health
+from wire_contract.signatures.key_files import write_signing_key
 
 CALLED = "python -m device_client"
 LASTING = ("run", "evaluate")

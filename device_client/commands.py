@@ -12,21 +12,21 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from device_client.clock import SYSTEM_CLOCK
-from device_client.compliance import ApprovalFile
 from device_client.disk import Disk
+from device_client.downlink.model_trust import Memory, ModelTrust, VolatileMemory
 from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only
 from device_client.events import Emit, EventLog
 from device_client.export import ExportError, await_model, export
-from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
+from device_client.learning.distillation import evaluate, seeded, train_teacher
+from device_client.learning.fedkd import projection_between
+from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
+from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.learning.trainer import StudentTrainer
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
-from device_client.model_trust import Memory, ModelTrust, VolatileMemory
-from device_client.mutual import projection_between
-from device_client.outbox import Outbox
-from device_client.outbox_errors import OutboxError
-from device_client.policy import Policy, unmet
+from device_client.policy.approval import ApprovalFile
+from device_client.policy.conditions import Policy, unmet
+from device_client.policy.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
 from device_client.presence import subscriptions, this_firmware, will
-from device_client.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
 from device_client.runner import Runner, RunnerSettings
 from device_client.settings import (
     EvaluateSettings,
@@ -37,19 +37,20 @@ from device_client.settings import (
     PretrainTeacherSettings,
     RunSettings,
 )
-from device_client.task import Examples, Recipe, Task, TaskError, load_task, scheduled
-from device_client.trainer import StudentTrainer
-from device_client.training import evaluate, seeded, train_teacher
-from device_client.vectors import layout_of, load_vector, vector_of
-from wire_contract.blas_threads import limit_blas_threads
-from wire_contract.connection import UsageError
+from device_client.task import Examples, Recipe, Task, TaskError, scheduled
+from device_client.tasks.loading import load_task
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.outbox_errors import OutboxError
 from wire_contract.errors import ContractError, LayoutError, LinkError
-from wire_contract.health import heartbeat
-from wire_contract.key_files import read_all_public_keys, read_signing_key
-from wire_contract.manifest import Published
+from wire_contract.link.mqtt import MqttLink
 from wire_contract.model_roles import STUDENTS, TEACHERS
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.signing import PublicKey
+from wire_contract.program.blas_threads import limit_blas_threads
+from wire_contract.program.clock import SYSTEM_CLOCK
+from wire_contract.program.command_settings import UsageError
+from wire_contract.program.health import heartbeat
+from wire_contract.publication.manifest import Published
+from wire_contract.signatures.key_files import read_all_public_keys, read_signing_key
+from wire_contract.signatures.signing import PublicKey
 from wire_contract.topics import check_name
 
 OUTBOX_NAME = "outbox.sqlite"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from device_client.events import Emit
-from device_client.outbox_errors import OutboxBlocked
+from device_client.uplink.outbox_errors import OutboxBlocked
 
 What = Literal["outbox", "round", "model", "trust", "receipts"]
 """What is to be written: what opening the outbox takes, what was learned, the newest model, that a key vouched for a

@@ -9,21 +9,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from device_client.downlink import Downlink
+from device_client.downlink.inbox import NewModel, Rejected
+from device_client.downlink.model_trust import ModelTrust
+from device_client.downlink.receiver import Downlink
 from device_client.events import Emit
 from device_client.first_model import FirstModel
-from device_client.inbox import NewModel, Rejected
-from device_client.model_trust import ModelTrust
 from device_client.presence import offline, online, presence_topic
 from wire_contract import codec
-from wire_contract.connection import UsageError
 from wire_contract.errors import ContractError, LayoutError, LinkError, TopicError
-from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.limits import CONTROL_LIMITS
-from wire_contract.link import Connected, Delivery, Disconnected, Link, Quality
-from wire_contract.manifest import Published
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link, Quality
 from wire_contract.messages import Evaluation
-from wire_contract.told import Told
+from wire_contract.program.command_settings import UsageError
+from wire_contract.program.health import Heartbeat, no_heartbeat
+from wire_contract.program.repeated_complaints import Told
+from wire_contract.publication.manifest import Published
 from wire_contract.topics import build, listened, parse
 
 RECEIVE_COUNT = 256

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from device_client.evaluator import TURN_SECONDS, ModelFeed
+from device_client.learning.parameters import load_vector
 from device_client.model_files import ModelFile, write_model, write_whole
-from device_client.vectors import load_vector
 from wire_contract.layout import digest
 
 if TYPE_CHECKING:
-    from device_client.inbox import NewModel
+    from device_client.downlink.inbox import NewModel
     from device_client.task import Task
 
 Exported = Literal["model", "teacher"]

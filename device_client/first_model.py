@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from device_client.downlink import Downlink
+from device_client.downlink.receiver import Downlink
 from device_client.events import Emit
 
 WAIT_SECONDS = 30.0

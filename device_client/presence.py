@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from wire_contract import codec, topics
-from wire_contract.link import Quality, Will
+from wire_contract.link.protocol import Quality, Will
 from wire_contract.messages import Presence
 
 

@@ -11,32 +11,32 @@ tells `started` and `stopped`, and closes the link and the outbox.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from device_client.clock import Clock
-from device_client.courier import Courier
 from device_client.disk import Disk
-from device_client.downlink import Downlink
+from device_client.downlink.inbox import NewModel, Outcome, Rejected
+from device_client.downlink.model_trust import ModelTrust
+from device_client.downlink.receiver import Downlink
 from device_client.events import Emit
 from device_client.first_model import FirstModel
-from device_client.gate import Gate
-from device_client.inbox import NewModel, Outcome, Rejected
-from device_client.model_trust import ModelTrust
-from device_client.outbox import Outbox
-from device_client.pace import Pace
+from device_client.policy.duty_cycle import Pace
+from device_client.policy.gate import Gate
 from device_client.presence import offline, online, presence_topic, this_firmware
-from device_client.rounds import Trainer
-from device_client.sender import Sender, SenderSettings
-from device_client.silence import Silence
-from device_client.study import PATIENCE_SECONDS, Study, Vitals
+from device_client.training_schedule import PATIENCE_SECONDS, Study, Vitals
+from device_client.uplink.missing_receipts import Silence
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.resending import Sender, SenderSettings
+from device_client.uplink.rounds import Trainer
+from device_client.uplink.uploader import Courier
 from wire_contract import topics
-from wire_contract.encoding_choice import EncodingChoice
+from wire_contract.compression.choice import EncodingChoice
 from wire_contract.errors import LinkError, TopicError
-from wire_contract.health import Heartbeat, no_heartbeat
 from wire_contract.layout import Layout
-from wire_contract.link import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.link.traffic import Traffic
 from wire_contract.messages import Receipt, Update
-from wire_contract.signing import SigningKey
-from wire_contract.told import Told
-from wire_contract.traffic import Traffic
+from wire_contract.program.clock import Clock
+from wire_contract.program.health import Heartbeat, no_heartbeat
+from wire_contract.program.repeated_complaints import Told
+from wire_contract.signatures.signing import SigningKey
 
 EVENTS_MAX = 64
 """Link events handled in one go."""

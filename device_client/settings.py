@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from device_client.events import LogFormat
-from device_client.policy import Policy, PredicateName, parse_quiet_hours
-from wire_contract.connection import CommandSettings, ConnectionSettings, DeviceName, Files, check_broker
+from device_client.policy.conditions import Policy, PredicateName, parse_quiet_hours
+from wire_contract.compression.choice import EncodingChoice, Energy
+from wire_contract.compression.planner import Plan
 from wire_contract.encoding import EncodingName
-from wire_contract.encoding_choice import EncodingChoice, Energy
-from wire_contract.health_command import HEALTH_FILE_HELP
-from wire_contract.planner import Plan
+from wire_contract.program.command_settings import CommandSettings
+from wire_contract.program.health_command import HEALTH_FILE_HELP
+from wire_contract.settings import ConnectionSettings, DeviceName, Files, check_broker
 
 Method = Literal["asyncfedkd", "fedkd"]
 """As `task.Method`, which torch stands behind."""

@@ -1,19 +1,13 @@
-"""What a user brings to be learned, and how it is found by name.
+"""What a user brings to be learned. `tasks/loading.py` finds a task by name.
 
 TaskError          a task cannot be had; the message is one line that says what to do
 └── SplitError     … because one person stands on both sides of a split
 """
 
-import importlib
-import importlib.util
-import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -194,58 +188,3 @@ def scheduled(task: Task, versions: float) -> Task:
     if task.recipe.schedule != "cosine":
         return task
     return replace(task, recipe=replace(task.recipe, schedule_versions=float(versions)))
-
-
-def load_task(spec: str, *, data: Path | None) -> Task:
-    """The task that `spec` names.
-
-    Args:
-        spec: a built-in name, `path/to/file.py:function` or `package.module:function`. The function returns a
-            `Task` and takes nothing, or the data folder.
-        data: the folder that the user gave, if any.
-
-    Raises:
-        TaskError: there is no such task, or its data is missing or broken.
-    """
-    # Imported here, because a built-in task imports this module.
-    from device_client.tasks import BUILT_IN  # noqa: PLC0415
-
-    if spec in BUILT_IN:
-        return BUILT_IN[spec](data)
-    place, colon, function = spec.rpartition(":")
-    if not colon or not place or not function:
-        raise TaskError(
-            f"there is no task {spec!r}; known: {', '.join(sorted(BUILT_IN))}, or your own as path/to/file.py:function"
-        )
-    module = _module_at(Path(place)) if place.endswith(".py") else _module_named(place)
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise TaskError(f"task {spec}: {place} has no function {function!r}")
-    task = make(data) if inspect.signature(make).parameters else make()
-    if not isinstance(task, Task):
-        raise TaskError(f"task {spec}: {function} returned {type(task).__name__}, not device_client.task.Task")
-    return task
-
-
-def _module_at(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise TaskError(f"task file {path} does not exist; give path/to/file.py:function")
-    name = f"asyncfedkd_task_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses look their own module up there
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise TaskError(f"task file {path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _module_named(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise TaskError(f"task module {name} cannot be imported: {type(error).__name__}: {error}") from error

@@ -4,51 +4,51 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from simulators.baselines import BaselineSettings
-from simulators.demo_settings import DemoSettings
-from simulators.doctor.settings import DoctorSettings
-from simulators.embedded_broker import BrokerSettings
-from simulators.pace import PaceSettings
-from simulators.watch.settings import WatchSettings
-from wire_contract import command_line
-from wire_contract.command_line import Command, Program
+from operations.doctor.settings import DoctorSettings
+from operations.watch.settings import WatchSettings
+from simulators.demo.baselines import BaselineSettings
+from simulators.demo.calibration import PaceSettings
+from simulators.demo.settings import DemoSettings
+from simulators.network.embedded_broker import BrokerSettings
+from wire_contract.program import command_line
+from wire_contract.program.command_line import Command, Program
 
 CALLED = "python -m simulators"
 
 
 def _demo(settings: Any) -> int:
-    from simulators import demo  # noqa: PLC0415 — torch takes seconds, which help and usage errors do not need
+    from simulators.demo import command as demo  # noqa: PLC0415 — torch takes seconds, which help and usage errors do not need
 
     return demo.run(settings)
 
 
 def _baselines(settings: Any) -> int:
-    from simulators import baselines  # noqa: PLC0415 — beside the others
+    from simulators.demo import baselines  # noqa: PLC0415 — beside the others
 
     return baselines.main(settings)
 
 
 def _pace(settings: Any) -> int:
-    from simulators import pace  # noqa: PLC0415 — beside the others
+    from simulators.demo import calibration  # noqa: PLC0415 — beside the others
 
-    return pace.main(settings)
+    return calibration.main(settings)
 
 
 def _broker(settings: Any) -> int:
-    from simulators import embedded_broker  # noqa: PLC0415 — beside the others
+    from simulators.network import embedded_broker  # noqa: PLC0415 — beside the others
 
     embedded_broker.serve(settings)
     return 0
 
 
 def _doctor(settings: Any) -> int:
-    from simulators.doctor import examination  # noqa: PLC0415 — beside the others
+    from operations.doctor import examination  # noqa: PLC0415 — beside the others
 
     return examination.main(settings)
 
 
 def _watch(settings: Any) -> int:
-    from simulators.watch import command  # noqa: PLC0415 — beside the others
+    from operations.watch import command  # noqa: PLC0415 — beside the others
 
     return command.run(settings)
 

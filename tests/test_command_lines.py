@@ -14,10 +14,10 @@ import pytest
 
 from aggregator.settings import RunSettings
 from asyncfedkd.programs import ROWS, main
-from wire_contract import command_line
-from wire_contract.command_line import Command, Program
-from wire_contract.connection import CommandSettings, UsageError, read_settings
-from wire_contract.flags import GROUPS, flags_of, help_text
+from wire_contract.program import command_line
+from wire_contract.program.command_line import Command, Program
+from wire_contract.program.command_settings import CommandSettings, UsageError, read_settings
+from wire_contract.program.flags import GROUPS, flags_of, help_text
 
 HOUSE = Path(__file__).parents[1]
 PYTHON_WORDS = re.compile(r"\b(?:str|int|float|bool|tuple|list|dict|Path|SecretStr|Literal|None|True|False)\b")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import Ledger
+from aggregator.ledger.ledger import Ledger
 from asyncfedkd.programs import CALLED, chosen, main
 from device_client.settings import RunSettings as DeviceSettings
-from device_client.tasks import BUILT_IN
+from device_client.tasks.loading import BUILT_IN
 from tests.aggregator.synthetic import TASK, begin
 from tests.documents import (
     DECISIONS,
@@ -25,8 +25,8 @@ from tests.documents import (
     shown,
     words_of,
 )
-from wire_contract.connection import read_settings
-from wire_contract.flags import HELP_FLAGS, VERSION_FLAG, parse
+from wire_contract.program.command_settings import read_settings
+from wire_contract.program.flags import HELP_FLAGS, VERSION_FLAG, parse
 
 ALL = [one for document in DOCUMENTS for one in shown(document)]
 FROM_THE_ENVIRONMENT = {

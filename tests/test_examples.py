@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from device_client.task import load_task, pooled
-from device_client.training import evaluate, seeded, train_alone, train_student, train_teacher
+from device_client.learning.distillation import evaluate, seeded, train_alone, train_student, train_teacher
+from device_client.task import pooled
+from device_client.tasks.loading import load_task
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_task.py"
 

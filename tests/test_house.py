@@ -26,7 +26,9 @@ def imported_by(path: Path) -> set[str]:
     return {name.split(".")[0] for name in IMPORT.findall(path.read_text())}
 
 
-@pytest.mark.parametrize("package", ["wire_contract", "aggregator", "device_client", "simulators", "benchmarks"])
+@pytest.mark.parametrize(
+    "package", ["wire_contract", "aggregator", "device_client", "operations", "simulators", "benchmarks"]
+)
 def test_each_package_is_imported_from_here(package: str) -> None:
     assert package in PACKAGES
     origin = importlib.import_module(package).__file__
@@ -46,7 +48,7 @@ def test_every_package_is_listed_and_no_tests_are_shipped() -> None:
 
 def test_one_module_speaks_to_paho() -> None:
     speakers = [path for path in sources(*{name.split(".")[0] for name in PACKAGES}) if "paho" in imported_by(path)]
-    assert speakers == [HOUSE / "wire_contract" / "mqtt_link.py"]
+    assert speakers == [HOUSE / "wire_contract" / "link" / "mqtt.py"]
 
 
 def test_nothing_is_pickled_on_any_wire() -> None:
@@ -55,23 +57,24 @@ def test_nothing_is_pickled_on_any_wire() -> None:
 
 
 def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
-    core = [f"aggregator/{name}" for name in ("admission", "merging", "staleness", "model_line", "summary")]
+    core = [f"aggregator/{name}" for name in ("admission", "model_line", "status")]
+    core += [f"aggregator/merging/{name}" for name in ("fedbuff", "staleness", "peers")]
     core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "condensing", "recording")]
-    core += ["wire_contract/codec", "wire_contract/planner", "wire_contract/layout", "wire_contract/manifest"]
+    core += [f"wire_contract/{name}" for name in ("codec", "layout", "messages", "topics", "compression/planner")]
     core += [f"wire_contract/encoding/{name}" for name in ("__init__", "dense", "low_rank", "gap_coded", "heads")]
-    core += ["wire_contract/messages", "wire_contract/topics", "wire_contract/deltas", "wire_contract/shelf"]
-    core += ["device_client/inbox", "device_client/delta_store", "device_client/chunk_store"]
-    core += ["wire_contract/envelope", "wire_contract/signing", "device_client/model_trust"]
+    core += [f"wire_contract/publication/{name}" for name in ("manifest", "deltas", "release")]
+    core += [f"wire_contract/signatures/{name}" for name in ("envelope", "signing")]
+    core += [f"device_client/downlink/{name}" for name in ("inbox", "delta_store", "chunk_store", "model_trust")]
     for name in core:
         found = imported_by(HOUSE / f"{name}.py") & {"time", "datetime", "random", "secrets", "socket", "threading"}
         assert not found, f"{name} imports {found}"
 
 
-@pytest.mark.parametrize("module", ["aggregator.__main__", "wire_contract.mqtt_link", "wire_contract.codec"])
+@pytest.mark.parametrize("module", ["aggregator.__main__", "wire_contract.link.mqtt", "wire_contract.codec"])
 def test_the_aggregator_and_the_contract_know_no_torch(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
-    assert not loaded & {"torch", "device_client", "simulators", "benchmarks"}
+    assert not loaded & {"torch", "device_client", "operations", "simulators", "benchmarks"}
     if module.startswith("wire_contract"):
         assert not loaded & {"aggregator", "sqlite3"}

@@ -47,7 +47,7 @@ from wire_contract.messages import (
     Update,
     says_other,
 )
-from wire_contract.plain_text import printable
+from wire_contract.program.plain_text import printable
 
 M = TypeVar("M", bound=Message)
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from wire_contract.errors import TopicError
 from wire_contract.limits import NAME_CHARACTERS_MAX, TOPIC_SLASHES_MAX
-from wire_contract.link import Quality
+from wire_contract.link.protocol import Quality
 from wire_contract.messages import (
     NAME_PATTERN,
     AggregatorStatus,

@@ -8,7 +8,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from aggregator.enrolment.roles import Role
-from wire_contract.connection import CommandSettings, Names
+from wire_contract.program.command_settings import CommandSettings
+from wire_contract.settings import Names
 
 DAYS = 365
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from aggregator.ledger_view import read_shares
+from aggregator.ledger.reading import read_shares
 from aggregator.telemetry import broker_watch
 from aggregator.telemetry.broker_watch import BrokerWatch, Sightings
 from aggregator.telemetry.collecting import Telemetry
@@ -14,10 +14,10 @@ from aggregator.telemetry.participation import Participation, Share
 from aggregator.telemetry.recording import Recording
 from aggregator.telemetry.settings import TelemetrySettings
 from aggregator.telemetry.spool import Spool
-from wire_contract.connection import UsageError
 from wire_contract.errors import LinkError
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings, Tls
+from wire_contract.program.command_settings import UsageError
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from aggregator.telemetry.lines import Point, Value
 from aggregator.telemetry.schema import BATTERY
 from wire_contract.codec import decode
 from wire_contract.errors import DecodeError, LinkError, TopicError
-from wire_contract.link import Connected, Delivery, Disconnected, Link
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link
 from wire_contract.messages import OTHER, Presence
-from wire_contract.told import Told
+from wire_contract.program.repeated_complaints import Told
 from wire_contract.topics import parse, shard_of, topic_filter
 
 log = logging.getLogger(__name__)

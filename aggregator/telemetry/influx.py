@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aggregator.telemetry.proxies import proxy_for
-from wire_contract.attempts import reason_of
 from wire_contract.errors import ContractError, FileUnusable, LinkError
-from wire_contract.mqtt_settings import Tls
-from wire_contract.tls_causes import tls_failure
-from wire_contract.watched_files import WatchedFiles, first_line
+from wire_contract.files.watched_files import WatchedFiles, first_line
+from wire_contract.link.mqtt_settings import Tls
+from wire_contract.transport.reconnect import reason_of
+from wire_contract.transport.tls_failures import tls_failure
 
 log = logging.getLogger(__name__)
 

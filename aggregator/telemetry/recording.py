@@ -23,9 +23,9 @@ from aggregator.telemetry.schema import (
     RECALL_PREFIX,
 )
 from wire_contract.layout import Vector
+from wire_contract.link.traffic import Traffic
 from wire_contract.messages import Evaluation
-from wire_contract.shelf import Shelf
-from wire_contract.traffic import Traffic
+from wire_contract.publication.release import Shelf
 
 GAUGE_SECONDS = 10.0
 

@@ -10,7 +10,7 @@ from threading import Event
 from aggregator.telemetry.influx import LinesRefused, NotAllowed, Server, ServerAway
 from aggregator.telemetry.spool import Spool
 from wire_contract.limits import KIB
-from wire_contract.told import Told
+from wire_contract.program.repeated_complaints import Told
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from aggregator.telemetry.influx import InfluxAccess
 from aggregator.telemetry.spool import SPOOL_BYTES_MIN
-from wire_contract.connection import CommandSettings, UsageError
 from wire_contract.errors import FileUnusable, LinkError
 from wire_contract.limits import MIB
-from wire_contract.mqtt_settings import Tls
+from wire_contract.link.mqtt_settings import Tls
+from wire_contract.program.command_settings import CommandSettings, UsageError
 
 
 def _url(url: str) -> str:

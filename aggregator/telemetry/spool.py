@@ -21,9 +21,9 @@ from threading import Lock
 from typing import IO, NamedTuple
 
 from wire_contract.errors import ContractError
-from wire_contract.file_lock import FileLock, FileLocked
+from wire_contract.files.file_lock import FileLock, FileLocked
+from wire_contract.files.private_files import private_opener
 from wire_contract.limits import KIB
-from wire_contract.private_files import private_opener
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_client.networks import SEPARABLE_STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.networks import SEPARABLE_STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
 
 FILE = "spsw_sw_win50.npz"

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from device_client.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
 
 WHEEL = "seglearn-1.2.5-py3-none-any.whl"

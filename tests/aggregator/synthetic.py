@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from aggregator.ledger import Ledger
+from aggregator.ledger.ledger import Ledger
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, decode_vector, encode_vector

@@ -12,9 +12,9 @@ import pytest
 from msgspec import structs
 
 from aggregator.admission import Duplicate, Merge, Policy, Refuse, Verdict, receipt_for
-from aggregator.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.merging.staleness import ABSENCE_MAX
 from aggregator.model_line import BatchBuilder, Judged, LineSettings, ModelLine, opening_shelf, restore, row_of
-from aggregator.staleness import ABSENCE_MAX
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode
 from wire_contract.encoding import Float32, Int8

@@ -6,8 +6,8 @@ import pytest
 
 from aggregator.__main__ import _lines
 from aggregator.admission import Merge
-from aggregator.ledger_view import read_totals
-from aggregator.summary import History, Tally
+from aggregator.ledger.reading import read_totals
+from aggregator.status import History, Tally
 from aggregator.telemetry.collecting import Clocks, Telemetry
 from aggregator.telemetry.lines import read_line
 from aggregator.telemetry.participation import SILENT_SECONDS, Contribution, Participation

@@ -15,11 +15,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import aggregator.__main__ as program
-from aggregator import ledger_format
 from aggregator.__main__ import main
 from aggregator.initial_model import InitialModelError, read_initial_model
-from aggregator.ledger import Ledger
-from aggregator.ledger_format import LedgerBusy
+from aggregator.ledger import file_format
+from aggregator.ledger.file_format import LedgerBusy
+from aggregator.ledger.ledger import Ledger
 from aggregator.model_line import BatchBuilder
 from aggregator.patience import patiently
 from aggregator.settings import RunSettings, health_file_of
@@ -34,10 +34,10 @@ from tests.aggregator.synthetic import (
     initial_weights,
     write_initial_model,
 )
-from wire_contract.connection import read_settings
-from wire_contract.health import NotHealthy, check, no_heartbeat
-from wire_contract.key_files import read_signing_key
 from wire_contract.messages import Evaluation
+from wire_contract.program.command_settings import read_settings
+from wire_contract.program.health import NotHealthy, check, no_heartbeat
+from wire_contract.signatures.key_files import read_signing_key
 
 HOUSE = Path(__file__).parents[2]
 BROKER = "mqtt://127.0.0.1:1"
@@ -174,7 +174,7 @@ def test_a_start_waits_for_a_full_disk(
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE meta SET value = 'the boot before' WHERE key = 'boot'")
         db.commit()
-    real = ledger_format.connect
+    real = file_format.connect
 
     def read_only(path: Path) -> sqlite3.Connection:
         db = real(path)
@@ -186,12 +186,12 @@ def test_a_start_waits_for_a_full_disk(
             check(health_file_of(path), now=time.monotonic(), age_seconds_max=60.0, ready=True)
         said.append(str(caught.value))
         if len(said) == 3:
-            monkeypatch.setattr("aggregator.ledger.connect", real)
+            monkeypatch.setattr("aggregator.ledger.ledger.connect", real)
 
     def reached(_settings: object) -> None:
         raise Reached
 
-    monkeypatch.setattr("aggregator.ledger.connect", read_only)
+    monkeypatch.setattr("aggregator.ledger.ledger.connect", read_only)
     monkeypatch.setattr(program, "_pause", pause)
     monkeypatch.setattr(program, "MqttLink", reached)
     with pytest.raises(Reached):

@@ -10,12 +10,12 @@ import pytest
 from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
 from tests.aggregator.test_service import Stage
 from wire_contract.codec import decode
-from wire_contract.deltas import follow
+from wire_contract.compression.planner import Plan
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS, KIB
-from wire_contract.manifest import Published, assemble
 from wire_contract.messages import Delta
-from wire_contract.planner import Plan
+from wire_contract.publication.deltas import follow
+from wire_contract.publication.manifest import Published, assemble
 from wire_contract.topics import build, parse
 
 LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)

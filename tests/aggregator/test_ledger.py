@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from aggregator.admission import Policy
-from aggregator.ledger import Ledger
-from aggregator.ledger_format import LedgerBusy, LedgerError
-from aggregator.ledger_pruning import SNAPSHOTS_KEPT
-from aggregator.ledger_rows import Batch, MergedUpdate
-from aggregator.ledger_view import read_contributions, read_totals, read_versions
+from aggregator.ledger.file_format import LedgerBusy, LedgerError
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.pruning import SNAPSHOTS_KEPT
+from aggregator.ledger.reading import read_contributions, read_totals, read_versions
+from aggregator.ledger.records import Batch, MergedUpdate
 from aggregator.model_line import BatchBuilder, restore, row_of
 from tests.aggregator.synthetic import CHUNKED, LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, initial_weights
 from wire_contract.codec import encode
@@ -59,7 +59,7 @@ def test_a_second_aggregator_is_refused_until_the_first_is_gone(path: Path) -> N
 
 def test_the_lock_of_a_killed_aggregator_is_no_hindrance(path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from aggregator.ledger import Ledger;"
+        "import os, signal, sys; from pathlib import Path; from aggregator.ledger.ledger import Ledger;"
         "ledger = Ledger(Path(sys.argv[1]), task='toy'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ def test_all_names_of_a_ledger_have_one_lock(path: Path, tmp_path: Path) -> None
 
 
 def test_a_locked_ledger_is_no_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aggregator.ledger._BUSY_MILLISECONDS", 0)
+    monkeypatch.setattr("aggregator.ledger.ledger._BUSY_MILLISECONDS", 0)
     with Ledger(path, task=TASK) as ledger, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerBusy, match="is locked; end the other program that is using it"):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aggregator import ledger_backup
 from aggregator.__main__ import main
-from aggregator.ledger import Ledger
-from aggregator.ledger_backup import back_up, check_ledger, restore_backup
-from aggregator.ledger_format import LedgerError
-from aggregator.ledger_view import read_contributions, read_totals
+from aggregator.ledger import backup
+from aggregator.ledger.backup import back_up, check_ledger, restore_backup
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_contributions, read_totals
 from aggregator.model_line import BatchBuilder, ModelLine, restore, row_of
 from tests.aggregator.synthetic import SETTINGS, T0, TASK, SyntheticDevice, begin
 
@@ -89,13 +89,13 @@ def test_a_backup_that_appears_meanwhile_is_not_overwritten_either(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "backup"
-    real = ledger_backup.check_ledger
+    real = backup.check_ledger
 
-    def slow(copy: Path) -> ledger_backup.Held:
+    def slow(copy: Path) -> backup.Held:
         out.write_text("precious")
         return real(copy)
 
-    monkeypatch.setattr(ledger_backup, "check_ledger", slow)
+    monkeypatch.setattr(backup, "check_ledger", slow)
     refusal(path, out, "came into being meanwhile")
     assert out.read_text() == "precious"
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["backup"]

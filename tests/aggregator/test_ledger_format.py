@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator import ledger_format
-from aggregator.ledger import Ledger
-from aggregator.ledger_format import FORMAT, LedgerBusy, LedgerError
-from aggregator.ledger_rows import Account, Batch, MergedUpdate
-from aggregator.ledger_view import read_contributions, read_history, read_shares, read_task, read_totals
+from aggregator.ledger import file_format
+from aggregator.ledger.file_format import FORMAT, LedgerBusy, LedgerError
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_contributions, read_history, read_shares, read_task, read_totals
+from aggregator.ledger.records import Account, Batch, MergedUpdate
+from aggregator.ledger.renumber import move_forward
+from aggregator.merging.peers import Claim
 from aggregator.model_line import announcement, restore
-from aggregator.moving_forward import move_forward
-from aggregator.peers import Claim
 from tests.aggregator.synthetic import FOLLOWED, SETTINGS, T0, TASK, SyntheticDevice, begin
 from wire_contract.codec import encode
-from wire_contract.planner import Plan
+from wire_contract.compression.planner import Plan
 
 LEDGERS = Path(__file__).parent / "ledgers"
 FORMAT_2 = LEDGERS / "format-2.sqlite3"
@@ -155,8 +155,8 @@ def test_a_migrated_ledger_has_the_tables_of_a_new_one(old: Path, tmp_path: Path
 
 
 def test_every_format_has_a_way_to_the_next() -> None:
-    assert list(ledger_format.MIGRATIONS) == list(range(ledger_format.OLDEST_FORMAT, FORMAT))
-    assert all(files("aggregator").joinpath(script).is_file() for script in ledger_format.MIGRATIONS.values())
+    assert list(file_format.MIGRATIONS) == list(range(file_format.OLDEST_FORMAT, FORMAT))
+    assert all(files("aggregator.ledger").joinpath(script).is_file() for script in file_format.MIGRATIONS.values())
 
 
 @pytest.mark.parametrize("statement", range(1, 18))
@@ -164,7 +164,7 @@ def test_a_migration_that_fails_at_any_statement_changes_nothing(
     old: Path, monkeypatch: pytest.MonkeyPatch, statement: int
 ) -> None:
     before, mode = content(old), old.stat().st_mode
-    real, executed = ledger_format._execute_script, 0
+    real, executed = file_format._execute_script, 0
 
     def cut_off(db: sqlite3.Connection, name: str) -> None:
         class Counting:
@@ -177,7 +177,7 @@ def test_a_migration_that_fails_at_any_statement_changes_nothing(
 
         real(Counting(), name)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ledger_format, "_execute_script", cut_off)
+    monkeypatch.setattr(file_format, "_execute_script", cut_off)
     with pytest.raises(LedgerBusy, match="disk is full"):
         Ledger(old, task=TASK)
     assert executed == statement, "the script has so many statements"
@@ -191,13 +191,13 @@ def test_a_migration_that_fails_at_any_statement_changes_nothing(
 def test_a_program_killed_in_a_migration_leaves_the_old_format(old: Path) -> None:
     before = content(old)
     code = (
-        "import os, signal, sys; from pathlib import Path; from aggregator import ledger, ledger_format\n"
-        "real = ledger_format._execute_script\n"
+        "import os, signal, sys; from pathlib import Path; from aggregator.ledger import file_format, ledger\n"
+        "real = file_format._execute_script\n"
         "def killed(db, name):\n"
         "    db.execute('PRAGMA cache_size = 1')\n"  # so that pages are in the file before the commit
         "    real(db, name)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "ledger_format._execute_script = killed\n"
+        "file_format._execute_script = killed\n"
         "ledger.Ledger(Path(sys.argv[1]), task='toy')"
     )
     root = Path(__file__).parents[2]
@@ -210,14 +210,14 @@ def test_a_program_killed_in_a_migration_leaves_the_old_format(old: Path) -> Non
 
 def test_a_full_disk_leaves_the_old_format(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content(old)
-    real = ledger_format.connect
+    real = file_format.connect
 
     def small(path: Path) -> sqlite3.Connection:
         db = real(path)
         db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
         return db
 
-    monkeypatch.setattr("aggregator.ledger.connect", small)
+    monkeypatch.setattr("aggregator.ledger.ledger.connect", small)
     with pytest.raises(LedgerBusy, match="free disk space"):
         Ledger(old, task=TASK)
     assert content(old) == before

@@ -12,20 +12,20 @@ from typing import Any, Self
 
 import pytest
 
-from aggregator import ledger as ledger_module
-from aggregator import ledger_pruning, ledger_view
 from aggregator.admission import Duplicate, Merge, Refuse, Verdict
-from aggregator.ledger import INCARNATIONS_KEPT, Ledger
-from aggregator.ledger_format import LedgerBusy, LedgerError
-from aggregator.ledger_pruning import Kept
-from aggregator.ledger_view import read_history, read_shares, read_totals, read_versions
+from aggregator.ledger import ledger as ledger_module
+from aggregator.ledger import pruning, reading
+from aggregator.ledger.file_format import LedgerBusy, LedgerError
+from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger.pruning import Kept
+from aggregator.ledger.reading import read_history, read_shares, read_totals, read_versions
 from aggregator.model_line import restore
 from aggregator.service import Clock, Service, subscriptions
 from benchmarks import long_ledgers
 from benchmarks.long_ledgers import Life, batch, counted_steps, write
 from tests.aggregator.synthetic import ROOT, SETTINGS, T0, TASK, SyntheticDevice
 from tests.aggregator.test_admission import Bench
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
 
 SHORT = Kept(journal_versions=3, staleness_max=5)
 
@@ -144,14 +144,14 @@ class _CountedLines:
 
 
 def test_a_long_ledger_opens_by_reading_little_of_it(lives: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    real, of_views = ledger_view._open, long_ledgers.Steps()
+    real, of_views = reading._open, long_ledgers.Steps()
 
     def counting(path: Path) -> sqlite3.Connection:
         db = real(path)
         db.set_progress_handler(of_views, 1)
         return db
 
-    monkeypatch.setattr(ledger_view, "_open", counting)
+    monkeypatch.setattr(reading, "_open", counting)
     counts = []
     for path in lives:
         of_views.count = 0
@@ -179,8 +179,8 @@ def one(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows go as soon as they may."""
-    monkeypatch.setattr(ledger_pruning, "SLACK_VERSIONS", 0)
-    monkeypatch.setattr(ledger_pruning, "SUMMARY_VERSIONS_KEPT", 0)
+    monkeypatch.setattr(pruning, "SLACK_VERSIONS", 0)
+    monkeypatch.setattr(pruning, "SUMMARY_VERSIONS_KEPT", 0)
 
 
 def prune_all(ledger: Ledger, kept: Kept = SHORT) -> int:
@@ -197,12 +197,12 @@ def prune_all(ledger: Ledger, kept: Kept = SHORT) -> int:
 def test_what_is_kept_stays_and_what_is_not_goes_in_bounded_pieces(one: Ledger) -> None:
     before = read_totals(one.path)
     one.prune(SHORT)
-    assert rows(one, "journal") == 6_000 - ledger_pruning.ROWS_PRUNED
+    assert rows(one, "journal") == 6_000 - pruning.ROWS_PRUNED
     assert prune_all(one) == 5
     assert one.horizon() == 298
     assert [row[0] for row in one._db.execute("SELECT DISTINCT into_version FROM journal")] == [298, 299, 300]
     versions = [moment.version for moment in read_versions(one.path)]
-    assert versions == list(range(301 - ledger_pruning.VERSION_ROWS_KEPT, 301))
+    assert versions == list(range(301 - pruning.VERSION_ROWS_KEPT, 301))
     assert one._db.execute("SELECT min(version) FROM evaluation").fetchone()[0] == versions[0]
     assert read_totals(one.path) == before
 
@@ -215,7 +215,7 @@ def test_a_version_of_many_updates_takes_as_many_with_it(one: Ledger) -> None:
 
 
 def test_totals_and_history_are_those_of_the_whole_life(one: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_pruning, "SLACK_VERSIONS", 0)
+    monkeypatch.setattr(pruning, "SLACK_VERSIONS", 0)
 
     def seen() -> list[Any]:
         history = read_history(one.path, now=long_ledgers.T0 + 10 * 300)
@@ -240,13 +240,13 @@ def test_totals_and_history_are_those_of_the_whole_life(one: Ledger, monkeypatch
 
 
 def test_little_is_not_worth_a_transaction(one: Ledger) -> None:
-    kept = Kept(journal_versions=300 - ledger_pruning.SLACK_VERSIONS)
+    kept = Kept(journal_versions=300 - pruning.SLACK_VERSIONS)
     before = one._db.total_changes
     one.prune(kept)
     assert one._db.total_changes == before
     next_version(one)
     one.prune(kept)
-    assert rows(one, "journal") == 6_020 - ledger_pruning.ROWS_PRUNED
+    assert rows(one, "journal") == 6_020 - pruning.ROWS_PRUNED
 
 
 def test_the_file_does_not_grow_once_old_rows_go(one: Ledger) -> None:
@@ -288,7 +288,7 @@ def test_the_state_of_merging_rules_goes_with_the_versions(one: Ledger) -> None:
         one._db.execute("INSERT INTO rule_state VALUES (?, 'momentum', x'00')", (version,))
         one._db.execute("INSERT INTO rule_device_state VALUES (?, 'momentum', ?, x'00')", (f"d{version % 7}", version))
     prune_all(one)
-    first = 301 - ledger_pruning.VERSION_ROWS_KEPT
+    first = 301 - pruning.VERSION_ROWS_KEPT
     for table in ("rule_state", "rule_device_state"):
         assert one._db.execute(f"SELECT min(version), count(*) FROM {table}").fetchone() == (first, 301 - first)
 
@@ -325,7 +325,7 @@ def reborn(life: int) -> SyntheticDevice:
 def forgetful(tmp_path: Path) -> Iterator[Bench]:
     """Keeps the updates of three versions."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ledger_pruning, "SLACK_VERSIONS", 0)
+        patched.setattr(pruning, "SLACK_VERSIONS", 0)
         bench = Bench(tmp_path / "ledger", replace(SETTINGS, journal_versions_kept=3))
         yield bench
         bench.ledger.close()
@@ -441,7 +441,7 @@ def test_the_log_is_small_again_when_a_reader_ends(small_log: Ledger, caplog: py
 
 def test_a_structure_is_checked_only_after_the_machine_stopped(one: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[Path] = []
-    monkeypatch.setattr("aggregator.ledger_format.check_structure", lambda _, path: checked.append(path))
+    monkeypatch.setattr("aggregator.ledger.file_format.check_structure", lambda _, path: checked.append(path))
     one.close()
     Ledger(one.path, task=long_ledgers.TASK).close()
     assert not checked, "it was closed"
@@ -453,12 +453,12 @@ def test_a_structure_is_checked_only_after_the_machine_stopped(one: Ledger, monk
     assert not checked, "it was killed, and what the system had taken is there"
 
     again._lock.release()
-    monkeypatch.setattr("aggregator.ledger_format._boot", lambda: "another one")
+    monkeypatch.setattr("aggregator.ledger.file_format._boot", lambda: "another one")
     Ledger(one.path, task=long_ledgers.TASK)._lock.release()
     assert checked == [one.path], "the machine has stopped meanwhile"
     Ledger(one.path, task=long_ledgers.TASK)._lock.release()
     assert checked == [one.path], "and was checked"
-    monkeypatch.setattr("aggregator.ledger_format._boot", lambda: None)
+    monkeypatch.setattr("aggregator.ledger.file_format._boot", lambda: None)
     Ledger(one.path, task=long_ledgers.TASK)._lock.release()
     assert checked == [one.path, one.path], "nobody knows"
 

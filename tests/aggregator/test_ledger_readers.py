@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import Ledger
-from aggregator.ledger_format import LedgerError
-from aggregator.ledger_view import read_history, read_totals
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_history, read_totals
 from tests.aggregator.synthetic import T0, TASK, SyntheticDevice, begin
 from tests.aggregator.test_ledger import merged
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger_rows import Mark
-from aggregator.line_check import Found, judge, outranks, refusal, way_forward
+from aggregator.ledger.records import Mark
+from aggregator.publishing.line_check import Found, judge, outranks, refusal, way_forward
 from tests.wire_contract.keys import key
 from wire_contract import codec
 from wire_contract.messages import Manifest
-from wire_contract.signing import sign
+from wire_contract.signatures.signing import sign
 
 HERE, ELSEWHERE = bytes(32), bytes([1]) * 32
 TOPIC = "fedkd/v1/toy/model"

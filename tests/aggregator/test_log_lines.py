@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.log_lines import LogFormat, LogLevel, write_log
 from aggregator.settings import RunSettings
-from wire_contract.connection import read_settings
+from wire_contract.program.command_settings import read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def logged(log_format: LogFormat, level: LogLevel) -> list[str]:
     try:
         int("x")
     except ValueError:
-        logging.getLogger("wire_contract.mqtt_link").exception("gone wrong")
+        logging.getLogger("wire_contract.link.mqtt").exception("gone wrong")
     return out.getvalue().splitlines()
 
 

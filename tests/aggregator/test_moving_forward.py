@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from aggregator.__main__ import main
-from aggregator.ledger_format import LedgerError
-from aggregator.line_check import LineRefused
-from aggregator.moving_forward import move_forward
-from device_client.model_trust import ModelTrust, VolatileMemory
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.renumber import move_forward
+from aggregator.publishing.line_check import LineRefused
+from device_client.downlink.model_trust import ModelTrust, VolatileMemory
 from tests.aggregator.synthetic import TASK, newest_weights
 from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_signing import OLD, Stage
 from wire_contract.errors import DecodeError
-from wire_contract.manifest import assemble
+from wire_contract.publication.manifest import assemble
 
 
 def test_a_restored_ledger_is_refused_until_it_is_moved_forward(tmp_path: Path) -> None:

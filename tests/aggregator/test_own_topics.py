@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from aggregator.line_check import LineRefused
-from aggregator.moving_forward import move_forward
-from aggregator.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
-from device_client.inbox import Inbox, NewModel
+from aggregator.ledger.renumber import move_forward
+from aggregator.publishing.line_check import LineRefused
+from aggregator.publishing.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
+from device_client.downlink.inbox import Inbox, NewModel
 from tests.aggregator.synthetic import CHUNKED, LAYOUT, ROOT, SETTINGS, T0, TASK
 from tests.aggregator.test_service import MODEL, STATUS
 from tests.aggregator.test_service import Stage as PlainStage
 from tests.aggregator.test_signing import Stage as SigningStage
 from tests.wire_contract.keys import key
 from wire_contract import codec
+from wire_contract.compression.planner import Plan
 from wire_contract.errors import LinkError
-from wire_contract.link import Delivery, Disconnected, Quality
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.protocol import Delivery, Disconnected, Quality
 from wire_contract.messages import AggregatorStatus, Manifest
-from wire_contract.planner import Plan
-from wire_contract.shelf import first_shelf
-from wire_contract.signing import sign
+from wire_contract.publication.release import first_shelf
+from wire_contract.signatures.signing import sign
 from wire_contract.topics import build, parse
 
 LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)

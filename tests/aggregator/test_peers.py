@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from aggregator.admission import Merge, Policy, Refuse, receipt_for
+from aggregator.merging.peers import BEYOND
+from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX
 from aggregator.model_line import restore
-from aggregator.peers import BEYOND
-from aggregator.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, SyntheticDevice, initial_weights, replay
 from tests.aggregator.test_admission import Bench
 from wire_contract.layout import Vector

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from aggregator.admission import Policy
-from aggregator.ledger import INCARNATIONS_KEPT, Ledger
-from aggregator.ledger_format import LedgerBusy
-from aggregator.ledger_rows import Batch
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.file_format import LedgerBusy
+from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger.reading import read_totals
+from aggregator.ledger.records import Batch
 from aggregator.metrics_file import WRITE_SECONDS, MetricsFile
 from aggregator.model_line import LineSettings
 from aggregator.service import Clock, RefusedByBroker, Service, subscriptions
-from aggregator.summary import History
+from aggregator.status import History
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -37,10 +37,10 @@ from tests.aggregator.synthetic import (
 from wire_contract.codec import decode, encode
 from wire_contract.errors import LinkError
 from wire_contract.layout import Layout
-from wire_contract.link import Delivery
-from wire_contract.manifest import assemble
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import AggregatorStatus, Evaluation, Manifest, Receipt
+from wire_contract.publication.manifest import assemble
 from wire_contract.topics import build, parse
 
 MODEL = build("model", root=ROOT, task=TASK)

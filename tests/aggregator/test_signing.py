@@ -9,21 +9,21 @@ import pytest
 from msgspec import structs
 
 from aggregator.admission import Policy
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.reading import read_totals
 from aggregator.model_line import LineSettings
 from aggregator.service import Service
-from aggregator.summary import History
+from aggregator.status import History
 from tests.aggregator.synthetic import ROOT, SETTINGS, T0, SyntheticDevice, identities, newest_weights
 from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_service import Stage as PlainStage
 from tests.wire_contract.keys import key
 from wire_contract.codec import decode, encode
-from wire_contract.envelope import read, sealed
-from wire_contract.key_files import KeyFolder
-from wire_contract.link import Delivery
-from wire_contract.memory_link import MemoryLink
+from wire_contract.link.memory import MemoryLink
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest, Signed, Update
-from wire_contract.signing import SigningKey, sign, signers
+from wire_contract.signatures.envelope import read, sealed
+from wire_contract.signatures.key_files import KeyFolder
+from wire_contract.signatures.signing import SigningKey, sign, signers
 
 OLD, NEW = key(1), key(2)
 OF_A, OF_B = key(3), key(4)

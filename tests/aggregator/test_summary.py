@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.admission import Duplicate, Merge, Refuse
-from aggregator.ledger_view import read_history
-from aggregator.summary import VERSIONS_KEPT, History, Tally
+from aggregator.ledger.reading import read_history
+from aggregator.status import VERSIONS_KEPT, History, Tally
 from tests.aggregator.synthetic import ROOT, T0, TASK
 from tests.aggregator.test_service import STATUS, Stage
 from wire_contract.codec import decode, encode

@@ -1,6 +1,6 @@
 """What stands on the broker beside what should, out of echoes, retained messages and strangers."""
 
-from aggregator.upkeep import Upkeep, sha256
+from aggregator.publishing.retained_state import Upkeep, sha256
 
 
 def standing(**topics: bytes) -> Upkeep:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.arms import arms
-from benchmarks.communication import first_reaching
+from benchmarks.communication.arms import arms
+from benchmarks.communication.command import first_reaching
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 KEYS = {

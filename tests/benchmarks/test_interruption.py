@@ -14,9 +14,9 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from benchmarks.jobs import Job, run_jobs
-from wire_contract import command_line
-from wire_contract.command_line import Command, Program
-from wire_contract.connection import CommandSettings
+from wire_contract.program import command_line
+from wire_contract.program.command_line import Command, Program
+from wire_contract.program.command_settings import CommandSettings
 
 class Settings(CommandSettings):
     "Waits."

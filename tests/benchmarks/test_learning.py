@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.learning import ARMS, fleet, holding_out, plan_of
-from device_client.task import Task, load_task, scheduled
+from device_client.task import Task, scheduled
+from device_client.tasks.loading import load_task
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 

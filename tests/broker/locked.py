@@ -16,8 +16,8 @@ from aggregator.enrolment.authority import Authority, begin
 from aggregator.enrolment.roles import Role
 from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens, program
 from tests.broker.rights import NAMES, role_of
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings, Tls
 
 BROKER_CONFIG = Path(__file__).parents[2] / "broker_config"
 BEGAN = timedelta(days=30)

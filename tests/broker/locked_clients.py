@@ -10,9 +10,9 @@ from tests.broker.locked import LockedBroker, MakeLink
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK
 from tests.wire_contract.link_contract import PATIENCE_SECONDS, deliveries, gather
-from wire_contract.link import Connected, Delivery, Disconnected, Event
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import Tls
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import Tls
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event
 from wire_contract.topics import DEFAULT_ROOT, Kind, build
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.broker.locked import BROKER_CONFIG, Bench
 from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.link.mqtt_settings import MqttSettings
 
 
 def nats_program() -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 from tests.conftest import MakeMosquitto
 from tests.wire_contract.link_contract import PATIENCE_SECONDS, UP, connection, gather, listening, messages, publish
 from wire_contract.errors import PayloadTooLarge
-from wire_contract.link import Connected
-from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Connected
 
 CONFIG = Path(__file__).parents[2] / "broker_config" / "mosquitto-development.conf"
 OURS = ("listener ", "persistence ", "persistence_location ")

@@ -18,9 +18,9 @@ from tests.broker.locked_clients import MODEL, alert, everybody, let_in, line, r
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK, may_read, may_write, places
 from tests.wire_contract.link_contract import PATIENCE_SECONDS, deliveries, gather
-from wire_contract.link import Connected, Disconnected, Will
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.protocol import Connected, Disconnected, Will
 from wire_contract.topics import DEFAULT_ROOT, topic_filter
 
 __all__ = ["bench", "everybody", "line", "link", "locked"]

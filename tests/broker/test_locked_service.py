@@ -12,9 +12,9 @@ from tests.broker.rights import TASK
 from tests.e2e.aggregator_process import AggregatorProcess
 from tests.wire_contract.link_contract import deliveries, gather
 from wire_contract import codec
-from wire_contract.link import Will
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.protocol import Will
 from wire_contract.messages import Manifest, Receipt
-from wire_contract.mqtt_link import MqttLink
 from wire_contract.topics import DEFAULT_ROOT, build, topic_filter
 
 __all__ = ["bench", "line", "link", "locked"]

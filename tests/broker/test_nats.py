@@ -16,8 +16,8 @@ from tests.broker.nats import Nats
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK, may_read, may_write, places
 from tests.wire_contract.link_contract import deliveries, gather
-from wire_contract.link import Disconnected, Will
-from wire_contract.mqtt_settings import Tls
+from wire_contract.link.mqtt_settings import Tls
+from wire_contract.link.protocol import Disconnected, Will
 from wire_contract.topics import DEFAULT_ROOT, build
 
 __all__ = ["bench", "link"]

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import Ledger
-from aggregator.ledger_view import read_totals
-from aggregator.line_check import LineRefused
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_totals
+from aggregator.publishing.line_check import LineRefused
 from aggregator.service import Clock, Service, subscriptions
 from tests.aggregator.synthetic import CHUNKED, ROOT, SyntheticDevice, begin
 from tests.aggregator.test_own_topics import LINE
 from tests.broker.locked import bench
 from tests.broker.nats import Nats
 from tests.waiting import PATIENCE_SECONDS
-from wire_contract.link import Delivery
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.topics import parse
 
 __all__ = ["bench"]

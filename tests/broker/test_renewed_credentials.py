@@ -12,8 +12,8 @@ import pytest
 from tests.broker.locked import Bench, LockedBroker, MakeLink, bench, link, locked, now
 from tests.conftest import MakeMosquitto
 from tests.wire_contract.link_contract import connection, gather
-from wire_contract.link import Disconnected
-from wire_contract.mqtt_link import MqttLink, MqttSettings, Tls
+from wire_contract.link.mqtt import MqttLink, MqttSettings, Tls
+from wire_contract.link.protocol import Disconnected
 
 __all__ = ["bench", "link", "locked"]
 

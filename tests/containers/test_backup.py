@@ -19,10 +19,10 @@ from tests.aggregator.synthetic import ROOT, TASK, SyntheticDevice, write_initia
 from tests.broker.mosquitto import Mosquitto
 from tests.waiting import eventually
 from wire_contract.codec import decode
-from wire_contract.link import Delivery
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest, Receipt
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
 from wire_contract.topics import build, topic_filter
 
 pytestmark = pytest.mark.containers

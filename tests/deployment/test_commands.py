@@ -17,8 +17,8 @@ from tests.deployment.compose_file import (
     REPOSITORY,
     read_services,
 )
-from wire_contract.connection import read_settings
-from wire_contract.flags import ENVIRONMENT_PREFIX
+from wire_contract.program.command_settings import read_settings
+from wire_contract.program.flags import ENVIRONMENT_PREFIX
 
 SERVICES = read_services()
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aggregator.ledger_view import read_contributions, read_totals
+from aggregator.ledger.reading import read_contributions, read_totals
+from device_client.learning.parameters import layout_of, vector_of
 from device_client.model_files import ModelFile, write_model
 from device_client.tasks import physiotherapy
-from device_client.vectors import layout_of, vector_of
 from tests.deployment.compose_file import REPOSITORY, read_services
 from tests.deployment.uncontained import SECONDS_MAX, Uncontained
 from tests.documents import blocks

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from device_client.events import EventLog
-from device_client.outbox import Outbox
-from device_client.outbox_errors import OutboxBlocked
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.outbox_errors import OutboxBlocked
 from tests.device_client.stage import DEVICE, TASK, Stage, model
 from wire_contract.layout import Layout, TensorSpec
 

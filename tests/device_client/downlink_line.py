@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from device_client.inbox import Inbox, Outcome, Rejected
+from device_client.downlink.inbox import Inbox, Outcome, Rejected
 from tests.device_client.stage import TASK
 from wire_contract import codec
-from wire_contract.deltas import EncodeDelta
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
-from wire_contract.manifest import Announcement
-from wire_contract.shelf import Shelf, first_shelf, next_shelf
+from wire_contract.publication.deltas import EncodeDelta
+from wire_contract.publication.manifest import Announcement
+from wire_contract.publication.release import Shelf, first_shelf, next_shelf
 
 LAYOUT = Layout((TensorSpec("a.weight", (100, 200)), TensorSpec("a.bias", (50,))))
 """40 kB as a float16 snapshot: two chunks."""

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from device_client.clock import Clock
+from device_client.downlink.model_trust import Memory, ModelTrust
 from device_client.events import EVENTS
-from device_client.model_trust import Memory, ModelTrust
-from device_client.outbox import Outbox
 from device_client.presence import subscriptions, will
-from device_client.rounds import Tick, Trained
 from device_client.runner import Ended, Runner, RunnerSettings
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.rounds import Tick, Trained
 from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
-from wire_contract.envelope import read
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.link import Delivery, Disconnected, Event, Quality
-from wire_contract.manifest import Announcement, announce
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.protocol import Delivery, Disconnected, Event, Quality
 from wire_contract.messages import Receipt, RefusalReason, Update
-from wire_contract.signing import PublicKey, SigningKey, sign
+from wire_contract.program.clock import Clock
+from wire_contract.publication.manifest import Announcement, announce
+from wire_contract.signatures.envelope import read
+from wire_contract.signatures.signing import PublicKey, SigningKey, sign
 
 ROOT = topics.DEFAULT_ROOT
 TASK = "walking"

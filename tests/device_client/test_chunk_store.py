@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from device_client.chunk_store import ChunkKey, ChunkStore
-from device_client.inbox import Inbox
+from device_client.downlink.chunk_store import ChunkKey, ChunkStore
+from device_client.downlink.inbox import Inbox
 from tests.device_client.stage import TASK, model
 from wire_contract.limits import CHUNK_BYTES_MAX
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from device_client.compliance import ApprovalFile
-from device_client.model_trust import ModelTrust, VolatileMemory
-from device_client.policy import DeviceState, parse_quiet_hours, unmet
-from device_client.rounds import Line, next_round
+from device_client.downlink.model_trust import ModelTrust, VolatileMemory
+from device_client.policy.approval import ApprovalFile
+from device_client.policy.conditions import DeviceState, parse_quiet_hours, unmet
+from device_client.uplink.rounds import Line, next_round
 from tests.device_client.stage import LAYOUT, TASK, Stage, model
 from tests.wire_contract.keys import key
-from wire_contract.signing import NotTrusted, sign
+from wire_contract.signatures.signing import NotTrusted, sign
 
 YEAR_SECONDS = 365 * 86_400.0
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_quiet_hours_are_of_the_wall_time_of_each_look() -> None:
 def test_a_zone_that_is_changed_while_the_program_runs_is_seen() -> None:
     code = """
 import os
-from device_client.clock import SYSTEM_CLOCK
+from wire_contract.program.clock import SYSTEM_CLOCK
 for zone in ("Etc/GMT+5", "Etc/GMT-9", "Europe/Berlin"):
     os.environ["TZ"] = zone
     print(SYSTEM_CLOCK.local().strftime("%z"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from device_client.compliance import ApprovalFile
+from device_client.policy.approval import ApprovalFile
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 GOOD: dict[str, Any] = {

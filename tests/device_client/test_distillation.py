@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from device_client.distillation import cross_entropy, distillation_loss, divergence, focal, loss_of_labels
+from device_client.learning.losses import cross_entropy, distillation_loss, divergence, focal, loss_of_labels
 
 STUDENT = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 0.3]])
 TEACHER = torch.tensor([[1.0, 1.5, -0.5], [-1.0, 2.0, 0.0]])

@@ -5,21 +5,21 @@ from itertools import pairwise
 
 import pytest
 
-from aggregator.publishing import Publisher
-from device_client.downlink import Downlink
-from device_client.inbox import NewModel, Outcome
-from device_client.renewal import Renewal
+from aggregator.publishing.publisher import Publisher
+from device_client.downlink.inbox import NewModel, Outcome
+from device_client.downlink.receiver import Downlink
+from device_client.downlink.resubscription import Renewal
 from tests.broker.mosquitto import Mosquitto
 from tests.device_client.downlink_line import announced, large_deltas, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK
 from wire_contract import codec, topics
-from wire_contract.link import Connected, Delivery, Filters, Link, Quality
-from wire_contract.manifest import assemble
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.mqtt_settings import Protocol
+from wire_contract.link.protocol import Connected, Delivery, Filters, Link, Quality
 from wire_contract.messages import Manifest
-from wire_contract.mqtt_link import MqttLink, MqttSettings
-from wire_contract.mqtt_settings import Protocol
-from wire_contract.shelf import Shelf
+from wire_contract.publication.manifest import assemble
+from wire_contract.publication.release import Shelf
 
 LINE = shelves(40)
 MODEL = topics.build("model", root=ROOT, task=TASK)

@@ -9,14 +9,14 @@ from device_client import first_model
 from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only, publishable
 from device_client.presence import will
 from wire_contract import codec, topics
-from wire_contract.connection import UsageError
 from wire_contract.encoding import EncodingName
 from wire_contract.errors import LayoutError, LinkError
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import CHUNK_BYTES_MAX
-from wire_contract.manifest import Announcement, Published, announce
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Evaluation, Presence
+from wire_contract.program.command_settings import UsageError
+from wire_contract.publication.manifest import Announcement, Published, announce
 
 ROOT, TASK, DEVICE = "fedkd/v1", "har", "judge"
 SMALL = Layout((TensorSpec("w", (3,)),))

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from device_client.evaluator import ModelFeed, models_only
 from device_client.export import ExportError, await_model, export, onnx_of
+from device_client.learning.distillation import seeded
+from device_client.learning.networks import STUDENT, Sensor, WindowClassifier
+from device_client.learning.parameters import layout_of, vector_of
 from device_client.model_files import ModelFile, read_model
-from device_client.networks import STUDENT, Sensor, WindowClassifier
 from device_client.task import Examples, Task
-from device_client.training import seeded
-from device_client.vectors import layout_of, vector_of
 from tests.device_client.test_evaluator import ROOT, TASK, publish, version
 from wire_contract.errors import LayoutError
 from wire_contract.layout import digest
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
 
 CLASSES = ("walk", "sit", "run")
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)

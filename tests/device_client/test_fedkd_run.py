@@ -12,18 +12,18 @@ import onnxruntime
 import pytest
 
 from device_client.__main__ import main
-from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
+from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.model_files import read_model
-from device_client.task import load_task
+from device_client.tasks.loading import load_task
 from tests.broker.mosquitto import Mosquitto
 from tests.device_client.test_evaluator import ROOT
 from tests.waiting import ended
 from wire_contract import codec, topics
-from wire_contract.link import Delivery
-from wire_contract.manifest import announce
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Update
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.publication.manifest import announce
 
 REPOSITORY = Path(__file__).parents[2]
 OWN = """

@@ -13,9 +13,9 @@ import pytest
 
 from device_client import commands
 from device_client.disk import REST_SECONDS_MAX, Disk
-from device_client.outbox import Outbox
-from device_client.outbox_errors import OutboxBlocked, OutboxUnwritable
 from device_client.settings import RunSettings
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.outbox_errors import OutboxBlocked, OutboxUnwritable
 from tests.device_client.stage import DEVICE, TASK, Kill, Stage, Time, fill_disk, free_disk, model
 from tests.wire_contract.keys import key
 from wire_contract.encoding import decode_vector

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.inbox import Inbox, NewModel, Rejected, Wanted
+from device_client.downlink.inbox import Inbox, NewModel, Rejected, Wanted
 from tests.device_client.stage import TASK, model
 from wire_contract import codec
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import CHUNK_BYTES_MAX, MOMENT_MAX
-from wire_contract.manifest import Announcement, announce
+from wire_contract.publication.manifest import Announcement, announce
 
 LARGE = Layout((TensorSpec("a", (20_000,)),))
 """80 kB of random numbers: three chunks."""

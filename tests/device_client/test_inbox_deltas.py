@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.inbox import PATIENCE_VERSIONS, Inbox, NewModel, Rejected, Wanted
+from device_client.downlink.inbox import PATIENCE_VERSIONS, Inbox, NewModel, Rejected, Wanted
 from tests.device_client.downlink_line import LAYOUT, Retained, announced, large_deltas, rejections, shelves
 from tests.device_client.stage import TASK
 from wire_contract import codec
 from wire_contract.encoding import Float32, encode_vector
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.messages import Delta, Manifest
-from wire_contract.shelf import Shelf
+from wire_contract.publication.release import Shelf
 
 LINE = shelves(30)
 OTHER = shelves(30, seed=9, published_at=50_000.0)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from device_client import model_files
-from device_client.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
+from device_client.learning.distillation import seeded
+from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
+from device_client.learning.parameters import layout_of, vector_of
 from device_client.model_files import ModelFileError, read_model
-from device_client.training import seeded
-from device_client.vectors import layout_of, vector_of
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -15,17 +15,17 @@ from aggregator.initial_model import read_initial_model
 from device_client.__main__ import PROGRAM, main
 from device_client.model_files import read_model, write_model
 from device_client.settings import RunSettings
-from device_client.tasks import BUILT_IN
+from device_client.tasks.loading import BUILT_IN
 from tests.broker.mosquitto import Mosquitto, free_port
 from tests.conftest import MakeMosquitto
 from tests.device_client.test_evaluator import ROOT
 from tests.waiting import ended
 from wire_contract import codec, topics
 from wire_contract.layout import digest
-from wire_contract.link import Delivery
-from wire_contract.manifest import announce
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Delivery
+from wire_contract.publication.manifest import announce
 
 COMMANDS = {name: command.settings for name, command in PROGRAM.commands.items()}
 REPOSITORY = Path(__file__).parents[2]

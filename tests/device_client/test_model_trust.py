@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from device_client.downlink import Downlink
-from device_client.inbox import Inbox, NewModel, Rejected
-from device_client.model_trust import CLOCK_SKEW_SECONDS, Believed, ModelTrust, VolatileMemory
-from device_client.outbox import Outbox
+from device_client.downlink.inbox import Inbox, NewModel, Rejected
+from device_client.downlink.model_trust import CLOCK_SKEW_SECONDS, Believed, ModelTrust, VolatileMemory
+from device_client.downlink.receiver import Downlink
+from device_client.uplink.outbox import Outbox
 from tests.device_client.downlink_line import announced, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK, Kill, Stage, model
 from tests.wire_contract.keys import key
 from wire_contract import codec, topics
-from wire_contract.envelope import read, sealed
 from wire_contract.errors import DecodeError
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Delta, Manifest, Signed, Update
-from wire_contract.signing import SigningKey, sign, signers
+from wire_contract.signatures.envelope import read, sealed
+from wire_contract.signatures.signing import SigningKey, sign, signers
 
 OLD, NEW, FOREIGN = key(1), key(2), key(3)
 NOW = 1_000_000.0

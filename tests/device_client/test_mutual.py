@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from device_client.mutual import projection_between, train_mutually
-from device_client.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.distillation import evaluate, seeded, train_teacher
+from device_client.learning.fedkd import projection_between, train_mutually
+from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
 from device_client.task import Examples, Recipe, TaskError
-from device_client.training import evaluate, seeded, train_teacher
 
 CLASSES = ("still", "shaken", "tilted")
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from device_client.distillation import (
+from device_client.learning.losses import (
     TASK_LOSS_SUM_MIN,
     MutualLosses,
     cross_entropy,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from device_client.networks import (
+from device_client.learning.distillation import seeded
+from device_client.learning.networks import (
     SEPARABLE_STUDENT,
     STUDENT,
     TEACHER,
@@ -12,7 +13,6 @@ from device_client.networks import (
     Size,
     WindowClassifier,
 )
-from device_client.training import seeded
 
 NAMES = [
     "convolutions.0.weight",

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from device_client.outbox import Entry, Outbox, payload_digest
-from device_client.outbox_errors import (
+from device_client.uplink.outbox import Entry, Outbox, payload_digest
+from device_client.uplink.outbox_errors import (
     OutboxBlocked,
     OutboxDamaged,
     OutboxForeign,
@@ -24,7 +24,7 @@ from device_client.outbox_errors import (
     OutboxInUse,
     OutboxUnwritable,
 )
-from device_client.rounds import Line
+from device_client.uplink.rounds import Line
 from tests.device_client.stage import Kill, fill_disk, free_disk, model
 from wire_contract.messages import Identity
 

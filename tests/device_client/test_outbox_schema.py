@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_client.outbox import Outbox
-from device_client.outbox_errors import OutboxForeign
-from device_client.outbox_schema import APPLICATION_ID, SCHEMA
 from device_client.presence import this_firmware
-from device_client.rounds import Line
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.outbox_errors import OutboxForeign
+from device_client.uplink.outbox_schema import APPLICATION_ID, SCHEMA
+from device_client.uplink.rounds import Line
 from tests.device_client.stage import DEVICE, LAYOUT, TASK, Kill, Stage, model
 
 SECOND = Path(__file__).parent / "formats" / "outbox_2.sqlite"
@@ -95,7 +95,7 @@ def test_each_schema_leads_to_the_same_tables(tmp_path: Path, schema: int) -> No
     opened(new).close()
     with closing(sqlite3.connect(older)) as database:
         for name in ("outbox.sql", "outbox_2.sql", "outbox_3.sql")[:schema]:
-            database.executescript((files("device_client") / name).read_text())
+            database.executescript((files("device_client.uplink") / name).read_text())
         database.execute("INSERT INTO identity VALUES (?, ?, ?, 5)", (TASK, DEVICE, b"rrrrrrrr"))
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {schema}")

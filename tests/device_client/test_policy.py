@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_client.policy import DeviceState, Policy, QuietHours, parse_quiet_hours, unmet
+from device_client.policy.conditions import DeviceState, Policy, QuietHours, parse_quiet_hours, unmet
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY_MINUTES = 24 * 60

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from device_client.policy import DeviceState
-from device_client.probe import SimulatedProbe, SystemProbe
+from device_client.policy.conditions import DeviceState
+from device_client.policy.probe import SimulatedProbe, SystemProbe
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from aggregator.admission import Refuse, receipt_for
-from device_client.outbox import Outbox, payload_digest
-from device_client.rounds import Trained
+from device_client.uplink.outbox import Outbox, payload_digest
+from device_client.uplink.rounds import Trained
 from tests.device_client.stage import DEVICE, LAYOUT, ROOT, TASK, Kill, Stage, model
 from wire_contract import codec, topics
 from wire_contract.errors import LinkError
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.link import Delivery
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Presence, Receipt, Update
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from device_client.sender import Sender, SenderSettings, verdict
+from device_client.uplink.resending import Sender, SenderSettings, verdict
 from wire_contract.messages import Receipt
 
 SETTINGS = SenderSettings(receipt_timeout_seconds=30.0, backoff_first_seconds=1.0, backoff_max_seconds=8.0)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from device_client.silence import SENDINGS, Silence
+from device_client.uplink.missing_receipts import SENDINGS, Silence
 from tests.conftest import MakeMosquitto
 from tests.device_client.stage import DEVICE, ROOT, TASK, Stage, model
 from tests.wire_contract.link_contract import PATIENCE_SECONDS, connection
 from wire_contract import codec, topics
-from wire_contract.link import Delivery
-from wire_contract.memory_link import MemoryLink
+from wire_contract.link.memory import MemoryLink
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import AggregatorStatus
-from wire_contract.mqtt_link import MqttLink, MqttSettings
 
 STATUS = topics.build("aggregator", root=ROOT, task=TASK, shard=0)
 UPDATE = topics.build("update", root=ROOT, task=TASK, shard=0, device=DEVICE)

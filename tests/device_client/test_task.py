@@ -10,18 +10,8 @@ from torch import nn
 
 from device_client import settings
 from device_client.commands import task_as_told
-from device_client.task import (
-    Examples,
-    Method,
-    Recipe,
-    Schedule,
-    SplitError,
-    Task,
-    TaskError,
-    check_split,
-    load_task,
-    pooled,
-)
+from device_client.task import Examples, Method, Recipe, Schedule, SplitError, Task, TaskError, check_split, pooled
+from device_client.tasks.loading import load_task
 
 OWN = """
 from torch import nn

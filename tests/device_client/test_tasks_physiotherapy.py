@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from device_client.task import TaskError, load_task
+from device_client.task import TaskError
 from device_client.tasks import physiotherapy
+from device_client.tasks.loading import load_task
 from device_client.tasks.physiotherapy import WHEEL, fetch_wheel, read_object_array, wheel_path, windows_of
 
 

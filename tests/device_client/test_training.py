@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from device_client.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.distillation import evaluate, logits_of, seed_of, train_alone, train_student, train_teacher
+from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
 from device_client.task import Examples, Recipe
-from device_client.training import evaluate, logits_of, seed_of, train_alone, train_student, train_teacher
 
 CLASSES = ("still", "shaken")
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)

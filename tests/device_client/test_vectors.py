@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from device_client.networks import STUDENT, Sensor, WindowClassifier
-from device_client.vectors import layout_of, load_vector, vector_of
+from device_client.learning.networks import STUDENT, Sensor, WindowClassifier
+from device_client.learning.parameters import layout_of, load_vector, vector_of
 from wire_contract.errors import LayoutError
 
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)

@@ -15,9 +15,9 @@ from msgspec import structs
 from tests.aggregator.synthetic import LAYOUT, ROOT, TASK, SyntheticDevice
 from wire_contract.codec import decode, encode
 from wire_contract.layout import Layout
-from wire_contract.link import Connected, Delivery
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Connected, Delivery
 from wire_contract.messages import Manifest, Receipt, Update
-from wire_contract.mqtt_link import MqttLink, MqttSettings
 from wire_contract.topics import build
 
 PATIENCE_SECONDS = 60.0

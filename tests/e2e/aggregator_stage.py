@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.reading import read_totals
 from tests.aggregator.synthetic import (
     LAYOUT,
     ROOT,
@@ -19,9 +19,9 @@ from tests.aggregator.synthetic import (
 from tests.e2e.aggregator_process import PATIENCE_SECONDS, AggregatorProcess, Sender, poll
 from wire_contract.codec import decode
 from wire_contract.layout import Layout
-from wire_contract.link import Delivery
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest
-from wire_contract.mqtt_link import MqttLink, MqttSettings
 from wire_contract.topics import build, topic_filter
 
 

@@ -8,9 +8,9 @@ import lz4.frame
 import pytest
 from msgspec import structs
 
-from aggregator.ledger import Ledger
-from aggregator.ledger_view import read_totals
-from device_client.downlink import Downlink
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_totals
+from device_client.downlink.receiver import Downlink
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -26,10 +26,10 @@ from tests.e2e.aggregator_stage import Stage
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import Float32
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.link import Delivery
-from wire_contract.manifest import assemble
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Receipt, RefusalReason
-from wire_contract.mqtt_link import MqttLink
+from wire_contract.publication.manifest import assemble
 from wire_contract.topics import build, parse
 
 pytestmark = pytest.mark.e2e

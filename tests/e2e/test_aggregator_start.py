@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from aggregator.ledger import Ledger
+from aggregator.ledger.ledger import Ledger
 from tests.broker.mosquitto import Mosquitto, free_port
 from tests.conftest import MakeMosquitto
 from tests.e2e.aggregator_process import AggregatorProcess, poll, turn_until

@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 
 from aggregator.__main__ import main as aggregator_main
-from aggregator.ledger_format import LedgerError
-from aggregator.ledger_view import read_contributions, read_totals
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.reading import read_contributions, read_totals
 from device_client.__main__ import main as device_main
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import REPOSITORY, AggregatorProcess
 from tests.waiting import eventually
 from wire_contract import codec
-from wire_contract.link import Delivery
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
 from wire_contract.topics import DEFAULT_ROOT
 
 pytestmark = pytest.mark.e2e

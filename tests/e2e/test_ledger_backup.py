@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from aggregator.ledger_backup import check_ledger
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.backup import check_ledger
+from aggregator.ledger.reading import read_totals
 from tests.aggregator.synthetic import identities
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import REPOSITORY, poll, turn_until

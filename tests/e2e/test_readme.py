@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger_format import LedgerError
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.reading import read_totals
 from tests.broker.mosquitto import free_port
 from tests.documents import HOUSE, README, blocks
 from tests.waiting import eventually

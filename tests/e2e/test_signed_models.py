@@ -10,28 +10,28 @@ import pytest
 from msgspec import structs
 
 from aggregator.admission import Policy
-from aggregator.ledger import Ledger
-from aggregator.ledger_view import read_contributions, read_totals
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_contributions, read_totals
 from aggregator.model_line import LineSettings, opening_shelf, restore, row_of
 from aggregator.service import Clock, Service
 from aggregator.service import subscriptions as of_aggregator
-from device_client.clock import SYSTEM_CLOCK
-from device_client.model_trust import ModelTrust
-from device_client.outbox import Outbox
+from device_client.downlink.model_trust import ModelTrust
 from device_client.presence import subscriptions, will
 from device_client.runner import Runner, RunnerSettings
+from device_client.uplink.outbox import Outbox
 from tests.conftest import MakeMosquitto
 from tests.device_client.stage import DEVICE, LAYOUT, ROOT, TASK, FakeTrainer, Time, model
 from tests.e2e.aggregator_process import PATIENCE_SECONDS
 from tests.wire_contract.keys import key
 from wire_contract import codec, topics
-from wire_contract.envelope import read, sealed
-from wire_contract.key_files import KeyFolder
-from wire_contract.link import Delivery, Event, Link, Will
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Delivery, Event, Link, Will
 from wire_contract.messages import Manifest, Signed, Update
-from wire_contract.mqtt_link import MqttLink, MqttSettings
-from wire_contract.signing import NotTrusted, SigningKey, sign, signers
+from wire_contract.program.clock import SYSTEM_CLOCK
+from wire_contract.signatures.envelope import read, sealed
+from wire_contract.signatures.key_files import KeyFolder
+from wire_contract.signatures.signing import NotTrusted, SigningKey, sign, signers
 
 OLD, NEW, OF_DEVICE, FOREIGN = key(1), key(2), key(3), key(4)
 MODEL = topics.build("model", root=ROOT, task=TASK)

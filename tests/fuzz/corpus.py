@@ -13,8 +13,8 @@ from wire_contract.encoding.gap_coded import code_levels
 from wire_contract.encoding.low_rank import LowRank
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.limits import Limits
-from wire_contract.manifest import Published, whole
 from wire_contract.messages import Delta, Message, Model, Update
+from wire_contract.publication.manifest import Published, whole
 
 LAYOUT = Layout(
     (

@@ -12,15 +12,15 @@ import numpy as np
 
 from tests.fuzz.corpus import LAYOUT, LIMITS
 from wire_contract import codec
-from wire_contract.deltas import follow
 from wire_contract.encoding import decode_vector
-from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import CHUNK_BYTES_MAX, DELTA_LIMITS, Limits
-from wire_contract.manifest import Published, assemble, chunk_digests, read_model
 from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Update, says_other
-from wire_contract.signing import NotTrusted, PublicKey, SigningKey, signers
+from wire_contract.publication.deltas import follow
+from wire_contract.publication.manifest import Published, assemble, chunk_digests, read_model
+from wire_contract.signatures.envelope import sealed
+from wire_contract.signatures.signing import NotTrusted, PublicKey, SigningKey, signers
 
 SECONDS_MAX = 1.0
 """CPU time of one payload within `LIMITS`. The slowest honest one takes some ten milliseconds."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import Ledger
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_totals
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.telemetry import broker_watch, collecting
 from aggregator.telemetry.broker_watch import BrokerWatch, Sightings
@@ -25,10 +25,10 @@ from tests.broker.mosquitto import Mosquitto
 from tests.waiting import PATIENCE_SECONDS, eventually
 from wire_contract.codec import encode
 from wire_contract.limits import MIB
-from wire_contract.link import Delivery
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Evaluation, Presence
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
 from wire_contract.topics import build
 
 ROUNDS = 12

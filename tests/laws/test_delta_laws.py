@@ -12,15 +12,15 @@ from msgspec import structs
 
 from tests.laws.wire import ENCODINGS, vectors
 from wire_contract.codec import decode, encode
-from wire_contract.deltas import GRIDS, EncodeDelta, follow, make_delta
+from wire_contract.compression.planner import Plan, encode_planned
 from wire_contract.encoding import EncodingName, Float32, Int8, decode_vector, encode_vector
 from wire_contract.errors import DecodeError, EncodeError, LimitExceeded
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB
-from wire_contract.manifest import Published, assemble, read_model, whole
 from wire_contract.messages import Delta, Manifest
-from wire_contract.planner import Plan, encode_planned
-from wire_contract.shelf import Shelf, first_shelf, next_shelf
+from wire_contract.publication.deltas import GRIDS, EncodeDelta, follow, make_delta
+from wire_contract.publication.manifest import Published, assemble, read_model, whole
+from wire_contract.publication.release import Shelf, first_shelf, next_shelf
 
 LAYOUT = Layout((TensorSpec("a", (40, 50)), TensorSpec("b", (100,)), TensorSpec("c", ())))
 GRID_NAMES: st.SearchStrategy[Any] = st.sampled_from(sorted(GRIDS))

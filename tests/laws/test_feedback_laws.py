@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.feedback import (
+from device_client.uplink.error_feedback import (
     RESIDUAL_NORM_MAX,
     RESIDUAL_VERSIONS_MAX,
     RETOLD_REASONS,
@@ -18,16 +18,16 @@ from device_client.feedback import (
     clipped,
     with_untold,
 )
-from device_client.outbox import Outbox
-from device_client.rounds import Line, Trained, dropped, make_update, next_round, telling_again
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.rounds import Line, Trained, dropped, make_update, next_round, telling_again
 from wire_contract import codec
+from wire_contract.compression.choice import EncodingChoice, TopShare
+from wire_contract.compression.planner import Plan
 from wire_contract.encoding import decode_vector
-from wire_contract.encoding_choice import EncodingChoice, TopShare
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
-from wire_contract.manifest import Published
 from wire_contract.messages import Identity, Presence, Update
-from wire_contract.planner import Plan
-from wire_contract.signing import SigningKey
+from wire_contract.publication.manifest import Published
+from wire_contract.signatures.signing import SigningKey
 
 LAYOUT = Layout((TensorSpec("matrix", (40, 30)), TensorSpec("bias", (40,))))
 CHOICES: tuple[EncodingChoice, ...] = (

@@ -21,11 +21,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aggregator import ledger, ledger_pruning, model_line
+from aggregator import model_line
 from aggregator.admission import Duplicate, Merge, Refuse
-from aggregator.ledger import Ledger
-from aggregator.ledger_rows import Batch
-from aggregator.ledger_view import read_totals
+from aggregator.ledger import ledger, pruning
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_totals
+from aggregator.ledger.records import Batch
 from aggregator.model_line import BatchBuilder, Judged, ModelLine, announcement, restore, row_of
 from tests.aggregator.synthetic import (
     FOLLOWED,
@@ -40,9 +41,9 @@ from tests.aggregator.synthetic import (
     replay,
 )
 from wire_contract.codec import encode
+from wire_contract.compression.planner import Plan
 from wire_contract.limits import KEPT_DELTAS
 from wire_contract.messages import Evaluation, Update
-from wire_contract.planner import Plan
 
 DEVICES = st.integers(0, 2)
 LINE = replace(
@@ -81,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.patched = pytest.MonkeyPatch()
         self.patched.setattr(ledger, "INCARNATIONS_KEPT", 2)
         self.patched.setattr(model_line, "INCARNATIONS_KEPT", 2)
-        self.patched.setattr(ledger_pruning, "SLACK_VERSIONS", 0)
+        self.patched.setattr(pruning, "SLACK_VERSIONS", 0)
 
     @initialize()
     def start(self) -> None:

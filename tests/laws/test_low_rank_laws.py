@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.laws.test_codec_laws import UPDATE
 from tests.laws.wire import DENSE
 from wire_contract.codec import decode, encode
+from wire_contract.compression.low_rank import balanced_factors, energy_at, low_rank_by_energy
 from wire_contract.encoding import Float16, Float32, GapCoded, Int4, Int8, LowRank, decode_vector
 from wire_contract.encoding.dense import DenseTensor, as_float16, as_float32, as_int4, as_int8
 from wire_contract.encoding.low_rank import RANK_MAX
 from wire_contract.errors import DecodeError, EncodeError
-from wire_contract.factors import balanced_factors, energy_at, low_rank_by_energy
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.messages import Update
 

@@ -11,7 +11,6 @@ from msgspec import structs
 from tests.laws.wire import ENCODINGS, LAYOUTS, vectors
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, Float32, decode_vector, encode_vector
-from wire_contract.envelope import read
 from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.limits import (
@@ -28,9 +27,10 @@ from wire_contract.limits import (
     TENSORS_MAX,
     TEXT_CHARACTERS_MAX,
 )
-from wire_contract.manifest import Announcement, announce, assemble, chunk_digests, chunk_fits
 from wire_contract.messages import Manifest, Model
-from wire_contract.signing import SigningKey, sign
+from wire_contract.publication.manifest import Announcement, announce, assemble, chunk_digests, chunk_fits
+from wire_contract.signatures.envelope import read
+from wire_contract.signatures.signing import SigningKey, sign
 
 LARGE = Layout((TensorSpec("a", (150, 100)), TensorSpec("b", (9_000,))))
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.merging import Buffer
-from aggregator.staleness import (
+from aggregator.merging.fedbuff import Buffer
+from aggregator.merging.staleness import (
     ABSENCE_MAX,
     DECAYS,
     SAMPLE_WEIGHTS,

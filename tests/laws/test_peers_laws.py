@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.peers import BEYOND, DEVICES_KNOWN_MIN, PEERS_MAX, Claim, Peers, budget_of, scale_of
+from aggregator.merging.peers import BEYOND, DEVICES_KNOWN_MIN, PEERS_MAX, Claim, Peers, budget_of, scale_of
 
 NORMS = st.floats(0, 1e12)
 BUDGETS = st.floats(1e-6, 1e9)

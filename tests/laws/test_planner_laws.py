@@ -6,6 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.laws.wire import LAYOUTS, vectors
+from wire_contract.compression.planner import (
+    Plan,
+    encode_planned,
+    encoded_bytes,
+    entropy_bits,
+    relative_error,
+    top_share,
+)
+from wire_contract.compression.quantiser import Magnitudes
 from wire_contract.encoding import (
     Float16,
     Float32,
@@ -17,8 +26,6 @@ from wire_contract.encoding import (
 )
 from wire_contract.errors import EncodeError, LayoutError
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.level_choice import Magnitudes
-from wire_contract.planner import Plan, encode_planned, encoded_bytes, entropy_bits, relative_error, top_share
 
 SHAPES = [(24, 8, 5), (24,), (24,), (32, 24, 5), (32,), (32,), (48, 32, 5), (48,), (48,), (128,), (128,)]
 STUDENT = Layout(

@@ -11,11 +11,11 @@ from tests.laws.wire import MESSAGES
 from tests.vectors.form import unframed
 from tests.wire_contract.keys import key
 from wire_contract import codec
-from wire_contract.envelope import read, sealed
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.limits import SIGNATURES_MAX, Limits
 from wire_contract.messages import Manifest, Signed, Update
-from wire_contract.signing import DOMAINS, KeyUnusable, NotTrusted, PublicKey, sign, signers
+from wire_contract.signatures.envelope import read, sealed
+from wire_contract.signatures.signing import DOMAINS, KeyUnusable, NotTrusted, PublicKey, sign, signers
 
 KEYS = [key(number) for number in range(1, SIGNATURES_MAX + 1)]
 SIGNABLE: st.SearchStrategy[Manifest | Update] = MESSAGES.filter(  # type: ignore[assignment]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.laws.wire import COUNTS, NAMES
 from wire_contract.errors import TopicError
 from wire_contract.limits import NAME_CHARACTERS_MAX, TOPIC_SLASHES_MAX
-from wire_contract.mqtt_rules import check_filter, check_topic, matches
+from wire_contract.link.mqtt_rules import check_filter, check_topic, matches
 from wire_contract.topics import TOPICS, Kind, build, check_name, check_root, parse, shard_of, topic_filter
 
 ROOTS = st.lists(st.from_regex(r"[a-z0-9]{1,5}", fullmatch=True), min_size=1, max_size=4).map("/".join)

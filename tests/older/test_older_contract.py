@@ -13,7 +13,7 @@ from tests.older.program import answer, unpacked
 from tests.vectors.form import fields_of, load
 from wire_contract import codec, messages
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.manifest import whole
+from wire_contract.publication.manifest import whole
 
 READS_AND_WRITES = """
 import json, sys

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aggregator.service import Clock
-from simulators.watch.server import PageServer
-from simulators.watch.settings import PageConfig
+from operations.watch.server import PageServer
+from operations.watch.settings import PageConfig
 from tests.aggregator.synthetic import TASK
 from tests.broker.mosquitto import Mosquitto, await_listener, free_port
 from tests.conftest import MakeMosquitto

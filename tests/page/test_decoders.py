@@ -10,14 +10,14 @@ import lz4.frame
 import msgpack
 import pytest
 
-from simulators.watch.server import PageServer
-from simulators.watch.settings import PageConfig
+from operations.watch.server import PageServer
+from operations.watch.settings import PageConfig
 from tests.page.browser import Browser, Page
 from tests.vectors.form import load
-from wire_contract import envelope
 from wire_contract.codec import decode
 from wire_contract.errors import DecodeError
 from wire_contract.messages import AggregatorStatus, Evaluation, Manifest, Presence
+from wire_contract.signatures import envelope
 
 READ: dict[str, tuple[str, Callable[[bytes], object]]] = {
     "Manifest": ("readManifest", lambda payload: envelope.read(payload, Manifest)),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from simulators.demo_settings import DemoSettings
-from simulators.embedded_broker import Launched, await_url, launch, websocket_url
-from simulators.processes import Processes
-from simulators.watch import of_demo
-from simulators.watch.settings import PageConfig
+from operations.watch.settings import PageConfig
+from simulators.demo import page as of_demo
+from simulators.demo.settings import DemoSettings
+from simulators.network.embedded_broker import Launched, await_url, launch, websocket_url
+from simulators.processes.processes import Processes
 from tests.aggregator.synthetic import TASK
 from tests.page.browser import Browser
 from tests.page.conftest import CLOCK, OpenPage

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from simulators.observer import Observer, Sightings, subscriptions
-from simulators.watch import of_demo
-from simulators.watch.server import PageServer
+from operations.watch.server import PageServer
+from simulators.audit.observer import Observer, Sightings, subscriptions
+from simulators.demo import page as of_demo
 from tests.aggregator.synthetic import TASK
 from tests.page.browser import Browser
 from tests.page.conftest import WithWebsocket
@@ -12,7 +12,7 @@ from tests.page.federation import ROOT, Federation
 from tests.page.reading import JUDGE, PLOTS, busy, is_state, rows, shows
 from tests.waiting import eventually
 from wire_contract.codec import encode
-from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.topics import build
 
 

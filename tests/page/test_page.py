@@ -4,7 +4,7 @@ import socket
 
 from msgspec import structs
 
-from simulators.watch.settings import PageConfig
+from operations.watch.settings import PageConfig
 from tests.aggregator.synthetic import TASK
 from tests.conftest import MakeMosquitto
 from tests.page.conftest import OpenPage, WithWebsocket
@@ -13,7 +13,7 @@ from tests.page.reading import JUDGE, NOTHING, PLOTS, busy, is_state, rows, seen
 from tests.waiting import eventually
 from wire_contract.codec import encode
 from wire_contract.messages import AggregatorStatus, Presence
-from wire_contract.signing import SigningKey, sign
+from wire_contract.signatures.signing import SigningKey, sign
 from wire_contract.topics import build
 
 

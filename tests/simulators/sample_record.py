@@ -1,11 +1,11 @@
 """A small record of a run that never was, with all that a real one has."""
 
-from aggregator.ledger_view import Contribution
-from simulators.balance import Balance, OutboxCount, balance
-from simulators.baselines import Baselines
-from simulators.observer import Flow, SeenEvaluation
-from simulators.record import DeviceRecord, Record, TrafficSample, WireRecord
-from simulators.story import Span, Story
+from aggregator.ledger.reading import Contribution
+from simulators.audit.exactly_once import Balance, OutboxCount, balance
+from simulators.audit.observer import Flow, SeenEvaluation
+from simulators.demo.baselines import Baselines
+from simulators.reporting.device_timeline import Span, Story
+from simulators.reporting.results import DeviceRecord, Record, TrafficSample, WireRecord
 
 STARTED = 1_000.0
 

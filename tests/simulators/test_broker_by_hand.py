@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.broker.mosquitto import free_port
 from tests.waiting import ended
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
 
 HOUSE = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "asyncfedkd", "broker"]

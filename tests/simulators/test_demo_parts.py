@@ -17,22 +17,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from device_client.outbox import Outbox
-from device_client.rounds import Line as LocalLine
-from simulators import leash
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.rounds import Line as LocalLine
+from operations.proxy import Exchange, Line, Target
 from simulators.__main__ import PROGRAM, main
-from simulators.balance import OutboxCount, Sent, balance, read_outbox
-from simulators.baselines import Baselines, budget_epochs
-from simulators.demo import Interrupted, interruptible
-from simulators.frame import DeviceRow, Scene, sparkline
-from simulators.interruptions import interruptions_deferred
-from simulators.live_view import LiveView, PlainView
-from simulators.pace import OVERHEAD, versions_within
-from simulators.plan import CHARACTERS, Plan, characters
-from simulators.processes import ChildDied, Processes, child_environment
-from simulators.relay import Exchange, Line, Target
-from simulators.story import EventLines, Story
-from simulators.wiring import Wiring
+from simulators.audit.exactly_once import OutboxCount, Sent, balance, read_outbox
+from simulators.demo.baselines import Baselines, budget_epochs
+from simulators.demo.calibration import OVERHEAD, versions_within
+from simulators.demo.command import Interrupted, interruptible
+from simulators.demo.connection import Wiring
+from simulators.demo.plan import CHARACTERS, Plan, characters
+from simulators.processes import orphan_guard
+from simulators.processes.processes import ChildDied, Processes, child_environment
+from simulators.processes.signals import interruptions_deferred
+from simulators.reporting.device_timeline import EventLines, Story
+from simulators.reporting.frame import DeviceRow, Scene, sparkline
+from simulators.reporting.live_view import LiveView, PlainView
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_who_has_done_its_work_may_end(tmp_path: Path) -> None:
 
 def test_nobody_outlives_a_demo_that_is_killed_by_force(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from simulators.processes import Processes\n"
+        "import sys, time; from pathlib import Path; from simulators.processes.processes import Processes\n"
         f"p = Processes(Path({str(tmp_path)!r})); c = p.start('c', ['-c', 'import time; time.sleep(600)'])\n"
         "print(c.process.pid, flush=True); time.sleep(600)"
     )
@@ -256,7 +256,7 @@ def test_nobody_outlives_a_demo_that_is_killed_by_force(tmp_path: Path) -> None:
 
 
 def test_the_leash_holds_who_was_not_taken_back() -> None:
-    assert leash.left_at_the_end(["+1\n", "+2\n", "-1\n", "-7\n"]) == {2}
+    assert orphan_guard.left_at_the_end(["+1\n", "+2\n", "-1\n", "-7\n"]) == {2}
 
 
 def test_children_do_not_inherit_the_users_federation() -> None:

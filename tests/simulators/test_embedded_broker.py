@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from simulators.embedded_broker import PROTOCOL, Launched, await_url, launch
-from simulators.processes import Processes
+from simulators.network.embedded_broker import PROTOCOL, Launched, await_url, launch
+from simulators.processes.processes import Processes
 from tests.waiting import eventually
-from wire_contract.link import Connected, Delivery, Disconnected, Event
-from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event
 
 CONNECT_SECONDS = 60.0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from simulators import fork_server
-from simulators.demo import PRELOADED, Interrupted, interruptible
-from simulators.processes import ChildDied, ProcessError, Processes, child_environment
+from simulators.demo.command import PRELOADED, Interrupted, interruptible
+from simulators.processes import fork_server
+from simulators.processes.processes import ChildDied, ProcessError, Processes, child_environment
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.skipif(not fork_server.IS_SUPPORTED, reason="needs Linux: descriptors of processes")
@@ -35,10 +35,11 @@ time.sleep(600)
 LEARNER = """
 import hashlib
 import torch
-from device_client.task import Examples, load_task
-from device_client.trainer import StudentTrainer
-from device_client.training import evaluate, logits_of, seeded
-from device_client.vectors import layout_of, vector_of
+from device_client.task import Examples
+from device_client.tasks.loading import load_task
+from device_client.learning.trainer import StudentTrainer
+from device_client.learning.distillation import evaluate, logits_of, seeded
+from device_client.learning.parameters import layout_of, vector_of
 torch.set_num_threads(1)
 task = load_task("physiotherapy", data=None)  # its networks and recipe; the data is only read when it is asked for
 with seeded(3):
@@ -204,7 +205,7 @@ def test_a_server_with_two_threads_refuses_to_fork(tmp_path: Path) -> None:
 
 def test_no_fork_outlives_a_demo_that_is_killed_by_force(tmp_path: Path, programs: Path) -> None:
     text = (
-        "import time; from pathlib import Path; from simulators.processes import Processes\n"
+        "import time; from pathlib import Path; from simulators.processes.processes import Processes\n"
         f"p = Processes(Path({str(tmp_path)!r}), preload=['json'])\n"
         "c = p.start('c', ['-m', 'fork_server_program', 'stubborn'], environment={'TOLD': ''}, forked=True)\n"
         "print(c.process.pid, p._forks.process.pid, flush=True); time.sleep(600)"

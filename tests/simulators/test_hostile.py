@@ -11,12 +11,12 @@ import pytest
 
 from aggregator.model_line import LineSettings
 from benchmarks.attack import rules_of
-from device_client.rounds import Trained
-from simulators.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
-from simulators.virtual_server import History, Rules, unbounded
-from simulators.world import VirtualDevice, run_asynchronous
+from device_client.uplink.rounds import Trained
+from simulators.world.federation import VirtualDevice, run_asynchronous
+from simulators.world.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
+from simulators.world.server import History, Rules, unbounded
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.manifest import Published
+from wire_contract.publication.manifest import Published
 
 LAYOUT = Layout((TensorSpec("weight", (20, 10)), TensorSpec("bias", (10,))))
 MIDDLE = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from simulators.frame import DeviceRow, Frame, Scene
-from simulators.live_view import LiveView, PlainView, plain_line
-from simulators.plan import CHARACTERS
-from simulators.story import State
+from simulators.demo.plan import CHARACTERS
+from simulators.reporting.device_timeline import State
+from simulators.reporting.frame import DeviceRow, Frame, Scene
+from simulators.reporting.live_view import LiveView, PlainView, plain_line
 
 COUNTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63))
 NAMES = st.one_of(

@@ -5,14 +5,14 @@ import socket
 import numpy as np
 import pytest
 
-from simulators.observer import Observer, Sightings, Unreachable, subscriptions
+from simulators.audit.observer import Observer, Sightings, Unreachable, subscriptions
 from tests.waiting import eventually
 from wire_contract import codec, topics
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.messages import AggregatorStatus, Evaluation, Manifest, Presence, Receipt, Update
-from wire_contract.mqtt_link import MqttLink, MqttSettings
 
 ROOT, TASK = "fedkd/test", "physiotherapy"
 STUDENT = Layout((TensorSpec("weight", (3, 2)), TensorSpec("bias", (3,))))

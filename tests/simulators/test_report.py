@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from simulators.baselines import Baselines
-from simulators.demo import conclude
-from simulators.plots import COLOURS, plots, spread
-from simulators.record import summary
-from simulators.report import headline, page, write_report
+from simulators.demo.baselines import Baselines
+from simulators.demo.command import conclude
+from simulators.reporting.plots import COLOURS, plots, spread
+from simulators.reporting.report import headline, page, write_report
+from simulators.reporting.results import summary
 from tests.simulators.sample_record import sample_record
 
 PROMISED = (

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from simulators.watch.server import TYPES, PageServer, policy
-from simulators.watch.settings import PageConfig, WatchSettings
+from operations.watch.server import TYPES, PageServer, policy
+from operations.watch.settings import PageConfig, WatchSettings
 from tests.waiting import ended
-from wire_contract.connection import UsageError, read_settings
+from wire_contract.program.command_settings import UsageError, read_settings
 
 HOUSE = Path(__file__).parents[2]
 CONFIG = PageConfig(
@@ -49,7 +49,7 @@ def body(answer: http.client.HTTPResponse) -> bytes:
 
 
 def test_every_file_of_the_page_is_served_with_its_type_and_policy(server: PageServer) -> None:
-    folder = files("simulators.watch")
+    folder = files("operations.watch")
     shipped = {entry.name for entry in folder.iterdir() if Path(entry.name).suffix in {".html", ".css", ".js", ".svg"}}
     assert shipped == set(TYPES)
     for name, kind in TYPES.items():
@@ -64,7 +64,7 @@ def test_every_file_of_the_page_is_served_with_its_type_and_policy(server: PageS
 
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
-    folder = files("simulators.watch")
+    folder = files("operations.watch")
     for name in TYPES:
         text = folder.joinpath(name).read_text(encoding="utf-8")
         elsewhere = text.replace("http://www.w3.org/2000/svg", "").replace("https://github.com/lz4", "")

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from device_client.rounds import Trained
-from device_client.task import load_task
-from device_client.training import evaluate, seeded
-from device_client.vectors import layout_of, load_vector, vector_of
-from simulators.learners import MutualLearner, StudentLearner
-from simulators.virtual_server import Rules
-from simulators.world import VirtualDevice, run_asynchronous, run_synchronous
-from wire_contract.encoding_choice import TopShare
+from device_client.learning.distillation import evaluate, seeded
+from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.tasks.loading import load_task
+from device_client.uplink.rounds import Trained
+from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
+from simulators.world.learners import MutualLearner, StudentLearner
+from simulators.world.server import Rules
+from wire_contract.compression.choice import TopShare
+from wire_contract.compression.planner import Plan
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
-from wire_contract.planner import Plan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
 LAYOUT = Layout((TensorSpec("weight", (2, 2)), TensorSpec("bias", (2,))))

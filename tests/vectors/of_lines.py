@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 
 from tests.vectors.form import as_json, packed
-from wire_contract.deltas import GRIDS, make_delta
 from wire_contract.encoding import EncodedTensor, encode_vector
 from wire_contract.encoding.gap_coded import code_levels
 from wire_contract.encoding.scales import scales_of
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
-from wire_contract.manifest import Published, whole
+from wire_contract.publication.deltas import GRIDS, make_delta
+from wire_contract.publication.manifest import Published, whole
 
 LAYOUT = Layout((TensorSpec("conv.weight", (2, 3)), TensorSpec("conv.bias", (2,)), TensorSpec("gain", ())))
 SIZES = [spec.size for spec in LAYOUT.tensors]

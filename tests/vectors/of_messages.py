@@ -13,7 +13,6 @@ from wire_contract import topics
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodedTensor, GapCoded, encode_vector
 from wire_contract.layout import digest
-from wire_contract.manifest import announce, chunk_digests
 from wire_contract.messages import (
     AggregatorStatus,
     Delta,
@@ -30,7 +29,8 @@ from wire_contract.messages import (
     Summary,
     Update,
 )
-from wire_contract.signing import SigningKey, sign
+from wire_contract.publication.manifest import announce, chunk_digests
+from wire_contract.signatures.signing import SigningKey, sign
 
 
 def messages() -> list[dict[str, Any]]:

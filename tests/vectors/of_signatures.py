@@ -4,9 +4,9 @@ from typing import Any
 
 from tests.vectors.form import frame, packed, unframed
 from tests.vectors.of_messages import signed_ones
-from wire_contract.envelope import sealed
 from wire_contract.messages import Manifest, Update
-from wire_contract.signing import sign, signed_bytes
+from wire_contract.signatures.envelope import sealed
+from wire_contract.signatures.signing import sign, signed_bytes
 
 
 def signed() -> list[dict[str, Any]]:

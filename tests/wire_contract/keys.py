@@ -1,6 +1,6 @@
 """Keys of tests: the same ones each time."""
 
-from wire_contract.signing import SigningKey
+from wire_contract.signatures.signing import SigningKey
 
 
 def key(number: int) -> SigningKey:

@@ -8,8 +8,8 @@ from itertools import count
 import pytest
 
 from wire_contract.errors import LinkError, PayloadTooLarge
-from wire_contract.link import Connected, Delivery, Disconnected, Event, Link, Will
-from wire_contract.traffic import Traffic
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link, Will
+from wire_contract.link.traffic import Traffic
 
 PATIENCE_SECONDS = 60.0
 """Only a failing test waits so long."""

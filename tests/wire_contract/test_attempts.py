@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire_contract.attempts import TAKEN_OVER_SECONDS, Attempt, Narrator, Rests, Rivals
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.transport.reconnect import TAKEN_OVER_SECONDS, Attempt, Narrator, Rests, Rivals
 
 DEFAULTS = MqttSettings(host="broker", client_id="any")
 

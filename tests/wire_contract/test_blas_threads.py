@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from wire_contract.blas_threads import limit_blas_threads
+from wire_contract.program.blas_threads import limit_blas_threads
 
 NOBODY = "mqtt://127.0.0.1:1"
 PROGRAM = """

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire_contract.client_ids import in_root
-from wire_contract.connection import ConnectionSettings, read_settings
+from wire_contract.link.client_ids import in_root
+from wire_contract.program.command_settings import read_settings
+from wire_contract.settings import ConnectionSettings
 from wire_contract.topics import DEFAULT_ROOT
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,9}\Z")

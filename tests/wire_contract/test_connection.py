@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from wire_contract.connection import ConnectionSettings, UsageError, read_settings
-from wire_contract.link import Will
-from wire_contract.mqtt_settings import Tls
+from wire_contract.link.mqtt_settings import Tls
+from wire_contract.link.protocol import Will
+from wire_contract.program.command_settings import UsageError, read_settings
+from wire_contract.settings import ConnectionSettings
 
 NEEDED = ("--task", "har", "--broker", "mqtt://localhost")
 

@@ -7,10 +7,10 @@ import pytest
 
 from aggregator.enrolment.authority import Authority, begin
 from tests.broker.locked import now
-from wire_contract.credentials import Credentials
 from wire_contract.errors import FileUnusable, LinkError
-from wire_contract.mqtt_settings import MqttSettings, Tls
-from wire_contract.watched_files import WatchedFiles, first_line
+from wire_contract.files.watched_files import WatchedFiles, first_line
+from wire_contract.link.credentials import Credentials
+from wire_contract.link.mqtt_settings import MqttSettings, Tls
 
 
 @pytest.fixture

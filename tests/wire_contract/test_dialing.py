@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wire_contract.dialing import ADDRESSES_MAX, CONNECT_SECONDS_MAX, Address, Dialer, by_turns
+from wire_contract.transport.dialing import ADDRESSES_MAX, CONNECT_SECONDS_MAX, Address, Dialer, by_turns
 
 LOOPBACK = "127.0.0.1"
 

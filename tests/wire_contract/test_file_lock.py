@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from wire_contract.file_lock import FileLock, FileLocked
+from wire_contract.files.file_lock import FileLock, FileLocked
 
 HOUSE = Path(__file__).parents[2]
 
 PROGRAMS = (
-    "aggregator.__main__, aggregator.enrolment.commands, aggregator.ledger, device_client.__main__, "
-    "device_client.commands, device_client.outbox, simulators.__main__, simulators.demo, simulators.fork_server, "
-    "benchmarks.__main__"
+    "aggregator.__main__, aggregator.enrolment.commands, aggregator.ledger.ledger, device_client.__main__, "
+    "device_client.commands, device_client.uplink.outbox, simulators.__main__, simulators.demo.command, "
+    "simulators.processes.fork_server, benchmarks.__main__"
 )
 WITHOUT_UNIX = f"""
 import os, signal, sys
@@ -103,9 +103,9 @@ def test_a_full_disk_does_not_keep_a_program_from_locking(tmp_path: Path, monkey
 def test_without_unix_every_program_is_imported_and_its_files_are_locked(tmp_path: Path) -> None:
     """What a device or a gateway with Windows needs first. On a real Windows nothing of this was tried."""
     code = """
-from aggregator.ledger import Ledger
-from device_client.outbox import Outbox
-from device_client.outbox_errors import OutboxInUse
+from aggregator.ledger.ledger import Ledger
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.outbox_errors import OutboxInUse
 
 def opened():
     return Outbox(Path(sys.argv[1]) / "state" / "outbox.sqlite", task="walking", device="watch-1")
@@ -138,4 +138,4 @@ def test_no_other_module_locks_files() -> None:
         for path in (HOUSE / package).rglob("*.py")
         if "import fcntl" in path.read_text() or "O_CLOEXEC" in path.read_text()
     ]
-    assert found == ["wire_contract/file_lock.py"]
+    assert found == ["wire_contract/files/file_lock.py"]

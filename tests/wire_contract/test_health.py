@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wire_contract.errors import FileUnusable
-from wire_contract.health import BEAT_SECONDS, FILE_BYTES, HeartbeatFile, NotHealthy, check, systemd_notifier
+from wire_contract.program.health import BEAT_SECONDS, FILE_BYTES, HeartbeatFile, NotHealthy, check, systemd_notifier
 
 
 class Watched:
@@ -110,7 +110,7 @@ def test_who_reads_in_the_middle_of_a_write_reads_again(watched: Watched, monkey
     watched.beat()
     whole = watched.path.read_bytes()
     watched.path.write_bytes(whole[:20])
-    monkeypatch.setattr("wire_contract.health.time.sleep", lambda _: watched.path.write_bytes(whole))
+    monkeypatch.setattr("wire_contract.program.health.time.sleep", lambda _: watched.path.write_bytes(whole))
     assert watched.check() == ""
 
 

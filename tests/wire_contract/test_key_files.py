@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.wire_contract.keys import key
-from wire_contract.key_files import (
+from wire_contract.signatures.key_files import (
     KeyFolder,
     read_all_public_keys,
     read_public_keys,
@@ -15,7 +15,7 @@ from wire_contract.key_files import (
     read_signing_keys,
     write_signing_key,
 )
-from wire_contract.signing import KeyUnusable
+from wire_contract.signatures.signing import KeyUnusable
 
 
 def test_both_halves_come_back(tmp_path: Path) -> None:
@@ -107,7 +107,9 @@ def test_a_folder_of_device_keys_is_looked_at_anew(tmp_path: Path, caplog: pytes
         KeyFolder(tmp_path / "nowhere").check()
 
 
-@pytest.mark.parametrize("module", ["wire_contract.key_files", "aggregator.service", "device_client.settings"])
+@pytest.mark.parametrize(
+    "module", ["wire_contract.signatures.key_files", "aggregator.service", "device_client.settings"]
+)
 def test_who_signs_nothing_does_not_wait_for_the_library(module: str) -> None:
     code = f"import sys, {module}; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,8 @@ import pytest
 
 from tests.wire_contract.link_contract import UP, LinkContract, World, connection, deliveries, messages, publish
 from wire_contract.errors import LinkError
-from wire_contract.link import Connected, Disconnected, Will
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.protocol import Connected, Disconnected, Will
 
 
 class MemoryWorld(World):

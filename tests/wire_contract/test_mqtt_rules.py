@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
-from wire_contract.mqtt_rules import matches, packet_bytes
+from wire_contract.link.mqtt_rules import matches, packet_bytes
 
 LEVEL = st.sampled_from(["", "a", "b", "$x"])
 

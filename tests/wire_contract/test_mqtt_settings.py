@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from wire_contract.errors import LinkError
-from wire_contract.link import Will
-from wire_contract.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.protocol import Will
 
 
 def test_a_url_says_it_all() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire_contract.plain_text import cell, printable
+from wire_contract.program.plain_text import cell, printable
 
 ANY_TEXT = st.text(alphabet=st.characters(codec=None, exclude_categories=()))
 

@@ -1,6 +1,6 @@
 """What is told of a long trouble."""
 
-from wire_contract.told import AGAIN_SECONDS, Told
+from wire_contract.program.repeated_complaints import AGAIN_SECONDS, Told
 
 
 def test_days_of_one_cause_are_one_line_and_a_changed_cause_is_told_again() -> None:

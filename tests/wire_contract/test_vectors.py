@@ -21,15 +21,15 @@ from tests.vectors.form import FOLDER, as_json, fields_of, from_json, load, text
 from tests.vectors.make import FILES
 from tests.vectors.of_tensors import layout_of
 from wire_contract import codec, messages, topics
-from wire_contract.deltas import GRIDS, follow
 from wire_contract.encoding import EncodedTensor, GapCoded, decode_vector
 from wire_contract.encoding.gap_coded import code_levels
-from wire_contract.envelope import sealed
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, TensorSpec, digest
 from wire_contract.limits import CONTROL_LIMITS
-from wire_contract.manifest import read_model
-from wire_contract.signing import NotTrusted, PublicKey, signers
+from wire_contract.publication.deltas import GRIDS, follow
+from wire_contract.publication.manifest import read_model
+from wire_contract.signatures.envelope import sealed
+from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
 
 SAME_EACH_TIME = settings(derandomize=True, deadline=None, max_examples=200)
 

@@ -17,7 +17,6 @@ from tests.vectors import bit_by_bit
 from tests.vectors.form import load
 from wire_contract import codec, limits, topics
 from wire_contract.codec import SCHEMAS
-from wire_contract.deltas import GRIDS
 from wire_contract.encoding import EncodedTensor, decode_vector, scales
 from wire_contract.encoding.gap_coded import code_levels
 from wire_contract.encoding.heads import LEVELS_MAX
@@ -25,8 +24,9 @@ from wire_contract.encoding.low_rank import RANK_MAX
 from wire_contract.encoding.subsets import SET_MAX
 from wire_contract.errors import TopicError
 from wire_contract.layout import Vector
-from wire_contract.manifest import read_model
 from wire_contract.messages import Delta, Grid, Message, Outcome, RefusalReason, Status, Summary
+from wire_contract.publication.deltas import GRIDS
+from wire_contract.publication.manifest import read_model
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text()
 UNITS = {"MIB", "KIB"}

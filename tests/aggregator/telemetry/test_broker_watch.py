@@ -13,10 +13,10 @@ from aggregator.telemetry.schema import MEASUREMENTS
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
 from wire_contract.codec import encode
-from wire_contract.link import Delivery
-from wire_contract.memory_link import MemoryBroker, MemoryLink
+from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Presence
-from wire_contract.mqtt_link import MqttLink, MqttSettings
 from wire_contract.topics import build, shard_of
 
 ROOT, TASK = "fedkd/test", "toy"

@@ -15,9 +15,9 @@ from aggregator.telemetry.influx import InfluxAccess, InfluxServer, NotAllowed, 
 from aggregator.telemetry.proxies import proxy_for
 from aggregator.telemetry.settings import TelemetrySettings
 from tests.broker.locked import now
-from wire_contract.connection import UsageError, read_settings
 from wire_contract.errors import LinkError
-from wire_contract.mqtt_settings import Tls
+from wire_contract.link.mqtt_settings import Tls
+from wire_contract.program.command_settings import UsageError, read_settings
 
 LINES = b"m f=1 1\n"
 

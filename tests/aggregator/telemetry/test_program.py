@@ -23,10 +23,10 @@ from tests.aggregator.telemetry.points import FULL_POINTS, update_point
 from tests.broker.mosquitto import Mosquitto
 from tests.telemetry_server import BUCKET, TOKEN, InfluxDB
 from wire_contract.codec import decode, encode
-from wire_contract.connection import UsageError, read_settings
-from wire_contract.link import Delivery
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest, Presence
-from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.program.command_settings import UsageError, read_settings
 from wire_contract.topics import build
 
 BROKER = "mqtt://127.0.0.1:1"

@@ -8,8 +8,8 @@ from aggregator.enrolment.authority import Authority, begin
 from aggregator.telemetry.assembly import second_connection
 from aggregator.telemetry.settings import TelemetrySettings
 from tests.broker.locked import now
-from wire_contract.connection import UsageError, read_settings
-from wire_contract.mqtt_settings import MqttSettings, Tls
+from wire_contract.link.mqtt_settings import MqttSettings, Tls
+from wire_contract.program.command_settings import UsageError, read_settings
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from tests.wire_contract.link_contract import (
     gather,
 )
-from wire_contract.link import Disconnected, Event
-from wire_contract.mqtt_link import MqttLink, MqttSettings
+from wire_contract.link.mqtt import MqttLink, MqttSettings
+from wire_contract.link.protocol import Disconnected, Event
 
 MakeLink = Callable[..., MqttLink]
 

@@ -11,8 +11,8 @@ from tests.wire_contract.link_contract import (
     LinkContract,
     World,
 )
-from wire_contract.link import Will
-from wire_contract.mqtt_link import MqttLink
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.protocol import Will
 
 
 class MqttWorld(World):

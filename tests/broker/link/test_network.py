@@ -24,9 +24,10 @@ from tests.wire_contract.link_contract import (
     messages,
     publish,
 )
-from wire_contract import dialing, link_thread, mqtt_link
-from wire_contract.link_thread import TICK_SECONDS
-from wire_contract.mqtt_link import MqttSettings, Tls
+from wire_contract.link import mqtt, network_thread
+from wire_contract.link.mqtt import MqttSettings, Tls
+from wire_contract.link.network_thread import TICK_SECONDS
+from wire_contract.transport import dialing
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_zone_is_for_the_socket_and_not_for_the_header() -> None:
     settings = MqttSettings.from_url("ws://[fe80::1%25eth0]:80/mqtt", client_id="d")
     assert settings.host == "fe80::1%eth0"
     assert settings.address == "[fe80::1%eth0]:80"
-    assert mqtt_link._with_host(settings)({"Upgrade": "websocket"}) == {
+    assert mqtt._with_host(settings)({"Upgrade": "websocket"}) == {
         "Upgrade": "websocket",
         "Host": "[fe80::1]",
         "Origin": "http://[fe80::1]",
@@ -166,7 +167,7 @@ def test_a_websocket_handshake_that_trickles_is_given_up(
     scripted_broker: Callable[..., int], make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Byte by byte it could go on for longer than a link's thread may stand still."""
-    monkeypatch.setattr(link_thread, "ANSWER_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(network_thread, "ANSWER_SECONDS_MAX", 0.2)
 
     def trickle(peer: socket.socket, _: bytes) -> None:
         while True:

@@ -22,8 +22,8 @@ from tests.wire_contract.link_contract import (
     publish,
 )
 from wire_contract.errors import LinkError
-from wire_contract.link import Connected, Disconnected, Event, Will
-from wire_contract.mqtt_link import STALLED_SECONDS
+from wire_contract.link.mqtt import STALLED_SECONDS
+from wire_contract.link.protocol import Connected, Disconnected, Event, Will
 
 
 def test_it_waits_for_a_broker_that_is_not_there_yet(make_mosquitto: MakeMosquitto, make_link: MakeLink) -> None:

@@ -16,15 +16,15 @@ from tests.wire_contract.link_contract import (
     messages,
     publish,
 )
-from wire_contract import link_thread
-from wire_contract.link import Connected
+from wire_contract.link import network_thread
+from wire_contract.link.protocol import Connected
 
 
 @pytest.mark.parametrize(("protocol", "shown"), [("5", "p5"), ("3.1.1", "p2"), ("auto", "p5")])
 def test_it_speaks_the_version_it_is_told(
     mosquitto: Mosquitto, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch, protocol: str, shown: str
 ) -> None:
-    monkeypatch.setattr(link_thread, "PROBE_SECONDS_MAX", PATIENCE_SECONDS)  # a busy broker is not an old one
+    monkeypatch.setattr(network_thread, "PROBE_SECONDS_MAX", PATIENCE_SECONDS)  # a busy broker is not an old one
     connection(make_link(mosquitto.port, protocol=protocol))
     assert f"as device ({shown}, c0," in mosquitto.log  # c0: no clean session, from the first time on
 
@@ -40,7 +40,7 @@ def test_auto_does_not_hurry_the_older_version(
     mosquitto: Mosquitto, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow broker gets no answer to MQTT 5 out in time, and must be let in with what comes after it."""
-    monkeypatch.setattr(link_thread, "PROBE_SECONDS_MAX", -1.0)
+    monkeypatch.setattr(network_thread, "PROBE_SECONDS_MAX", -1.0)
     assert not is_disconnected(connection(make_link(mosquitto.port)))
     assert "as device (p2, c0," in mosquitto.log
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from aggregator.__main__ import main
-from aggregator.ledger import Ledger
-from aggregator.publishing import Publisher
+from aggregator.ledger.ledger import Ledger
+from aggregator.publishing.publisher import Publisher
 
 POINTS: dict[str, tuple[type, str, bool, Callable[..., bool]]] = {
     # name: class, method, killed before it, which calls count

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from device_client.clock import SYSTEM_CLOCK
-from device_client.outbox import Outbox
 from device_client.presence import subscriptions, will
-from device_client.rounds import Tick, Trained
 from device_client.runner import Runner, RunnerSettings
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.rounds import Tick, Trained
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.mqtt_link import MqttLink
-from wire_contract.mqtt_settings import MqttSettings
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.topics import DEFAULT_ROOT
 
 TASK = "synthetic"

@@ -4,7 +4,7 @@ that the journal makes again.
 
 import pytest
 
-from aggregator.ledger_view import read_totals
+from aggregator.ledger.reading import read_totals
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -13,7 +13,7 @@ from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import poll, turn_until
 from tests.e2e.aggregator_stage import Stage
 from tests.e2e.crashes.crashing_aggregator import POINTS
-from wire_contract.manifest import assemble
+from wire_contract.publication.manifest import assemble
 
 pytestmark = pytest.mark.e2e
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from aggregator.ledger_format import LedgerError
-from aggregator.ledger_view import read_contributions, read_totals
-from device_client.outbox import Outbox
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.reading import read_contributions, read_totals
+from device_client.uplink.outbox import Outbox
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
 from tests.e2e.crashes.crashing_device import LAYOUT, TASK

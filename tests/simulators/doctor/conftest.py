@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from simulators.doctor import capacity, examination
-from simulators.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench
-from simulators.doctor.examination import EXAMINATION_SECONDS_MAX, bench_of, examine
-from simulators.doctor.finding import Finding
-from simulators.doctor.settings import DoctorSettings
-from simulators.doctor.visitor import Allowance, Visitor
-from wire_contract.connection import read_settings
-from wire_contract.mqtt_link import MqttSettings
+from operations.doctor import capacity, examination
+from operations.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench
+from operations.doctor.examination import EXAMINATION_SECONDS_MAX, bench_of, examine
+from operations.doctor.finding import Finding
+from operations.doctor.settings import DoctorSettings
+from operations.doctor.visitor import Allowance, Visitor
+from wire_contract.link.mqtt import MqttSettings
+from wire_contract.program.command_settings import read_settings
 
 PATIENCE_FACTOR = 3.0
 QUEUE_MESSAGES = 1_500

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from simulators.doctor.finding import exit_code
-from simulators.doctor.reach import Reached, Unreached, reach
+from operations.doctor.finding import exit_code
+from operations.doctor.reach import Reached, Unreached, reach
 from tests.broker.conftest import scripted_broker  # noqa: F401 — a fixture
 from tests.broker.locked import Bench as Enrolled
 from tests.broker.locked import LockedBroker, bench, locked  # noqa: F401 — fixtures
 from tests.broker.mosquitto import program
 from tests.simulators.doctor.conftest import Examine
-from wire_contract.mqtt_link import MqttLink
+from wire_contract.link.mqtt import MqttLink
 
 StartScripted = Callable[..., int]
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from simulators.doctor import capacity, delivery, entry, examination
-from simulators.doctor.bench import Bench
-from simulators.doctor.examination import bench_of, guarded
-from simulators.doctor.finding import Finding, exit_code
-from simulators.doctor.settings import DoctorSettings
-from simulators.doctor.visitor import Visitor
+from operations.doctor import capacity, delivery, entry, examination
+from operations.doctor.bench import Bench
+from operations.doctor.examination import bench_of, guarded
+from operations.doctor.finding import Finding, exit_code
+from operations.doctor.settings import DoctorSettings
+from operations.doctor.visitor import Visitor
 from tests.broker.mosquitto import await_listener, free_port
 from tests.conftest import MakeMosquitto
 from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, Patience, nothing_is_left
-from wire_contract.connection import UsageError, read_settings
-from wire_contract.mqtt_link import MqttSettings
+from wire_contract.link.mqtt import MqttSettings
+from wire_contract.program.command_settings import UsageError, read_settings
 
 GOOD = ("max_queued_messages 100000", "max_inflight_messages 200", "message_size_limit 1048576")
 """What the contract asks of a mosquitto that is open to all."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from simulators.doctor.finding import exit_code
-from simulators.embedded_broker import await_url, launch
-from simulators.processes import Processes
+from operations.doctor.finding import exit_code
+from simulators.network.embedded_broker import await_url, launch
+from simulators.processes.processes import Processes
 from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens
 from tests.broker.nats import nats_program
 from tests.simulators.doctor.conftest import Examine, nothing_is_left
@@ -51,7 +51,7 @@ def test_nats(nats_port: int, examine_broker: Examine) -> None:
 
 def test_the_embedded_broker(tmp_path: Path, examine_broker: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Amqtt 0.12.1 keeps what comes while a client is away, but not what it has once delivered."""
-    monkeypatch.setattr("simulators.doctor.delivery.REDELIVERY_SECONDS_MAX", 3.0)
+    monkeypatch.setattr("operations.doctor.delivery.REDELIVERY_SECONDS_MAX", 3.0)
     with Processes(tmp_path / "logs") as processes:
         broker = launch(processes, tmp_path)
         url = await_url(broker, processes)

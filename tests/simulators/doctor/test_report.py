@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from simulators.doctor import finding as mends
-from simulators.doctor.capacity import _queue, largest
-from simulators.doctor.entry import durability, encryption, kind_of
-from simulators.doctor.examination import bench_of
-from simulators.doctor.finding import Finding, exit_code
-from simulators.doctor.reach import Unreached, explained
-from simulators.doctor.report import WIDTH_CHARACTERS, as_json, shown, summary
-from simulators.doctor.settings import DoctorSettings
-from simulators.doctor.visitor import Allowance, TimeUp, Visitor
+from operations.doctor import finding as mends
+from operations.doctor.capacity import _queue, largest
+from operations.doctor.entry import durability, encryption, kind_of
+from operations.doctor.examination import bench_of
+from operations.doctor.finding import Finding, exit_code
+from operations.doctor.reach import Unreached, explained
+from operations.doctor.report import WIDTH_CHARACTERS, as_json, shown, summary
+from operations.doctor.settings import DoctorSettings
+from operations.doctor.visitor import Allowance, TimeUp, Visitor
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
 from tests.simulators.doctor.conftest import Patience
 from tests.waiting import ended, eventually
-from wire_contract.connection import UsageError, read_settings
-from wire_contract.mqtt_link import MqttSettings
+from wire_contract.link.mqtt import MqttSettings
+from wire_contract.program.command_settings import UsageError, read_settings
 
 OK = Finding(name="will", verdict="ok", line="published when a connection breaks")
 WARNING = Finding(name="TLS", verdict="warning", line="not encrypted", mending=mends.ENCRYPTION)

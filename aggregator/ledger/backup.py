@@ -1,0 +1,204 @@
+"""Copies of a ledger that hold together: checked, made while the aggregator works, and put back in its place.
+
+A ledger that is in use is two files, and copying them one after the other gives a state that never was. SQLite's
+`VACUUM INTO` writes one file, as of one moment, without free pages, and holds up no writer.
+"""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from aggregator.ledger.file_format import LedgerError, damaged, give_to, lock
+from aggregator.ledger.reading import READABLE, reading
+from wire_contract.errors import ContractError
+from wire_contract.layout import Layout
+
+_FAULTS_TOLD = 5
+_ASIDE_MAX = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a whole ledger holds."""
+
+    task: str
+    shard: int
+    version: int
+    waiting: int
+    """Merged updates that go into the next version."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What came into place, and what went."""
+
+    held: Held
+    aside: Path | None
+    """Where the ledger that was there is now; None: there was none."""
+
+
+def check_ledger(path: Path) -> Held:
+    """Reads all of a ledger, of any format that this program can migrate; an aggregator may be using it.
+
+    Raises:
+        LedgerError: there is none, it is damaged, it has no model yet, or its format is newer.
+    """
+    with reading(path, formats=READABLE) as db:
+        faults = [" ".join(row[0].split()) for row in db.execute(f"PRAGMA integrity_check({_FAULTS_TOLD})")]
+        if faults != ["ok"]:
+            raise damaged(path, "; ".join(faults))
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        newest = db.execute("SELECT version, weights FROM version ORDER BY version DESC LIMIT 1").fetchone()
+        if newest is None or "layout" not in meta:
+            raise LedgerError(f"ledger {path} has no model yet: it holds nothing that could be lost")
+        version, weights = newest
+        waiting, lost = db.execute(
+            "SELECT count(*), coalesce(sum(payload IS NULL), 0) FROM journal WHERE into_version > ?", (version,)
+        ).fetchone()
+    try:
+        layout = msgspec.msgpack.decode(meta["layout"], type=Layout)
+    except (msgspec.MsgspecError, ContractError) as error:
+        raise damaged(path, f"its layout: {error}") from None
+    if weights is None or len(weights) != 4 * layout.size:
+        raise damaged(path, f"version {version} has not the weights of its layout")
+    if lost:
+        raise damaged(path, f"{lost} updates that wait for the next version are without their bytes")
+    return Held(
+        task=meta["task"],
+        shard=int(meta["shard"]),
+        version=version,
+        waiting=waiting,
+        size_bytes=path.stat().st_size,
+    )
+
+
+def back_up(path: Path, out: Path) -> Held:
+    """Writes a checked copy of the ledger `path`, for its owner only, to the new file `out`; returns what it holds.
+
+    Raises:
+        LedgerError: the ledger cannot be read or is damaged, or the copy cannot be written; nothing is left behind.
+    """
+    if out.exists():
+        raise LedgerError(f"backup {out} is there already, and backups are never overwritten; give another --out")
+    with _copy(path, beside=out) as (copy, held):
+        try:
+            _put(copy, out)
+        except FileExistsError:
+            raise LedgerError(f"backup {out} came into being meanwhile; give another --out") from None
+    return held
+
+
+def restore_backup(backup: Path, path: Path, *, replace: bool, task: str | None = None) -> Restored:
+    """Puts a checked copy of `backup` into the place of the ledger `path`, while no aggregator uses it.
+
+    Args:
+        backup: as `back_up` writes it, or a ledger that was copied while nothing used it.
+        path: of the ledger; it gets the owner of the one that was there, or of its folder, where that is possible.
+        replace: whether a ledger that is there may be set aside; it is kept beside the new one.
+        task: that the backup has to be of; None: any.
+
+    Raises:
+        LedgerError: the backup is unusable or another task's, the ledger is in use, or there and not to be replaced.
+    """
+    path = path.resolve()  # a symbolic link stays one
+    if not backup.exists():
+        raise LedgerError(f"backup {backup}: there is no such file")
+    held = check_ledger(backup)
+    if task is not None and held.task != task:
+        raise LedgerError(f"backup {backup} is of task {held.task!r}, not {task!r}")
+    locked = lock(path)
+    try:
+        if path.exists():
+            _check_replaceable(path, held, replace=replace)
+        owned = path if path.exists() else path.parent
+        with _copy(backup, beside=path) as (copy, held):
+            give_to(copy, owner_of=owned)
+            aside = _set_aside(path)
+            copy.rename(path)
+            _flush_folder(path.parent)
+    finally:
+        locked.release()
+    return Restored(held=held, aside=aside)
+
+
+def _check_replaceable(path: Path, held: Held, *, replace: bool) -> None:
+    try:
+        with reading(path, formats=READABLE) as db:
+            there = dict(db.execute("SELECT key, value FROM meta"))
+    except LedgerError:
+        there = {}  # damaged, which may be why a backup is wanted
+    if there and (there.get("task"), there.get("shard")) != (held.task, str(held.shard)):
+        raise LedgerError(
+            f"ledger {path} is of task {there.get('task')!r}, shard {there.get('shard')}, and the backup of task "
+            f"{held.task!r}, shard {held.shard}; give another --ledger"
+        )
+    if not replace:
+        raise LedgerError(f"ledger {path} is there already; with --replace it is kept beside the backup's copy")
+
+
+@contextmanager
+def _copy(path: Path, *, beside: Path) -> Iterator[tuple[Path, Held]]:
+    """A checked and flushed copy under a passing name in the folder of `beside`; gone afterwards unless moved."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f"{beside.name}.", suffix=".unfinished")
+    except OSError as error:
+        raise LedgerError(f"{beside}: {error.strerror}; give a file in a folder that can be written") from None
+    os.close(descriptor)  # mode 0600, as `mkstemp` makes it
+    copy = Path(name)
+    try:
+        with reading(path, formats=READABLE) as db:
+            try:
+                db.execute("VACUUM INTO ?", (str(copy),))
+            except sqlite3.OperationalError as error:
+                raise LedgerError(f"{beside} cannot be written: {error}; free disk space or check the disk") from None
+        held = check_ledger(copy)
+        with copy.open("rb") as written:
+            os.fsync(written.fileno())
+        yield copy, held
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _put(copy: Path, out: Path) -> None:
+    """Under its name at once and whole, and never over another file."""
+    try:
+        out.hardlink_to(copy)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if out.exists():
+            raise FileExistsError from None
+        copy.rename(out)
+    _flush_folder(out.parent)
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Moves the ledger and its write-ahead log, which would be taken for the new one's, to a name that is free."""
+    parts = [(path.with_name(path.name + end), end) for end in ("", "-wal", "-shm")]
+    if not any(file.exists() for file, _ in parts):
+        return None
+    for number in range(1, _ASIDE_MAX):
+        aside = path.with_name(f"{path.name}.replaced-{number}")
+        if not any(path.with_name(aside.name + end).exists() for _, end in parts):
+            break
+    else:
+        raise LedgerError(f"ledger {path}: {_ASIDE_MAX} replaced ledgers lie beside it; remove some")
+    for file, end in parts:
+        if file.exists():
+            file.rename(path.with_name(aside.name + end))
+    return aside
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

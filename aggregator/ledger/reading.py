@@ -1,0 +1,276 @@
+"""Reads a ledger without disturbing the aggregator that writes it: totals, versions, and who contributed what."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Container, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from aggregator.ledger.file_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
+from aggregator.status import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, History
+from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
+from wire_contract.messages import Measured, SeenDevice
+
+READABLE = range(OLDEST_FORMAT, FORMAT + 1)
+"""Formats that this program has, or can bring to its own."""
+
+_RATE_UPDATES_MAX = 100_000
+"""So many of the newest updates are looked at for the rate; more in a minute are beyond one aggregator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Since the ledger began."""
+
+    task: str
+    begun: bool
+    """Whether the line has a first version; a ledger whose first start failed has none."""
+    version: int
+    devices: int
+    merged: int
+    duplicates: int
+    refused: int
+    refused_by_reason: Mapping[str, int]
+    bytes_in: int
+    """Payload bytes of the merged updates."""
+    updated_at: float
+    """Unix seconds of the newest version or merge; 0 before the first."""
+    waiting: int
+    """Merged updates that no version holds yet."""
+    waiting_devices: int
+    """Whose updates these are."""
+    devices_min: int | None
+    """Devices that a version needs, as the aggregator was last started; None: by a program that did not note it."""
+    evaluation: Mapping[str, float]
+    """Metrics of the newest evaluated version, mean over evaluators; empty when there is none."""
+    evaluated_version: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """One merged update."""
+
+    device: str
+    sequence: int
+    base_version: int
+    into_version: int
+    staleness: int
+    samples: int
+    weight: float
+    size_bytes: int
+    merged_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionMoment:
+    """When a version was committed."""
+
+    version: int
+    committed_at: float
+
+
+def read_task(path: Path) -> str:
+    """The task of a ledger of any format that this program can migrate.
+
+    Raises:
+        LedgerError: there is no ledger, it is damaged, or of a newer format.
+    """
+    with reading(path, formats=READABLE) as db:
+        task: str = db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0]
+        return task
+
+
+def read_totals(path: Path) -> Totals:
+    """What `status` shows.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with reading(path) as db:
+        newest = db.execute("SELECT version, committed_at FROM version ORDER BY version DESC LIMIT 1").fetchone()
+        version, committed_at = newest or (0, 0.0)
+        waiting, waiting_devices = db.execute(
+            "SELECT count(*), count(DISTINCT device) FROM journal WHERE into_version > ?", (version,)
+        ).fetchone()
+        noted = db.execute("SELECT value FROM meta WHERE key = 'devices_min'").fetchone()
+        merged_at = db.execute(
+            "SELECT coalesce((SELECT merged_at FROM journal ORDER BY id DESC LIMIT 1), 0)"
+        ).fetchone()[0]
+        reasons = dict(db.execute("SELECT reason, count FROM counter WHERE outcome = 'refused'"))
+        counts = dict(db.execute("SELECT outcome, sum(count) FROM counter GROUP BY outcome"))
+        evaluated, metrics = _newest_evaluation(db)
+        return Totals(
+            task=db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0],
+            begun=newest is not None,
+            version=version,
+            devices=db.execute("SELECT count(DISTINCT device) FROM device").fetchone()[0],
+            merged=counts.get("merged", 0),
+            duplicates=counts.get("duplicate", 0),
+            refused=counts.get("refused", 0),
+            refused_by_reason=reasons,
+            bytes_in=counts.get("merged_bytes", 0),
+            updated_at=merged_at if waiting else committed_at,  # by their order: a clock may have been ahead in between
+            waiting=waiting,
+            waiting_devices=waiting_devices,
+            devices_min=None if noted is None else int(noted[0]),
+            evaluation=metrics,
+            evaluated_version=evaluated,
+        )
+
+
+def read_contributions(path: Path) -> list[Contribution]:
+    """Every merged update that the journal still has, in the order of merging.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with reading(path) as db:
+        rows = db.execute(
+            "SELECT device, sequence, base_version, into_version, staleness, samples, weight, size_bytes, merged_at"
+            " FROM journal ORDER BY id"
+        )
+        names = [column[0] for column in rows.description]
+        return [Contribution(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def read_shares(path: Path) -> list[tuple[str, float, float]]:
+    """Each device that was ever answered, with the sum of its merged weight and the Unix seconds of its newest merge.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with reading(path) as db:
+        return db.execute(
+            "SELECT device, coalesce(weight, 0.0), coalesce(last_merged_at, 0.0)"
+            " FROM (SELECT DISTINCT device FROM device) LEFT JOIN account USING (device)"
+        ).fetchall()
+
+
+def read_versions(path: Path) -> list[VersionMoment]:
+    """Every version, oldest first.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with reading(path) as db:
+        rows = db.execute("SELECT version, committed_at FROM version ORDER BY version")
+        return [VersionMoment(version=version, committed_at=at) for version, at in rows]
+
+
+def read_history(path: Path, *, now: float) -> History:
+    """What an aggregator that starts at `now`, Unix seconds, tells of the time before.
+
+    Raises:
+        LedgerError: there is no ledger, or it is damaged.
+    """
+    with reading(path) as db:
+        versions = db.execute(
+            "SELECT version, committed_at FROM version ORDER BY version DESC LIMIT ?", (VERSIONS_KEPT,)
+        )
+        newest_first = db.execute("SELECT merged_at FROM journal ORDER BY id DESC LIMIT ?", (_RATE_UPDATES_MAX,))
+        recent = [at for (at,) in takewhile(lambda row: row[0] > now - RATE_SECONDS, newest_first)]
+        return History(
+            committed_at=dict(versions.fetchall()),
+            evaluations=_newest_measured(db),
+            staleness=dict(db.execute("SELECT staleness, updates FROM merged_staleness").fetchall()),
+            devices=_seen_devices(db),
+            merged_at=recent[::-1],
+            bytes_up=db.execute(
+                "SELECT coalesce(sum(count), 0) FROM counter WHERE outcome = 'merged_bytes'"
+            ).fetchone()[0],
+        )
+
+
+def _newest_measured(db: sqlite3.Connection) -> list[Measured]:
+    rows = db.execute(
+        "SELECT version, device, metrics, committed_at FROM evaluation JOIN version USING (version)"
+        " ORDER BY version DESC, device DESC LIMIT ?",
+        (SUMMARY_EVALUATIONS_MAX,),
+    )
+    told = [(version, device, json.loads(metrics).get(ACCURACY), at) for version, device, metrics, at in rows]
+    return [
+        Measured(version, device, accuracy, at)
+        for version, device, accuracy, at in told
+        if accuracy is not None and 0 <= accuracy <= 1
+    ]
+
+
+def _seen_devices(db: sqlite3.Connection) -> list[SeenDevice]:
+    """All of them; the one that was answered last comes last."""
+    accounts = db.execute("SELECT device, updates, staleness FROM account")
+    merged = {device: (count, staleness) for device, count, staleness in accounts}
+    # With max() alone, SQLite takes the other columns from the row that has the maximum.
+    answered = db.execute("SELECT device, refusal, max(seen_at) AS at FROM device GROUP BY device ORDER BY at")
+    seen = []
+    for device, refusal, at in answered:
+        count, staleness = merged.get(device, (0, 0))
+        seen.append(SeenDevice(device, "merged" if refusal is None else "refused", staleness, at, count))
+    return seen
+
+
+def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, float]]:
+    version = db.execute("SELECT max(version) FROM evaluation").fetchone()[0]
+    if version is None:
+        return None, {}
+    told = [json.loads(row[0]) for row in db.execute("SELECT metrics FROM evaluation WHERE version = ?", (version,))]
+    names = {name for metrics in told for name in metrics}
+    means = {}
+    for name in sorted(names):
+        values = [metrics[name] for metrics in told if name in metrics]
+        means[name] = sum(value / len(values) for value in values)  # the sum of large values may not be finite
+    return version, means
+
+
+@contextmanager
+def reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads.
+
+    Raises:
+        LedgerError: there is no ledger, it is damaged, or of another format than these.
+    """
+    path = path.resolve()  # SQLite's other files lie beside the file itself, not beside a symbolic link to it
+    if path.is_dir():
+        raise LedgerError(f"ledger {path} is a folder; give the name of a file")
+    if not path.is_file():
+        raise LedgerError(f"ledger {path}: there is no such file")
+    # Asked and not tried: closing the file would end the locks that SQLite holds on it in this process.
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise LedgerError(f"ledger {path}: this user may not read it; run this as the aggregator's user")
+    try:
+        with closing(_open(path)) as db:
+            found = check_format(db, path)
+            if found not in formats:
+                raise LedgerError(
+                    f"ledger {path} has format {found}, from an earlier version of this program; start the aggregator "
+                    f"on it once, which brings it to format {FORMAT}"
+                )
+            if not db.execute("SELECT count(*) FROM meta WHERE key = 'task'").fetchone()[0]:
+                raise LedgerError(f"ledger {path} cannot be read: it names no task")
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"ledger {path} cannot be read: {error}") from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, also for a user who may not write to the folder and on a read-only mount.
+
+    SQLite reads a file in WAL mode only beside its -wal and -shm files, and creates them where they are missing. A
+    clean stop removes them; then nothing is missing from the main file, which can be read as one that nobody changes.
+    """
+    address = path.absolute().as_uri()
+    db = sqlite3.connect(f"{address}?mode=ro", uri=True)
+    try:
+        db.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError:
+        db.close()
+        write_ahead_log = path.with_name(f"{path.name}-wal")
+        if write_ahead_log.exists() and write_ahead_log.stat().st_size:
+            raise LedgerError(
+                f"ledger {path}: its newest changes are in {write_ahead_log.name}, which SQLite reads only with write "
+                f"access to the folder; run this as the aggregator's user, or copy both files and read the copy"
+            ) from None
+        return sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
+    return db

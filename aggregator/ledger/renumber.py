@@ -1,0 +1,43 @@
+"""The way out after an older copy of a ledger was restored: its line goes on above every version that devices saw.
+
+Devices that pin keys refuse what is older than they believed before, and cannot tell a restored ledger from an attack.
+So the same weights are given a higher version number, once, while no aggregator runs; no device needs to be touched.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from aggregator.ledger.file_format import LedgerError
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.reading import read_task
+from aggregator.model_line import LineSettings, restore, row_of
+from wire_contract.publication.release import first_shelf
+
+
+def move_forward(path: Path, *, version: int, shard: int, unix: Callable[[], float]) -> int:
+    """Gives the newest weights of the ledger the number `version`; returns the number that they had.
+
+    What waits in the buffer goes into the version after it.
+
+    Raises:
+        LedgerError: the ledger cannot be used, or has this version already.
+    """
+    task = read_task(path)
+    with Ledger(path, task=task, shard=shard) as ledger:
+        if ledger.layout() is None:
+            raise LedgerError(f"ledger {path} has no model yet; run the aggregator once")
+        line = restore(ledger, LineSettings(task=task))
+        before = line.version
+        if version <= before:
+            raise LedgerError(f"ledger {path} is at version {before}; give a --version above it")
+        shelf = first_shelf(
+            line.weights,
+            task=task,
+            layout=line.layout,
+            encoding=line.shelf.encoding,
+            published_at=unix(),
+            version=version,
+            parent=before,
+        )
+        ledger.move_forward(row_of(shelf), line.weights, before=before)
+    return before

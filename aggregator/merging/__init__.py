@@ -1,0 +1,1 @@
+"""How updates become a version: weights by staleness and samples, and the rule that merges."""

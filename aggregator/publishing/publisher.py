@@ -1,0 +1,121 @@
+"""Publishes versions: deltas and chunks first, manifest last, all retained; deletes what is no longer kept.
+
+Only what does not stand on the broker yet is published (`upkeep.py`). What the link does not take now, because its
+queue is full, still counts as missing, or as left over, and is tried again.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+
+from aggregator.publishing.retained_state import Upkeep, sha256
+from wire_contract.codec import encode
+from wire_contract.errors import LinkError, PayloadTooLarge
+from wire_contract.link.protocol import Link
+from wire_contract.messages import AggregatorStatus, Manifest, Receipt
+from wire_contract.publication.manifest import Announcement
+from wire_contract.signatures.signing import SigningKey, sign
+from wire_contract.topics import build
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """The aggregator's side of the topics."""
+
+    def __init__(
+        self, link: Link, *, root: str, task: str, shard: int, signing_keys: Sequence[SigningKey] = ()
+    ) -> None:
+        """Without signing keys manifests go out plain."""
+        self._link = link
+        self._root = root
+        self._task = task
+        self._signing_keys = signing_keys
+        self._status_topic = build("aggregator", root=root, task=task, shard=shard)
+        self.model_topic = build("model", root=root, task=task)
+        self.upkeep = Upkeep()
+        self.newest: Manifest | None = None
+        """What was announced last; None: nothing yet."""
+        self.published_bytes = 0
+        """Payloads that the link took."""
+
+    def model(self, announcement: Announcement) -> bool:
+        """Publishes what of a version does not stand there; False when the link did not take all of it.
+
+        Where anything was missing the manifest goes out again, last: a device that had given up a delta or a chunk
+        takes that for the sign to try again.
+        """
+        self.newest = newest = announcement.manifest
+        deltas = {self.delta_topic(version): delta for version, delta in announcement.deltas.items()}
+        topics = [self.chunk_topic(newest.snapshot_version, index) for index in range(len(announcement.chunks))]
+        chunks = dict(zip(topics, announcement.chunks, strict=True))
+        manifest = sign(newest, self._signing_keys)
+        self.upkeep.want(
+            {
+                **{topic: sha256(delta) for topic, delta in deltas.items()},
+                **dict(zip(topics, newest.chunk_digests, strict=True)),
+                self.model_topic: sha256(manifest),
+            }
+        )
+        missing = self.upkeep.missing()
+        try:
+            for topic in missing:
+                if topic in deltas:
+                    self._delta(topic, deltas[topic])
+                elif topic in chunks:
+                    self._send(topic, chunks[topic], retain=True)
+            if missing:
+                self._send(self.model_topic, manifest, retain=True)
+        except LinkError as error:
+            log.warning("version %d could not be published yet: %s", newest.version, error)
+            return False
+        return True
+
+    def tidy(self, kept: Collection[str]) -> bool:
+        """Deletes what stands there and is neither of the newest version nor in `kept`; False: not all of it yet."""
+        try:
+            for topic in self.upkeep.surplus(kept):
+                self._send(topic, b"", retain=True)
+        except LinkError as error:
+            log.warning("old deltas and chunks stay on the broker for now: %s", error)
+            return False
+        return True
+
+    def receipt(self, device: str, receipt: Receipt) -> None:
+        """Answers a device. A receipt that is lost costs one duplicate: the device sends again and is told then."""
+        try:
+            self._send(build("receipt", root=self._root, task=self._task, device=device), encode(receipt))
+        except LinkError as error:
+            log.warning("receipt for %s was not sent: %s", device, error)
+
+    def status(self, status: AggregatorStatus) -> None:
+        """Tells how the aggregator is."""
+        try:
+            self._send(self._status_topic, encode(status), retain=True)
+        except LinkError as error:
+            log.warning("status was not sent: %s", error)
+
+    def chunk_topic(self, version: int, index: int) -> str:
+        """Where a chunk of a snapshot stands."""
+        return build("chunk", root=self._root, task=self._task, version=version, chunk=index)
+
+    def delta_topic(self, version: int) -> str:
+        """Where the delta that leads to `version` stands."""
+        return build("delta", root=self._root, task=self._task, version=version)
+
+    def _delta(self, topic: str, delta: bytes) -> None:
+        """A delta that the broker would refuse must not hold up the version: devices then take its snapshot."""
+        try:
+            self._send(topic, delta, retain=True)
+        except PayloadTooLarge as error:
+            self.upkeep.given_up(topic)
+            log.warning(
+                "%s was not published, so devices fall back to snapshots: %s; lower --delta-message-bytes-max",
+                topic,
+                error,
+            )
+
+    def _send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        self._link.publish(topic, payload, retain=retain)
+        self.published_bytes += len(payload)
+        if retain and topic != self._status_topic:
+            self.upkeep.published(topic, payload)

@@ -1,0 +1,1 @@
+"""Bytes on the wire against accuracy, for several ways of learning."""

@@ -1,0 +1,1 @@
+"""Training on the device: losses, networks, the training loop, AsyncFedKD and FedKD."""

@@ -1,0 +1,147 @@
+"""Training a student and a local teacher together (FedKD). The losses, and their source, stand in `distillation.py`.
+
+A network that shows its hidden state has two further methods, with `forward(x) == classify(features(x))`:
+
+    features(inputs (batch, …)) -> (batch, hidden)
+    classify(features (batch, hidden)) -> logits (batch, class)
+
+Where the student or the teacher has not, there is no hidden loss; all else is the same.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol, cast, runtime_checkable
+
+from torch import Tensor, nn, no_grad
+
+from device_client.learning.distillation import seed_of, seeded, task_loss_of
+from device_client.learning.losses import mutual_losses
+from device_client.learning.training_loop import Learned, TrainingResult, optimise, right_ones, summed
+from device_client.task import Examples, Recipe, TaskError
+
+
+@runtime_checkable
+class ShowsHidden(Protocol):
+    """A network in two stages."""
+
+    def features(self, inputs: Tensor, /) -> Tensor:
+        """Hidden states (batch, hidden) of inputs (batch, …)."""
+
+    def classify(self, features: Tensor, /) -> Tensor:
+        """Logits (batch, class) of hidden states (batch, hidden)."""
+
+
+def projection_between(student: nn.Module, teacher: nn.Module, examples: Examples, *, seed: int) -> nn.Linear | None:
+    """A fresh W_h, from the student's hidden states to the size of the teacher's; None where one shows none.
+
+    Args:
+        student: of the task.
+        teacher: of the task.
+        examples: the first one tells how wide the hidden states are.
+        seed: of the initial weights.
+
+    Raises:
+        TaskError: hidden states that are not (batch, hidden).
+    """
+    if not (isinstance(student, ShowsHidden) and isinstance(teacher, ShowsHidden)):
+        return None
+    with seeded(seed):
+        return nn.Linear(_hidden(student, examples), _hidden(teacher, examples), bias=False)
+
+
+@no_grad()
+def _hidden(network: nn.Module, examples: Examples) -> int:
+    was_training = network.training
+    network.eval()
+    shape = cast("ShowsHidden", network).features(examples.inputs[:1]).shape
+    network.train(was_training)
+    if len(shape) != 2:  # noqa: PLR2004 — batch, hidden
+        raise TaskError(
+            f"{type(network).__name__}.features gives {tuple(shape)} for one example; it must be (batch, hidden)"
+        )
+    return int(shape[1])
+
+
+def train_mutually(
+    student: nn.Module,
+    teacher: nn.Module,
+    projection: nn.Linear | None,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    seed: int,
+    version: int,
+    clock: Callable[[], float] = time.monotonic,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainingResult:
+    """One round on one device: `recipe.epochs` passes over its examples, both networks on the same batches.
+
+    The result's metrics are `loss` and `accuracy` of the student and `teacher_loss` and `teacher_accuracy`. Both
+    losses are those of the labels alone: the totals rise where the networks become sure, and say nothing to a person.
+
+    Args:
+        student: holds the weights of model `version`, or what was learned on it so far; changed in place.
+        teacher: the device's own, as its last round left it; changed in place. One that is frozen all through, as
+            pre-training leaves it, is thawed; one that is frozen in parts stays so.
+        projection: W_h, changed in place; None: no hidden loss.
+        examples: the device's own.
+        recipe: hyper-parameters; `alpha` and `temperature` are not of this method.
+        seed: of shuffling, augmentation and dropout; together with `version` and the weights it fixes the outcome.
+        version: of the model started from; both learning rates fall with it.
+        clock: seconds.
+        should_stop: looked at before each batch.
+    """
+    if not any(parameter.requires_grad for parameter in teacher.parameters()):
+        teacher.requires_grad_(True)
+    task_loss = task_loss_of(recipe)
+
+    def learn(inputs: Tensor, labels: Tensor, _chosen: Tensor) -> Learned:
+        hidden = None
+        if projection is None:
+            student_logits, teacher_logits = student(inputs), teacher(inputs)  # (batch, class)
+        else:
+            student_hidden, student_logits = _in_two_stages(student, inputs)
+            teacher_hidden, teacher_logits = _in_two_stages(teacher, inputs)
+            hidden = projection(student_hidden), teacher_hidden  # (batch, teacher hidden)
+        losses = mutual_losses(
+            student_logits,
+            teacher_logits,
+            labels,
+            temperature=recipe.mutual_temperature,
+            task_loss=task_loss,
+            hidden=hidden,
+        )
+        return Learned(
+            losses.student + losses.teacher,
+            {
+                "loss": summed(losses.student_task, labels),
+                "accuracy": right_ones(student_logits, labels),
+                "teacher_loss": summed(losses.teacher_task, labels),
+                "teacher_accuracy": right_ones(teacher_logits, labels),
+            },
+        )
+
+    def teacher_rate(_step: int, _steps: int) -> float:
+        return recipe.local_teacher_learning_rate_at(version)
+
+    networks = [(student, lambda _step, _steps: recipe.learning_rate_at(version)), (teacher, teacher_rate)]
+    if projection is not None:
+        networks.append((projection, teacher_rate))
+    return optimise(
+        networks,
+        learn,
+        examples,
+        recipe,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=seed_of(seed, version),
+        clock=clock,
+        should_stop=should_stop,
+    )
+
+
+def _in_two_stages(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states and logits."""
+    stages = cast("ShowsHidden", network)
+    hidden = stages.features(inputs)
+    return hidden, stages.classify(hidden)

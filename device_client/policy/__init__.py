@@ -1,0 +1,1 @@
+"""When a device may train and upload: power, network, hours, approval."""

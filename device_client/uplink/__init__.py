@@ -1,0 +1,1 @@
+"""From the device to the aggregator: rounds, the durable outbox, sending until the receipt."""

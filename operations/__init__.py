@@ -1,0 +1,1 @@
+"""What an operator runs against a live system: the doctor and the live page."""

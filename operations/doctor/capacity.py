@@ -1,0 +1,169 @@
+"""How large, how many: packets, queues and what may be under way, with a bounded number of messages of our own."""
+
+from collections.abc import Callable, Iterator
+
+from operations.doctor import finding as mends
+from operations.doctor.bench import Bench
+from operations.doctor.finding import Finding
+from operations.doctor.visitor import Broken, Fate, Visitor
+from wire_contract.limits import KIB, MIB
+from wire_contract.link.mqtt_rules import packet_bytes
+
+PACKET_BYTES_NEEDED = 64 * KIB
+"""Chunks of a model have 32 KiB; manifests and updates may be somewhat larger."""
+PACKET_BYTES_WANTED = MIB - KIB
+"""The programs send nothing larger."""
+PACKET_STEP_BYTES = 32 * KIB
+PACKET_SECONDS_MAX = 5.0
+PUBLISH_SECONDS_MAX = 12.0
+"""For all messages of the queue; over a slow line fewer are tried, and said so."""
+DRAIN_SECONDS_MAX = 12.0
+IN_FLIGHT_WANTED = 100
+RECEIVE_MAXIMUM = 128
+_QUIET_SECONDS = 1.0
+
+
+def largest(passes: Callable[[int], bool], *, low: int, high: int, step: int) -> int:
+    """The largest size that passes, to within `step`, by bisection; `low` is known to pass and `high` not to."""
+    while high - low > step:
+        middle = (low + high) // 2
+        if passes(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class _PacketProbe:
+    """Publishes packets of given sizes from the device to the aggregator; remembers how the last failure looked."""
+
+    def __init__(self, bench: Bench, topic: str) -> None:
+        self._bench = bench
+        self._topic = topic
+        self.failure = ""
+        self.is_slow = False
+        """The last failure may be the line's: nothing more came in time."""
+
+    def passes(self, size_bytes: int) -> bool:
+        """Whether a packet of this size comes through. Connections of its own: some brokers end them."""
+        overhead = packet_bytes(self._topic, b"") + 3  # the length field grows by up to 3 bytes
+        large, small = bytes(size_bytes - overhead), b"after the large one"
+        with self._bench.visit("aggregator", self._bench.filter("update")) as reader:
+            reader.publish(self._bench.topic("receipt"), b"after the subscription")
+            with self._bench.visit("device") as writer:
+                fate = writer.publish(self._topic, large, seconds=PACKET_SECONDS_MAX)
+                if fate == "taken":
+                    writer.publish(self._topic, small)
+            if fate != "taken":
+                self.failure, self.is_slow = _FAILURES[fate], fate == "silent"
+                return False
+            # The small one behind it says that nothing more comes, without a guess at how long that may take.
+            heard = reader.hear(
+                lambda heard: any(one.payload in {large, small} for one in heard), seconds=PACKET_SECONDS_MAX
+            )
+        if any(one.payload == large for one in heard):
+            return True
+        self.is_slow = not heard
+        self.failure = "acknowledged and thrown away" if heard else f"not delivered within {PACKET_SECONDS_MAX:g} s"
+        return False
+
+
+_FAILURES: dict[Fate, str] = {
+    "refused": "refused",
+    "too large": "over the limit that the broker announces",
+    "lost": "answered by ending the connection",
+    "silent": f"not acknowledged within {PACKET_SECONDS_MAX:g} s",
+}
+
+
+def packet_limit(bench: Bench) -> Iterator[Finding]:
+    """How large a message may be."""
+    name = "packet limit"
+    probe = _PacketProbe(bench, bench.need("update"))
+    needed, wanted = PACKET_BYTES_NEEDED // KIB, PACKET_BYTES_WANTED // KIB
+    if probe.passes(PACKET_BYTES_WANTED):
+        yield Finding(name=name, verdict="ok", line=f"packets of {wanted} KiB pass")
+    elif probe.passes(PACKET_BYTES_NEEDED):
+        if probe.is_slow:
+            line = f"packets of {needed} KiB pass; of {wanted} KiB they are {probe.failure}"
+            mend = "the line is slow, or it is the WebSocket listener of mosquitto 2.0, which sends 40 kB/s"
+            yield Finding(name=name, verdict="warning", line=line, mend=mend)
+            return
+        size = largest(probe.passes, low=PACKET_BYTES_NEEDED, high=PACKET_BYTES_WANTED, step=PACKET_STEP_BYTES)
+        line = f"packets of {size // KIB} KiB pass; larger ones are {probe.failure}"
+        mend = f"or keep --update-bytes of the devices below {size // KIB * KIB}"
+        yield Finding(name=name, verdict="warning", line=line, mend=mend, mending=mends.PACKET)
+    elif probe.is_slow:
+        line = f"packets of {needed} KiB are {probe.failure}, so the limit cannot be seen"
+        yield Finding(name=name, verdict="warning", line=line, mend="try again over a faster line")
+    else:
+        size = largest(probe.passes, low=KIB, high=PACKET_BYTES_NEEDED, step=4 * KIB)
+        line = f"packets of {size // KIB} KiB pass, {needed} are needed; larger ones are {probe.failure}"
+        yield Finding(name=name, verdict="missing", line=line, mending=mends.PACKET)
+
+
+def queue_and_flight(bench: Bench) -> Iterator[Finding]:
+    """How many messages wait for a client that is away, and how many are delivered before it acknowledges."""
+    topic = bench.need("update")
+    payloads = [b"queued %06d" % number for number in range(bench.queue_messages)]
+    with bench.session("aggregator") as session:
+        with bench.visit("aggregator", bench.filter("update"), session=session) as reader:
+            reader.publish(bench.topic("receipt"), b"after the subscription")
+        with bench.visit("device") as writer:
+            fates = writer.publish_all([(topic, payload) for payload in payloads], seconds=PUBLISH_SECONDS_MAX)
+        taken = {payload for payload, fate in zip(payloads, fates, strict=True) if fate == "taken"}
+        if not taken:
+            raise Broken(f"none of {len(payloads)} messages was acknowledged")
+        with bench.visit(
+            "aggregator", bench.filter("update"), session=session, receive_maximum=RECEIVE_MAXIMUM
+        ) as reader:
+            first = reader.hear(
+                lambda heard: len(heard) >= len(taken),
+                seconds=DRAIN_SECONDS_MAX / 2,
+                quiet_seconds=_QUIET_SECONDS,
+                ack=False,
+            )
+            reader.ack(first)
+            kept = _drain(reader, {one.payload for one in first}, taken)
+    yield _queue(asked=len(payloads), taken=len(taken), kept=len(kept))
+    if kept:
+        yield _in_flight(len(first), waiting=len(kept), announced=bench.protocol == "5")
+
+
+def _drain(reader: Visitor, kept: set[bytes], wanted: set[bytes]) -> set[bytes]:
+    """What was kept already, and what still comes until all is there or nothing more comes."""
+    rest = reader.hear(
+        lambda heard: kept | {one.payload for one in heard} >= wanted,
+        seconds=DRAIN_SECONDS_MAX,
+        quiet_seconds=2 * _QUIET_SECONDS,
+    )
+    return (kept | {one.payload for one in rest}) & wanted
+
+
+def _queue(*, asked: int, taken: int, kept: int) -> Finding:
+    name = "queue limit"
+    if kept < taken:
+        line = f"of {taken:,} messages for a client that is away, all acknowledged, {kept:,} were kept"
+        return Finding(
+            name=name,
+            verdict="missing",
+            line=line,
+            mending=mends.QUEUE,
+            otherwise="or, if fewer will ever wait, --queue-messages",
+        )
+    if taken < asked:
+        line = f"all {taken:,} messages that went out in time were kept for a client that is away"
+        return Finding(name=name, verdict="warning", line=f"{line}; {asked:,} should be tried over a faster line")
+    return Finding(name=name, verdict="ok", line=f"{kept:,} messages are kept for a client that is away")
+
+
+def _in_flight(count: int, *, waiting: int, announced: bool) -> Finding:
+    name = "in flight"
+    if announced and count > RECEIVE_MAXIMUM:
+        line = f"{count} deliveries before an acknowledgement, though the client allowed {RECEIVE_MAXIMUM}"
+        return Finding(name=name, verdict="warning", line=line)
+    if count >= min(IN_FLIGHT_WANTED, waiting):
+        said = f", within the {RECEIVE_MAXIMUM} that were allowed" if announced else ""
+        return Finding(name=name, verdict="ok", line=f"{count} deliveries before an acknowledgement{said}")
+    line = f"{count} deliveries before an acknowledgement: the aggregator commits no larger batches"
+    return Finding(name=name, verdict="warning", line=line, mending=mends.IN_FLIGHT)

@@ -1,0 +1,217 @@
+"""One examination from the first packet to the last: which checks, in which order, and what a failure of one means."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+from operations.doctor import access, capacity, delivery, entry
+from operations.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench, NotChecked, Role
+from operations.doctor.finding import REACHABLE, Finding, exit_code
+from operations.doctor.reach import Reached, Unreached, reach
+from operations.doctor.report import as_json, shown, summary
+from operations.doctor.settings import PROBE_PREFIX, DoctorSettings
+from operations.doctor.visitor import Allowance, ProbeError, TimeUp
+from wire_contract.errors import LinkError, TopicError
+from wire_contract.link.mqtt import MqttSettings
+from wire_contract.program.command_line import INTERRUPTED
+from wire_contract.program.command_settings import UsageError
+from wire_contract.topics import check_name
+
+EXAMINATION_SECONDS_MAX = 50.0
+"""And then what was left at the broker is taken away, so that a minute is enough for all."""
+REACH_SECONDS_MAX = 5.0
+
+Check = Callable[[Bench], Iterator[Finding]]
+
+CHECKS: Sequence[tuple[str, Check]] = (
+    ("broker's memory", entry.identity),
+    ("anonymous access", entry.strangers),
+    ("access", access.rights),
+    ("isolation", access.isolation),
+    ("retained", delivery.retained),
+    ("durable session", delivery.durable_session),
+    ("newest only", delivery.unqueued),
+    ("session's life", delivery.session_expiry),
+    ("will", delivery.last_will),
+    ("packet limit", capacity.packet_limit),
+    ("queue limit", capacity.queue_and_flight),
+    ("topic depth", delivery.depth),
+    ("WebSocket", entry.websocket),
+    ("QoS 1 redelivery", delivery.redelivery),
+)
+"""In this order: the first say what the later ones can be asked, and the last may take half a minute."""
+
+
+def main(settings: DoctorSettings) -> int:
+    """Prints each finding as it comes. The exit code.
+
+    Raises:
+        UsageError: settings that cannot work together.
+    """
+    bench = bench_of(settings, Allowance(EXAMINATION_SECONDS_MAX))
+    address = bench.roles["device"].address
+    print(f"broker {address}, probed below {bench.root}/{bench.task}\n", flush=True)
+    started = time.monotonic()
+    findings = []
+    # Ctrl-C and SIGTERM alike: what was left at the broker is taken away first.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _quiet(), contextlib.closing(examine(bench, now_unix=time.time())) as found:
+            for finding in found:
+                findings.append(finding)
+                print(shown(finding, bench.kind), flush=True)
+    except KeyboardInterrupt:
+        print("doctor: stopped; the rest was not looked at", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    seconds = time.monotonic() - started
+    print(f"\n{summary(findings, seconds)}")
+    if settings.json_file is not None:
+        report = as_json(findings, address=address, broker=bench.kind, seconds=seconds)
+        try:
+            settings.json_file.parent.mkdir(parents=True, exist_ok=True)
+            settings.json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--json {settings.json_file}: {error.strerror}") from None
+    return exit_code(findings)
+
+
+def bench_of(settings: DoctorSettings, allowance: Allowance) -> Bench:
+    """What the settings say, before anything was asked of the broker.
+
+    Raises:
+        UsageError: settings that cannot work together.
+    """
+    prefix = f"{PROBE_PREFIX}-{secrets.token_hex(4)}"
+    task = settings.probe_task or prefix
+    aggregator = _aggregator(settings)
+    roles: dict[Role, MqttSettings] = {
+        "device": _mqtt(settings, task),
+        "aggregator": _mqtt(aggregator or settings, task),
+    }
+    return Bench(
+        roles=roles,
+        two_roles=aggregator is not None,
+        root=settings.root,
+        task=task,
+        device=settings.device or _device(roles["device"].username, task),
+        client_prefix=prefix,
+        queue_messages=settings.queue_messages,
+        websocket=_websocket(settings, roles["device"], task),
+        allowance=allowance,
+        protocol=settings.mqtt,
+        kind=settings.kind,
+    )
+
+
+def _mqtt(settings: DoctorSettings, client_id: str) -> MqttSettings:
+    return settings.model_copy(update={"client_id": None}).mqtt_settings(client_id=client_id)
+
+
+def _aggregator(settings: DoctorSettings) -> DoctorSettings | None:
+    """The settings of the aggregator's user; None: none was given."""
+    if settings.aggregator_username is None and settings.aggregator_certificate is None:
+        return None
+    return settings.model_copy(
+        update={
+            "broker": re.sub(r"://[^/]*@", "://", settings.broker),  # the device's user may stand there
+            "username": settings.aggregator_username,
+            "password": settings.aggregator_password,
+            "password_file": settings.aggregator_password_file,
+            "tls_certificate": settings.aggregator_certificate,
+            "tls_key": settings.aggregator_key,
+        }
+    )
+
+
+def _websocket(settings: DoctorSettings, device: MqttSettings, client_id: str) -> MqttSettings | None:
+    """The device at the other listener; None: none was given."""
+    if not settings.websocket:
+        return None
+    changes: dict[str, object] = {"broker": settings.websocket, "username": device.username}
+    if settings.websocket.startswith("ws://"):
+        changes |= {"tls_ca": None, "tls_certificate": None, "tls_key": None}
+    return dataclasses.replace(_mqtt(settings.model_copy(update=changes), client_id), password=device.password)
+
+
+def _device(username: str | None, task: str) -> str:
+    """A device is its user, where access lists have one rule for all devices."""
+    try:
+        return check_name(username or "", "device")
+    except TopicError:
+        return f"{task}-device"
+
+
+def examine(bench: Bench, *, now_unix: float) -> Generator[Finding, None, None]:
+    """All findings, one by one; leaves nothing at the broker, also when it is not asked for the rest of them.
+
+    Raises:
+        UsageError: the users given have sessions in use.
+    """
+    device = bench.roles["device"]
+    reached = reach(device.host, device.port, device.tls_context(), seconds_max=REACH_SECONDS_MAX, clock=time.monotonic)
+    if isinstance(reached, Unreached):
+        yield Finding(name=REACHABLE, verdict="missing", line=reached.line, mend=reached.mend)
+        return
+    bench.is_local, bench.certificate_ends_unix = reached.is_local, reached.certificate_ends_unix
+    try:
+        yield from _inside(bench, reached, now_unix)
+    finally:
+        left = bench.clean_up(Allowance(CLEAN_UP_SECONDS_MAX))
+    if left:
+        line = f"could not be taken away: {', '.join(left)}"
+        yield Finding(name="cleaning up", verdict="warning", line=line, mend="delete it by hand")
+
+
+def _inside(bench: Bench, reached: Reached, now_unix: float) -> Iterator[Finding]:
+    """From the first CONNECT on."""
+    try:
+        entered = list(entry.versions_and_login(bench))
+    except entry.NoEntry as none:
+        if none.finding.name != REACHABLE:
+            yield _reached(reached.seconds)
+        yield none.finding
+        return
+    yield _reached(reached.seconds)
+    yield from entry.encryption(bench, now_unix)
+    yield from entered
+    for name, check in CHECKS:
+        yield from guarded(name, check, bench)
+
+
+def _reached(seconds: float) -> Finding:
+    return Finding(name=REACHABLE, verdict="ok", line=f"answers within {1000 * seconds:.0f} ms")
+
+
+def guarded(name: str, check: Check, bench: Bench) -> Iterator[Finding]:
+    """The findings of one check; whatever becomes of it is a finding too."""
+    try:
+        bench.allowance.of(1.0)
+        yield from check(bench)
+    except NotChecked as needed:
+        yield Finding(name=name, verdict="not checked", line=str(needed))
+    except TimeUp as late:
+        yield Finding(name=name, verdict="not checked", line=str(late))
+    except (ProbeError, LinkError) as error:
+        line = f"the probe broke off: {error}"
+        yield Finding(name=name, verdict="missing", line=line, mend="look at the broker's log")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The link's warnings are what the findings say better."""
+    log = logging.getLogger("wire_contract")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,1 @@
+"""Whether every update was merged exactly once, seen from outside."""

@@ -1,0 +1,1 @@
+"""The demo: six people's watches teach one model, each device a process of its own."""

@@ -1,0 +1,150 @@
+"""What the same student reaches without federation: on everybody's data in one heap, and on one person's alone.
+
+Same student, teacher, initial weights, augmentation, optimiser and batch size; the budget is a number of passes
+over the data, said by the caller and the same for both. `python -m simulators baselines` prints
+a JSON line as each is done.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import Field
+
+from wire_contract.program.command_settings import CommandSettings
+
+Who = Literal["all", "centralised", "local"]
+
+
+class BaselineSettings(CommandSettings):
+    """Trains the centralised ceiling and the one-person floors."""
+
+    task: str = Field("physiotherapy", min_length=1, description="what is learned, named as for `device run`")
+    data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
+    initial_model: Path = Field(description="safetensors file of the initial student")
+    teacher: Path | None = Field(None, description="safetensors file of the teacher, where the task has one")
+    devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
+    epochs: int = Field(40, ge=1, description="passes over the data, of each")
+    seed: int = Field(0, ge=0, description="random seed of shuffling, augmentation and dropout")
+    who: Who = Field("all", description="which of the two; they are independent, so that two programs can share them")
+    nice: int = Field(0, ge=0, le=19, description="gives way to other programs, as nice(1)")
+
+
+@dataclass(kw_only=True)
+class Baselines:
+    """What was measured so far; a slow machine may never get to all of it."""
+
+    epochs: int
+    centralised: dict[str, float] = field(default_factory=dict)
+    """Metrics on the held-out persons by name; so are all here."""
+    local: dict[str, dict[str, float]] = field(default_factory=dict)
+    teacher: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Of the programs that have told they are done, together."""
+    given_up: str = ""
+    """Why the run went on without those that are missing; empty while they are still expected."""
+
+    def pooled(self, metric: str = "accuracy") -> float | None:
+        """On everybody's data together; None: not measured."""
+        return self.centralised.get(metric)
+
+    def local_mean(self, metric: str = "accuracy") -> float | None:
+        """Mean over the devices that were measured; None: there are none."""
+        return fmean(metrics[metric] for metrics in self.local.values()) if self.local else None
+
+    def missing(self, devices: Iterable[str]) -> tuple[str, ...]:
+        """What was not measured, for a person."""
+        alone = tuple(f"{device} alone" for device in devices if device not in self.local)
+        return alone if self.centralised else ("pooled data", *alone)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """One line of the command."""
+        match event:
+            case {"who": "centralised", "metrics": metrics}:
+                self.centralised = metrics
+            case {"who": "teacher", "metrics": metrics}:
+                self.teacher = metrics
+            case {"who": "local", "device": device, "metrics": metrics}:
+                self.local[device] = metrics
+            case {"who": "done", "seconds": seconds}:
+                self.seconds += seconds
+
+    def is_complete(self, devices: Iterable[str]) -> bool:
+        return not self.missing(devices)
+
+
+def budget_epochs(*, versions: int, updates_per_version: int, epochs: int, devices: int) -> int:
+    """Passes over all data that a federation plans: V versions of K updates, each `epochs` passes over one of D
+    devices' data.
+    """
+    return max(1, round(versions * updates_per_version * epochs / devices))
+
+
+def run(settings: BaselineSettings, tell: Callable[[str], object] = print) -> None:
+    """Trains and tells.
+
+    Raises:
+        TaskError: the task or its data cannot be had.
+        ModelFileError: a file is missing or not of this task.
+    """
+    # torch takes seconds, which `--help` and whoever only wants the types do not need
+    import torch  # noqa: PLC0415
+    from torch import nn  # noqa: PLC0415
+
+    from device_client.learning.distillation import evaluate, train_alone  # noqa: PLC0415
+    from device_client.learning.parameters import load_vector  # noqa: PLC0415
+    from device_client.model_files import read_model  # noqa: PLC0415
+    from device_client.task import Examples, pooled  # noqa: PLC0415
+    from device_client.tasks.loading import load_task  # noqa: PLC0415
+
+    os.nice(settings.nice)
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    task = load_task(settings.task, data=settings.data)
+    held_out = task.held_out()
+    initial = read_model(settings.initial_model, task=task.name)
+    teacher: nn.Module | None = None
+    if task.teacher is not None and settings.teacher is not None:
+        file = read_model(settings.teacher, task=task.name)
+        teacher = task.teacher()
+        load_vector(teacher, file.layout, file.weights)
+        teacher.eval().requires_grad_(False)
+        _tell(tell, who="teacher", metrics=evaluate(teacher, held_out, task.classes))
+    student = task.student()
+
+    def alone(examples: Examples) -> dict[str, float]:
+        load_vector(student, initial.layout, initial.weights)
+        train_alone(student, teacher, examples, task.recipe, epochs=settings.epochs, seed=settings.seed)
+        return evaluate(student, held_out, task.classes)
+
+    names = task.devices[: settings.devices]
+    data = {device: task.examples_of(device) for device in names}
+    if settings.who != "local":
+        _tell(tell, who="centralised", metrics=alone(pooled(list(data.values()))))
+    if settings.who != "centralised":
+        for device, examples in data.items():
+            _tell(tell, who="local", device=device, metrics=alone(examples))
+    _tell(tell, who="done", seconds=round(time.monotonic() - started, 1))
+
+
+def _tell(tell: Callable[[str], object], **fields: object) -> None:
+    tell(json.dumps(fields))
+
+
+def main(settings: BaselineSettings) -> int:
+    """The command; returns its exit code."""
+    from device_client.model_files import ModelFileError  # noqa: PLC0415 — see `run`
+    from device_client.task import TaskError  # noqa: PLC0415
+
+    try:
+        run(settings, lambda line: print(line, flush=True))
+    except (TaskError, ModelFileError) as error:
+        print(f"simulators: {error}", file=sys.stderr)
+        return 2
+    return 0

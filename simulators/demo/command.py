@@ -1,0 +1,163 @@
+"""The demo as a command: how it ends, however it ends.
+
+Exit codes: 0 all went well; 1 a program failed, or what was measured is not what is promised; 2 something that the user
+can mend, in one line; 128 + signal when interrupted.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from simulators.demo.settings import LAST_PAGE, REPORT, SUMMARY, DemoSettings
+from simulators.processes.processes import ProcessError, Processes
+from simulators.reporting.live_view import View, make_view
+from simulators.reporting.results import Record, summary
+from wire_contract.errors import ContractError
+
+PRELOADED = (
+    "torch._dynamo",  # the first step of any optimiser imports it, and that is half of all importing
+    "device_client.commands",
+    "device_client.tasks.physiotherapy",
+    "simulators.demo.baselines",
+    "operations.doctor.settings",
+    "operations.watch.settings",
+)
+"""What the programs that learn need; see `fork_server`."""
+
+
+class Unusable(Exception):
+    """Something that the user can mend; one line."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """The first signal ends the work in order; further ones do not disturb the tidying up."""
+    handled = (signal.SIGINT, signal.SIGTERM)
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, handle) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(settings: DemoSettings) -> int:
+    """The demo; returns the exit code."""
+    began = time.monotonic()
+    try:
+        with interruptible(), make_view(plain=settings.plain) as view, ExitStack() as resources:
+            folder = fresh_folder(settings.out)
+            processes = resources.enter_context(Processes(folder / "logs", preload=PRELOADED))
+            record = _perform(settings, folder, view, processes, resources, began=began)
+    except Interrupted as interruption:
+        print(f"demo: stopped by {interruption}; every program of it has ended", file=sys.stderr)
+        return 128 + interruption.number
+    except ProcessError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except (Unusable, ContractError) as error:
+        print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"demo: {error.filename or settings.out}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    record.phases["report"] = time.monotonic() - began - sum(record.phases.values())
+    record.seconds = time.monotonic() - began
+    record.cpu_seconds = cpu_seconds()
+    return conclude(record, settings.out)
+
+
+def fresh_folder(out: Path) -> Path:
+    """For what the programs write.
+
+    What an earlier run left is deleted: its ledger would be taken for this run's, and so would its report if this run
+    came to none.
+    """
+    folder = out / "run"
+    if (folder / "logs").is_dir():
+        shutil.rmtree(folder)
+        for name in (REPORT, LAST_PAGE, SUMMARY):
+            (out / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _perform(
+    settings: DemoSettings, folder: Path, view: View, processes: Processes, resources: ExitStack, *, began: float
+) -> Record:
+    """The run, and its report.
+
+    Raises:
+        Unusable: of the task, its data or its models.
+    """
+    # Not above: this takes as long as the fork server takes, which does the same meanwhile.
+    from device_client.model_files import ModelFileError  # noqa: PLC0415
+    from device_client.task import TaskError  # noqa: PLC0415
+    from simulators.demo.stages import Stages  # noqa: PLC0415
+    from simulators.reporting.report import write_report  # noqa: PLC0415
+
+    try:
+        record = Stages(settings, folder, view, processes, resources, began=began).run()
+    except (TaskError, ModelFileError) as error:
+        raise Unusable(str(error)) from None
+    write_report(record, settings.out / REPORT)
+    return record
+
+
+def cpu_seconds() -> float:
+    """Computing of this program and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def _compared(record: Record) -> str:
+    """To what the accuracy compares, as far as it was measured."""
+    pooled, alone = record.baselines.pooled(), record.baselines.local_mean()
+    measured, devices = len(record.baselines.local), len(record.devices)
+    of = f", mean of {measured} of {devices}" if measured != devices else ""
+    return (
+        f"pooled data {'missing' if pooled is None else f'{pooled:.1%}'},"
+        f" one person alone {'missing' if alone is None else f'{alone:.1%}{of}'}"
+    )
+
+
+def conclude(record: Record, out: Path) -> int:
+    """Writes what was measured, says it in a few lines, and whether it is as promised."""
+    facts = summary(record)
+    (out / SUMMARY).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print(
+        f"\naccuracy {facts['accuracy']:.1%} on persons never seen ({_compared(record)})"
+        + (f"\nmissing: {', '.join(record.missing)}; {record.baselines.given_up}" if record.missing else "")
+        + f"\n{facts['versions']} versions; {record.balance}; {facts['duplicates']} duplicates"
+        f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"
+        f"\nreport: {out / REPORT}"
+        + (f"\nlast state of the page: {out / LAST_PAGE}" if (out / LAST_PAGE).is_file() else "")
+    )
+    failures = []
+    if not record.balance.agrees:
+        failures.append(str(record.balance))
+    if not record.wire.is_student_only:
+        failures.append("something other than the student may have gone over the wire; see summary.json")
+    for failure in failures:
+        print(f"demo: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -1,0 +1,155 @@
+"""The devices of the demo: one real client process each, with its own line to the broker, folder and character."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from operations.proxy import Line
+from simulators.audit.exactly_once import OutboxCount, read_outbox
+from simulators.demo.connection import Wiring
+from simulators.demo.plan import Absence, Character
+from simulators.processes.processes import Child, Processes
+from simulators.reporting.device_timeline import EventLines, Story
+
+OUTBOX_NAME = "outbox.sqlite"
+_RESTART_SECONDS_MIN = 2.0
+"""A killed device stays dead at least so long, or nobody sees it."""
+_RETRAIN_SECONDS = 5
+_RECEIPT_SECONDS = 10
+_BATTERY_FULL, _BATTERY_LOW, _BATTERY_MIN = 80, 5, 20
+
+
+@dataclass(kw_only=True)
+class Device:
+    """One person's device."""
+
+    name: str
+    character: Character
+    wiring: Wiring
+    line: Line
+    """Its own way to the broker."""
+    task: str
+    data_flags: Sequence[str]
+    folder: Path
+    """State and simulated probe; its own."""
+    teacher: Path | None
+    seed: int
+    schedule_versions: int
+    """The last version that the devices train for."""
+    processes: Processes
+    clock: Callable[[], float] = time.time
+    child: Child | None = None
+    lines: EventLines | None = None
+    story: Story = field(init=False)
+    _killed_at: float = 0.0
+    _begun: set[Absence] = field(default_factory=set)
+    _ended: set[Absence] = field(default_factory=set)
+    _charging: bool = True
+
+    def __post_init__(self) -> None:
+        self.story = Story(device=self.name)
+
+    def start(self) -> None:
+        """Starts the client; after a kill it finds its state again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._probe.exists():
+            self._write_probe(battery=_BATTERY_FULL)
+        arguments = [
+            *("-m", "device_client", "run"),
+            *self.wiring.arguments(self.name, task=self.task, line_port=self.line.port),
+            *self.data_flags,
+            *("--device", self.name),
+            *("--state", str(self.folder / "state")),
+            *([] if self.teacher is None else ["--teacher", str(self.teacher)]),
+            *("--seed", str(self.seed), "--schedule-versions", str(self.schedule_versions)),
+            *("--duty-cycle", str(self.character.duty_cycle)),
+            *("--simulated-state", str(self._probe)),
+            # The switch with which the demo ends training everywhere, while uploads go on.
+            *("--train-battery-percent-min", str(_BATTERY_MIN)),
+            # Work that is done offline goes on, and a lost message costs seconds of the demo, not half a minute.
+            *("--retrain-after-seconds", str(_RETRAIN_SECONDS)),
+            *("--receipt-timeout-seconds", str(_RECEIPT_SECONDS), "--resend-delay-max-seconds", "5"),
+            *(["--upload-charging"] if self.character.has_upload_policy else []),
+            *("--log-format", "json"),
+        ]
+        self.child = self.processes.start(
+            self.name, arguments, environment=self.wiring.environment, events=True, forked=True
+        )
+        if self.lines is None:
+            self.lines = EventLines(self.child.out)
+
+    def look(self) -> None:
+        """Takes in the event lines that have come."""
+        if self.lines is not None:
+            for event in self.lines.new():
+                self.story.take(event)
+
+    def follow(self, progress: float) -> None:
+        """Begins and ends the absences that are due at this share of the run."""
+        for absence in self.character.absences:
+            if absence not in self._begun and progress >= absence.begin and self._may_begin(absence):
+                self._begun.add(absence)
+                self._begin(absence)
+            elif absence in self._begun - self._ended and progress >= absence.end and self._may_end(absence):
+                self._end(absence)
+
+    def come_back(self) -> None:
+        """Ends whatever keeps the device away, at once."""
+        for absence in self._begun - self._ended:
+            self._end(absence)
+
+    def stop_training(self) -> None:
+        """What is in the outbox still goes out. The device notices within a second, and says so."""
+        self._write_probe(battery=_BATTERY_LOW)
+
+    def outbox(self) -> OutboxCount | None:
+        return read_outbox(self.folder / "state" / OUTBOX_NAME, device=self.name)
+
+    @property
+    def is_drained(self) -> bool:
+        """Every update that was ever made has its receipt."""
+        count = self.outbox()
+        return count is not None and not count.waiting
+
+    def _may_begin(self, absence: Absence) -> bool:
+        # A kill in the middle of a training shows the most.
+        return self.story.is_training if absence.kind == "killed" else self.story.made > 0
+
+    def _may_end(self, absence: Absence) -> bool:
+        return absence.kind != "killed" or self.clock() - self._killed_at >= _RESTART_SECONDS_MIN
+
+    def _begin(self, absence: Absence) -> None:
+        match absence.kind:
+            case "offline":
+                self.line.cut()
+            case "killed":
+                assert self.child is not None
+                self.processes.kill(self.child)
+                self._killed_at = self.clock()
+            case "held":
+                self._charging = False
+                self._write_probe(battery=_BATTERY_FULL)
+        self.story.trouble(absence.kind, self.clock())
+
+    def _end(self, absence: Absence) -> None:
+        self._ended.add(absence)
+        self.story.over(absence.kind, self.clock())
+        match absence.kind:
+            case "offline":
+                self.line.mend()
+            case "killed":
+                self.start()
+            case "held":
+                self._charging = True
+                self._write_probe(battery=_BATTERY_FULL)
+
+    @property
+    def _probe(self) -> Path:
+        return self.folder / "probe.json"
+
+    def _write_probe(self, *, battery: int) -> None:
+        scratch = self._probe.with_suffix(".new")
+        scratch.write_text(json.dumps({"charging": self._charging, "battery_percent": battery}), encoding="utf-8")
+        scratch.replace(self._probe)

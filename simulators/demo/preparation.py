@@ -1,0 +1,104 @@
+"""What is known before anything is started: the task, who takes part, the first model, and the numbers of the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from device_client.learning.distillation import seeded
+from device_client.learning.parameters import layout_of, vector_of
+from device_client.model_files import ModelFile, write_model
+from device_client.task import Task, TaskError
+from device_client.tasks.loading import BUILT_IN, load_task
+from simulators.demo.baselines import budget_epochs
+from simulators.demo.calibration import cores, versions_within
+from simulators.demo.plan import Character, Plan, characters
+from simulators.demo.settings import DemoSettings
+from wire_contract.layout import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Fixed for the run."""
+
+    task: Task
+    plan: Plan
+    characters: Mapping[str, Character]
+    """By device."""
+    examples: Mapping[str, int]
+    """By device."""
+    held_out_examples: int
+    held_out_persons: int
+    layout: Layout
+    """Of the student."""
+    teacher_parameters: int
+    initial_model: Path
+    versions: int
+    """Planned; see `paced`."""
+    fleet_seconds_max: float
+
+    @property
+    def epochs(self) -> int:
+        """Budget of the baselines: what the federation plans."""
+        return budget_epochs(
+            versions=self.versions,
+            updates_per_version=self.plan.updates_per_version,
+            epochs=self.task.recipe.epochs,
+            devices=len(self.characters),
+        )
+
+    def paced(self, epoch_seconds: float) -> "Prepared":
+        """With as many versions as there is time for, where an epoch of one device costs so much."""
+        versions = versions_within(
+            self.fleet_seconds_max,
+            self.plan,
+            epochs=self.task.recipe.epochs,
+            epoch_seconds=epoch_seconds,
+            cores=cores(),
+        )
+        return replace(self, versions=versions)
+
+
+def prepare(settings: DemoSettings, folder: Path) -> Prepared:
+    """Reads the data (fetches it first where it is not there) and writes the first model to `folder`.
+
+    Raises:
+        TaskError: the task or its data cannot be had.
+    """
+    task = load_task(settings.task, data=settings.data)
+    if not task.devices:
+        raise TaskError(f"task {task.name} lists no devices, so there is nobody to show")
+    names = task.devices[: settings.devices]
+    held_out = task.held_out()
+    with seeded(settings.seed):
+        student = task.student()
+    layout = layout_of(student)
+    initial_model = folder / "initial.safetensors"
+    weights = vector_of(student, layout)
+    write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
+    plan = Plan.of(len(names), quick=settings.quick)
+    if settings.baselines_seconds is not None:
+        plan = replace(plan, baselines_seconds_max=settings.baselines_seconds)
+    teacher = task.teacher() if task.teacher is not None else None
+    return Prepared(
+        task=task,
+        plan=plan,
+        characters=characters(names),
+        examples={name: len(task.examples_of(name)) for name in names},
+        held_out_examples=len(held_out),
+        held_out_persons=0 if held_out.persons is None else len(set(held_out.persons.tolist())),
+        layout=layout,
+        teacher_parameters=0 if teacher is None else sum(p.numel() for p in teacher.parameters()),
+        initial_model=initial_model,
+        versions=settings.versions or plan.versions,
+        fleet_seconds_max=settings.seconds or plan.fleet_seconds_max,
+    )
+
+
+def is_data_kept(task: str) -> bool:
+    """Whether what `read_data` reads is kept by the task; who knows what a user's own does."""
+    return task in BUILT_IN
+
+
+def read_data(task: str, data: str) -> None:
+    """Reads the data of a built-in task, which keeps it in memory. `data` is its folder, or empty."""
+    load_task(task, data=Path(data) if data else None).held_out()

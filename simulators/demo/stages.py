@@ -1,0 +1,317 @@
+"""The stages of the demo, one after the other.
+
+data, broker ─▶ teacher ─▶ aggregator, evaluator, devices ─▶ federation ─▶ outboxes drain ─▶ compare ─▶ report
+                                                            └ the baselines beside it ─────▶ done ┘
+"""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from operations.proxy import Exchange
+from operations.watch.server import PageServer
+from simulators.demo import page as of_demo
+from simulators.demo.baselines import Baselines
+from simulators.demo.collect_results import record_of
+from simulators.demo.connection import Connection, connect
+from simulators.demo.devices import Device
+from simulators.demo.monitor import TICK_SECONDS, Clockwork
+from simulators.demo.preparation import Prepared, is_data_kept, prepare
+from simulators.demo.settings import LAST_PAGE, DemoSettings
+from simulators.network.embedded_broker import Launched, launch
+from simulators.processes.processes import Child, Processes
+from simulators.reporting.device_timeline import EventLines
+from simulators.reporting.live_view import View
+from simulators.reporting.results import Record
+
+TEACHER_THREADS = 1
+"""Two would be faster on an idle machine, and many times slower on a busy one, where they wait for each other."""
+TEACHER_SECONDS_MAX = 1_800.0
+"""Of this and all else that a run cannot go without: programs that die are seen at once, so that a limit only ends what
+hangs, and a slow machine may take its time.
+"""
+START_SECONDS_MAX = 300.0
+GOODBYE_SECONDS_MAX = 2.0
+"""For the aggregator's last words to come over the broker."""
+
+
+class Stages:
+    """One run. What it takes is given back by the caller's `ExitStack`, however it ends."""
+
+    def __init__(
+        self,
+        settings: DemoSettings,
+        folder: Path,
+        view: View,
+        processes: Processes,
+        resources: ExitStack,
+        *,
+        began: float,
+    ) -> None:
+        """`folder` takes what the programs write; `began`: when the run did, on the monotonic clock."""
+        self._settings = settings
+        self._folder = folder
+        self._resources = resources
+        self._processes = processes
+        self._clockwork = Clockwork(view, processes, began=began)
+        self._teacher = self._folder / "teacher.safetensors"
+        self._ledger = self._folder / "ledger.sqlite3"
+        self._baseline_programs: list[Child] = []
+        self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
+
+    def run(self) -> Record:
+        """All of it.
+
+        Raises:
+            TaskError: the task or its data cannot be had.
+            Unreachable: no broker, or it says no.
+            ProcessError: a program of the demo failed.
+        """
+        clockwork = self._clockwork
+        clockwork.tick()
+        page_wanted = self._settings.page
+        broker = None if self._settings.broker else launch(self._processes, self._folder, websocket=page_wanted)
+        prepared = prepare(self._settings, self._folder)
+        if is_data_kept(self._settings.task):  # read once instead of by each program
+            self._processes.let_forks_have(
+                "simulators.demo.preparation:read_data", self._settings.task, str(self._settings.data or "")
+            )
+        teacher, pace = self._start_teacher(prepared), self._start_pace()
+        connection = connect(
+            self._settings,
+            broker,
+            task=prepared.task.name,
+            student=prepared.layout,
+            processes=self._processes,
+            seconds_max=prepared.plan.network_seconds_max if broker is None else START_SECONDS_MAX,
+        )
+        self._resources.callback(connection.observer.close)
+        clockwork.observer = connection.observer
+        page = self._serve_page(prepared, connection, broker)
+        servers = self._start_servers(prepared, connection)
+        clockwork.begin("teacher")
+        if teacher is not None:
+            clockwork.until(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
+        if pace is not None:
+            prepared = prepared.paced(self._epoch_seconds(pace))
+        clockwork.versions_planned = prepared.versions
+        started_at = time.time()
+        clockwork.begin("devices start")
+        self._start_devices(prepared, connection)
+        clockwork.begin("federation")
+        self._federate(prepared)
+        stopped_at = time.time()
+        clockwork.begin("outboxes drain")
+        self._drain(prepared)
+        self._finish(prepared, connection, servers, page)
+        clockwork.begin("baselines")
+        self._await_baselines(prepared)
+        clockwork.page_url = ""  # what stays on the screen should not lead to where nothing is served any more
+        clockwork.begin("report")
+        return record_of(
+            prepared,
+            connection,
+            clockwork,
+            seed=self._settings.seed,
+            ledger=self._ledger,
+            teacher_file=self._teacher if teacher is not None else None,
+            started_at=started_at,
+            stopped_at=stopped_at,
+        )
+
+    def _serve_page(self, prepared: Prepared, connection: Connection, broker: Launched | None) -> PageServer | None:
+        page = of_demo.serve(self._settings, broker, root=connection.wiring.root, task=prepared.task.name)
+        if page is not None:
+            self._resources.callback(page.close)
+            self._clockwork.page_url = page.url
+        return page
+
+    def _start_teacher(self, prepared: Prepared) -> Child | None:
+        if prepared.task.teacher is None:
+            return None
+        arguments = [
+            *("-m", "device_client", "pretrain-teacher", "--task", self._settings.task, *self._data_flags),
+            *("--threads", str(TEACHER_THREADS), "--seed", str(self._settings.seed), "--out", str(self._teacher)),
+        ]
+        if prepared.plan.teacher_epochs is not None:
+            arguments += ["--epochs", str(prepared.plan.teacher_epochs)]
+        return self._processes.start("teacher", arguments, lasting=False, forked=True)
+
+    def _start_pace(self) -> Child | None:
+        """Beside the teacher, so that both cores are as busy as they will be."""
+        if self._settings.versions is not None:
+            return None
+        arguments = ["-m", "simulators", "pace", "--task", self._settings.task, *self._data_flags]
+        if self._settings.devices is not None:
+            arguments += ["--devices", str(self._settings.devices)]
+        return self._processes.start("pace", arguments, lasting=False, events=True, forked=True)
+
+    def _epoch_seconds(self, pace: Child) -> float:
+        self._clockwork.until(lambda: pace.ended, seconds_max=TEACHER_SECONDS_MAX, what="measuring the pace")
+        self._processes.check()
+        return float(next(event["epoch_seconds"] for event in EventLines(pace.out).new()))
+
+    def _start_servers(self, prepared: Prepared, connection: Connection) -> tuple[Child, Child]:
+        """The evaluator and the aggregator: the order in which they are stopped."""
+        plan, wiring = prepared.plan, connection.wiring
+        aggregator = [
+            *("-m", "aggregator", *wiring.arguments("aggregator", task=prepared.task.name)),
+            *("--ledger", str(self._ledger), "--initial-model", str(prepared.initial_model)),
+            *("--updates-per-version", str(plan.updates_per_version), "--server-rate", str(plan.server_rate)),
+            *("--sample-weight", plan.sample_weight),
+            *("--devices-min", str(min(2, plan.updates_per_version))),  # of two devices, either may be away
+            *("--version-seconds", str(plan.version_seconds)),
+        ]
+        evaluator = [
+            *("-m", "device_client", "evaluate", *wiring.arguments("evaluator", task=self._settings.task)),
+            *(*self._data_flags, "--log-format", "json"),
+        ]
+        start, environment = self._processes.start, wiring.environment
+        return (
+            start("evaluator", evaluator, environment=environment, forked=True),
+            start("aggregator", aggregator, environment=environment),  # a program of its own: it must do without torch
+        )
+
+    def _start_devices(self, prepared: Prepared, connection: Connection) -> None:
+        exchange = self._resources.enter_context(Exchange(connection.target))
+        for name, character in prepared.characters.items():
+            device = Device(
+                name=name,
+                character=character,
+                wiring=connection.wiring,
+                task=self._settings.task,
+                data_flags=self._data_flags,
+                line=exchange.line(),
+                folder=self._folder / name,
+                teacher=self._teacher if prepared.task.teacher is not None else None,
+                seed=self._settings.seed,
+                schedule_versions=prepared.versions,
+                processes=self._processes,
+            )
+            device.start()
+            self._clockwork.devices.append(device)
+        self._clockwork.until(
+            lambda: all(device.story.is_connected for device in self._clockwork.devices),
+            seconds_max=START_SECONDS_MAX,
+            what="the start of the devices",
+        )
+
+    def _start_baselines(self, prepared: Prepared) -> None:
+        """Two programs, so that they use what the devices leave of both cores."""
+        teacher = ["--teacher", str(self._teacher)] if prepared.task.teacher is not None else []
+        arguments = [
+            *("-m", "simulators", "baselines", "--task", self._settings.task, *self._data_flags, *teacher),
+            *("--initial-model", str(prepared.initial_model), "--devices", str(len(prepared.characters))),
+            *("--epochs", str(prepared.epochs), "--seed", str(self._settings.seed)),
+            *("--nice", str(prepared.plan.baselines_nice)),
+        ]
+        self._clockwork.baselines = Baselines(epochs=prepared.epochs)
+        for who in ("centralised", "local"):
+            child = self._processes.start(
+                who, [*arguments, "--who", who], lasting=False, needed=False, events=True, forked=True
+            )
+            self._clockwork.baseline_lines.append(EventLines(child.out))
+            self._baseline_programs.append(child)
+
+    def _await_baselines(self, prepared: Prepared) -> None:
+        """Gives up those that take too long or failed: a report without them says more than none."""
+        baselines, seconds_max = self._clockwork.baselines, prepared.plan.baselines_seconds_max
+        names = tuple(prepared.characters)
+
+        def is_over() -> bool:
+            return baselines.is_complete(names) or all(child.ended for child in self._baseline_programs)
+
+        self._clockwork.over_within(is_over, seconds_max=seconds_max)
+        self._clockwork.tick()  # takes in the last words of those that have just ended
+        if baselines.is_complete(names):
+            return
+        failed = [child for child in self._baseline_programs if child.process.poll() not in {None, 0}]
+        late = [child for child in self._baseline_programs if not child.ended]
+        reasons = [f"a program failed, see {child.log}" for child in failed]
+        if late:
+            reasons.append(f"not done {seconds_max:g} s after the federation")
+        baselines.given_up = "; ".join(reasons)
+        self._processes.stop(*late, patience_seconds=1.0)  # nothing is lost with them
+        self._clockwork.tell(f"the report goes without {', '.join(baselines.missing(names))}: {baselines.given_up}")
+
+    def _federate(self, prepared: Prepared) -> None:
+        """Until so many versions, or so long; the absences happen at their share of it."""
+        began = time.monotonic()
+        # Not before: the first round of a program is its dearest, and all of them have it now.
+        self._clockwork.over_within(lambda: self._clockwork.version > 0, seconds_max=prepared.fleet_seconds_max / 2)
+        self._start_baselines(prepared)
+
+        def is_over() -> bool:
+            seconds_share = (time.monotonic() - began) / prepared.fleet_seconds_max
+            versions_share = self._clockwork.version / prepared.versions
+            if not all(device.story.merged for device in self._clockwork.devices):
+                versions_share = min(versions_share, 0.99)  # the slowest is waited for with the end, with nothing else
+            share = max(versions_share, seconds_share)
+            for device in self._clockwork.devices:
+                device.follow(share)
+            return share >= 1.0
+
+        self._clockwork.over_within(is_over, seconds_max=prepared.fleet_seconds_max + 10 * TICK_SECONDS)
+
+    def _drain(self, prepared: Prepared) -> None:
+        """Everybody is online and nobody trains, until all outboxes have been empty for a while."""
+        devices, plan = self._clockwork.devices, prepared.plan
+        for device in devices:
+            device.stop_training()
+            device.come_back()
+        empty_since: float | None = None
+
+        def is_settled() -> bool:
+            nonlocal empty_since
+            if not all(device.is_drained for device in devices):
+                empty_since = None
+                return False
+            empty_since = empty_since or time.monotonic()
+            return time.monotonic() - empty_since >= plan.settle_seconds
+
+        if not self._clockwork.over_within(is_settled, seconds_max=plan.drain_seconds_max):
+            full = [device.name for device in devices if not device.is_drained]
+            self._clockwork.tell(f"not drained within {plan.drain_seconds_max:g} s: {', '.join(full)}")
+
+    def _finish(
+        self, prepared: Prepared, connection: Connection, servers: tuple[Child, Child], page: PageServer | None
+    ) -> None:
+        """The devices end, the last version is evaluated, and the rest ends."""
+        devices = self._clockwork.devices
+        with connection.observer.lock:
+            present = connection.observer.sightings.kept("presence")  # before everybody says goodbye
+        self._processes.stop(*(device.child for device in devices if device.child is not None))
+        for device in devices:
+            device.look()
+            device.story.finish(time.time())
+
+        def is_evaluated() -> bool:
+            with connection.observer.lock:
+                sightings = connection.observer.sightings
+                return any(told.version == sightings.version for told in sightings.evaluations)
+
+        seconds_max = prepared.plan.evaluation_seconds_max
+        if not self._clockwork.over_within(is_evaluated, seconds_max=seconds_max):
+            self._clockwork.tell(f"the last version was not evaluated within {seconds_max:g} s; an earlier one counts")
+            self._clockwork.until(
+                lambda: bool(connection.observer.sightings.evaluations),
+                seconds_max=START_SECONDS_MAX,
+                what="the evaluation of any version",
+            )
+        self._processes.stop(*servers)
+        if page is not None:
+            self._end_page(page, connection, present)
+        connection.observer.delete_retained()
+
+    def _end_page(self, page: PageServer, connection: Connection, present: dict[str, bytes]) -> None:
+        """Its last state: what the broker has retained, with the devices as they were before they ended."""
+
+        def has_said_goodbye() -> bool:
+            with connection.observer.lock:
+                status = connection.observer.sightings.aggregator
+            return status is None or status.status != "online"
+
+        self._clockwork.over_within(has_said_goodbye, seconds_max=GOODBYE_SECONDS_MAX)
+        with connection.observer.lock:
+            told = connection.observer.sightings.kept("model", "aggregator")
+        of_demo.end(page, told | present, at=time.time(), path=self._settings.out / LAST_PAGE)

@@ -1,0 +1,202 @@
+"""A broker that pip alone brings: amqtt on a free port of the loopback, with a user and password made for this run.
+
+It is for looking and trying: MQTT 3.1.1 only, everything in memory. The credentials are not decoration: amqtt keeps no
+queue for anonymous clients that are offline. Run as a process of its own with `python -m simulators broker`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+
+from simulators.processes.processes import POLL_SECONDS, Child, ProcessError, Processes
+from wire_contract.program.command_settings import CommandSettings, UsageError
+
+HOST = "127.0.0.1"
+PROTOCOL = "3.1.1"
+"""Said to each client: finding out by trying MQTT 5 first costs 3 s here."""
+START_SECONDS_MAX = 300.0
+"""On a machine that may be slow and busy; its death is seen at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """Made for one run."""
+
+    username: str
+    password: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """One that is coming up."""
+
+    child: Child
+    port_file: Path
+    """Takes the port of MQTT, and that of MQTT over WebSocket where it is asked for, a line each."""
+    credentials: Credentials
+    since: float
+    """On the monotonic clock."""
+
+
+class BrokerSettings(CommandSettings):
+    """An MQTT broker on this machine alone, in memory, for trying things out. It speaks MQTT 3.1.1."""
+
+    port: int = Field(1883, ge=0, le=65_535, description="port of the loopback; 0: a free one")
+    websocket_port: int | None = Field(
+        None, ge=0, le=65_535, description="listen for WebSocket (browsers), too, on this port; 0: a free one"
+    )
+    username: str = Field("fedkd", min_length=1, pattern="^[^:]*$", description="the one user's name")
+    password: SecretStr | None = Field(None, description="the one user's password; else one is made up and printed")
+    password_file: Path | None = Field(
+        None, description="file of lines USER:ARGON2-HASH instead, for programs that start a broker"
+    )
+    port_file: Path | None = Field(
+        None, description="file that takes the port once the broker listens, and the one for WebSocket"
+    )
+
+
+def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> Launched:
+    """Starts one as a process; its files go to `folder`. It takes a second to listen, see `await_url`.
+
+    With `websocket` browsers can reach it, too, see `websocket_url`.
+    """
+    credentials = Credentials(username="demo", password=secrets.token_urlsafe(18))
+    password_file, port_file = folder / "broker-passwords", folder / "broker-port"
+    folder.mkdir(parents=True, exist_ok=True)
+    port_file.unlink(missing_ok=True)
+    write_passwords(password_file, credentials)
+    arguments = ["--port", "0", "--password-file", str(password_file), "--port-file", str(port_file)]
+    arguments += ["--websocket-port", "0"] if websocket else []
+    child = processes.start("broker", ["-m", "simulators", "broker", *arguments])
+    return Launched(child=child, port_file=port_file, credentials=credentials, since=time.monotonic())
+
+
+def await_url(broker: Launched, processes: Processes) -> str:
+    """Its URL, as soon as it listens.
+
+    Raises:
+        ProcessError: it does not come up.
+    """
+    while time.monotonic() < broker.since + START_SECONDS_MAX:
+        processes.check()
+        with contextlib.suppress(OSError, ValueError):
+            return f"mqtt://{HOST}:{_ports(broker)[0]}"
+        time.sleep(POLL_SECONDS)
+    raise ProcessError(f"the embedded broker does not come up within {START_SECONDS_MAX:g} s; see {broker.child.log}")
+
+
+def websocket_url(broker: Launched) -> str | None:
+    """For browsers, once `await_url` has returned; None when it does not listen for them."""
+    ports = _ports(broker)
+    return f"ws://{HOST}:{ports[1]}/mqtt" if len(ports) > 1 else None
+
+
+def _ports(broker: Launched) -> list[int]:
+    """Raises ValueError or OSError while there are none."""
+    first, *more = broker.port_file.read_text().split() or [""]
+    return [int(first), *map(int, more)]
+
+
+def write_passwords(path: Path, credentials: Credentials) -> None:
+    """The one user's line, readable by this user alone."""
+    from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: PLC0415 — comes with amqtt, and only brokers need it
+
+    # A random password of 18 bytes needs no slow hash, and each of the demo's connections would pay for one.
+    hasher = Argon2Hasher(time_cost=1, memory_cost=1024, parallelism=1)
+    path.touch(mode=0o600)
+    path.write_text(f"{credentials.username}:{hasher.hash(credentials.password)}\n", encoding="utf-8")
+
+
+def serve(settings: BrokerSettings) -> None:
+    """Until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: the port is taken; one line.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for port in (settings.port, settings.websocket_port or 0):
+        _check_port(port)
+    if settings.password_file is not None:
+        asyncio.run(_serve(settings, settings.password_file, None))
+        return
+    # A client that goes without a word is an error to amqtt, and a traceback to asyncio; to a person, their own fault.
+    for name in ("amqtt", "asyncio", "websockets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    password = settings.password.get_secret_value() if settings.password else secrets.token_urlsafe(9)
+    with tempfile.TemporaryDirectory(prefix="fedkd-broker-") as folder:
+        credentials = Credentials(username=settings.username, password=password)
+        write_passwords(Path(folder) / "passwords", credentials)
+        asyncio.run(_serve(settings, Path(folder) / "passwords", credentials))
+
+
+def _check_port(port: int) -> None:
+    """Amqtt says with two tracebacks that a port is taken."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((HOST, port))
+        except OSError as error:
+            raise UsageError(
+                f"port {port} of {HOST}: {error.strerror}; give another with --port, or --port 0 for a free one"
+            ) from None
+
+
+async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentials | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
+        from simulators.network.amqtt_fixes import MendedBroker  # noqa: PLC0415 — takes a second, only needed here
+
+        broker = MendedBroker(_configuration(settings, password_file))
+        await broker.start()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # amqtt does not say which ports it was given.
+    servers = [broker._servers[name] for name in _listeners(settings)]  # noqa: SLF001
+    ports = [server.instance.sockets[0].getsockname()[1] for server in servers]
+    if settings.port_file is not None:
+        scratch = settings.port_file.with_suffix(".new")
+        scratch.write_text("\n".join(map(str, ports)))
+        scratch.replace(settings.port_file)
+    if shown is not None:
+        print("\n".join(_told(ports, shown)), flush=True)
+    await stop.wait()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(broker.shutdown(), 3.0)
+
+
+def _told(ports: list[int], credentials: Credentials) -> list[str]:
+    """For whoever started it by hand."""
+    user = f"{quote(credentials.username, safe='')}:{quote(credentials.password, safe='')}"
+    lines = ["The broker listens on this machine; Ctrl-C ends it, and what it holds is lost. For the other programs:"]
+    lines.append(f"  export FEDKD_BROKER=mqtt://{user}@{HOST}:{ports[0]} FEDKD_MQTT={PROTOCOL}")
+    lines += [f"For browsers: ws://{HOST}:{port}/mqtt, as user {credentials.username}" for port in ports[1:]]
+    return lines
+
+
+def _configuration(settings: BrokerSettings, password_file: Path) -> dict[str, Any]:
+    return {
+        "listeners": _listeners(settings),
+        "plugins": {
+            "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(password_file)},
+        },
+    }
+
+
+def _listeners(settings: BrokerSettings) -> dict[str, dict[str, str]]:
+    """MQTT first."""
+    listeners = {"default": {"type": "tcp", "bind": f"{HOST}:{settings.port}"}}
+    port = settings.websocket_port
+    return listeners if port is None else listeners | {"websocket": {"type": "ws", "bind": f"{HOST}:{port}"}}

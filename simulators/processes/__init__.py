@@ -1,0 +1,1 @@
+"""Programs as processes: started, forked from a warm server, watched and ended."""

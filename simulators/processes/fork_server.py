@@ -1,0 +1,151 @@
+"""A process that has imported the heavy modules once, and forks a program from itself whenever it is asked to.
+
+`import torch` and what its first use imports cost over four seconds of computing, and the demo starts eleven programs
+that need both. A fork has them at once, shares their memory, and is otherwise what `python -m MODULE …` would be: a
+process with a pid, a session, output files and environment of its own.
+
+Run as `python -m simulators.processes.fork_server SOCKET FOLDER MODULE…`; the modules are imported, then messages come
+over the socket (an inherited descriptor), one JSON object each:
+
+    ◀── {"ready": true}
+    ──▶ {"call": "MODULE:FUNCTION", "arguments": […]}                      called here; forks have what it leaves behind
+    ──▶ {"name", "out", "log", "arguments": ["-m", MODULE, …], "environment": {…}}     out and log: files of the folder
+    ◀── {"pid": 123}, with a descriptor of the process
+    ◀── {"ended": 123, "code": 0}                                                      negative: the signal
+
+The descriptor makes sure that a signal can never reach another process that was given the same pid. When the other end
+of the socket is closed, all that still run are ended, and then the server. It forks only as long as it has one thread:
+a lock that another thread holds would stay locked in the child for ever.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from simulators.processes import orphan_guard
+
+MESSAGE_BYTES_MAX = 65_536
+IS_SUPPORTED = hasattr(os, "pidfd_open")
+"""Linux. Elsewhere (and on macOS a fork is unsafe once frameworks are loaded) programs are started as usual."""
+
+_COMM = Path("/proc/self/comm")
+_THREADS = Path("/proc/self/task")
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Imports them.
+
+    Raises:
+        SystemExit: one of them started a thread.
+    """
+    for module in modules:
+        importlib.import_module(module)
+    _keep(f"importing {', '.join(modules)}")
+
+
+def _call(name: str, arguments: Sequence[str]) -> None:
+    module, _, function = name.partition(":")
+    getattr(importlib.import_module(module), function)(*arguments)
+    _keep(f"calling {name}")
+
+
+def _keep(what: str) -> None:
+    """Leaves what there is out of garbage collection, so that forks go on sharing it, unless a fork is not safe now."""
+    threads = len(list(_THREADS.iterdir()))
+    if threads > 1:
+        sys.exit(f"fork server: {threads} threads after {what}; a fork is not safe then")
+    gc.collect()
+    gc.freeze()
+
+
+def serve(requests: socket.socket, folder: Path) -> None:
+    """Forks until nobody asks any more."""
+    running: dict[int, BaseProcess] = {}  # by descriptor
+    # It ends a fork, too, as a program ends, but without taking the modules apart, which takes a third of a second.
+    forking = multiprocessing.get_context("fork")
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready in running:
+                poll.unregister(ready)
+                os.close(ready)
+                _tell_end(requests, running.pop(ready))
+                continue
+            try:
+                request = requests.recv(MESSAGE_BYTES_MAX)
+            except ConnectionError:
+                request = b""
+            if not request:
+                _end_all(running.values())
+                return
+            asked = json.loads(request)
+            if "call" in asked:
+                _call(asked["call"], asked["arguments"])
+                continue
+            program = forking.Process(target=_become, args=(asked, folder, (requests.fileno(), *running)))
+            program.start()
+            assert program.pid is not None
+            descriptor = os.pidfd_open(program.pid)
+            running[descriptor] = program
+            poll.register(descriptor, select.POLLIN)
+            _tell(requests, descriptor, pid=program.pid)
+
+
+def _tell_end(requests: socket.socket, program: BaseProcess) -> None:
+    program.join()
+    _tell(requests, ended=program.pid, code=program.exitcode)
+    program.close()
+
+
+def _tell(requests: socket.socket, *descriptors: int, **fields: Any) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more, which `recv` says in the next turn
+        socket.send_fds(requests, [json.dumps(fields).encode()], descriptors)
+
+
+def _end_all(programs: Iterable[BaseProcess]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for exit codes any more
+    orphan_guard.end({program.pid for program in programs if program.pid is not None})
+
+
+def _become(request: dict[str, Any], folder: Path, inherited: Sequence[int]) -> None:
+    """In the fork: makes it a process of its own, and does what its command line says."""
+    os.setsid()
+    for descriptor in inherited:
+        os.close(descriptor)
+    for stream, name in ((1, request["out"]), (2, request["log"])):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(file, stream)
+        os.close(file)
+    with contextlib.suppress(OSError):  # its name in `top`; the command line shows the server's
+        _COMM.write_text(request["name"])
+    os.environ.update(request["environment"])
+    flag, module, *arguments = request["arguments"]
+    assert flag == "-m", flag
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The server."""
+    descriptor, folder, *modules = arguments
+    requests = socket.socket(fileno=int(descriptor))
+    preload(modules)
+    _tell(requests, ready=True)
+    serve(requests, Path(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,262 @@
+"""Programs started and stopped as processes of their own, each by its own pid, with their output in files.
+
+ProcessError        a program did not do what it should; the message says which and what it said last
+└── ChildDied       … because it ended although nobody had asked it to
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from simulators.processes import fork_server, orphan_guard
+from simulators.processes.fork_client import ForkServer, ForkServerError
+from simulators.processes.signals import interruptions_deferred
+
+STOP_SECONDS_MAX = 8.0
+LAST_LINES = 12
+POLL_SECONDS = 0.02
+_PREFIX = "FEDKD_"
+_KEPT = frozenset({"FEDKD_WHEEL_FOLDER"})
+
+
+class ProcessError(Exception):
+    """A program did not do what it should."""
+
+
+class ChildDied(ProcessError):
+    """A program ended although nobody had asked it to."""
+
+    def __init__(self, name: str, *, code: int, last_lines: Sequence[str]) -> None:
+        ending = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        said = "".join(f"\n  | {line}" for line in last_lines) or " and said nothing"
+        super().__init__(f"{name} {ending} although nobody had asked it to{said}")
+        self.name = name
+        self.code = code
+
+
+class Process(Protocol):
+    """Of `subprocess.Popen` what is used here; a forked program has it, too."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """As `poll` found it."""
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Child:
+    """One running program."""
+
+    name: str
+    process: Process
+    out: Path
+    """Its standard output."""
+    log: Path
+    """Its standard error; may be the same file."""
+    lasting: bool = True
+    """It is meant to go on until it is stopped."""
+    needed: bool = True
+    """The run is worth nothing without it."""
+    stopping: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def last_lines(self, count: int = LAST_LINES) -> list[str]:
+        """What it said last; for a person."""
+        return last_lines(*dict.fromkeys((self.out, self.log)), count=count)
+
+
+def last_lines(*files: Path, count: int = LAST_LINES) -> list[str]:
+    """Of those that can be read."""
+    lines: list[str] = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            lines += file.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    return lines[-count:]
+
+
+class Processes:
+    """All programs of one run. Leaving the `with` ends whoever still runs."""
+
+    def __init__(self, folder: Path, *, preload: Sequence[str] = ()) -> None:
+        """`folder` takes the output. With `preload`, modules, there is a fork server that has them (see `start`)."""
+        self.folder = folder
+        self._children: list[Child] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._forks: ForkServer | None = None
+        if preload and fork_server.IS_SUPPORTED:
+            self._forks = ForkServer(folder, preload, child_environment(os.environ))
+        # -I -S: it needs nothing of ours, and is up in 20 ms.
+        command = [sys.executable, "-I", "-S", orphan_guard.__file__]
+        self._leash = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        lasting: bool = True,
+        needed: bool = True,
+        events: bool = False,
+        forked: bool = False,
+    ) -> Child:
+        """`python ARGUMENTS…`.
+
+        Args:
+            name: of the program, and of the files that take its output.
+            arguments: of the interpreter; of a forked program the first is `-m`.
+            environment: besides our own.
+            lasting: it is meant to go on until it is stopped.
+            needed: its failure ends the run (see `check`); else whoever started it looks how it ended.
+            events: standard output goes to a file of its own, NAME.events.
+            forked: from the fork server, where there is one.
+
+        Raises:
+            ProcessError: the fork server does not answer.
+        """
+        if forked and self._forks is not None:
+            with self._fork_errors():
+                self._forks.await_ready()  # here, where an interruption comes through
+        with interruptions_deferred():  # or one that was just started would be known to nobody
+            child = self._start(name, arguments, environment or {}, events=events, forked=forked)
+        child.lasting, child.needed = lasting, needed
+        return child
+
+    def _start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        events: bool,
+        forked: bool,
+    ) -> Child:
+        log = self.folder / f"{name}.log"
+        out = self.folder / f"{name}.events" if events else log
+        process: Process
+        if forked and self._forks is not None:
+            with self._fork_errors():
+                process = self._forks.start(name, arguments, environment=environment, out=out.name, log=log.name)
+        else:
+            process = self._execute(arguments, environment, out, log)
+        self._tell_leash("+", process.pid)
+        child = Child(name, process, out, log)
+        self._children.append(child)
+        return child
+
+    @staticmethod
+    def _execute(
+        arguments: Sequence[str], environment: Mapping[str, str], out: Path, log: Path
+    ) -> subprocess.Popen[bytes]:
+        with out.open("ab") as out_file, log.open("ab") as log_file:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out_file,
+                stderr=log_file,
+                env=child_environment(os.environ) | dict(environment),
+                start_new_session=True,  # Ctrl-C in the terminal is for this program; it ends the others in order
+            )
+
+    @contextmanager
+    def _fork_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ForkServerError as error:
+            assert self._forks is not None
+            said = "".join(f"\n  | {line}" for line in last_lines(self._forks.log))
+            raise ProcessError(f"{error}{said}") from None
+
+    def let_forks_have(self, function: str, *arguments: str) -> None:
+        """What MODULE:FUNCTION leaves in memory, forks that are started from now on share; without them, nothing."""
+        if self._forks is not None:
+            self._forks.call(function, *arguments)
+
+    def check(self) -> None:
+        """Raises:
+        ChildDied: one that is meant to run has ended, or one that should do its work and is needed has failed.
+        """
+        if self._forks is not None and (code := self._forks.process.poll()) is not None:
+            raise ChildDied("fork server", code=code, last_lines=last_lines(self._forks.log))
+        for child in self._children:
+            code = child.process.poll()
+            if code is not None and child.needed and not child.stopping and (child.lasting or code != 0):
+                raise ChildDied(child.name, code=code, last_lines=child.last_lines())
+
+    def stop(self, *children: Child, patience_seconds: float = STOP_SECONDS_MAX) -> None:
+        """SIGTERM to all, SIGKILL to those who do not end in time."""
+        for child in children:
+            child.stopping = True
+            if not child.ended:
+                child.process.terminate()
+        deadline = time.monotonic() + patience_seconds
+        for child in children:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            self._forget(child)
+
+    def kill(self, child: Child) -> None:
+        """SIGKILL: no chance to say goodbye."""
+        child.stopping = True
+        child.process.kill()
+        child.process.wait()
+        self._forget(child)
+
+    def close(self) -> None:
+        """Ends everything, in any state."""
+        self.stop(*self._children, patience_seconds=3.0)
+        if self._forks is not None:
+            self._forks.close()
+        if self._leash.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._leash.stdin.close()
+        self._leash.wait()
+
+    def _forget(self, child: Child) -> None:
+        if child in self._children:
+            self._children.remove(child)
+            self._tell_leash("-", child.process.pid)
+
+    def _tell_leash(self, sign: str, pid: int) -> None:
+        assert self._leash.stdin is not None
+        with contextlib.suppress(OSError):  # a leash that somebody ended is not worth the run
+            self._leash.stdin.write(f"{sign}{pid}\n".encode())
+            self._leash.stdin.flush()
+
+
+def child_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """What a program of ours inherits: not the settings of the user's real federation, and one thread each."""
+    kept = {name: value for name, value in own.items() if not name.startswith(_PREFIX) or name in _KEPT}
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [own.get("PYTHONPATH")])]
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }

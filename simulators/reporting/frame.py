@@ -1,0 +1,245 @@
+"""One frame of the live view: a scene drawn for a terminal of any size.
+
+What does not fit is left out, the least important first: at the side columns of the table, below the news, then notes,
+then devices.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from simulators.reporting.device_timeline import State
+
+NEWS_KEPT = 5
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SPARK_COLUMNS = 40
+_SPARK_COLUMNS_MIN = 10
+"""A shorter bar says nothing."""
+_FRAME_COLUMNS, _FRAME_LINES = 4, 2
+_KB = 1_000
+
+STYLES: dict[State, str] = {
+    "starting": "dim",
+    "training": "green",
+    "waiting": "dim",
+    "sending": "cyan",
+    "held": "yellow",
+    "offline": "red",
+    "killed": "bold red",
+    "done": "dim green",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRow:
+    """One device now."""
+
+    name: str
+    title: str
+    state: State
+    detail: str
+    base_version: int | None
+    staleness_last: int | None
+    """Of its last merged update."""
+    waiting: int
+    """Updates in its outbox."""
+    merged: int
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything now."""
+
+    stage: str
+    seconds: float
+    version: int
+    """-1 before the first."""
+    versions_planned: int | None
+    """None until it is known; the aggregator publishes version 0 before that."""
+    accuracies: Sequence[float] = ()
+    accuracy_version: int | None = None
+    merged: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    staleness_mean: float | None = None
+    devices: Sequence[DeviceRow] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+    """Short facts for the last line."""
+    page_url: str = ""
+    """Where the same is to be seen in a browser; empty: nowhere."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One of the table of devices."""
+
+    heading: str
+    cell: Callable[[DeviceRow], str]
+    columns_max: int = 20
+    """Longer cells are cut."""
+    columns_min: int = 0
+    is_number: bool = True
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+_SHOWN: Sequence[_Column] = (
+    _Column("device", lambda row: row.name, is_number=False),
+    _Column("character", lambda row: row.title, columns_max=30, is_number=False),
+    # Wide enough for most states from the beginning, so that the table does not jump.
+    _Column("state", lambda row: f"● {row.state}{row.detail}", columns_min=17, columns_max=30, is_number=False),
+    _Column("base", lambda row: _or_dash(row.base_version)),
+    _Column("stale", lambda row: _or_dash(row.staleness_last)),
+    _Column("outbox", lambda row: str(row.waiting)),
+    _Column("merged", lambda row: str(row.merged)),
+    _Column("kB up", lambda row: f"{row.bytes_up / _KB:.0f}"),
+    _Column("kB down", lambda row: f"{row.bytes_down / _KB:.0f}"),
+)
+"""As they stand in the table."""
+_BY_IMPORTANCE = ("device", "state", "merged", "character", "base", "stale", "outbox", "kB up", "kB down")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, as large as the terminal allows."""
+
+    scene: Scene
+    news: Sequence[str] = ()
+    """Lines of text, the newest last."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = max(1, options.max_width - _FRAME_COLUMNS)
+        # One line is the cursor's: a frame that fills the last line makes the terminal scroll.
+        lines_left = max(1, options.size.height - _FRAME_LINES - 1)
+        parts = _head(self.scene, columns)[:lines_left]
+        lines_left -= len(parts)
+        rows = self.scene.devices
+        if rows and lines_left > 1:
+            parts.append(_table(_fitting(rows, columns), rows[: lines_left - 1]))
+            lines_left -= 1 + len(rows[: lines_left - 1])
+        below = [_line(" · ".join(self.scene.notes), "dim")] if self.scene.notes else []
+        left_for_news = max(0, lines_left - len(below))
+        below += [_line(text) for text in self.news[-left_for_news:]] if left_for_news else []
+        page = f"in a browser: {self.scene.page_url}" if self.scene.page_url else None
+        yield Panel(
+            Group(*parts, *below[: max(0, lines_left)]),
+            title=_line("asyncfedkd · asynchronous federated distillation over MQTT", "bold"),
+            title_align="left",
+            subtitle=None if page is None else _line(page),
+            subtitle_align="left",
+            border_style="blue",
+            padding=(0, 1),
+        )
+
+
+def _line(text: str, style: str = "") -> Text:
+    """One line of it, whatever is in it."""
+    return Text(_printable(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _head(scene: Scene, columns: int) -> list[RenderableType]:
+    """Stage, progress, accuracy and counts; one line each."""
+    progress = accuracy = ""
+    if scene.version >= 0:
+        progress = _progress(scene)
+    if scene.accuracies:
+        accuracy = f"accuracy {scene.accuracies[-1]:.1%} on persons never seen (version {scene.accuracy_version})"
+    pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(accuracy)))
+    parts: list[RenderableType] = [_line(f"{scene.stage}  {scene.seconds:.0f} s", "bold")]
+    if pictures < _SPARK_COLUMNS_MIN:
+        parts += [_line(text) for text in (progress, accuracy) if text]
+    else:
+        if progress:
+            parts.append(_beside(ProgressBar(total=1.0, completed=_share(scene), width=pictures), pictures, progress))
+        if accuracy:
+            parts.append(_beside(_line(sparkline(scene.accuracies, pictures), "green"), pictures, accuracy))
+    if scene.devices:
+        stale = "" if scene.staleness_mean is None else f", mean staleness {scene.staleness_mean:.1f}"
+        counts = f"{scene.merged} updates merged{stale}, {scene.duplicates} duplicates, {scene.refused} refused"
+        parts.append(_line(counts))
+    return parts
+
+
+def _progress(scene: Scene) -> str:
+    """What drains from the outboxes at the end makes versions beyond the planned ones."""
+    if scene.versions_planned is None:
+        return f"version {scene.version}"
+    if scene.version > scene.versions_planned:
+        return f"version {scene.version}, {scene.versions_planned} were planned"
+    return f"version {scene.version} of {scene.versions_planned}"
+
+
+def _beside(picture: RenderableType, columns: int, text: str) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=columns)
+    grid.add_column(no_wrap=True)
+    grid.add_row(picture, _line(text))
+    return grid
+
+
+def _share(scene: Scene) -> float:
+    """Of the planned versions, 0 to 1; 0 while nobody knows how many are planned."""
+    return min(1.0, scene.version / scene.versions_planned) if scene.versions_planned else 0.0
+
+
+def _fitting(rows: Sequence[DeviceRow], columns: int) -> list[tuple[_Column, int]]:
+    """The columns that there is room for, and their widths; the first by importance is always one of them."""
+    widths: dict[str, int] = {}
+    left = columns
+    by_heading = {column.heading: column for column in _SHOWN}
+    for heading in _BY_IMPORTANCE:
+        column = by_heading[heading]
+        needed = max(len(heading), column.columns_min, *(cell_len(_printable(column.cell(row))) for row in rows))
+        width = min(needed, column.columns_max)
+        if not widths:
+            width = min(width, max(1, columns))
+        if width <= left:
+            widths[heading] = width
+            left -= width + 1
+    return [(column, widths[column.heading]) for column in _SHOWN if column.heading in widths]
+
+
+def _table(shown: Sequence[tuple[_Column, int]], rows: Sequence[DeviceRow]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for column, width in shown:
+        table.add_column(
+            column.heading,
+            width=width,
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if column.is_number else "left",
+            style="dim" if column.heading == "character" else "",
+        )
+    for row in rows:
+        styles = {"state": STYLES[row.state]}
+        table.add_row(*(_line(column.cell(row), styles.get(column.heading, "")) for column, _ in shown))
+    return table
+
+
+def sparkline(values: Sequence[float], columns: int = _SPARK_COLUMNS) -> str:
+    """The values 0 to 1 as blocks, the newest at the right; more values than columns are thinned out.
+
+    What is not a number is left blank.
+    """
+    if len(values) > columns:
+        values = [values[round(at * (len(values) - 1) / (columns - 1))] for at in range(columns)]
+    top = len(_BLOCKS) - 1
+    return "".join(
+        " " if math.isnan(value) else _BLOCKS[min(top, int(min(1.0, max(0.0, value)) * len(_BLOCKS)))]
+        for value in values
+    )

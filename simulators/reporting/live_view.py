@@ -1,0 +1,119 @@
+"""What somebody sees who looks on: a live table on a terminal, plain lines everywhere else."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+
+from simulators.reporting.frame import NEWS_KEPT, Frame, Scene
+
+PLAIN_SECONDS = 5.0
+"""Between two lines of the same stage."""
+FRAME_SECONDS = 0.25
+"""Drawing costs computing, which the devices need more."""
+
+
+class View(Protocol):
+    """Both kinds."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def news(self, seconds: float, text: str) -> None:
+        """Something happened."""
+
+    def show(self, scene: Scene) -> None:
+        """How things stand; may be called often."""
+
+
+class PlainView:
+    """Lines, for logs and pipes."""
+
+    def __init__(
+        self,
+        write: Callable[[str], object] = lambda line: print(line, flush=True),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._shown_at: float | None = None
+        self._stage = ""
+        self._page_url = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def news(self, seconds: float, text: str) -> None:
+        self._write(f"{seconds:6.1f} s  {text}")
+
+    def show(self, scene: Scene) -> None:
+        now = self._clock()
+        if scene.page_url and scene.page_url != self._page_url:
+            self._page_url = scene.page_url
+            self.news(scene.seconds, f"watch it in a browser, as long as the demo runs: {scene.page_url}")
+        if scene.stage == self._stage and self._shown_at is not None and now - self._shown_at < PLAIN_SECONDS:
+            return
+        self._stage, self._shown_at = scene.stage, now
+        self._write(f"{scene.seconds:6.1f} s  {plain_line(scene)}")
+
+
+def plain_line(scene: Scene) -> str:
+    """The scene in one line."""
+    parts = [scene.stage]
+    if scene.version >= 0:
+        planned = "" if scene.versions_planned is None else f"/{scene.versions_planned}"
+        parts.append(f"version {scene.version}{planned}")
+    if scene.accuracies:
+        parts.append(f"accuracy {scene.accuracies[-1]:.3f}")
+    if scene.devices:
+        parts.append(f"{scene.merged} merged, {scene.refused} refused")
+        away = [f"{row.name} {row.state}" for row in scene.devices if row.state in {"offline", "killed", "held"}]
+        parts += away
+    return " · ".join([*parts, *scene.notes])
+
+
+class LiveView:
+    """A table that is drawn again and again."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console()
+        self._clock = clock
+        self._shown_at = -FRAME_SECONDS
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._news: deque[str] = deque(maxlen=NEWS_KEPT)
+        self._scene: Scene | None = None
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._scene is not None:  # what stays on the screen is how it ended
+            self._live.update(Frame(self._scene, tuple(self._news)))
+        self._live.stop()
+
+    def news(self, seconds: float, text: str) -> None:
+        self._news.append(f"{seconds:6.1f} s  {text}")
+
+    def show(self, scene: Scene) -> None:
+        self._scene = scene
+        now = self._clock()
+        if now - self._shown_at >= FRAME_SECONDS:
+            self._shown_at = now
+            self._live.update(Frame(scene, tuple(self._news)), refresh=True)
+
+
+def make_view(*, plain: bool) -> View:
+    """The live one where there is a terminal to draw on."""
+    console = Console()
+    can_draw = console.is_terminal and not console.is_dumb_terminal and console.encoding.lower().startswith("utf")
+    return LiveView(console) if can_draw and not plain else PlainView()

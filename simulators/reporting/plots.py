@@ -1,0 +1,309 @@
+"""The report's plots as inline SVG that follows the page: its colours are CSS variables, its text is the page's text.
+
+matplotlib draws with stand-in colours, and each stand-in becomes a `var(--…)` in the SVG, so that one drawing serves
+light and dark mode. Figures are narrow, so that a phone shows them at their own size.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from simulators.reporting.results import DeviceRecord, Record
+
+COLOURS = {
+    "ink": "#010203",
+    "muted": "#010204",
+    "grid": "#010205",
+    "federated": "#010206",
+    "ceiling": "#010207",
+    "floor": "#010208",
+    "offline": "#010209",
+    "killed": "#01020a",
+    "held": "#01020b",
+    "training": "#01020c",
+    "up": "#01020d",
+    "down": "#01020e",
+    "paper": "#01020f",
+}
+"""Stand-in for each CSS variable of report.html."""
+WIDTH_INCHES, HEIGHT_INCHES = 5.2, 3.0
+WIDE_INCHES = 2 * WIDTH_INCHES + 0.3
+"""Of a figure that takes both columns of a wide page."""
+ROW_INCHES = 0.42
+LABEL_SHARE = 0.085
+"""Height of a line of text, of the plot's height."""
+FONT_POINTS = 9.0
+_KB = 1_000
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and colour, and can be searched
+    "font.family": "sans-serif",
+    "font.size": FONT_POINTS,
+    "axes.edgecolor": COLOURS["grid"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.7,
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["grid"],
+    "ytick.color": COLOURS["grid"],
+    "xtick.labelcolor": COLOURS["muted"],
+    "ytick.labelcolor": COLOURS["muted"],
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+def plots(record: Record) -> dict[str, str]:
+    """SVG by the name of its place in the template."""
+    rows = len(record.devices)
+    timeline_inches, bars_inches = 1.0 + ROW_INCHES * rows, 0.8 + 1.35 * ROW_INCHES * rows
+    drawings: dict[str, tuple[Callable[[Axes, Record], None], float, float]] = {
+        "accuracy_over_time": (accuracy_over_time, WIDTH_INCHES, HEIGHT_INCHES),
+        "accuracy_over_version": (accuracy_over_version, WIDTH_INCHES, HEIGHT_INCHES),
+        "accuracy_over_bytes": (accuracy_over_bytes, WIDTH_INCHES, HEIGHT_INCHES),
+        "staleness": (staleness, WIDTH_INCHES, HEIGHT_INCHES),
+        # Drawn for both columns of a wide page and for a phone's width: letters keep their size.
+        "timeline_wide": (timeline, WIDE_INCHES, timeline_inches),
+        "timeline": (timeline, WIDTH_INCHES, timeline_inches),
+        "contributions": (contributions, WIDTH_INCHES, bars_inches),
+        "traffic": (traffic, WIDTH_INCHES, bars_inches),
+    }
+    return {name: _svg(name, draw, record, size) for name, (draw, *size) in drawings.items()}
+
+
+def _svg(name: str, draw: Callable[[Axes, Record], None], record: Record, size: Sequence[float]) -> str:
+    style: Any = _STYLE | {"svg.hashsalt": name}  # matplotlib's type is the literal list of all its settings
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(size[0], size[1]), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        draw(axes, record)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return themed(out.getvalue(), name)
+
+
+def themed(svg: str, name: str) -> str:
+    """The drawing as it stands in a page: no prologue, CSS colours, the page's font, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for variable, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    return re.sub(r'(<svg[^>]*?) (width|height)="[^"]*"([^>]*?) (width|height)="[^"]*"', r"\1\3", svg, count=1)
+
+
+# --- accuracy -------------------------------------------------------------------------------------------------------
+
+
+def accuracy_over_time(axes: Axes, record: Record) -> None:
+    """Against seconds since the first device was started."""
+    told = sorted(record.evaluations, key=lambda one: one.at)
+    seconds = [max(0.0, one.at - record.started_at) for one in told]
+    # A version holds until the next one: no line leads from one to the other.
+    _accuracy(axes, record, seconds, [one.metrics["accuracy"] for one in told], drawstyle="steps-post")
+    axes.set_xlabel("seconds since the devices were started")
+
+
+def accuracy_over_version(axes: Axes, record: Record) -> None:
+    """Against the version of the model."""
+    told = sorted(record.evaluations, key=lambda one: one.version)
+    _accuracy(axes, record, [one.version for one in told], [one.metrics["accuracy"] for one in told])
+    axes.set_xlabel("version of the shared model")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def accuracy_over_bytes(axes: Axes, record: Record) -> None:
+    """Against what a device had sent and received by then, in the mean."""
+    told = sorted(record.evaluations, key=lambda one: one.at)
+    kilobytes = [record.bytes_by(one.at) / _KB for one in told]
+    _accuracy(axes, record, kilobytes, [one.metrics["accuracy"] for one in told])
+    axes.set_xlabel("kB a device, up and down together")
+
+
+def _accuracy(
+    axes: Axes,
+    record: Record,
+    places: Sequence[float],
+    accuracies: Sequence[float],
+    *,
+    drawstyle: Literal["default", "steps-post"] = "default",
+) -> None:
+    alone = [metrics["accuracy"] for metrics in record.baselines.local.values()]
+    # What matters happens near the floor and the ceiling; the way up from chance enters from below.
+    bottom = max(0.0, math.floor(10 * min([*alone, accuracies[-1]]) - 2) / 10)
+    axes.set_ylim(bottom, 1)
+    labels: list[tuple[str, str, float]] = []
+    if alone:
+        axes.axhspan(min(alone), max(alone), color=COLOURS["floor"], alpha=0.12, linewidth=0)
+    for name, what, height in (
+        ("ceiling", "pooled", record.baselines.pooled()),
+        ("floor", "alone", record.baselines.local_mean()),
+    ):
+        if height is not None:
+            axes.axhline(height, color=COLOURS[name], linewidth=1.3, linestyle=(0, (4, 3)))
+            labels.append((name, what, height))
+    axes.plot(places, accuracies, color=COLOURS["federated"], linewidth=1.8, drawstyle=drawstyle)
+    axes.plot(places[-1:], accuracies[-1:], "o", color=COLOURS["federated"], markersize=5)
+    _name_lines(axes, [*labels, ("federated", "federated", accuracies[-1])])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(x=0.02)
+
+
+def _name_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
+    """Each line's name and height beside its right end: (colour, name, height). The limits of y are set already."""
+    low, high = axes.get_ylim()
+    heights = [(height - low) / (high - low) for _, _, height in labels]
+    for (colour, what, height), at, place in zip(labels, heights, spread(heights, LABEL_SHARE), strict=True):
+        axes.annotate(
+            f"{what} {height:.1%}",
+            (1.0, at),
+            xycoords="axes fraction",
+            xytext=(1.05, place),
+            textcoords="axes fraction",
+            va="center",
+            color=COLOURS[colour],
+            weight="bold" if colour == "federated" else "normal",
+            arrowprops={"arrowstyle": "-", "color": COLOURS[colour], "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places between 0 and 1, in the order of the given ones and near them, that are at least `gap` apart.
+
+    Where there is no room for all of them, they overlap below.
+    """
+    order = sorted(range(len(places)), key=lambda at: places[at])
+    found = list(places)
+    for below, above in pairwise(order):
+        found[above] = max(found[above], found[below] + gap)
+    top = 1.0
+    for at in reversed(order):
+        found[at] = min(found[at], top)
+        top = found[at] - gap
+    return found
+
+
+# --- who did what ---------------------------------------------------------------------------------------------------
+
+
+def timeline(axes: Axes, record: Record) -> None:
+    """Training, absences and merges of each device."""
+    for row, device in enumerate(record.devices):
+        placed = [
+            (span.kind, span.start - record.started_at, (span.stop or record.stopped_at) - span.start)
+            for span in device.story.spans
+        ]
+        training = [(start, seconds) for kind, start, seconds in placed if kind == "training"]
+        axes.broken_barh(training, (row - 0.16, 0.32), color=COLOURS["training"], linewidth=0)
+        for kind, start, seconds in placed:
+            if kind != "training":
+                axes.broken_barh([(start, seconds)], (row - 0.4, 0.8), color=COLOURS[kind], alpha=0.32, linewidth=0)
+                axes.annotate(
+                    kind, (start + seconds / 2, row - 0.28), ha="center", va="center", fontsize=FONT_POINTS - 2
+                )
+        merges = [at - record.started_at for at in device.story.merges]
+        axes.plot(merges, [row + 0.3] * len(merges), "|", color=COLOURS["federated"], markersize=4.5)
+    stopped = record.stopped_at - record.started_at
+    axes.axvline(stopped, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.annotate(
+        "training stops",
+        (stopped, -0.5),
+        xytext=(-3, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=FONT_POINTS - 1.5,
+        color=COLOURS["muted"],
+    )
+    _device_rows(axes, record.devices)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds since the devices were started")
+
+
+def staleness(axes: Axes, record: Record) -> None:
+    """How many versions had gone by when an update was merged."""
+    values = record.staleness
+    counts = [values.count(value) for value in range(max(values, default=0) + 1)]
+    axes.bar(range(len(counts)), counts, color=COLOURS["federated"], width=0.8)
+    axes.set_xlabel("staleness: versions published since the one it started from")
+    axes.set_ylabel("updates merged")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def contributions(axes: Axes, record: Record) -> None:
+    """Merged updates, and what they weighed."""
+    merged, shares = record.merged_by_device(), record.weight_shares()
+    rows = range(len(record.devices))
+    counts = [merged[device.name] for device in record.devices]
+    axes.barh(rows, counts, color=COLOURS["federated"], height=0.42)
+    for row, device in enumerate(record.devices):
+        axes.annotate(
+            f"{counts[row]} update{'' if counts[row] == 1 else 's'}, {shares[device.name]:.0%} of all weight",
+            (counts[row], row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    _device_rows(axes, record.devices, titles=True)
+    axes.set_xlim(0, max([*counts, 1]) * 1.75)
+    _only_rows(axes)
+
+
+def traffic(axes: Axes, record: Record) -> None:
+    """Bytes on each device's own line."""
+    thickness = 0.2
+    for offset, colour, values in (
+        (-thickness / 2 - 0.02, "up", [device.bytes_up / _KB for device in record.devices]),
+        (thickness / 2 + 0.02, "down", [device.bytes_down / _KB for device in record.devices]),
+    ):
+        places = [row + offset for row in range(len(record.devices))]
+        axes.barh(places, values, color=COLOURS[colour], height=thickness)
+        for place, value in zip(places, values, strict=True):
+            axes.annotate(
+                f"{value:,.0f} kB {colour}",
+                (value, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=FONT_POINTS - 1,
+            )
+    _device_rows(axes, record.devices, titles=True)
+    axes.set_xlim(0, max([1.0, *(device.bytes_down / _KB for device in record.devices)]) * 1.3)
+    _only_rows(axes)
+
+
+def _device_rows(axes: Axes, devices: Iterable[DeviceRecord], *, titles: bool = False) -> None:
+    """One row a device, the first at the top; its character small above its bar where there is room."""
+    names = [device.name for device in devices]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.75 if titles else -0.6)
+    axes.grid(visible=False)
+    if titles:
+        for row, device in enumerate(devices):
+            axes.annotate(device.title, (0, row - 0.3), va="bottom", fontsize=FONT_POINTS - 1.5, color=COLOURS["muted"])
+    else:
+        axes.grid(visible=True, axis="x")
+
+
+def _only_rows(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)

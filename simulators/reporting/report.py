@@ -1,0 +1,264 @@
+"""The report: one HTML file that needs nothing else. Each figure in it was measured in this run."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from string import Template
+
+from simulators.reporting.plots import plots
+from simulators.reporting.results import LAST_VERSIONS, DeviceRecord, Record
+
+_KB = 1_000
+
+
+def write_report(record: Record, path: Path) -> None:
+    """Writes the page."""
+    path.write_text(page(record), encoding="utf-8")
+
+
+def page(record: Record) -> str:
+    """The whole page."""
+    template = Template(files("simulators.reporting").joinpath("report.html").read_text(encoding="utf-8"))
+    told = {
+        "title": escape(f"{record.final.metrics['accuracy']:.1%} on {record.task}"),
+        "task": escape(record.task),
+        "broker": escape(f"broker {record.broker}"),
+        "seed": str(record.seed),
+        "headline": escape(headline(record)),
+        "lead": escape(lead(record)),
+        "kpis": _kpis(record),
+        "held_out": escape(_held_out(record)),
+        "evaluated": str(len({one.version for one in record.evaluations})),
+        "published": str(len(record.versions)),
+        "bytes_caption": escape(_bytes_caption(record)),
+        "staleness_caption": escape(_staleness(record)),
+        "devices": _devices(record),
+        "wire_caption": escape(_wire_caption(record)),
+        "wire": _wire(record),
+        "reading": _reading(record),
+        "footer": escape(_footer(record)),
+    }
+    return template.substitute(told, **plots(record))
+
+
+def headline(record: Record) -> str:
+    """The result in one sentence."""
+    accuracy = record.final.metrics["accuracy"]
+    ceiling, floor = record.baselines.pooled(), record.baselines.local_mean()
+    compared = []
+    if ceiling is not None:
+        compared.append(f"{_points(accuracy - ceiling)} training on all their data in one place")
+    if floor is not None:
+        compared.append(f"{_points(accuracy - floor)} one person's data alone")
+    devices = len(record.devices)
+    return (
+        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} taught one model that is right"
+        f" {accuracy:.1%} of the time about people it has never seen{': ' if compared else ''}{', '.join(compared)}."
+    )
+
+
+def lead(record: Record) -> str:
+    """What was done and whether the ledgers agree."""
+    balance = record.balance
+    agrees = (
+        f"Each of the {len(balance.sent)} updates that left a device"
+        + (f", without the {len(balance.refused)} refused," if balance.refused else "")
+        + " was merged exactly once: the devices' outboxes and the aggregator's ledger agree."
+        if balance.agrees
+        else f"But {balance}."
+    )
+    seconds = record.stopped_at - record.started_at
+    return (
+        f"Nobody waited for anybody: {record.version} versions in {seconds:.0f} s, while devices went offline, were"
+        f" killed, were held back or were slow. {agrees}{_missing(record)}"
+    )
+
+
+def _missing(record: Record) -> str:
+    """Which baselines the report goes without, and why; a sentence."""
+    if not record.missing:
+        return ""
+    return f" Missing here: {', '.join(record.missing)} ({record.baselines.given_up or 'not measured'})."
+
+
+def _kpis(record: Record) -> str:
+    balance, baselines, wire = record.balance, record.baselines, record.wire
+    ratio = f"{wire.teacher_parameters / wire.student_parameters:.1f} times" if wire.student_parameters else "-"
+    rows: Sequence[tuple[str, str, str]] = (
+        ("federated", f"{record.final.metrics['accuracy']:.1%}", f"accuracy of version {record.final.version}"),
+        ("ceiling", _percent(baselines.pooled()), "pooled data: the same student, centralised"),
+        ("floor", _percent(baselines.local_mean()), f"one person alone, mean over {_measured(record)}"),
+        (
+            "good" if balance.agrees else "bad",
+            f"{len(balance.merged)} / {len(balance.sent - balance.refused)}",
+            f"updates merged / sent; {record.duplicates} duplicates, {record.refused} refused",
+        ),
+        (
+            "",
+            f"{record.update_payload_bytes / _KB:.1f} kB",
+            f"an update; {record.bytes_up / _KB:,.0f} kB up and {record.bytes_down / _KB:,.0f} kB down in all",
+        ),
+        (
+            "good" if wire.is_student_only else "bad",
+            "0 bytes" if wire.is_student_only else "suspect",
+            f"of the teacher on the wire; it is {ratio} the student's size",
+        ),
+    )
+    return "\n".join(
+        f'<div class="kpi {kind}"><b>{escape(value)}</b><span>{escape(what)}</span></div>' for kind, value, what in rows
+    )
+
+
+def _staleness(record: Record) -> str:
+    values = record.staleness
+    if not values:
+        return "No update was merged."
+    fresh = sum(value == 0 for value in values) / len(values)
+    return f"Mean {fmean(values):.1f} versions, at most {max(values)}; {fresh:.0%} started from the newest version."
+
+
+def _bytes_caption(record: Record) -> str:
+    if record.bytes_per_point is None:
+        return ""
+    return f"{record.bytes_per_point / _KB:.1f} kB for each point of accuracy gained."
+
+
+def _devices(record: Record) -> str:
+    merged, shares = record.merged_by_device(), record.weight_shares()
+
+    def row(device: DeviceRecord) -> Sequence[str]:
+        stale = [one.staleness for one in record.contributions if one.device == device.name]
+        alone = record.baselines.local.get(device.name, {}).get("accuracy")
+        return (
+            device.name,
+            device.title,
+            str(device.examples),
+            f"{device.duty_cycle:.0%}",
+            str(merged[device.name]),
+            f"{shares[device.name]:.1%}",
+            f"{fmean(stale):.1f} / {max(stale)}" if stale else "-",
+            str(device.story.starts),
+            f"{device.update_bytes / merged[device.name]:,.0f}" if merged[device.name] else "-",
+            f"{device.bytes_up / _KB:,.0f}",
+            f"{device.bytes_down / _KB:,.0f}",
+            "-" if alone is None else f"{alone:.1%}",
+        )
+
+    heads = (
+        *("device", "character", "examples", "computes", "updates merged", "share of weight"),
+        *("staleness mean / max", "starts", "bytes an update", "kB up", "kB down", "accuracy alone"),
+    )
+    return _table(heads, [row(device) for device in record.devices], text=1)
+
+
+def _wire_caption(record: Record) -> str:
+    wire = record.wire
+    if not wire.teacher_parameters:
+        return "Payloads as a client of its own saw them. This task has no teacher."
+    verdict = "so no message could have held it" if wire.is_student_only else "which does NOT rule it out"
+    return (
+        f"Payloads as a client of its own saw them. The largest one ({wire.largest_kind}) had {wire.largest_bytes:,}"
+        f" bytes. The teacher has {wire.teacher_parameters:,} numbers, {record.teacher_bytes:,} bytes as a file, and"
+        f" {wire.teacher_bytes_min:,} at four bits a number; {verdict}. Every update was decoded:"
+        f" at most {wire.numbers_max:,} numbers, the student has {wire.student_parameters:,};"
+        f" {wire.foreign_updates} were of another form."
+    )
+
+
+def _wire(record: Record) -> str:
+    rows = [
+        (kind, _KINDS.get(kind, ""), f"{flow.messages:,}", f"{flow.size_bytes:,}")
+        for kind, flow in sorted(record.wire.by_kind.items(), key=lambda item: -item[1].size_bytes)
+    ]
+    return _table(("kind", "from → to", "messages", "payload bytes"), rows, text=1)
+
+
+_KINDS = {
+    "chunk": "aggregator → who asks, pieces of a snapshot",
+    "model": "aggregator → all, manifests with the newest delta",
+    "delta": "aggregator → who missed it, from one version to the next",
+    "update": "device → aggregator",
+    "receipt": "aggregator → device",
+    "presence": "device, or the broker in its place",
+    "evaluation": "evaluator → aggregator",
+    "aggregator": "aggregator, its status",
+}
+
+
+def _reading(record: Record) -> str:
+    epochs, devices = record.baselines.epochs, len(record.devices)
+    stopped = record.stopped_at - record.started_at
+    teacher = record.baselines.teacher.get("accuracy")
+    alone = f"; by itself it reaches {teacher:.1%}" if teacher is not None else ""
+    entries = {
+        "Pooled data": f"The same student from the same first weights, under the same teacher, on all {devices} "
+        f"devices' examples in one heap: {epochs} passes, the budget that the federation planned. Macro F1 "
+        f"{_figure(record.baselines.pooled('macro_f1'))}; federated {record.final.metrics['macro_f1']:.3f}.",
+        "One person alone": f"The same again for each device with its own data only, {epochs} passes each.",
+        "Accuracy": f"Share of windows recognised, on {_held_out(record)}. The mean of the last {LAST_VERSIONS} "
+        f"evaluated versions is {record.accuracy_of_last():.1%}.",
+        "Teacher": f"A larger network, pre-trained on persons who are neither devices nor tested{alone}. Each device "
+        "has it, none sends it.",
+        "Version and staleness": f"A version comes when {record.updates_per_version} devices have handed something in. "
+        "An update is stale by the versions that came since the one it started from; it then counts less, and is not "
+        "thrown away.",
+        "Offline, killed, held": "Offline: this device's connection was cut, the broker was not touched. Killed: "
+        "SIGKILL in the middle of training, started again with its own state. Held: its policy says upload only while "
+        "charging.",
+        "After training stopped": f"At {stopped:.0f} s the devices were told to train no longer, which each notices "
+        "within a second; what still lay in an outbox was sent and merged, which can make a further version.",
+    }
+    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in entries.items())
+
+
+def _footer(record: Record) -> str:
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record.phases.items())
+    day = datetime.fromtimestamp(record.started_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"One run on one machine, {day}; {record.seconds:.0f} s: {phases}. summary.json has these figures."
+
+
+def _held_out(record: Record) -> str:
+    windows = f"{record.held_out_examples:,} windows"
+    return f"{windows} of {_number(record.held_out_persons)} persons" if record.held_out_persons else windows
+
+
+def _measured(record: Record) -> str:
+    """The devices that were trained alone."""
+    measured, devices = len(record.baselines.local), len(record.devices)
+    return "the devices" if measured == devices else f"{measured} of {devices} devices"
+
+
+def _percent(share: float | None) -> str:
+    return "missing" if share is None else f"{share:.1%}"
+
+
+def _figure(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.3f}"
+
+
+def _points(difference: float) -> str:
+    """A difference of two shares, for a sentence that goes on with what it is compared to."""
+    points = abs(difference) * 100
+    if points < 0.05:  # noqa: PLR2004 — what one decimal cannot show
+        return "level with"
+    return f"{points:.1f} points {'over' if difference > 0 else 'under'}"
+
+
+def _number(count: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    return words[count] if count < len(words) else str(count)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text: int) -> str:
+    """HTML; column `text` holds words."""
+
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=text' if at == text else ''}>{escape(value)}</{tag}>" for at, value in enumerate(values)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,227 @@
+"""What one run of the demo measured, and the summary that is made of it. Nothing here is planned or assumed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from aggregator.ledger.reading import Contribution
+from simulators.audit.exactly_once import Balance
+from simulators.audit.observer import Flow, SeenEvaluation
+from simulators.demo.baselines import Baselines
+from simulators.reporting.device_timeline import Story
+
+LAST_VERSIONS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRecord:
+    """One device."""
+
+    name: str
+    title: str
+    """Its character, in a few words."""
+    examples: int
+    duty_cycle: float
+    story: Story
+    bytes_up: int
+    """TCP payload on its own line, from the device; MQTT's own bytes included, and what was sent again."""
+    bytes_down: int
+    update_bytes: int
+    """Payload of its updates, as the observer saw them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireRecord:
+    """What the observer saw."""
+
+    by_kind: Mapping[str, Flow]
+    largest_bytes: int
+    largest_kind: str
+    numbers_max: int
+    """Most numbers in one update."""
+    foreign_updates: int
+    """Updates of another layout than the student's."""
+    unreadable: int
+    teacher_parameters: int
+    student_parameters: int
+
+    @property
+    def teacher_bytes_min(self) -> int:
+        """The teacher at four bits a number, the coarsest encoding that still holds every one of them."""
+        return self.teacher_parameters // 2
+
+    @property
+    def is_student_only(self) -> bool:
+        """No payload could have held the teacher, and every update held the student's numbers exactly."""
+        return (
+            self.largest_bytes < self.teacher_bytes_min
+            and self.foreign_updates == 0
+            and self.numbers_max <= self.student_parameters
+        )
+
+
+@dataclass(frozen=True)
+class TrafficSample:
+    """What had travelled at one moment, over all devices' own lines."""
+
+    at: float
+    """Unix seconds."""
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(kw_only=True)
+class Record:
+    """One run."""
+
+    task: str
+    seed: int
+    broker: str
+    held_out_examples: int
+    held_out_persons: int
+    devices: Sequence[DeviceRecord]
+    started_at: float
+    """Unix seconds at which the first device was started."""
+    stopped_at: float
+    """…and at which training was stopped."""
+    versions: Mapping[int, float]
+    """Version to the Unix seconds of its commit, from the ledger."""
+    evaluations: Sequence[SeenEvaluation]
+    contributions: Sequence[Contribution]
+    balance: Balance
+    duplicates: int
+    refused: int
+    updates_per_version: int
+    server_rate: float
+    baselines: Baselines
+    wire: WireRecord
+    traffic: Sequence[TrafficSample]
+    """In the order of time."""
+    teacher_bytes: int
+    """Size of the teacher's file, which stayed on the devices."""
+    phases: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of all programs together: what the run costs, however busy the machine is."""
+
+    @property
+    def final(self) -> SeenEvaluation:
+        """Of the newest evaluated version."""
+        return max(self.evaluations, key=lambda told: told.version)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Baselines that were not measured, for a person."""
+        return self.baselines.missing(device.name for device in self.devices)
+
+    @property
+    def version(self) -> int:
+        return max(self.versions)
+
+    @property
+    def staleness(self) -> list[int]:
+        return [contribution.staleness for contribution in self.contributions]
+
+    @property
+    def bytes_up(self) -> int:
+        return sum(device.bytes_up for device in self.devices)
+
+    @property
+    def bytes_down(self) -> int:
+        return sum(device.bytes_down for device in self.devices)
+
+    @property
+    def update_payload_bytes(self) -> float:
+        """Mean payload of one update, as the observer saw them."""
+        flow = self.wire.by_kind.get("update")
+        return flow.size_bytes / flow.messages if flow is not None and flow.messages else 0.0
+
+    @property
+    def bytes_per_point(self) -> float | None:
+        """Bytes a device, both ways, for each point of accuracy since the first evaluation; None: none gained."""
+        first = min(self.evaluations, key=lambda told: told.version).metrics["accuracy"]
+        points = 100 * (self.final.metrics["accuracy"] - first)
+        return (self.bytes_up + self.bytes_down) / len(self.devices) / points if points > 0 else None
+
+    def bytes_by(self, at: float) -> float:
+        """Bytes a device, both ways, that had travelled by then (Unix seconds)."""
+        past = [sample for sample in self.traffic if sample.at <= at]
+        return (past[-1].bytes_up + past[-1].bytes_down) / len(self.devices) if past else 0.0
+
+    def weight_shares(self) -> dict[str, float]:
+        """Share of each device in the sum of merged weights."""
+        weights = {device.name: 0.0 for device in self.devices}
+        for contribution in self.contributions:
+            weights[contribution.device] = weights.get(contribution.device, 0.0) + contribution.weight
+        total = sum(weights.values()) or 1.0
+        return {name: weight / total for name, weight in weights.items()}
+
+    def merged_by_device(self) -> dict[str, int]:
+        merged = {device.name: 0 for device in self.devices}
+        for contribution in self.contributions:
+            merged[contribution.device] = merged.get(contribution.device, 0) + 1
+        return merged
+
+    def accuracy_of_last(self, count: int = LAST_VERSIONS) -> float:
+        """Mean accuracy of the last evaluated versions: less of a lucky moment than the last alone."""
+        newest = sorted(self.evaluations, key=lambda told: told.version)[-count:]
+        return fmean(told.metrics["accuracy"] for told in newest)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """`summary.json`. What was not measured is null."""
+    final, baselines, wire = record.final, record.baselines, record.wire
+    # The three that everything is about are not rounded: whoever rounds them again would show other digits.
+    staleness = record.staleness or [0]
+    return {
+        "task": record.task,
+        "devices": len(record.devices),
+        "versions": record.version,
+        "updates_sent": len(record.balance.sent),
+        "updates_merged": len(record.balance.merged),
+        "duplicates": record.duplicates,
+        "refused": record.refused,
+        "balanced": record.balance.agrees,
+        "accuracy": final.metrics["accuracy"],
+        "accuracy_version": final.version,
+        "accuracy_mean_last_versions": round(record.accuracy_of_last(), 4),
+        "accuracy_centralised": baselines.pooled(),
+        "accuracy_local_mean": baselines.local_mean(),
+        "accuracy_local": {name: round(metrics["accuracy"], 4) for name, metrics in baselines.local.items()},
+        "macro_f1": round(final.metrics["macro_f1"], 4),
+        "macro_f1_centralised": _rounded(baselines.pooled("macro_f1")),
+        "macro_f1_local_mean": _rounded(baselines.local_mean("macro_f1")),
+        "missing": list(record.missing),
+        "missing_reason": baselines.given_up,
+        "accuracy_teacher": round(baselines.teacher["accuracy"], 4) if baselines.teacher else None,
+        "held_out_examples": record.held_out_examples,
+        "student_parameters": wire.student_parameters,
+        "teacher_parameters": wire.teacher_parameters,
+        "staleness_mean": round(fmean(staleness), 3),
+        "staleness_max": max(staleness),
+        "bytes_up": record.bytes_up,
+        "bytes_down": record.bytes_down,
+        "bytes_per_update": round(record.update_payload_bytes, 1),
+        "bytes_per_device": round((record.bytes_up + record.bytes_down) / len(record.devices), 1),
+        "bytes_per_point": None if record.bytes_per_point is None else round(record.bytes_per_point, 1),
+        "update_bytes": wire.by_kind["update"].size_bytes if "update" in wire.by_kind else 0,
+        "largest_payload_bytes": wire.largest_bytes,
+        "teacher_bytes": record.teacher_bytes,
+        "teacher_on_the_wire": not wire.is_student_only,
+        "payload_bytes_by_kind": {kind: flow.size_bytes for kind, flow in sorted(wire.by_kind.items())},
+        "updates_by_device": record.merged_by_device(),
+        "weight_share_by_device": {name: round(share, 4) for name, share in record.weight_shares().items()},
+        "baseline_epochs": baselines.epochs,
+        "updates_per_version": record.updates_per_version,
+        "server_rate": record.server_rate,
+        "seed": record.seed,
+        "broker": record.broker,
+        "seconds_by_phase": {phase: round(seconds, 1) for phase, seconds in record.phases.items()},
+        "cpu_seconds": round(record.cpu_seconds, 1),
+        "seconds": round(record.seconds, 1),
+    }

@@ -1,0 +1,1 @@
+"""Asynchronous federation in virtual time, with the real admission and merging."""

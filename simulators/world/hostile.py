@@ -1,0 +1,133 @@
+"""A device of the virtual world that does harm: what it sends, and when.
+
+It knows all that a member may know: the newest model, its own data, the merging rules. It strikes right after a version
+was published, so that its updates are fresh and come first.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wire_contract.codec import encode
+from wire_contract.encoding import encode_vector
+from wire_contract.layout import Vector
+from wire_contract.messages import INCARNATION_BYTES, Update
+from wire_contract.publication.manifest import Published
+
+SAMPLES_CLAIMED_MAX = 2**53
+"""What an update may claim at most."""
+_FLOOD = 200
+
+Learned = Callable[[], Vector]
+"""What the device would honestly have learned from the newest version, (layout.size,)."""
+
+
+@dataclass(frozen=True)
+class Forged:
+    """One update that is made up."""
+
+    difference: Vector
+    samples: int | None = None
+    """None: what this attacker claims otherwise."""
+
+
+Forge = Callable[[Published, Learned], Sequence[Forged]]
+
+
+def _direction(model: Published, norm: float) -> Vector:
+    """The same direction at every version, drawn by lot."""
+    random = np.random.default_rng(0).standard_normal(model.layout.size)
+    return (norm * random / np.linalg.norm(random)).astype(np.float32)
+
+
+def _bias(model: Published, size: float) -> Vector:
+    """Towards the first class, whatever the input: the last tensor is the bias of the outputs."""
+    difference = np.zeros(model.layout.size, dtype=np.float32)
+    start, _ = model.layout.bounds[-1]
+    difference[start] = size
+    return difference
+
+
+def _norm(model: Published) -> float:
+    return float(np.linalg.norm(model.weights))
+
+
+ATTACKS: Mapping[str, Forge] = {
+    "huge": lambda model, _: [Forged(_direction(model, 9.9 * _norm(model)))],
+    "large": lambda model, _: [Forged(_direction(model, 0.99 * _norm(model)))],
+    "huge bias": lambda model, _: [Forged(_bias(model, 9.9 * _norm(model)))],
+    "large bias": lambda model, _: [Forged(_bias(model, 0.99 * _norm(model)))],
+    "flip": lambda _, learned: [Forged(-10 * learned())],
+    "flood": lambda _, learned: [Forged(-learned())] * _FLOOD,
+    "flood of biases": lambda model, _: [Forged(_bias(model, 1.0))] * _FLOOD,
+    "heavy among light": lambda _, learned: [
+        Forged(-10 * learned(), SAMPLES_CLAIMED_MAX),
+        *[Forged(-0.001 * learned(), 1)] * _FLOOD,
+    ],
+    "nothing": lambda model, _: [Forged(_direction(model, 1e-9))],
+}
+"""By name. `huge` stays just under the norm that is refused as diverged, `large` under the norm of the model, `flip` is
+meant to be sent in several versions, and `nothing` to make honest updates look large."""
+
+
+class Attacker:
+    """Takes part honestly in some versions, strikes in others, and is silent in the rest."""
+
+    def __init__(
+        self,
+        device: str,
+        forge: Forge,
+        learn: Callable[[Published], Vector],
+        *,
+        task: str,
+        samples: int,
+        honest: Collection[int],
+        strikes: Collection[int],
+    ) -> None:
+        """Sets the plan.
+
+        Args:
+            device: its name.
+            forge: what a strike consists of.
+            learn: honest training from a version: the difference, (layout.size,).
+            task: the world's.
+            samples: that its updates claim.
+            honest: the versions on which it trains like everybody else.
+            strikes: the versions after whose publication it strikes.
+        """
+        self.device = device
+        self._forge = forge
+        self._learn = learn
+        self._task = task
+        self._samples = samples
+        self._honest = honest
+        self._strikes = strikes
+        self._sequence = 0
+
+    def takes_part(self, version: int) -> bool:
+        """Whether it is honest now."""
+        return version in self._honest
+
+    def payloads(self, newest: Published) -> Sequence[bytes]:
+        """The updates of one strike."""
+        if newest.version not in self._strikes:
+            return ()
+        return [self._payload(forged, newest) for forged in self._forge(newest, lambda: self._learn(newest))]
+
+    def _payload(self, forged: Forged, model: Published) -> bytes:
+        self._sequence += 1
+        update = Update(
+            task=self._task,
+            device=self.device,
+            incarnation=b"hostile".ljust(INCARNATION_BYTES, b"\0"),
+            sequence=self._sequence,
+            base_version=model.version,
+            base_digest=model.digest,
+            layout_fingerprint=model.layout.fingerprint,
+            samples=self._samples if forged.samples is None else forged.samples,
+            local_steps=1,
+            train_seconds=1.0,
+            tensors=encode_vector(forged.difference, model.layout, "float32"),
+        )
+        return encode(update)

@@ -1,0 +1,104 @@
+"""Real training for the virtual world."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from device_client.learning.distillation import logits_of, seed_of, seeded, train_student
+from device_client.learning.fedkd import projection_between, train_mutually
+from device_client.learning.parameters import load_vector, vector_of
+from device_client.learning.training_loop import TrainingResult
+from device_client.task import Examples, Task
+from device_client.uplink.rounds import Trained
+from wire_contract.layout import Layout, Vector
+
+
+class StudentLearner:
+    """A task's student under its frozen teacher, who is asked once about each device's data."""
+
+    def __init__(
+        self,
+        task: Task,
+        data: Mapping[str, Examples],
+        teacher: nn.Module | None,
+        layout: Layout,
+        *,
+        seed: int,
+        answers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`answers` are the teacher's logits (example, class) by device, where it was asked before."""
+        self._recipe = task.recipe
+        self._data = data
+        self._layout = layout
+        self._seed = seed
+        self._numbers = {device: number for number, device in enumerate(sorted(data))}
+        with seeded(seed):
+            self._student = task.student()
+        wanted = teacher is not None and task.recipe.alpha > 0
+        self._answers: dict[str, Tensor | None] = dict.fromkeys(data)
+        if teacher is not None and wanted:
+            self._answers |= answers or answers_of(teacher, data)
+
+    def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
+        load_vector(self._student, self._layout, start)
+        result = train_student(
+            self._student,
+            None,
+            self._data[device],
+            self._recipe,
+            seed=seed_of(self._seed, self._numbers[device], round_number),
+            version=version,
+            teacher_logits=self._answers[device],
+        )
+        return trained_of(self._student, self._layout, result)
+
+
+def answers_of(teacher: nn.Module, data: Mapping[str, Examples]) -> dict[str, Tensor]:
+    """A teacher's logits (example, class) of each device's data."""
+    return {device: logits_of(teacher, examples.inputs) for device, examples in data.items()}
+
+
+def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Trained:
+    """What a round gave, as the device's core wants it."""
+    return Trained(
+        weights=vector_of(student, layout),
+        samples=result.samples,
+        steps=result.local_steps,
+        metrics=result.metrics,
+    )
+
+
+class MutualLearner:
+    """FedKD: each device trains a teacher of its own together with the student (`device_client/learning/fedkd.py`)."""
+
+    def __init__(
+        self, task: Task, data: Mapping[str, Examples], teacher: nn.Module, layout: Layout, *, seed: int
+    ) -> None:
+        """Every device's teacher starts as a copy of `teacher`; projections start from the seed."""
+        self._recipe = task.recipe
+        self._data = data
+        self._layout = layout
+        self._seed = seed
+        self._numbers = {device: number for number, device in enumerate(sorted(data))}
+        with seeded(seed):
+            self._student = task.student()
+        self.teachers = {device: deepcopy(teacher) for device in data}
+        """By device, as its last round left it."""
+        self._projections = {
+            device: projection_between(self._student, teacher, examples, seed=seed_of(seed, self._numbers[device]))
+            for device, examples in data.items()
+        }
+
+    def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
+        load_vector(self._student, self._layout, start)
+        result = train_mutually(
+            self._student,
+            self.teachers[device],
+            self._projections[device],
+            self._data[device],
+            self._recipe,
+            seed=seed_of(self._seed, self._numbers[device], round_number),
+            version=version,
+        )
+        return trained_of(self._student, self._layout, result)

@@ -1,0 +1,168 @@
+"""The aggregator's core without its ledger, its link and its clock, with every byte counted as on the wire.
+
+The parts are the real ones: admission, buffer, model line, announcements. So an update that the running system would
+refuse is refused here too, and a payload is as long as it would be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from aggregator.admission import Merge, Policy, Verdict, receipt_for
+from aggregator.merging.peers import BUDGET_RATIO
+from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
+from aggregator.model_line import LineSettings, ModelLine, announcement, opening_shelf
+from wire_contract.codec import encode
+from wire_contract.compression.choice import EncodingChoice
+from wire_contract.encoding import EncodingName
+from wire_contract.layout import Layout, Vector
+from wire_contract.limits import INLINE_BYTES_MAX
+from wire_contract.publication.manifest import Published
+from wire_contract.topics import build, parse
+
+ROOT = "fedkd/v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How updates become versions, and how both travel."""
+
+    updates_per_version: int = 3
+    """K of FedBuff; at most one update a device in each version."""
+    server_rate: float = 0.5
+    """η: share of the mean difference that is taken. Several devices learn the same thing from the same base at the
+    same time, and later versions take each of these steps again: the smaller the share of the devices that makes a
+    version, the smaller η must be, or the model overshoots."""
+    decay: Decay = "polynomial"
+    sample_weight: SampleWeight = "linear"
+    absence_max: int = ABSENCE_MAX
+    samples_ratio_max: float = SAMPLES_RATIO_MAX
+    slot_norm_ratio: float = BUDGET_RATIO
+    weight_max: float | None = None
+    """Of one update; None: K - 1."""
+    devices_min: int = 1
+    """A version needs so many devices. Nobody's data can be betrayed here, and a world of one device is one, too."""
+    update_encoding: EncodingChoice = "int8"
+    error_feedback: bool = True
+    """Whether devices tell later what an encoding left out; methods published without it are run without it."""
+    model_encoding: EncodingName = "float16"
+    delta_encoding: EncodingChoice | None = None
+    """Of the difference from one version to the next; None: every version travels whole."""
+    delta_message_bytes_max: int = INLINE_BYTES_MAX
+    """A version whose delta is larger travels whole."""
+
+
+def unbounded(rules: Rules) -> Rules:
+    """The same, but every device is believed, whatever it sends: merging before there were bounds, but for
+    the divisor of `aggregator/merging/fedbuff.py`.
+    """
+    return replace(rules, samples_ratio_max=inf, slot_norm_ratio=inf, weight_max=inf)
+
+
+@dataclass(kw_only=True)
+class History:
+    """What happened."""
+
+    weights: Vector
+    """Of the newest version, as published."""
+    version: int = 0
+    staleness: list[int] = field(default_factory=list)
+    """Of each merged update, in order."""
+    merged: dict[str, int] = field(default_factory=dict)
+    """Updates of each device."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Of each device that had any."""
+    scales: dict[str, list[float]] = field(default_factory=dict)
+    """Of each device: what each merged update was multiplied by, in order."""
+    seconds: float = 0.0
+    """Virtual time at the end."""
+    bytes_up: dict[str, int] = field(default_factory=dict)
+    """MQTT payload bytes of each device's updates."""
+    bytes_down: dict[str, int] = field(default_factory=dict)
+    """MQTT payload bytes to each device: manifests, whole models or deltas, receipts."""
+
+
+class VirtualServer:
+    """One model line that devices hand updates to."""
+
+    def __init__(self, devices: Sequence[str], initial: Vector, layout: Layout, *, task: str, rules: Rules) -> None:
+        """Version 0 has the weights `initial` (layout.size,); every device has fetched it, and has paid for it."""
+        self._task = task
+        self._devices = tuple(devices)
+        settings = LineSettings(
+            task=task,
+            updates_per_version=rules.updates_per_version,
+            server_rate=rules.server_rate,
+            devices_min=rules.devices_min,
+            model_encoding=rules.model_encoding,
+            delta_encoding=rules.delta_encoding,
+            delta_message_bytes_max=rules.delta_message_bytes_max,
+            policy=Policy(
+                decay=rules.decay,
+                sample_weight=rules.sample_weight,
+                absence_max=rules.absence_max,
+                samples_ratio_max=rules.samples_ratio_max,
+                slot_norm_ratio=rules.slot_norm_ratio,
+                weight_max=rules.weight_max,
+            ),
+        )
+        shelf = opening_shelf(settings, layout, initial, published_at=0.0)
+        self._line = ModelLine(
+            settings,
+            shelf,
+            initial,
+            digests={0: shelf.published.digest},
+            lasts={},
+            contributed={},
+            claims={},
+            recall=lambda _key: None,
+            horizon=lambda: 0,
+        )
+        self.history = History(
+            weights=shelf.published.weights,
+            bytes_up=dict.fromkeys(self._devices, 0),
+            bytes_down=dict.fromkeys(self._devices, 0),
+        )
+        self._count_down()
+
+    @property
+    def newest(self) -> Published:
+        """The version that a round starts from."""
+        return self._line.shelf.published
+
+    def take(self, device: str, payload: bytes) -> Verdict:
+        """One update as it arrives, and what becomes of it."""
+        topic = parse(build("update", root=ROOT, task=self._task, shard=0, device=device), root=ROOT)
+        judged = self._line.judge(topic, payload)
+        history = self.history
+        if isinstance(judged.verdict, Merge):
+            history.staleness.append(judged.verdict.staleness)
+            history.merged[device] = history.merged.get(device, 0) + 1
+            history.scales.setdefault(device, []).append(judged.verdict.scale)
+        else:
+            history.refused[device] = history.refused.get(device, 0) + 1
+        history.bytes_up[device] += len(payload)
+        receipt = receipt_for(judged.verdict, version=judged.version, update=judged.update, payload=payload)
+        history.bytes_down[device] += len(encode(receipt))
+        return judged.verdict
+
+    def publish_when_due(self) -> bool:
+        """A new version when enough devices have handed something in."""
+        if not self._line.is_due(waited_seconds=0.0):
+            return False
+        weights = self._line.next_weights()
+        shelf = self._line.next_shelf(weights, at=float(self._line.version + 1))
+        self._line.advance(shelf, weights)
+        self.history.weights, self.history.version = shelf.published.weights, shelf.version
+        self._count_down()
+        return True
+
+    def _count_down(self) -> None:
+        """Everybody gets each manifest, at once or later out of the session, and what it does not hold itself."""
+        announced = announcement(self._line.settings, self._line.shelf)
+        size = len(encode(announced.manifest))
+        if announced.manifest.delta is None:
+            newest = announced.deltas.get(announced.manifest.version)
+            size += sum(map(len, announced.chunks)) if newest is None else len(newest)
+        for device in self._devices:
+            self.history.bytes_down[device] += size

@@ -1,0 +1,1 @@
+"""A sender's choice of encodings. A receiver needs none of this."""

@@ -1,0 +1,145 @@
+"""What all tensors take at one price of a bit, and the search for the price where that has a wanted size or error."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from wire_contract.compression.quantiser import Choice, merged
+
+_STEPS = 24
+"""Prices tried at most."""
+
+_STEP_MAX = 2.0
+"""Octaves of price."""
+
+_SLOPE_FACTOR = 6.0
+"""So much less steep than thought at most, from one price to the next."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """What every tensor takes at one price."""
+
+    price: float
+    """Of the thresholds."""
+    chosen_at: float
+    """The price that scales and options were chosen at."""
+    levels: Choice
+    option: np.ndarray
+    """(tensor,) which of the tensor's other options it takes; -1: levels, or nothing."""
+    zero: np.ndarray
+    """(tensor,) bool: nothing."""
+    fixed_bits: np.ndarray
+    """(tensor,) of those without levels; 0 for the others."""
+    fixed_distortion: np.ndarray
+    by_levels: np.ndarray = field(init=False)
+    """(tensor,) bool"""
+    bits: float = field(init=False)
+    """Expected, of all tensors."""
+    distortion: float = field(init=False)
+    """Expected squared error of all tensors."""
+
+    def __post_init__(self) -> None:
+        by_levels = ~self.zero & (self.option < 0)
+        bits = self.fixed_bits.sum() + self.levels.bits[by_levels].sum()
+        distortion = self.fixed_distortion.sum() + self.levels.distortion[by_levels].sum()
+        for name, value in (("by_levels", by_levels), ("bits", float(bits)), ("distortion", float(distortion))):
+            object.__setattr__(self, name, value)
+
+    @property
+    def tensor_bits(self) -> np.ndarray:
+        return np.where(self.by_levels, self.levels.bits, self.fixed_bits)
+
+    @property
+    def tensor_distortion(self) -> np.ndarray:
+        return np.where(self.by_levels, self.levels.distortion, self.fixed_distortion)
+
+
+def mixed(within: Point, over: Point, bits: float) -> Point:
+    """As much of `over` as `bits` allow, the tensors that gain most for their bits first, the others as `within`."""
+    more = over.tensor_bits - within.tensor_bits
+    gain = within.tensor_distortion - over.tensor_distortion
+    left = bits - within.bits
+    chosen = more <= 0
+    left -= float(more[chosen].sum())
+    for tensor in np.argsort(-gain / np.where(chosen, 1.0, more), kind="stable").tolist():
+        if not chosen[tensor] and more[tensor] <= left:
+            chosen[tensor] = True
+            left -= float(more[tensor])
+    return replace(
+        within,
+        levels=merged(within.levels, over.levels, chosen),
+        option=np.where(chosen, over.option, within.option),
+        zero=np.where(chosen, over.zero, within.zero),
+        fixed_bits=np.where(chosen, over.fixed_bits, within.fixed_bits),
+        fixed_distortion=np.where(chosen, over.fixed_distortion, within.fixed_distortion),
+    )
+
+
+def solve(
+    point_at: Callable[[float], Point],
+    excess: Callable[[Point], float],
+    price: float,
+    bounds: tuple[float, float],
+    *,
+    near: tuple[float, float],
+    narrow: float,
+    slope: float = 1.0,
+    rising: bool = False,
+) -> list[Point]:
+    """A point whose `excess`, in octaves, is `near` 0; or else the one where it is highest up to 0, and the one beyond.
+
+    The excess falls with the price, or is `rising` with it. Both go over many powers of ten: all is in logarithms.
+    It may leap, where a tensor that was nothing becomes something; then there is a point on both sides.
+
+    Args:
+        point_at: the point of a price.
+        excess: of a point.
+        price: where to begin.
+        bounds: no price worth a try is lower, or higher.
+        near: how far below 0, and above it, the excess may be.
+        narrow: octaves of price between the two sides that are not worth another try.
+        slope: of the excess, about, until there are points on both sides.
+        rising: see above.
+    """
+    sign = -1.0 if rising else 1.0
+    lowest, highest = math.log2(bounds[0]), math.log2(bounds[1])
+    price = min(max(price, bounds[0]), bounds[1])
+    at = sign * math.log2(price)
+    within: tuple[float, float, Point] | None = None
+    over: tuple[float, float, Point] | None = None
+    weight = 1.0
+    aim = (near[1] - near[0]) / 2
+    before: tuple[float, float, Point] | None = None
+    for _ in range(_STEPS):
+        point = point_at(price)
+        found = (at, excess(point), point)
+        if -near[0] < found[1] <= near[1]:
+            return [point]
+        if found[1] <= 0:
+            within = found
+        else:
+            over = found
+        if within is None or over is None:
+            if not lowest <= sign * at <= highest:
+                break
+            if before is not None:
+                slope = max((before[1] - found[1]) / (found[0] - before[0]), slope / _SLOPE_FACTOR)
+            at += min(max((found[1] - aim) / slope, -_STEP_MAX), _STEP_MAX)
+            before = found
+        elif within[0] - over[0] < narrow:
+            break
+        else:
+            if before is not None and (before[1] <= 0) == (found[1] <= 0):  # the far side twice: "Illinois"
+                weight /= 2
+            else:
+                weight = 1.0
+            before = found
+            over_weight, within_weight = (1.0, weight) if found[1] > 0 else (weight, 1.0)
+            more, less = (over[1] - aim) * over_weight, (aim - within[1]) * within_weight
+            share = min(max(more / (more + less), 0.1), 0.9)
+            at = over[0] + share * (within[0] - over[0])
+        price = 2.0 ** (sign * at)
+    return [end[2] for end in (within, over) if end is not None]

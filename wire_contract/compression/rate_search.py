@@ -1,0 +1,292 @@
+"""What every tensor of a vector is best sent as at one price of a bit, and which price gives a wanted size or error.
+
+Each tensor takes what minimises D + λ·R, its squared error plus λ times its bits. λ, the price, is one for all tensors:
+that is reverse water-filling, no bit would do more good in another tensor.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from wire_contract.compression.low_rank import balanced_factors, matrix_shape, ranks
+from wire_contract.compression.price_search import Point, mixed, solve
+from wire_contract.compression.quantiser import Magnitudes, at_price, choose_levels, code_choice, levels_of
+from wire_contract.encoding import EncodedTensor, LowRank
+from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int8
+from wire_contract.layout import Layout, Vector
+
+_ENTRY_BITS = 8 * 20
+"""Beyond its data: an entry's opening, tag, lengths and scale, and the entry of levels that it cuts in two."""
+
+_INT4_ERROR = 0.005
+"""Squared error that int4 factors keep at least, of what they hold; only rules out what cannot win."""
+
+_DENSE: Sequence[Callable[[Vector], EncodedTensor]] = (as_int4, as_int8, as_float16, as_float32)
+_FLOAT16_MAX = 65_504.0
+
+_FURTHER_RANKS = 3
+
+_NEAR, _NEAR_HIGH_RATE, _NEAR_MOVED = (0.04, 0.04), (0.03, 0.0), (0.003, 0.003)
+"""How far below the wanted value a search may end, and how far above, in octaves: among all prices; where other
+thresholds change little, or the error is what is wanted; and with the scales as they are."""
+
+_NARROW, _NARROW_HIGH_RATE, _NARROW_MOVED = 0.2, 0.1, 0.002
+"""Octaves of price that are not worth another try, likewise."""
+
+_SLOPE_MOVED = 0.5
+"""Octaves of bits, or error, by one of price, with the scales as they are."""
+
+_FILLED = 0.95
+"""Of the bits wanted: with less, larger options are tried."""
+
+_LEAP = 0.5
+"""Of the bits wanted: when one side of the search has fewer, tensors went from nothing to something between the two."""
+
+_OVER = 1.01
+"""Of the bits, or the error, wanted: more is not what was wanted."""
+
+_WORTH = 64.0
+"""A bit of a larger option may save so many times less than the price."""
+
+_MOVED_MAX = 32.0
+"""So many times higher, or lower, is the price that thresholds are moved to."""
+
+_HIGH_RATE = 2.5
+"""Bits an element: so many that hardly one is zero, and other thresholds change little."""
+
+_PEAKED = 1.8
+"""The price at a high rate, by that of normally distributed elements: students' updates have more that are small."""
+
+_PRICE_OF_SQUARE = 0.19
+"""Of a bit, by the square of the magnitude that an eighth as many elements reach: what students' updates come to."""
+
+_PRICE_MIN, _PRICE_MAX = 1e-20, 10.0
+"""Of the vector's energy: below, all is float32; above, all is zero."""
+
+
+def encoded_bytes(tensors: tuple[EncodedTensor, ...]) -> int:
+    """What they take in a message, before its compression."""
+    return len(msgspec.msgpack.encode(tensors))
+
+
+class RateSearch:
+    """One vector that is not zero, and what each price makes of it."""
+
+    def __init__(self, vector: Vector, layout: Layout) -> None:
+        self.vector = vector
+        self.layout = layout
+        self._magnitudes = Magnitudes(vector, layout)
+        self._energies = self._magnitudes.energies
+        self.energy = float(self._energies.sum())
+        self._bits_of, self._distortion_of = _dense_figures(
+            self._magnitudes.sizes, self._magnitudes.peaks, self._energies
+        )
+        self._factors: list[LowRank] = []
+        """Further options after the dense ones, each of one tensor."""
+        self._prices = self.energy * _PRICE_MIN, self.energy * _PRICE_MAX
+
+    def with_bits(self, bits: float, price: float | None = None) -> Point:
+        """The point with the least distortion among those with about so many bits, by its own count; near `price`."""
+        start = self._price_of_bits(bits) if price is None else price
+        high = self.is_high_rate(bits)
+        near, narrow = (_NEAR_HIGH_RATE, _NARROW_HIGH_RATE) if high else (_NEAR, _NARROW)
+        slope = 0.5 * self.vector.size / bits if high else 1.0  # half a bit an element by one octave of price
+        ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow, slope=slope)
+        found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
+        met = _FILLED * bits < found.bits <= _OVER * bits
+        leaps = ends[0].bits < _LEAP * bits
+        if len(ends) == 1 or (met and not high and not leaps and (ends[-1].option < 0).all()):
+            return found
+        # A leap, which thresholds may not make good: what is on its far side may be for some tensors only.
+        both = mixed(ends[0], ends[1], bits)
+        other = self._filled(self.moved_to_bits(both, bits), bits, both.price)
+        return min(found, other, key=lambda point: (point.bits > _OVER * bits, point.distortion))
+
+    def _filled(self, point: Point, bits: float, price: float) -> Point:
+        """As `point`, but when no price led near `bits`, tensors take a larger option, the best for its bits first.
+
+        Not just any: one that is far from worth the `price` is left out, though there are bits for it.
+        """
+        while point.bits < _FILLED * bits:
+            more = self._bits_of - point.tensor_bits[:, None]
+            gain = point.tensor_distortion[:, None] - self._distortion_of
+            worth = np.divide(gain, more, out=np.zeros_like(gain), where=(more > 0) & (more <= bits - point.bits))
+            tensor, option = divmod(int(np.argmax(worth)), worth.shape[1])
+            if worth[tensor, option] * _WORTH < price:
+                break
+            chosen = np.arange(len(worth)) == tensor
+            point = replace(
+                point,
+                option=np.where(chosen, option, point.option),
+                zero=point.zero & ~chosen,
+                fixed_bits=np.where(chosen, self._bits_of[tensor, option], point.fixed_bits),
+                fixed_distortion=np.where(chosen, self._distortion_of[tensor, option], point.fixed_distortion),
+            )
+        return point
+
+    def _price_of_bits(self, bits: float) -> float:
+        """About, to begin with."""
+        if self.is_high_rate(bits):  # six decibels a bit
+            return _PEAKED * self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
+        return self._magnitudes.largest(bits / 8) ** 2 * _PRICE_OF_SQUARE
+
+    def is_high_rate(self, bits: float) -> bool:
+        """Whether only other scales lead to another size."""
+        return bits > _HIGH_RATE * self.vector.size
+
+    def with_distortion(self, distortion: float, price: float | None = None) -> Point:
+        """The point with the fewest bits among those with about that squared error, by its own count; near `price`."""
+        start, excess = distortion / self.vector.size if price is None else price, _more_distortion(distortion)
+        ends = solve(self.at, excess, start, self._prices, near=_NEAR_HIGH_RATE, narrow=_NARROW_HIGH_RATE, rising=True)
+        found = [self.moved_to_distortion(point, distortion) for point in ends]
+        return min(found, key=lambda point: (point.distortion > _OVER * distortion, point.bits))
+
+    def moved_to_bits(self, point: Point, bits: float) -> Point:
+        """The same scales and options as in `point`, with other thresholds: as near `bits` as they lead."""
+        return self._moved_to(point, _more_bits(bits), rising=False)
+
+    def moved_to_distortion(self, point: Point, distortion: float) -> Point:
+        """The same scales and options as in `point`, with other thresholds: as near `distortion` as they lead."""
+        return self._moved_to(point, _more_distortion(distortion), rising=True)
+
+    def _moved_to(self, point: Point, excess: Callable[[Point], float], *, rising: bool) -> Point:
+        if -_NEAR_MOVED[0] < excess(point) <= _NEAR_MOVED[1]:
+            return point
+
+        def moved(price: float) -> Point:
+            return point if price == point.price else self._at_other_price(point, price)
+
+        bounds = point.price / _MOVED_MAX, point.price * _MOVED_MAX
+        return solve(
+            moved,
+            excess,
+            point.price,
+            bounds,
+            near=_NEAR_MOVED,
+            narrow=_NARROW_MOVED,
+            slope=_SLOPE_MOVED,
+            rising=rising,
+        )[0]
+
+    def _at_other_price(self, point: Point, price: float) -> Point:
+        """The same scales and options, with the thresholds of `price`."""
+        return replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price))
+
+    def at(self, price: float) -> Point:
+        """What every tensor takes at `price`."""
+        levels = choose_levels(self._magnitudes, price)
+        cost = levels.distortion + price * levels.bits
+        zero = self._energies + price <= cost
+        cost = np.where(zero, self._energies + price, cost)
+        option_costs = self._distortion_of + price * self._bits_of
+        best = np.argmin(option_costs, axis=1)
+        each = np.arange(len(best))
+        option = np.where(option_costs[each, best] < cost, best, -1)
+        taken = option >= 0
+        zero &= ~taken
+        return Point(
+            price=price,
+            chosen_at=price,
+            levels=levels,
+            option=option,
+            zero=zero,
+            fixed_bits=np.where(taken, self._bits_of[each, best], zero),
+            fixed_distortion=np.where(taken, self._distortion_of[each, best], np.where(zero, self._energies, 0.0)),
+        )
+
+    def encode(self, point: Point) -> tuple[EncodedTensor, ...]:
+        """The entries of `point`."""
+        levels = levels_of(self._magnitudes, self.vector, point.levels, point.by_levels)
+        entries: list[EncodedTensor] = []
+        first, count = 0, len(self.layout.tensors)
+        for tensor in [*np.flatnonzero(point.option >= 0).tolist(), count]:
+            if tensor > first:
+                entries.append(code_choice(levels, point.levels, self.layout, first, tensor))
+            if tensor < count:
+                entries.append(self._encode_option(tensor, int(point.option[tensor])))
+            first = tensor + 1
+        return tuple(entries)
+
+    def _encode_option(self, tensor: int, option: int) -> EncodedTensor:
+        if option >= len(_DENSE):
+            return self._factors[option - len(_DENSE)]
+        start, stop = self.layout.bounds[tensor]
+        return _DENSE[option](self.vector[start:stop])
+
+    def add_factors(self, point: Point) -> bool:
+        """Low-rank factors that may be better at this price than what `point` took; whether there are any."""
+        found: list[tuple[int, LowRank, float]] = []
+        for tensor, spec in enumerate(self.layout.tensors):
+            rows, columns = matrix_shape(spec)
+            cost = self._cost(point, tensor)
+            if min(rows, columns) < 2 or cost <= point.price * _ENTRY_BITS:  # noqa: PLR2004 — a row is no matrix
+                continue
+            start, stop = self.layout.bounds[tensor]
+            matrix = self.vector[start:stop].astype(np.float64).reshape(rows, columns)
+            worth = _ranks_worth_trying(matrix, point.price, cost)
+            for entry in balanced_factors(matrix, worth):
+                decoded: Vector = np.empty(spec.size, dtype=np.float32)
+                entry.decode_into(decoded)
+                distortion = float(((decoded - matrix.ravel()) ** 2).sum())
+                found.append((tensor, entry, distortion))
+        figures = np.full((2, len(self.layout.tensors), len(found)), np.inf)
+        for column, (tensor, entry, distortion) in enumerate(found):
+            figures[:, tensor, column] = 8.0 * encoded_bytes((entry,)) + _ENTRY_BITS, distortion
+        self._bits_of = np.hstack((self._bits_of, figures[0]))
+        self._distortion_of = np.hstack((self._distortion_of, figures[1]))
+        self._factors += [entry for _, entry, _ in found]
+        return bool(found)
+
+    def _cost(self, point: Point, tensor: int) -> float:
+        """D + λ·R of what one tensor took."""
+        return float(point.tensor_distortion[tensor] + point.price * point.tensor_bits[tensor])
+
+
+def _more_bits(bits: float) -> Callable[[Point], float]:
+    return lambda point: float(np.log2(point.bits / bits))
+
+
+def _more_distortion(distortion: float) -> Callable[[Point], float]:
+    # Of nothing beside a lot, the quotient would be 0, which has no logarithm.
+    return lambda point: float(np.log2(max(max(point.distortion, 1e-300) / distortion, 1e-300)))
+
+
+def _ranks_worth_trying(matrix: np.ndarray, price: float, cost: float) -> list[int]:
+    """The ranks that promise most in int4 and in int8, if they might cost less than `cost`: mostly none.
+
+    Further ranks above them too, for when what the factors save makes bits cheaper.
+    """
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    energy, fourth = float(np.trace(gram)), float((gram * gram).sum())
+    tried = np.array(ranks(min(rows, columns)))
+    bits = 4.0 * tried * (rows + columns) + 2 * _ENTRY_BITS
+
+    def best(kept: np.ndarray) -> list[int]:
+        in_int4 = energy - kept * (1 - _INT4_ERROR) + price * bits
+        in_int8 = energy - kept + price * (2 * bits - 2 * _ENTRY_BITS)
+        first = [int(np.argmin(costs)) for costs in (in_int4, in_int8) if costs.min() < cost]
+        return tried[min(first) : max(first) + _FURTHER_RANKS + 1].tolist() if first else []
+
+    # The r largest of some σ² sum up to √(r·Σσ⁴) at most (Cauchy-Schwarz), and Σσ⁴ = ‖AAᵀ‖² needs no decomposition.
+    if not best(np.minimum(energy, np.sqrt(tried * fourth))):
+        return []
+    return best(np.cumsum(np.linalg.eigvalsh(gram)[::-1])[tried - 1])
+
+
+def _dense_figures(sizes: np.ndarray, peaks: np.ndarray, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and squared error of each dense encoding, (tensor, encoding); infinite where it is none, or not wanted."""
+    bits = sizes[:, None] * np.array([4.0, 8.0, 16.0, 32.0]) + _ENTRY_BITS
+    bits[:, 0] += 4 * (sizes % 2)
+    # The errors are those of rounding: a step's square over 12 an element, or half a unit in the last place.
+    distortion = np.zeros(bits.shape)
+    distortion[:, 0] = sizes * (peaks / 7) ** 2 / 12
+    distortion[:, 1] = sizes * (peaks / 127) ** 2 / 12
+    distortion[:, 2] = energies * 2.0**-24 / 3 + sizes * 2.0**-50 / 12
+    distortion[peaks >= _FLOAT16_MAX, 2] = np.inf
+    distortion[peaks == 0] = np.inf
+    bits[np.isinf(distortion)] = np.inf
+    return bits, distortion

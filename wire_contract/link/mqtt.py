@@ -1,0 +1,350 @@
+"""The Link over MQTT, on paho-mqtt. The only module that knows paho.
+
+One thread of the link's own does all that touches paho; `publish`, `ack` and `receive` only queue and wake it. So
+
+- paho's callbacks do nothing but queue, and an exception in one ends the thread in sight of `receive`;
+- when the queue of events is full, nothing more is read from the socket: the broker keeps the rest, none is lost, and
+  the thread goes on writing and sending pings. That takes a broker that sends more than was asked for (MQTT 3.1.1
+  cannot ask); then acknowledgements of publications wait too, and a user that stays away longer than two keepalives
+  loses the connection, but not the messages: they come again;
+- an acknowledgement can never slip onto a newer connection, where its message id may mean another message;
+- file descriptors are waited for with epoll, not with paho's `select()`, which is silently dead past number 1023.
+
+`link_desk` has what the threads share, `link_thread` the thread, and `dialing` opens the connections.
+"""
+
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from threading import current_thread
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from wire_contract.link.mqtt_rules import RECEIVE_MAXIMUM_MAX
+from wire_contract.link.mqtt_settings import MqttSettings, Tls, bracketed
+from wire_contract.link.network_thread import TICK_SECONDS, LinkThread, Open
+from wire_contract.link.outgoing import Outgoing
+from wire_contract.link.protocol import Connected, Delivery, Event, Quality
+from wire_contract.link.shared_state import IN_FLIGHT_MAX, STALLED_SECONDS, Desk
+from wire_contract.link.traffic import Traffic
+from wire_contract.program.repeated_complaints import Told
+from wire_contract.transport.dialing import CONNECT_SECONDS_MAX
+from wire_contract.transport.reconnect import REFUSALS, TAKEN_OVER, UNSUPPORTED_PROTOCOL, Attempt
+
+__all__ = ["STALLED_SECONDS", "MqttLink", "MqttSettings", "Tls"]
+
+log = logging.getLogger(__name__)
+
+_CHANCE = random.Random()  # noqa: S311 - spreads attempts, guards nothing
+
+SERVER_LIMITS = ("SessionExpiryInterval", "ReceiveMaximum", "MaximumPacketSize", "MaximumQoS", "RetainAvailable")
+"""What an MQTT 5 broker may say of them in its CONNACK."""
+ENDINGS = {"Keep alive timeout": "the broker does not answer"}
+"""What a person is told for what paho says."""
+LOST = "Unspecified error"
+"""What paho says of a connection that ended without a packet; the socket may know more."""
+
+
+class MqttLink:
+    """Connects at once and for ever, in a thread of its own; `receive` tells what comes of it."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        uniform: Callable[[float, float], float] = _CHANCE.uniform,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises:
+        LinkError: the password file or the TLS files cannot be used.
+        """
+        self._settings = settings
+        self._desk = Desk(settings, clock)
+
+        def talker(v5: bool) -> _Talker:
+            return _Talker(settings, self._desk, v5=v5, clock=clock)
+
+        self._thread = LinkThread(settings, self._desk, talker, uniform=uniform, clock=clock).thread
+        self._thread.start()
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._desk.traffic.snapshot
+
+    @property
+    def waiting(self) -> int:
+        """Events that nobody has taken yet."""
+        return len(self._desk.events)
+
+    @property
+    def granted(self) -> Mapping[str, int]:
+        """What an MQTT 5 broker said of its limits when it last let us in, under MQTT's own names, such as
+        `SessionExpiryInterval`. What it left out is as the client asked, or unlimited.
+        """
+        return self._desk.granted
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Outgoing:
+        return self._desk.publish(topic, payload, retain=retain)
+
+    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
+        self._desk.subscribe(topic_filter, quality)
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._desk.unsubscribe(topic_filter)
+
+    def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
+        return self._desk.receive(count, timeout_seconds)
+
+    def ack(self, delivery: Delivery) -> None:
+        self._desk.ack(delivery)
+
+    def close(self) -> None:
+        self._desk.close()
+        if current_thread() is not self._thread:
+            self._thread.join(self._settings.close_seconds_max + TICK_SECONDS)
+
+
+class _Client(paho.Client):
+    """paho, over connections that were opened elsewhere; its own way waits for each dead address in turn."""
+
+    dial: Open
+
+    def _create_socket_connection(self) -> Any:
+        return self.dial()
+
+    def _ssl_wrap_socket(self, tcp_sock: Any) -> Any:
+        return tcp_sock  # encrypted already
+
+
+class _Talker:
+    """Speaks one version of MQTT by paho, which has one for life. Satisfies `Talker`."""
+
+    def __init__(self, settings: MqttSettings, desk: Desk, *, v5: bool, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._desk = desk
+        self._v5 = v5
+        self._clock = clock
+        self.attempt = Attempt()
+        self.packets_read = 0
+        self._asked: dict[int, tuple[str, ...]] = {}  # message id of a SUBSCRIBE to its filters
+        self._left: dict[int, list[str]] = {}  # the same of an UNSUBSCRIBE
+        self._refusals = Told()
+        self._client = self._make_client()
+
+    def open(self, dial: Open, *, password: str | None) -> Any:
+        self._client.dial = dial
+        self._client.username_pw_set(self._settings.username, password)
+        self._client.reconnect()
+        return self._client.socket()
+
+    def is_over(self, connection: Any) -> bool:
+        return self._client.socket() is not connection
+
+    def wants_to_write(self) -> bool:
+        return self._client.want_write()
+
+    def read(self) -> None:
+        self._client.loop_read()
+
+    def write(self) -> None:
+        self._client.loop_write()
+
+    def keep_alive(self) -> None:
+        self._client.loop_misc()
+
+    def say_goodbye(self) -> None:
+        self._client.disconnect()
+
+    def hang_up(self) -> None:
+        connection = self._client.socket()
+        if connection is not None:
+            connection.close()
+
+    def hand_over(self) -> None:
+        """Gives paho what the user's threads have queued; paho itself never holds more than may be in flight."""
+        client, desk = self._client, self._desk
+        if not desk.established:
+            return
+        while (mid := desk.next_ack()) is not None:
+            client.ack(mid, 1)
+        changes = desk.subscriptions.take_changes()
+        self._subscribe([(name, quality) for name, quality in changes if quality is not None])
+        unwanted = [topic_filter for topic_filter, quality in changes if quality is None]
+        if unwanted:
+            _, left_mid = client.unsubscribe(unwanted)
+            if left_mid is not None:
+                self._left[left_mid] = unwanted
+
+        def publish(message: Outgoing) -> int | None:
+            info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+            # A full queue means here that the message id is still in use, 65,535 messages later.
+            return None if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else info.mid
+
+        desk.outgoing.send(desk.in_flight_max, publish)
+
+    def _make_client(self) -> _Client:
+        settings = self._settings
+        client = _Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=settings.client_id,
+            clean_session=None if self._v5 else settings.clean_start,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
+            transport=settings.transport,
+            reconnect_on_failure=False,  # or paho goes down to MQTT 3.1 by itself
+            manual_ack=True,
+        )
+        client.connect_timeout = CONNECT_SECONDS_MAX
+        client.max_inflight_messages = IN_FLIGHT_MAX
+        if settings.tls is not None:  # paho needs to know only that there is TLS
+            client.tls_set_context(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        if settings.transport == "websockets":
+            client.ws_set_options(settings.websocket_path, _with_host(settings))
+        if settings.will is not None:
+            client.will_set(settings.will.topic, settings.will.payload, qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
+        client.on_socket_register_write = _leave_writing_to_the_loop
+        properties = None
+        if self._v5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho forgot
+            properties.SessionExpiryInterval = settings.session_expiry_seconds
+            properties.ReceiveMaximum = settings.receive_maximum
+        # Never a clean start of a session that shall last, not even the first: mosquitto 2.0 would never persist it.
+        client.connect_async(
+            settings.host,
+            settings.port,
+            settings.keepalive_seconds,
+            clean_start=settings.clean_start,
+            properties=properties,
+        )
+        return client
+
+    def _on_connect(
+        self, _: paho.Client, __: Any, flags: paho.ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        attempt, desk = self.attempt, self._desk
+        attempt.answered = True
+        if reason.is_failure:
+            attempt.ending = f"refused the connection: {reason}"
+            attempt.refused = reason.value in REFUSALS
+            attempt.unsupported = reason.value == UNSUPPORTED_PROTOCOL
+            return
+        attempt.established_at = self._clock()
+        self._refusals.mended()
+        desk.in_flight_max = min(IN_FLIGHT_MAX, getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM_MAX))
+        desk.server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
+        desk.granted = {name: getattr(properties, name) for name in SERVER_LIMITS if hasattr(properties, name)}
+        self._fit_to_the_broker()
+        # On every connect, whatever session_present says: the broker may have lost the subscriptions and not know it.
+        self._asked.clear()
+        self._left.clear()
+        self._subscribe(desk.subscriptions.take_all())
+        desk.events.put(Connected(desk.begin_epoch(), session_present=flags.session_present))
+
+    def _fit_to_the_broker(self) -> None:
+        """What was queued before the limits were known, and what paho would send again without a look at them."""
+        outgoing = self._desk.outgoing
+        in_flight = outgoing.in_flight()
+        if len(in_flight) > self._desk.in_flight_max or any(self._desk.is_too_large(message) for message in in_flight):
+            self._client.drop_out_messages()
+            outgoing.take_back()
+        for reason in outgoing.reject(self._desk.is_too_large):
+            log.error("not published: %s", reason)
+
+    def _subscribe(self, filters: Sequence[tuple[str, Quality]]) -> None:
+        if filters:
+            asked: list[Any] = [(name, SubscribeOptions(qos=qos) if self._v5 else qos) for name, qos in filters]
+            _, mid = self._client.subscribe(asked)
+            if mid is not None:
+                self._asked[mid] = tuple(name for name, _ in filters)
+
+    def _on_subscribe(
+        self, client: paho.Client, _: Any, mid: int, reasons: list[ReasonCode], ___: Properties | None
+    ) -> None:
+        answers = zip(self._asked.pop(mid, ()), reasons, strict=False)
+        refused = {topic_filter: reason for topic_filter, reason in answers if reason.is_failure}
+        fatal = [f"{name} ({reason})" for name, reason in refused.items() if name in self._settings.subscriptions]
+        if fatal:
+            self.attempt.ending = f"refused the subscription to {', '.join(fatal)}"
+            self.attempt.refused = True
+            client.disconnect()  # a link that hears nothing must not look sound
+            return
+        for topic_filter, reason in refused.items():
+            self._desk.subscriptions.forget(topic_filter)
+            log.warning("%s refused the subscription to %s: %s", self._settings.address, topic_filter, reason)
+
+    def _on_unsubscribe(
+        self, _: paho.Client, __: Any, mid: int, ___: list[ReasonCode], ____: Properties | None
+    ) -> None:
+        self._desk.subscriptions.left(self._left.pop(mid, ()))
+
+    def _on_message(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
+        self.packets_read += 1
+        if self._desk.closing:
+            return  # not acknowledged: it comes again
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("%s: a message whose topic is not UTF-8 was thrown away", self._settings.address)
+            client.ack(message.mid, message.qos)
+            return
+        payload = bytes(message.payload)
+        self._desk.traffic.received(len(payload))
+        self._desk.events.put(
+            Delivery(
+                topic,
+                payload,
+                retained=message.retain,
+                duplicate=message.dup,
+                mid=message.mid,
+                epoch=self._desk.epoch,
+            )
+        )
+
+    def _on_publish(self, _: paho.Client, __: Any, mid: int, reason: ReasonCode, ___: Properties | None) -> None:
+        self.packets_read += 1
+        message = self._desk.outgoing.acknowledged(mid)
+        if message is None:
+            return
+        if reason.is_failure:
+            refusal = f"{message.topic}: the broker refused the message: {reason}"
+            if self._refusals.is_news(refusal):  # what it refuses it refuses each time
+                log.warning("%s", refusal)
+        else:
+            self._desk.traffic.sent(len(message.payload))
+        message.finish(taken=not reason.is_failure)
+
+    def _on_disconnect(self, _: paho.Client, __: Any, ___: Any, reason: ReasonCode, ____: Properties | None) -> None:
+        text = str(reason)
+        if reason.value == TAKEN_OVER:
+            self.attempt.taken_over = True
+        elif self.attempt.ending is None and text != LOST:
+            self.attempt.ending = ENDINGS.get(text, f"ended the connection: {reason}")
+
+
+def _with_host(settings: MqttSettings) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Instead of paho, which writes an IPv6 address as it stands, without brackets and with its zone."""
+
+    def with_host(headers: dict[str, str]) -> dict[str, str]:
+        scheme, port = ("https", 443) if settings.tls is not None else ("http", 80)
+        host = bracketed(settings.host.partition("%")[0])
+        where = host if settings.port == port else f"{host}:{settings.port}"
+        return {**headers, "Host": where, "Origin": f"{scheme}://{where}"}
+
+    return with_host
+
+
+def _leave_writing_to_the_loop(*_: Any) -> None:
+    """With this callback set, paho queues packets and never writes them in the middle of what asked for them."""

@@ -1,0 +1,255 @@
+"""A link's own thread: connects, converses, rests, and connects again for ever.
+
+Everything that touches the connection happens here, one step after the other; what speaks MQTT is a `Talker`.
+"""
+
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from threading import Thread
+from typing import Any, Protocol
+
+from wire_contract.link.credentials import Credentials
+from wire_contract.link.mqtt_settings import MqttSettings
+from wire_contract.link.protocol import Disconnected
+from wire_contract.link.shared_state import Desk
+from wire_contract.transport.dialing import Dialer, EncryptedSocket, KeepOn, PlainSocket, encrypt
+from wire_contract.transport.poller import Poller
+from wire_contract.transport.reconnect import Attempt, Narrator, Rests, Rivals, reason_of
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+"""The thread moves at least so often."""
+READS_MAX = 64
+"""Packets read before acknowledgements and publications have their turn."""
+ANSWER_SECONDS_MAX = 10.0
+"""For the broker's answer to CONNECT."""
+PROBE_SECONDS_MAX = 3.0
+"""For the first answer to MQTT 5, if it may be unknown there: some read its CONNECT wrongly and wait for the rest."""
+
+Opened = PlainSocket | EncryptedSocket
+Open = Callable[[], Opened]
+
+
+class Talker(Protocol):
+    """Speaks one version of MQTT, over one connection after the other."""
+
+    attempt: Attempt
+    """What becomes of the connection."""
+    packets_read: int
+
+    def open(self, dial: Open, *, password: str | None) -> Any:
+        """Connects, and says CONNECT. The connection, for a selector.
+
+        Raises:
+            OSError, ValueError: nobody could be reached.
+        """
+
+    def is_over(self, connection: Any) -> bool:
+        """Whether that connection has ended."""
+
+    def wants_to_write(self) -> bool: ...
+
+    def read(self) -> None:
+        """One packet, or a part of one."""
+
+    def write(self) -> None: ...
+
+    def keep_alive(self) -> None:
+        """To be called at least every second."""
+
+    def hand_over(self) -> None:
+        """Queues what the users want to be sent."""
+
+    def say_goodbye(self) -> None: ...
+
+    def hang_up(self) -> None:
+        """Without a goodbye, if the connection still stands: the broker shall publish the will."""
+
+
+class LinkThread:
+    """Runs until the desk says that it shall stop."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        desk: Desk,
+        make: Callable[[bool], Talker],
+        *,
+        uniform: Callable[[float, float], float],
+        clock: Callable[[], float],
+    ) -> None:
+        """`make` gives who speaks MQTT 5 (True) or 3.1.1.
+
+        Raises:
+            LinkError: the password file or a TLS file cannot be used.
+        """
+        self._settings = settings
+        self._desk = desk
+        self._make = make
+        self._clock = clock
+        self._credentials = Credentials(settings)
+        self._dialer = Dialer(settings.host, settings.port)
+        self._narrator = Narrator(
+            settings.client_id,
+            encrypted=settings.tls is not None,
+            certificate_file=self._credentials.certificate_file,
+        )
+        self._rivals = Rivals(clock)
+        self._rests = Rests(
+            spread_seconds=settings.reconnect_spread_seconds,
+            shortest_seconds=settings.reconnect_delay_seconds,
+            longest_seconds=settings.reconnect_delay_max_seconds,
+            uniform=uniform,
+            clock=clock,
+        )
+        self._opened: Opened | None = None
+        self._v5 = settings.protocol != "3.1.1"
+        self._protocol_settled = settings.protocol != "auto"
+        self.thread = Thread(target=self._run, name=f"mqtt {settings.client_id}", daemon=True)
+
+    def _run(self) -> None:
+        desk = self._desk
+        talker = self._make(self._v5)
+        try:
+            while not desk.stopping:
+                talker = self._live_once(talker)
+        except BaseException as failure:  # noqa: BLE001 — whatever it is, `receive` tells it
+            desk.give_up(failure)
+        finally:
+            talker.hang_up()
+            desk.end_epoch()
+            desk.give_up()
+            desk.events.close()
+            desk.wakeup.close()
+
+    def _live_once(self, talker: Talker) -> Talker:
+        """One connection, from the attempt to the rest after it. Returns who speaks over the next one."""
+        desk = self._desk
+        self._rest_until(lambda: desk.events.has_room or desk.closing)
+        attempt = talker.attempt = Attempt()
+        if self._credentials.renew():
+            log.info("%s: the renewed credentials are used from now on", self._settings.address)
+        self._forget_opened()
+        try:
+            connection = talker.open(self._open, password=self._credentials.password)
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+            self._close_opened()
+            if isinstance(error, ssl.SSLError):
+                attempt.error = error
+            attempt.ending = f"cannot be reached: {reason_of(error)}"
+        else:
+            attempt.reached = True
+            if self._opened is not None:
+                self._opened.deadline = None
+            self._converse(talker, connection)
+            attempt.error = None if self._opened is None else self._opened.failure
+        talker.hang_up()
+        desk.end_epoch()
+        if desk.stopping:
+            return talker
+        self._learn_from(attempt)
+        if self._speaks_another_version(attempt):
+            self._v5 = not self._v5
+            desk.outgoing.take_back()
+            talker = self._make(self._v5)
+            if not self._v5:
+                log.info("%s does not speak MQTT 5, trying 3.1.1", self._settings.address)
+                return talker
+        suspected = self._rivals.suspected_after(attempt)
+        ending = self._narrator.ending(attempt, suspected=suspected)
+        desk.events.put(Disconnected(f"broker {self._settings.address}: {ending}", refused=attempt.refused))
+        self._rest(self._rests.after(attempt))
+        return talker
+
+    def _learn_from(self, attempt: Attempt) -> None:
+        if attempt.established_at is not None:
+            self._protocol_settled = True
+            self._dialer.trust()
+        elif self._opened is not None:
+            self._dialer.doubt()
+        if isinstance(attempt.error, ssl.SSLError):
+            self._credentials.doubt()
+
+    def _speaks_another_version(self, attempt: Attempt) -> bool:
+        """Some brokers say so; some only hang up on a CONNECT that they do not understand, as one does that is just
+        being stopped: that counts only until a version has worked once.
+        """
+        silent = attempt.reached and not attempt.answered and not isinstance(attempt.error, ssl.SSLError)
+        hung_up = silent and not self._protocol_settled
+        return self._settings.protocol == "auto" and (attempt.unsupported or hung_up)
+
+    def _open(self) -> Opened:
+        """A connection, encrypted if it shall be.
+
+        Raises:
+            OSError, ValueError: nobody could be reached.
+        """
+        keep_on: KeepOn = self._keep_on
+        plain = self._dialer.dial(keep_on)
+        self._opened = plain
+        if self._credentials.tls is not None:
+            self._opened = encrypt(plain, self._credentials.tls, self._settings.host)
+        self._opened.deadline = time.monotonic() + ANSWER_SECONDS_MAX  # for paho's WebSocket handshake, byte by byte
+        return self._opened
+
+    def _forget_opened(self) -> None:
+        self._opened = None
+
+    def _close_opened(self) -> None:
+        """What paho forgets when a WebSocket handshake fails."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def _keep_on(self) -> bool:
+        self._desk.moved()
+        return not self._desk.stopping
+
+    def _converse(self, talker: Talker, connection: Any) -> None:
+        """Until the connection ends."""
+        desk = self._desk
+        is_probe = self._v5 and not self._protocol_settled
+        answer_until = time.monotonic() + (PROBE_SECONDS_MAX if is_probe else ANSWER_SECONDS_MAX)
+        goodbye_until: float | None = None
+        with Poller(connection, desk.wakeup) as poller:
+            while not talker.is_over(connection):
+                desk.moved()
+                if not talker.attempt.answered and time.monotonic() > answer_until:
+                    talker.attempt.ending = "does not answer as an MQTT broker"
+                    return
+                if goodbye_until is None:
+                    talker.hand_over()
+                    if desk.stopping:
+                        goodbye_until = time.monotonic() + TICK_SECONDS
+                        talker.say_goodbye()
+                elif time.monotonic() > goodbye_until:
+                    return
+                readable, writable = poller.wait(TICK_SECONDS, read=desk.may_read(), write=talker.wants_to_write())
+                if readable:
+                    self._read(talker, connection)
+                if writable:
+                    talker.write()
+                talker.keep_alive()
+
+    def _read(self, talker: Talker, connection: Any) -> None:
+        """All that is there, within bounds; a talker reads one packet at a time."""
+        for _ in range(READS_MAX):
+            before = talker.packets_read
+            talker.read()
+            if talker.packets_read == before or not self._desk.events.has_room or talker.is_over(connection):
+                return
+
+    def _rest(self, seconds: float) -> None:
+        """Shorter if the credentials are renewed meanwhile, for then the next attempt may succeed."""
+        until = time.monotonic() + seconds
+        self._rest_until(lambda: time.monotonic() >= until or self._credentials.touched(), until)
+        if time.monotonic() < until:
+            self._rests.begin_anew()
+
+    def _rest_until(self, over: Callable[[], bool], until: float | None = None) -> None:
+        def seconds_left() -> float:
+            return TICK_SECONDS if until is None else until - time.monotonic()
+
+        self._desk.rest_until(over, tick_seconds=TICK_SECONDS, seconds_left=seconds_left)

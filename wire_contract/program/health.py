@@ -1,0 +1,193 @@
+"""Whether a program works, as seen from outside: a heartbeat file, and the watchdog of systemd.
+
+A running program calls `beat` from its main loop. At most every BEAT_SECONDS, and at once when something changes, that
+writes a small file which says when the loop last moved and what keeps the program from its work. A stopped (SIGSTOP),
+hung or killed program no longer beats, so its file grows old; a program without a broker still beats, and says so.
+
+The file has a fixed size and is overwritten in place, because that needs no free space: the heartbeat of a program that
+waits for a full disk often lies on that disk. Who reads it in the middle of a write reads again.
+
+    live    the loop moved within the last AGE_SECONDS_MAX
+    ready   … and nothing keeps the program from its work
+
+Times are of the monotonic clock, which all processes of a machine share and nobody sets: after a reboot the old file is
+from the future, which counts as old.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from wire_contract.errors import ContractError
+from wire_contract.files.output_files import check_own_file
+
+BEAT_SECONDS = 5.0
+AGE_SECONDS_MAX = 120.0
+"""Default; longer than any turn of a program's loop but the evaluation of a large held-out set."""
+
+FILE_BYTES = 2_048
+"""Of the file, filled up with spaces."""
+_TROUBLE_CHARACTERS_MAX = 300
+"""At most 6 bytes each in JSON, so that a beat always fits into the file."""
+_READ_AGAIN_SECONDS = 0.05
+
+
+class NotHealthy(ContractError):
+    """The program is not live, or not ready; the text says why."""
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file holds, as JSON."""
+
+    program: str
+    pid: int
+    at: float
+    """Monotonic seconds at which the main loop last moved."""
+    trouble: str = ""
+    """What keeps the program from its work, one line; empty: nothing."""
+
+
+class Heartbeat(Protocol):
+    """Called by the main loop, as often as it likes."""
+
+    def __call__(self, *, trouble: str = "") -> None: ...
+
+
+def no_heartbeat(*, trouble: str = "") -> None:
+    """For whoever is not watched."""
+    _ = trouble
+
+
+@dataclass
+class _Told:
+    at: float
+    trouble: str
+
+
+class HeartbeatFile:
+    """Writes the file and tells systemd. A disk that refuses at work costs the beat and nothing else."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        program: str,
+        monotonic: Callable[[], float],
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`path` None: no file, only `notify` (see `systemd_notifier`).
+
+        Raises:
+            FileUnusable: `path` cannot be written, or is a file that something else needs.
+        """
+        if path is not None:
+            check_own_file(path, flag="--health-file", is_ours=_is_beat)
+        self._path = path
+        self._program = program
+        self._monotonic = monotonic
+        self._notify = notify
+        self._told: _Told | None = None
+
+    def __call__(self, *, trouble: str = "") -> None:
+        """The loop moved; `trouble` keeps the program from its work."""
+        now, told = self._monotonic(), self._told
+        if told is not None and told.trouble == trouble and 0 <= now - told.at < BEAT_SECONDS:
+            return
+        ready = "READY=1\n" if told is None else ""
+        self._told = _Told(now, trouble)
+        self._notify(f"{ready}WATCHDOG=1\nSTATUS={trouble or 'working'}")
+        if self._path is not None:
+            shown = trouble[:_TROUBLE_CHARACTERS_MAX]
+            self._write(self._path, Beat(program=self._program, pid=os.getpid(), at=now, trouble=shown))
+
+    def close(self) -> None:
+        """The program ends in order: nothing is left that could look alive."""
+        self._notify("STOPPING=1")
+        if self._path is not None and self._told is not None:  # else it may be the file of another process
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _write(path: Path, beat: Beat) -> None:
+        content = msgspec.json.encode(beat).ljust(FILE_BYTES - 1) + b"\n"
+        with contextlib.suppress(OSError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), "wb", 0) as file:
+            file.write(content)
+
+
+def _is_beat(content: bytes) -> bool:
+    try:
+        msgspec.json.decode(content, type=Beat)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+def heartbeat(program: str, path: Path | None) -> HeartbeatFile:
+    """Of this process, by the clock and the supervisor of this machine.
+
+    Raises:
+        FileUnusable: `path` cannot be written, or is a file that something else needs.
+    """
+    return HeartbeatFile(path, program=program, monotonic=time.monotonic, notify=systemd_notifier(os.environ))
+
+
+def check(path: Path, *, now: float, age_seconds_max: float, ready: bool) -> Beat:
+    """The newest beat of a program that is live, and ready where that is asked.
+
+    Args:
+        path: of the heartbeat file.
+        now: monotonic seconds.
+        age_seconds_max: how long ago the loop may have moved.
+        ready: whether trouble counts, too.
+
+    Raises:
+        NotHealthy: it is not.
+    """
+    try:
+        content = path.read_bytes()
+        if not _is_beat(content):  # perhaps in the middle of a write
+            time.sleep(_READ_AGAIN_SECONDS)
+            content = path.read_bytes()
+        if not content:
+            raise NotHealthy(f"no heartbeat: {path} is empty; the program is still starting, or the disk is full")
+        beat = msgspec.json.decode(content, type=Beat)
+    except FileNotFoundError:
+        raise NotHealthy(
+            f"no heartbeat: {path} does not exist; the program is not running, or still starting"
+        ) from None
+    except OSError as error:
+        raise NotHealthy(f"no heartbeat: {path}: {error.strerror}") from None
+    except msgspec.MsgspecError:
+        raise NotHealthy(f"no heartbeat: {path} is not the heartbeat file of a program") from None
+    age = now - beat.at
+    if age < 0:
+        raise NotHealthy(f"{beat.program} is not running: its last heartbeat was before this machine started")
+    if age > age_seconds_max:
+        raise NotHealthy(
+            f"{beat.program} (process {beat.pid}) does not respond: its last heartbeat was {age:.0f} s ago"
+        )
+    if ready and beat.trouble:
+        raise NotHealthy(f"{beat.program} runs, but: {beat.trouble}")
+    return beat
+
+
+def systemd_notifier(environment: Mapping[str, str]) -> Callable[[str], None]:
+    """Sends state to systemd's socket, where the unit is of `Type=notify` (see sd_notify(3)); else does nothing."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if address[:1] not in {"/", "@"}:
+        return lambda _: None
+    address = address.replace("@", "\0", 1) if address.startswith("@") else address
+
+    def notify(state: str) -> None:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.connect(address)
+            sender.sendall(state.encode())
+
+    return notify

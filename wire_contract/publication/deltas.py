@@ -1,0 +1,108 @@
+"""The cheap way from one version to the next, the same bits on every machine: p_v = grid(p_{v-1} + decode(δ_v)).
+
+δ_v encodes (master_v - p_{v-1}): what the devices lack, not what the aggregator has just added. So whatever the
+encoding and the grid lose of one version is still in the difference that the next one encodes (error feedback), and the
+published weights stay near the master weights for ever.
+
+The grid is what the snapshot's encoding holds exactly, so that a snapshot of p_v is p_v and both ways have one digest:
+
+    float32   every number
+    float16   x to the nearest float16, ties to even, and back
+
+All of it is float32 arithmetic of one rounding a step. int8 has no grid that lasts: its scale moves with the largest
+weight, and on a fixed one a step of learning is less than one of its 127 steps. A line published in int8 has snapshots
+only.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import numpy as np
+
+from wire_contract import codec
+from wire_contract.encoding import EncodedTensor, EncodingName, decode_vector
+from wire_contract.errors import DecodeError, EncodeError
+from wire_contract.layout import Layout, Vector, digest
+from wire_contract.limits import INLINE_BYTES_MAX
+from wire_contract.messages import Delta, Grid
+from wire_contract.publication.manifest import Published
+
+
+def _to_float16(vector: Vector) -> Vector:
+    with np.errstate(over="ignore"):  # infinity is for the caller to refuse
+        return vector.astype(np.float16).astype(np.float32)
+
+
+GRIDS: Mapping[EncodingName, Callable[[Vector], Vector]] = {"float32": lambda vector: vector, "float16": _to_float16}
+
+EncodeDelta = Callable[[Vector, Layout], tuple[EncodedTensor, ...]]
+"""Encodes a difference (layout.size,); raises EncodeError where it cannot."""
+
+
+def make_delta(
+    weights: Vector,
+    before: Published,
+    *,
+    encoding: EncodingName,
+    encode: EncodeDelta,
+    bytes_max: int = INLINE_BYTES_MAX,
+) -> tuple[bytes, Published]:
+    """The Delta message that leads from `before` to about `weights` (layout.size,), and where exactly it leads.
+
+    Args:
+        weights: of the new version, as precise as the aggregator has them.
+        before: the version that devices have.
+        encoding: its grid.
+        encode: of the difference.
+        bytes_max: of the message, up to DELTA_BYTES_MAX.
+
+    Raises:
+        EncodeError: there is none: the encoding has no grid, the result is beyond it, or the message is too large.
+    """
+    if encoding not in GRIDS:
+        raise EncodeError(f"delta: {encoding} has no grid that two versions share")
+    with np.errstate(over="ignore"):  # infinity is for the encoder to refuse
+        tensors = encode(weights - before.weights, before.layout)
+    result = _sum(before, tensors, encoding)
+    if not np.isfinite(result).all():
+        raise EncodeError(f"delta: a weight is beyond {encoding}")
+    published = Published(before.task, before.version + 1, before.layout, result, digest(result))
+    payload = codec.encode(
+        Delta(
+            task=before.task,
+            version=published.version,
+            parent_digest=before.digest,
+            digest=published.digest,
+            grid=cast("Grid", encoding),  # the key of GRIDS
+            tensors=tensors,
+        )
+    )
+    if len(payload) > bytes_max:
+        raise EncodeError(f"delta: {len(payload)} bytes are over the limit of {bytes_max}")
+    return payload, published
+
+
+def follow(before: Published, delta: Delta) -> Published:
+    """The version that `delta` leads to from `before`.
+
+    Raises:
+        DecodeError: it is not of these weights, or does not lead to the digest that it states.
+    """
+    if (delta.task, delta.version, delta.parent_digest) != (before.task, before.version + 1, before.digest):
+        raise DecodeError(f"delta {delta.version}: does not follow from version {before.version}")
+    try:
+        weights = _sum(before, delta.tensors, delta.grid)
+    except DecodeError as error:
+        raise DecodeError(f"delta {delta.version}: {error}") from None
+    if not np.isfinite(weights).all():
+        raise DecodeError(f"delta {delta.version}: leads to weights that are not finite")
+    if digest(weights) != delta.digest:
+        raise DecodeError(f"delta {delta.version}: does not lead to the digest that it states")
+    return Published(before.task, delta.version, before.layout, weights, delta.digest)
+
+
+def _sum(before: Published, tensors: tuple[EncodedTensor, ...], encoding: EncodingName) -> Vector:
+    difference = decode_vector(tensors, before.layout)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are for the caller to refuse
+        np.add(before.weights, difference, out=difference)
+    return GRIDS[encoding](difference)

@@ -1,0 +1,166 @@
+"""What the aggregator keeps on the broker: the newest version, a snapshot that is not too old, the deltas between them.
+
+    versions    … 7        8        9        10       11         the newest is 11
+    snapshot               whole
+    deltas                 7→8      8→9      9→10     10→11      the last one inside the manifest, if it is small
+
+A version without a delta (a *key version*: the first one, or one that the encoding cannot reach) begins anew: it is
+its own snapshot, and nothing leads to it. A snapshot that fits travels inside the manifest of a key version and is gone
+with it, so the next version is retained in chunks.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from wire_contract.encoding import EncodingName
+from wire_contract.errors import EncodeError
+from wire_contract.layout import Layout, Vector
+from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS
+from wire_contract.messages import Manifest
+from wire_contract.publication.deltas import EncodeDelta, make_delta
+from wire_contract.publication.manifest import Announcement, Published, chunk_digests, split, whole
+
+SAVED_BYTES_MIN = 1_024
+"""A delta must be so much smaller than the snapshot, or the version goes whole: small models gain nothing by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """Made once for each version, and the same after a restart."""
+
+    published: Published
+    """The newest version."""
+    parent: int | None
+    encoding: EncodingName
+    published_at: float
+    model: bytes
+    """The newest version whole, as a model message; on the broker only when it is the snapshot."""
+    snapshot_version: int
+    snapshot: bytes
+    """The model message of that version."""
+    deltas: tuple[bytes, ...] = ()
+    """Delta messages that lead to the newest version, to the one before it, …; none in a key version."""
+
+    @property
+    def version(self) -> int:
+        """The newest one."""
+        return self.published.version
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether the newest version can be had whole."""
+        return self.snapshot_version == self.version
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the snapshot travels in the manifest."""
+        return not self.deltas and len(self.snapshot) <= INLINE_BYTES_MAX
+
+    @property
+    def chunks(self) -> tuple[bytes, ...]:
+        """Of the snapshot."""
+        return () if self.is_inline else split(self.snapshot)
+
+    def announcement(self, *, shards: int, update_bytes_max: int, expires_at: float | None = None) -> Announcement:
+        """All of it, as it is published; the manifest is good until `expires_at` (Unix seconds; None: for ever)."""
+        chunks = self.chunks
+        manifest = Manifest(
+            task=self.published.task,
+            version=self.version,
+            parent=self.parent,
+            digest=self.published.digest,
+            layout_fingerprint=self.published.layout.fingerprint,
+            encoding=self.encoding,
+            snapshot=None if self.is_snapshot else self.snapshot_version,
+            size_bytes=len(self.snapshot),
+            chunk_digests=chunk_digests(chunks),
+            inline=self.snapshot if self.is_inline else None,
+            delta=next((newest for newest in self.deltas[:1] if len(newest) <= INLINE_BYTES_MAX), None),
+            delta_sizes=tuple(map(len, self.deltas)),
+            shards=shards,
+            update_bytes_max=update_bytes_max,
+            published_at=self.published_at,
+            expires_at=expires_at,
+        )
+        oldest = self.version - len(self.deltas) + 1
+        return Announcement(manifest, chunks, self.published, dict(enumerate(reversed(self.deltas), oldest)))
+
+
+def first_shelf(
+    weights: Vector,
+    *,
+    task: str,
+    layout: Layout,
+    encoding: EncodingName,
+    published_at: float,
+    version: int = 0,
+    parent: int | None = None,
+) -> Shelf:
+    """A key version with the master `weights` (layout.size,); its parent is the version before it unless given.
+
+    Raises:
+        EncodeError: the weights are not finite or do not fit the encoding.
+    """
+    if parent is None and version:
+        parent = version - 1
+    model, published = whole(weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding)
+    return Shelf(
+        published=published,
+        parent=parent,
+        encoding=encoding,
+        published_at=published_at,
+        model=model,
+        snapshot_version=version,
+        snapshot=model,
+    )
+
+
+def next_shelf(
+    before: Shelf,
+    weights: Vector,
+    *,
+    encoding: EncodingName,
+    encode_delta: EncodeDelta | None,
+    snapshot_versions: int,
+    published_at: float,
+    delta_bytes_max: int = INLINE_BYTES_MAX,
+) -> Shelf:
+    """The version after `before`, with the master `weights` (layout.size,).
+
+    Args:
+        before: the version that devices have.
+        weights: of the new version, as precise as the aggregator has them.
+        encoding: of snapshots; its grid is the deltas'.
+        encode_delta: None: no deltas.
+        snapshot_versions: a snapshot at least every so many versions, 1 to KEPT_DELTAS.
+        published_at: Unix seconds.
+        delta_bytes_max: of a delta message; a version whose delta is larger goes whole. Up to DELTA_BYTES_MAX.
+
+    Raises:
+        EncodeError: the weights are not finite or do not fit the encoding.
+    """
+    assert 1 <= snapshot_versions <= KEPT_DELTAS, f"snapshot_versions {snapshot_versions}"
+    assert delta_bytes_max <= DELTA_BYTES_MAX, f"delta_bytes_max {delta_bytes_max}"
+    version, task, layout = before.version + 1, before.published.task, before.published.layout
+    if encode_delta is not None:
+        with suppress(EncodeError):
+            delta, published = make_delta(
+                weights, before.published, encoding=encoding, encode=encode_delta, bytes_max=delta_bytes_max
+            )
+            model, decoded = whole(
+                published.weights, task=task, version=version, parent=before.version, layout=layout, encoding=encoding
+            )
+            assert decoded.digest == published.digest, "a snapshot holds what is on its grid"
+            if len(delta) + SAVED_BYTES_MIN <= len(model):
+                is_due = before.is_inline or version - before.snapshot_version >= snapshot_versions
+                return Shelf(
+                    published=published,
+                    parent=before.version,
+                    encoding=encoding,
+                    published_at=published_at,
+                    model=model,
+                    snapshot_version=version if is_due else before.snapshot_version,
+                    snapshot=model if is_due else before.snapshot,
+                    deltas=(delta, *before.deltas)[:KEPT_DELTAS],
+                )
+    return first_shelf(weights, task=task, layout=layout, encoding=encoding, published_at=published_at, version=version)

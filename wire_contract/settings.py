@@ -1,0 +1,207 @@
+"""Which broker, as whom, about which task: the settings that both programs share.
+
+Every setting is a flag (`--client-id x`) and an environment variable (`FEDKD_CLIENT_ID=x`); the flag wins. A program
+adds its own fields in a subclass and reads them with `read_settings`, which turns whatever is wrong into one line.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+from wire_contract.errors import FileUnusable, LinkError, TopicError
+from wire_contract.files.watched_files import first_line
+from wire_contract.link.client_ids import in_root
+from wire_contract.link.mqtt_settings import KEEPALIVE_SECONDS, MqttSettings, Protocol, Tls
+from wire_contract.link.protocol import Filters, Will
+from wire_contract.program.command_settings import CommandSettings, UsageError
+from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
+
+
+def check_broker(url: str) -> str:
+    """`url`, if it is a broker URL.
+
+    Raises:
+        ValueError: it is not; one line without the password.
+    """
+    try:
+        MqttSettings.from_url(url, client_id="any")
+    except LinkError as error:
+        raise ValueError(str(error)) from None
+    return url
+
+
+def _named(what: str) -> AfterValidator:
+    def check(name: str) -> str:
+        try:
+            return check_name(name, what)
+        except TopicError as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(check)
+
+
+_CODE_BYTES_MAX = 1 << 20
+_NAME = re.compile(r"""\bname\s*=\s*["']([^"'/]+)["']""")
+
+
+def check_task_name(name: str) -> str:
+    """`name`, if it is one and not the place of a task's code, which devices take as well.
+
+    Raises:
+        ValueError: it is not; one line that says which name to give.
+    """
+    place, _, function = name.partition(":")
+    if function or place.endswith(".py"):
+        known = _names_in(Path(place))
+        asked = f"--task {known[0]}" if len(known) == 1 else "the `name` that its Task has"
+        raise ValueError(f"{name} is where the code of a task is, which devices need; here give {asked}")
+    try:
+        return check_name(name, "task")
+    except TopicError as error:
+        raise ValueError(str(error)) from None
+
+
+def _names_in(file: Path) -> list[str]:
+    """What is called a name in this source, which is read and not run."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as source:
+            return list(dict.fromkeys(_NAME.findall(source.read(_CODE_BYTES_MAX))))
+    except OSError:
+        return []
+
+
+def _root(root: str) -> str:
+    try:
+        return check_root(root)
+    except TopicError as error:
+        raise ValueError(str(error)) from None
+
+
+def _split(value: object) -> object:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        return given
+    return [part for one in given for part in (one.split(",") if isinstance(one, str) else [one]) if part]
+
+
+Files = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+"""A flag that may be given several times; in the environment, or in one flag, with commas between."""
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""The same, of names."""
+BrokerUrl = Annotated[str, AfterValidator(check_broker)]
+DeviceName = Annotated[str, _named("device")]
+TaskName = Annotated[str, AfterValidator(check_task_name)]
+TopicRoot = Annotated[str, AfterValidator(_root)]
+
+
+class ConnectionSettings(CommandSettings):
+    """How to reach the broker."""
+
+    flag_groups: ClassVar = {
+        "broker": "connection",
+        "tls_ca": "TLS",
+        "mqtt": "MQTT",
+    }
+
+    task: TaskName = Field(description="name of what is learned; one level of every topic")
+    broker: BrokerUrl = Field(description="broker URL: mqtt://[user@]host[:1883], mqtts:// for TLS, ws:// or wss://")
+    username: str | None = Field(None, description="user name; wins over the one in the URL")
+    password: SecretStr | None = Field(
+        None, description="password; better in FEDKD_PASSWORD or --password-file, as others can read a command line"
+    )
+    password_file: Path | None = Field(
+        None, description="file whose first line is the password; read again when it changes"
+    )
+    tls_ca: Path | None = Field(None, description="PEM file of the authorities to trust; else the system's are trusted")
+    tls_certificate: Path | None = Field(None, description="PEM file of this client's certificate chain")
+    tls_key: Path | None = Field(None, description="PEM file of this client's private key")
+    mqtt: Protocol = Field(
+        "auto", description="MQTT version; auto tries 5 first, which costs some brokers 3 s at the first connect"
+    )
+    client_id: str | None = Field(
+        None, min_length=1, description="MQTT client id; else it is made of role, name and root"
+    )
+    keepalive_seconds: int = Field(
+        KEEPALIVE_SECONDS,
+        ge=5,
+        le=65_535,
+        description="silence after which the broker is asked whether it is there; less than what a proxy on the way "
+        "allows, seconds",
+    )
+    reconnect_spread_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="when the connection is lost, the first try to come back is within so many seconds; for a fleet of "
+        "N devices at a broker that takes M connections a second, N/M",
+    )
+    root: TopicRoot = Field(DEFAULT_ROOT, description="first levels of every topic")
+
+    def mqtt_settings(
+        self,
+        *,
+        client_id: str,
+        subscriptions: Filters = (),
+        will: Will | None = None,
+        session_expiry_seconds: int | None = None,
+    ) -> MqttSettings:
+        """What a link needs.
+
+        Args:
+            client_id: used where the user gave none; below a root other than the default one, what tells the root
+                is added.
+            subscriptions: what the link listens to.
+            will: what the broker says when the connection breaks.
+            session_expiry_seconds: how long the broker keeps the session; None: as long as `MqttSettings` says.
+
+        Raises:
+            UsageError: these settings cannot work together, or the password file cannot be read.
+        """
+        try:
+            return MqttSettings.from_url(
+                self.broker,
+                client_id=self.client_id or in_root(client_id, self.root),
+                username=self.username,
+                password=self._password(),
+                password_file=self.password_file,
+                tls=self._tls(),
+                protocol=self.mqtt,
+                keepalive_seconds=self.keepalive_seconds,
+                reconnect_spread_seconds=self.reconnect_spread_seconds,
+                subscriptions=subscriptions,
+                will=will,
+                session_expiry_seconds=session_expiry_seconds,
+            )
+        except LinkError as error:
+            raise UsageError(str(error)) from None
+
+    def _password(self) -> str | None:
+        """As set, else out of the file; None: the one in the URL, if any, holds."""
+        if self.password_file is None:
+            return self.password.get_secret_value() if self.password else None
+        if self.password is not None:
+            raise UsageError("password: give either a password or a password file")
+        return read_password_file(self.password_file)
+
+    def _tls(self) -> Tls | None:
+        """None: what the URL says. The files are looked at here, so that a wrong one is a usage error."""
+        if not (self.tls_ca or self.tls_certificate or self.tls_key):
+            return None
+        tls = Tls(ca_file=self.tls_ca, certificate_file=self.tls_certificate, key_file=self.tls_key)
+        tls.context()
+        return tls
+
+
+def read_password_file(file: Path) -> str:
+    """Its first line.
+
+    Raises:
+        UsageError: it cannot be read, or is empty there.
+    """
+    try:
+        return first_line(file, "password file")
+    except FileUnusable as error:
+        raise UsageError(str(error)) from None

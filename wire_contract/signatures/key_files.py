@@ -1,0 +1,187 @@
+"""Keys on disk: a private key as PEM (PKCS #8, mode 0600), and beside it NAME.pub, the public one as PEM.
+
+A file of public keys holds one or several PEM blocks (several while a key is exchanged), or the 32 raw bytes of one.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wire_contract.limits import SIGNATURES_MAX
+from wire_contract.signatures.signing import PUBLIC_KEY_BYTES, KeyUnusable, PublicKey, SigningKey
+
+log = logging.getLogger(__name__)
+
+PUBLIC_SUFFIX = ".pub"
+_FILE_BYTES_MAX = 1 << 16
+_BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+_PRIVATE = b"PRIVATE KEY-----"
+
+
+def write_signing_key(path: Path) -> SigningKey:
+    """A new key in `path`, and its public half in `path`.pub.
+
+    Raises:
+        KeyUnusable: one of the files is there already, or cannot be written.
+    """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 — only who signs waits for it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    public_path = path.with_name(path.name + PUBLIC_SUFFIX)
+    if public_path.exists():
+        raise KeyUnusable(f"key file {public_path} is there already; give another --out")
+    _write_new(path, pem, mode=0o600)
+    _write_new(public_path, public, mode=0o644)
+    return SigningKey.of(private)
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """The private key in `path`.
+
+    Raises:
+        KeyUnusable: it cannot be read, others may read it, or it is no private key of Ed25519 in PEM.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — only who signs waits for it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    content = _read(path)
+    if _BLOCK.search(content) and _PRIVATE not in content:
+        raise KeyUnusable(
+            f"key file {path}: holds a public key, and signing needs the private one: give the file without "
+            f"{PUBLIC_SUFFIX}"
+        )
+    if path.stat().st_mode & 0o077:
+        raise KeyUnusable(f"key file {path}: others may read this private key; say: chmod 600 {path}")
+    try:
+        private = load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise KeyUnusable(f"key file {path}: not a private Ed25519 key in PEM without password; make one: signing-key")
+    return SigningKey.of(private)
+
+
+def read_signing_keys(paths: Iterable[Path]) -> tuple[SigningKey, ...]:
+    """The private keys in these files, each once.
+
+    Raises:
+        KeyUnusable: as `read_signing_key`, or there are too many.
+    """
+    keys = {key.public.key_id: key for key in map(read_signing_key, paths)}
+    if len(keys) > SIGNATURES_MAX:
+        raise KeyUnusable(f"{len(keys)} signing keys are given; a message has {SIGNATURES_MAX} signatures at most")
+    return tuple(keys.values())
+
+
+def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
+    """The public keys in `path`.
+
+    Raises:
+        KeyUnusable: it cannot be read, or holds none.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — only who checks waits for it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+
+    content = _read(path)
+    if _PRIVATE in content:
+        raise KeyUnusable(
+            f"key file {path}: holds a private key, which must stay where it signs: give its {PUBLIC_SUFFIX} file, and "
+            "delete the private one here if it was copied"
+        )
+    if len(content) == PUBLIC_KEY_BYTES:
+        return (PublicKey(content),)
+    found = []
+    for block in _BLOCK.findall(content):
+        try:
+            key = load_pem_public_key(block + b"\n")
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PublicKey):
+            raise KeyUnusable(f"key file {path}: one of its PEM blocks is not a public Ed25519 key")
+        found.append(PublicKey(key.public_bytes_raw()))
+    if not found:
+        raise KeyUnusable(f"key file {path}: no public Ed25519 key (PEM, or 32 raw bytes); give the .pub file")
+    return tuple(found)
+
+
+def read_all_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
+    """The public keys in all these files, each once.
+
+    Raises:
+        KeyUnusable: as `read_public_keys`.
+    """
+    return tuple({key.key_id: key for path in paths for key in read_public_keys(path)}.values())
+
+
+@dataclass
+class KeyFolder:
+    """NAME.pub for each device NAME. A file that is added, changed or removed counts from the next look on."""
+
+    path: Path
+    _cached: dict[str, tuple[tuple[int, int, int], tuple[PublicKey, ...]]] = field(default_factory=dict)
+
+    def check(self) -> Mapping[str, tuple[PublicKey, ...]]:
+        """All keys in it.
+
+        Raises:
+            KeyUnusable: it is no folder, or one of its files is no key.
+        """
+        try:
+            files = sorted(self.path.glob("*" + PUBLIC_SUFFIX)) if self.path.is_dir() else None
+        except OSError as error:
+            raise KeyUnusable(f"key folder {self.path}: {error.strerror}") from None
+        if files is None:
+            raise KeyUnusable(f"key folder {self.path}: there is no such folder; make it, with a NAME.pub a device")
+        return {file.name.removesuffix(PUBLIC_SUFFIX): read_public_keys(file) for file in files}
+
+    def keys_of(self, device: str) -> tuple[PublicKey, ...]:
+        """Of the device with this name, a level of a topic; none when it has no file, or one that is no key."""
+        file = self.path / f"{device}{PUBLIC_SUFFIX}"
+        try:
+            found = file.stat()
+        except OSError:
+            self._cached.pop(device, None)
+            return ()
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        cached = self._cached.get(device)
+        if cached is None or cached[0] != stamp:
+            try:
+                keys = read_public_keys(file)
+            except KeyUnusable as error:  # for the operator; the device is only told that its key is not known
+                log.warning("%s; its updates are refused", error)
+                keys = ()
+            cached = self._cached[device] = (stamp, keys)
+        return cached[1]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_FILE_BYTES_MAX)
+    except OSError as error:
+        raise KeyUnusable(f"key file {path}: {error.strerror}") from None
+
+
+def _write_new(path: Path, content: bytes, *, mode: int) -> None:
+    """Never over a key that is there: it may be the one that a fleet has pinned."""
+    try:
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise KeyUnusable(f"key file {path} is there already; give another --out") from None
+    except OSError as error:
+        raise KeyUnusable(f"key file {path}: {error.strerror}") from None

@@ -1,0 +1,124 @@
+r"""Ed25519 signatures of manifests and updates (RFC 8032), over the exact bytes that travel.
+
+    signed bytes = domain of the kind ‖ key id ‖ the msgpack map of the plain message
+    domains        "fedkd manifest v1\0"   "fedkd update v1\0"
+
+The domain keeps a signature of one kind from ever being one of another; the key id is signed along, so that it cannot
+be exchanged. Nothing is encoded a second time, neither here nor by a reader. The `cryptography` library is imported
+when the first key is used: who signs nothing does not wait for it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from wire_contract import codec
+from wire_contract.errors import ContractError, DecodeError
+from wire_contract.limits import SIGNATURES_MAX
+from wire_contract.messages import KEY_ID_BYTES, Manifest, Signature, Signed, Update
+from wire_contract.signatures.envelope import S, Sealed
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+DOMAINS: Mapping[type, bytes] = {Manifest: b"fedkd manifest v1\0", Update: b"fedkd update v1\0"}
+PUBLIC_KEY_BYTES = 32
+
+
+class KeyUnusable(ContractError):
+    """A key, or the file of one, cannot be used; one line that says what to do."""
+
+
+class NotTrusted(DecodeError):
+    """No signature by a known key holds. The text says which of the three ways it fails."""
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """Checks signatures."""
+
+    raw: bytes
+    """32 bytes, as RFC 8032 has them."""
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != PUBLIC_KEY_BYTES:
+            raise KeyUnusable(f"a public key of Ed25519 has {PUBLIC_KEY_BYTES} bytes, not {len(self.raw)}")
+
+    @property
+    def key_id(self) -> bytes:
+        """First 8 bytes of the SHA-256 of the raw key."""
+        return hashlib.sha256(self.raw).digest()[:KEY_ID_BYTES]
+
+    def holds(self, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` (64 bytes) is of `data`."""
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 — see the module
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
+        except (InvalidSignature, ValueError):  # ValueError: 32 bytes that are no point of the curve
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """Makes signatures. Its text never shows the key."""
+
+    public: PublicKey
+    _private: "Ed25519PrivateKey" = field(repr=False)
+
+    @classmethod
+    def of(cls, private: "Ed25519PrivateKey") -> "SigningKey":
+        """As the library has it."""
+        return cls(PublicKey(private.public_key().public_bytes_raw()), private)
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> "SigningKey":
+        """The private key of 32 bytes, as RFC 8032 has it."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
+        return cls.of(Ed25519PrivateKey.from_private_bytes(seed))
+
+    def sign(self, data: bytes) -> bytes:
+        """64 bytes; the same for the same data."""
+        return self._private.sign(data)
+
+
+def sign(message: Manifest | Update, keys: Sequence[SigningKey]) -> bytes:
+    """The payload of `message` with a signature by each key, in their order; without keys the plain one."""
+    if not keys:
+        return codec.encode(message)
+    assert len(keys) <= SIGNATURES_MAX, f"{len(keys)} keys are over the limit of {SIGNATURES_MAX}"
+    body = codec.pack(message)
+    signatures = tuple(
+        Signature(key.public.key_id, key.sign(signed_bytes(type(message), key.public.key_id, body))) for key in keys
+    )
+    return codec.encode(Signed(body=body, signatures=signatures))
+
+
+def signed_bytes(kind: type, key_id: bytes, body: bytes) -> bytes:
+    """What a signature by this key is over."""
+    return DOMAINS[kind] + key_id + body
+
+
+def signers(message: Sealed[S], keys: Iterable[PublicKey]) -> frozenset[bytes]:
+    """The ids of those of `keys` that have signed `message`; one or more.
+
+    Raises:
+        NotTrusted: none of them has.
+    """
+    if not message.signatures:
+        raise NotTrusted("it is not signed")
+    known = {key.key_id: key for key in keys}
+    tried = [(known[one.key_id], one.value) for one in message.signatures if one.key_id in known]
+    if not tried:
+        found = ", ".join(one.key_id.hex() for one in message.signatures)
+        raise NotTrusted(f"it is signed by {found}, which is no key that is known here")
+    good = {
+        key.key_id for key, value in tried if key.holds(value, signed_bytes(message.kind, key.key_id, message.body))
+    }
+    if not good:
+        raise NotTrusted(f"its signature by {tried[0][0].key_id.hex()} is wrong: other bytes were signed")
+    return frozenset(good)

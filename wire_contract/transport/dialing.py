@@ -1,0 +1,289 @@
+"""Opens a TCP connection to a host with several addresses, of which some, or all but one, may be dead.
+
+The addresses are tried one after the other, a quarter of a second apart and without waiting for the earlier ones, the
+two families by turns (as RFC 8305 has it). The first that answers is taken. Nothing here blocks for longer than a
+tick: the name is looked up in a thread of its own, since a look-up cannot be bounded otherwise.
+"""
+
+import errno
+import os
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple, cast
+
+from wire_contract.transport.reconnect import reason_of
+
+LOOKUP_SECONDS_MAX = 20.0
+"""A resolver with three servers that are all dead takes about as long."""
+CONNECT_SECONDS_MAX = 10.0
+"""For one address, and then for TLS."""
+STAGGER_SECONDS = 0.25
+"""From one address to the next."""
+ADDRESSES_MAX = 64
+"""Of a name; what is beyond is not tried."""
+TICK_SECONDS = 1.0
+"""So often at least `keep_on` is asked."""
+_UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK})
+
+
+class Address(NamedTuple):
+    """One of a host's."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+
+Resolve = Callable[[str, int], Sequence[Address]]
+KeepOn = Callable[[], bool]
+"""Asked at least once a tick; False ends the dialing."""
+
+
+def look_up(host: str, port: int) -> Sequence[Address]:
+    """As the system has it; with duplicates, if it has them.
+
+    Raises:
+        OSError: there is no such name, or it cannot be found out.
+        ValueError: the name cannot be one.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+_NO_FAILURES = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""Not yet, or the other side has ended the connection, which is no error of the line."""
+
+
+class Telling:
+    """Of a socket: remembers the error that ended it, which paho keeps to itself, and can have a deadline."""
+
+    failure: OSError | None = None
+    deadline: float | None = None
+    """On the monotonic clock: reading after it fails, however many bytes still trickle in."""
+
+    def _check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.failure = TimeoutError(errno.ETIMEDOUT, "the handshake takes too long")
+            raise self.failure
+
+    def _note(self, error: OSError) -> None:
+        if not isinstance(error, _NO_FAILURES):
+            self.failure = self.failure or error
+
+
+class PlainSocket(Telling, socket.socket):
+    """TCP."""
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        self._check_time()
+        try:
+            return super().recv(bufsize, flags)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        try:
+            return super().send(data, flags)
+        except OSError as error:
+            self._note(error)
+            raise
+
+
+class EncryptedSocket(Telling, ssl.SSLSocket):
+    """TLS."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        self._check_time()
+        try:
+            return super().recv(buflen, flags)
+        except OSError as error:
+            self._note(error)
+            raise
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except OSError as error:
+            self._note(error)
+            raise
+
+
+class _LookUp:
+    """One look-up, in its own thread, which may outlive whoever waits for it."""
+
+    def __init__(self, resolve: Resolve, host: str, port: int) -> None:
+        self.done = threading.Event()
+        self._answer: Sequence[Address] | Exception = []
+        threading.Thread(target=self._run, args=(resolve, host, port), name=f"look up {host}", daemon=True).start()
+
+    def _run(self, resolve: Resolve, host: str, port: int) -> None:
+        try:
+            self._answer = resolve(host, port)
+        except Exception as error:  # noqa: BLE001 — it is raised where it is waited for
+            self._answer = error
+        self.done.set()
+
+    def result(self) -> Sequence[Address]:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+class Dialer:
+    """Dials one host again and again. Used by one thread."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        resolve: Resolve = look_up,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`host` may be an IPv6 address with a zone, as in fe80::1%eth0."""
+        self._host = host
+        self._port = port
+        self._resolve = resolve
+        self._clock = clock
+        self._look_up: _LookUp | None = None
+        self._doubted: dict[Address, None] = {}
+        self._newest: Address | None = None
+
+    def dial(self, keep_on: KeepOn) -> PlainSocket:
+        """A connection to the first address that answers.
+
+        Raises:
+            OSError: none does, the name is not known or cannot be looked up in time, or `keep_on` said no. Of the
+                kind that the reason has (`ConnectionRefusedError`), where all addresses have the same.
+            ValueError: the name cannot be one.
+        """
+        addresses = by_turns(self._addresses(keep_on))[:ADDRESSES_MAX]
+        addresses.sort(key=lambda address: address in self._doubted)  # stable: those go last
+        connection, self._newest = _Race(addresses, self._clock).run(keep_on)
+        return connection
+
+    def doubt(self) -> None:
+        """The address that answered last turned out to be no broker; the others have their turn first."""
+        if self._newest is not None:
+            self._doubted[self._newest] = None
+
+    def trust(self) -> None:
+        """It is one."""
+        self._doubted.clear()
+
+    def _addresses(self, keep_on: KeepOn) -> Sequence[Address]:
+        look_up = self._look_up = self._look_up or _LookUp(self._resolve, self._host, self._port)
+        deadline = self._clock() + LOOKUP_SECONDS_MAX
+        while not look_up.done.wait(TICK_SECONDS):
+            if not keep_on() or self._clock() > deadline:
+                raise OSError(
+                    errno.ETIMEDOUT, f"the name {self._host} could not be looked up in {LOOKUP_SECONDS_MAX:.0f} s"
+                )
+        self._look_up = None
+        return look_up.result()
+
+
+class _Race:
+    """One dialing of several addresses."""
+
+    def __init__(self, addresses: Sequence[Address], clock: Callable[[], float]) -> None:
+        self._count = len(addresses)
+        self._waiting = deque(addresses)
+        self._clock = clock
+        self._next_at = clock()
+        self._selector = selectors.DefaultSelector()
+        self._trying: dict[PlainSocket, tuple[Address, float]] = {}
+        """With the time at which each is given up."""
+        self._reasons: dict[int, str] = {}
+        """By the number of the error."""
+
+    def run(self, keep_on: KeepOn) -> tuple[PlainSocket, Address]:
+        try:
+            while self._waiting or self._trying:
+                if not keep_on():
+                    raise OSError(errno.ECANCELED, "stopped")
+                if self._waiting and (self._clock() >= self._next_at or not self._trying):
+                    self._begin(self._waiting.popleft())
+                winner = self._look()
+                if winner is not None:
+                    address, _ = self._trying.pop(winner)
+                    return winner, address
+                for connection, (_, until) in tuple(self._trying.items()):
+                    if self._clock() >= until:
+                        self._give_up(connection, errno.ETIMEDOUT)
+        finally:
+            self._selector.close()
+            for connection in self._trying:
+                connection.close()
+        none_of = f"none of its {self._count} addresses answers: " if self._count > 1 else ""
+        number = next(iter(self._reasons)) if len(self._reasons) == 1 else errno.EHOSTUNREACH
+        raise OSError(number, none_of + "; ".join(self._reasons.values()))
+
+    def _begin(self, address: Address) -> None:
+        now = self._clock()
+        try:
+            connection = PlainSocket(address.family, socket.SOCK_STREAM)
+        except OSError as error:  # this machine does not speak that family
+            self._reasons[error.errno or errno.EAFNOSUPPORT] = reason_of(error)
+            return
+        connection.setblocking(False)
+        failed = connection.connect_ex(address.sockaddr)
+        if failed not in _UNDER_WAY:
+            connection.close()
+            self._reasons[failed] = os.strerror(failed)
+            return
+        self._trying[connection] = address, now + CONNECT_SECONDS_MAX
+        self._selector.register(connection, selectors.EVENT_WRITE)
+        self._next_at = now + STAGGER_SECONDS
+
+    def _look(self) -> PlainSocket | None:
+        """Waits until an address has answered, or there is something else to do."""
+        now = self._clock()
+        wake_at = min((until for _, until in self._trying.values()), default=now)
+        if self._waiting:
+            wake_at = min(wake_at, self._next_at)
+        for key, _ in self._selector.select(max(0.0, min(TICK_SECONDS, wake_at - now))):
+            connection = cast("PlainSocket", key.fileobj)
+            failed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not failed:
+                return connection
+            self._give_up(connection, failed)
+            self._next_at = now  # the next one need not wait
+        return None
+
+    def _give_up(self, connection: PlainSocket, number: int) -> None:
+        self._reasons[number] = os.strerror(number)
+        self._selector.unregister(connection)
+        del self._trying[connection]
+        connection.close()
+
+
+def by_turns(addresses: Sequence[Address]) -> list[Address]:
+    """Each once, the two families by turns, beginning with that of the first."""
+    each = list(dict.fromkeys(addresses))
+    first = [address for address in each if address.family == each[0].family]
+    others = [address for address in each if address.family != each[0].family]
+    return [address for address in chain.from_iterable(zip_longest(first, others)) if address is not None]
+
+
+def encrypt(connection: PlainSocket, context: ssl.SSLContext, host: str) -> EncryptedSocket:
+    """TLS over it; `host` without its zone is what the certificate must be for.
+
+    Raises:
+        ssl.SSLError: one side does not accept the other.
+        OSError: the connection ended, or the other side takes longer than `CONNECT_SECONDS_MAX`.
+    """
+    context.sslsocket_class = EncryptedSocket
+    connection.settimeout(CONNECT_SECONDS_MAX)
+    try:
+        encrypted = context.wrap_socket(connection, server_hostname=host.partition("%")[0])
+    except BaseException:
+        connection.close()
+        raise
+    return cast("EncryptedSocket", encrypted)
