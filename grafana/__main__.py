@@ -21,21 +21,20 @@ _MADE = "Made by `make dashboards` from the tables in grafana/; changes here are
 _PAGE = f"""<!-- {_MADE} -->
 # Dashboards
 
-`make up` brings a Grafana that has them. Another one needs `grafana/provisioning` as `/etc/grafana/provisioning`,
-`grafana/dashboards` as `/etc/grafana/dashboards`, a token that may read in `GF_INFLUXDB_TOKEN`, and the address of its
-InfluxDB in `grafana/provisioning/datasources/influxdb.yaml`. At the top of each page a task is chosen, and shards and
-cohorts where there are several. Everything is InfluxQL, which InfluxDB 1, 2 and 3 speak; InfluxDB 2 needs the database
-mapping that `deployment/influxdb-setup.sh` makes.
+`make up` starts a Grafana with these dashboards. To use another Grafana, install `grafana/provisioning` as
+`/etc/grafana/provisioning` and `grafana/dashboards` as `/etc/grafana/dashboards`, set `GF_INFLUXDB_TOKEN` to a token
+with read access, and enter the address of its InfluxDB in `grafana/provisioning/datasources/influxdb.yaml`. At the
+top of each page you choose a task and, if there are several, shards and cohorts. All queries are InfluxQL, which
+InfluxDB 1, 2 and 3 understand; InfluxDB 2 needs the database mapping that `deployment/influxdb-setup.sh` creates.
 
-Who is online, and the panels of the broker, come from a second connection of the aggregator. Where the broker goes by
-certificates it needs one of its own (`--telemetry-certificate`); without it these panels stay empty.
-
-The numbers of devices are exact whatever their number. Tables with names of devices are made of the newest rows, up to
-the limit that each names, so they stay quick with 100,000 devices but do not list them all.
-
-While the aggregator is behind, it tells of some updates of a batch by themselves and sums the others up
-([telemetry.md](telemetry.md)). Counts, bytes, means of sums and the largest staleness and norm stay exact. Tables of
-updates, 90 % lines, and the largest training time and size are then those of a sample.
+- **Presence and broker panels** need the aggregator's second connection. If the broker authenticates clients by
+  certificate, that connection needs its own certificate (`--telemetry-certificate`); without it these panels stay
+  empty.
+- **Numbers of devices** are exact for fleets of any size. Tables that list devices use the newest rows, up to the
+  limit that each panel states, so they stay fast with 100,000 devices but do not list all of them.
+- **Under load**, the aggregator records some updates of a batch individually and the others as sums
+  ([telemetry.md](telemetry.md#updates-under-load)). Counts, bytes, means of sums, and the largest staleness and norm
+  stay exact. Tables of updates, 90 % lines, and the largest training time and size then describe a sample.
 
 """
 

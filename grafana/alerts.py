@@ -52,7 +52,7 @@ RULES: tuple[Rule, ...] = (
         "No merge lately",
         "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: no update was merged for half an hour",
         "Is the aggregator running and connected (Overview)? Are devices online (Fleet)? Is everything refused? A "
-        "shard that has merged nothing for a whole day is no longer watched.",
+        "shard that has merged nothing for a whole day is no longer monitored.",
         # Zero in each bucket without a point: a shard that is silent altogether stays in sight for a day.
         (
             _query('sum("merged") AS "merged"', "fedkd_batch", f"time(10m), {_BY}", "fill(0)"),
@@ -69,9 +69,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "fedkd-refusals",
         "Refusals rising",
-        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: the refused share of updates is 5 percentage points above "
-        "the day's mean",
-        "See the reasons and the devices on Fleet: a new firmware, a base that is too old, or somebody hostile.",
+        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: the share of refused updates is 5 percentage points "
+        "above the day's mean",
+        "See the reasons and devices on Fleet: new firmware, bases that are too old, or an attack.",
         (
             _query(
                 'sum("refused") * 100.0 / (sum("merged") + sum("refused")) AS "refused"',
@@ -92,10 +92,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "fedkd-spool",
         "Spool growing",
-        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: more than 10,000 points of telemetry wait in the spool, "
-        "or none arrives",
-        "Has InfluxDB space and memory, is the token valid? When the spool is full the oldest points go; updates are "
-        "not affected.",
+        "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: more than 10,000 telemetry points are waiting in the "
+        "spool, or none arrive",
+        "Does InfluxDB have disk space and memory, and is the token valid? When the spool is full, the oldest points "
+        "are dropped; updates are not affected.",
         # While the server is away no point tells of it: buckets without any count as well.
         (
             _query(WAITING, "fedkd_telemetry", f"time(5m), {_BY}"),
@@ -115,9 +115,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "fedkd-worst-cohort",
         "Worst cohort falling",
-        "Task {{ .Labels.task }}, cohort {{ .Labels.cohort }}: accuracy is more than 5 points below the best of "
-        "the day",
-        "See Learning: is it one cohort or all? Compare staleness and unevenness, and what the newest versions merged.",
+        "Task {{ .Labels.task }}, cohort {{ .Labels.cohort }}: the accuracy is more than 5 percentage points below "
+        "the day's best",
+        "See Learning: is it one cohort or all? Compare staleness, concentration of weight, and the updates merged "
+        "into the newest versions.",
         # For each cohort and not for the minimum of them, which jumps when one is not measured for a while.
         (
             _query('mean("accuracy") AS "accuracy"', "fedkd_evaluation", 'time(15m), "task", "cohort"'),
@@ -190,10 +191,10 @@ def alerts_markdown() -> str:
     lines = [
         "## Alert rules",
         "",
-        "They come from `grafana/provisioning/alerting/rules.yaml`. Whom they call is yours to say: until a contact",
-        "point is set in Grafana, they are only seen there.",
+        "The rules are in `grafana/provisioning/alerting/rules.yaml`. No contact point is provisioned: until you set",
+        "one in Grafana, alerts are only shown there.",
         "",
-        "| rule | it fires when | what to look at |",
+        "| rule | fires when | what to check |",
         "| --- | --- | --- |",
     ]
     for rule in RULES:

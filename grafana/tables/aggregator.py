@@ -16,7 +16,7 @@ _RATES = Row(
     (
         Panel(
             "Updates per second",
-            "How much is done? One shard can be compared with the others.",
+            "What is the throughput? Compare the shards with each other.",
             "timeseries",
             (
                 series(
@@ -29,7 +29,7 @@ _RATES = Row(
         ),
         Panel(
             "Payload per second",
-            "How much comes and goes through this program's connection?",
+            "How many payload bytes does the aggregator receive and send?",
             "timeseries",
             (
                 series(
@@ -43,7 +43,7 @@ _RATES = Row(
         ),
         Panel(
             "Messages per batch",
-            "Does it batch? Large batches mean that it catches up.",
+            "How large are the batches? Large batches mean that the aggregator is catching up.",
             "timeseries",
             (series('mean("deliveries") AS "mean", max("deliveries") AS "largest"', "fedkd_batch"),),
         ),
@@ -55,7 +55,7 @@ _LATENCY = Row(
     (
         Panel(
             "One batch, mean",
-            "Where does the time of a batch go: judging, committing, or answering?",
+            "Where is the time of a batch spent: judging, committing, or answering?",
             "timeseries",
             (
                 series(
@@ -68,7 +68,7 @@ _LATENCY = Row(
         ),
         Panel(
             "One batch, 99 %",
-            "How long does it take when it takes long? A slow commit is a slow disk.",
+            "How long do the slowest batches take? A slow commit means a slow disk.",
             "timeseries",
             (
                 series(
@@ -81,7 +81,7 @@ _LATENCY = Row(
         ),
         Panel(
             "One version",
-            "How long does a version take once it is due? Nothing is merged meanwhile.",
+            "How long does it take to create and publish a version? Nothing is merged during this time.",
             "timeseries",
             (
                 series(
@@ -100,13 +100,13 @@ _QUEUE = Row(
     (
         Panel(
             "Queue",
-            "Does it keep up? When the queue is full, the broker keeps what follows.",
+            "Does the aggregator keep up? When the queue is full, further messages stay in the broker.",
             "timeseries",
             (series('max("queue_depth") AS "messages"', "fedkd_aggregator", by=_SHARD, alias=_BY_SHARD),),
         ),
         Panel(
             "Buffer",
-            "How much waits for the next version?",
+            "How many updates are waiting for the next version?",
             "timeseries",
             (
                 series(
@@ -119,7 +119,7 @@ _QUEUE = Row(
         ),
         Panel(
             "Wait for a version",
-            "How long does a merged update wait until it is in a version?",
+            "How long does a merged update wait until it is part of a version?",
             "timeseries",
             (series('mean("wait_seconds") AS "mean", max("wait_seconds") AS "longest"', "fedkd_version"),),
             unit="s",
@@ -131,8 +131,8 @@ _LEDGER = Row(
     "Ledger and versions",
     (
         Panel(
-            "Merged since the ledger began",
-            "Does the ledger grow as it should? It never falls, unless another ledger was taken.",
+            "Merged since the ledger was created",
+            "Does the ledger grow as expected? The numbers decrease only if the ledger was replaced.",
             "timeseries",
             (
                 series(
@@ -146,14 +146,14 @@ _LEDGER = Row(
         ),
         Panel(
             "Updates and devices in a version",
-            "How broad is a version?",
+            "How many updates and devices contribute to a version?",
             "timeseries",
             (series('mean("updates") AS "updates", mean("devices") AS "devices"', "fedkd_version"),),
             width=6,
         ),
         Panel(
             "Published",
-            "What does a version cost the downlink? Deltas should be far smaller than snapshots.",
+            "How many bytes does a version cost on the downlink? Deltas should be far smaller than snapshots.",
             "timeseries",
             (series('mean("delta_bytes") AS "delta", mean("snapshot_bytes") AS "snapshot"', "fedkd_version"),),
             unit="bytes",
@@ -161,7 +161,7 @@ _LEDGER = Row(
         ),
         Panel(
             "Uptime",
-            "Was it restarted?",
+            "Was the aggregator restarted?",
             "timeseries",
             (series('last("uptime_seconds") AS "uptime"', "fedkd_aggregator", by=_SHARD, alias=_BY_SHARD),),
             unit="s",
@@ -171,11 +171,12 @@ _LEDGER = Row(
 )
 
 _BROKER = Row(
-    "Broker (as mosquitto tells it in $SYS)",
+    "Broker (mosquitto's $SYS statistics)",
     (
         Panel(
             "Dropped by the broker",
-            "Has the broker thrown messages away? Then a limit of its configuration is too small; devices send again.",
+            "Has the broker dropped messages? Then a limit in its configuration is too small; devices send their "
+            "updates again.",
             "stat",
             (series('last("dropped_messages_total") AS "dropped"', "fedkd_broker"),),
             unit="none",
@@ -184,7 +185,7 @@ _BROKER = Row(
         ),
         Panel(
             "Sessions",
-            "How many programs are connected, and for how many does it keep a queue?",
+            "How many clients are connected, and how many disconnected clients have a session?",
             "timeseries",
             (
                 series(
@@ -195,8 +196,8 @@ _BROKER = Row(
             width=10,
         ),
         Panel(
-            "Kept by the broker",
-            "Does its store grow? Then somebody with a session does not come back.",
+            "Broker storage",
+            "Does the broker's store grow? Then a client with a session has not come back.",
             "timeseries",
             (series('last("store_bytes") AS "store", last("heap_bytes") AS "memory"', "fedkd_broker"),),
             unit="bytes",
@@ -206,24 +207,25 @@ _BROKER = Row(
 )
 
 _TELEMETRY = Row(
-    "Telemetry about itself",
+    "Telemetry pipeline",
     (
         Panel(
             "Points waiting",
-            "Does this database get everything? What waits lies in the spool.",
+            "Does this database receive everything? Waiting points are in the spool.",
             "timeseries",
             (series(WAITING, "fedkd_telemetry", by=_SHARD, alias=_BY_SHARD),),
         ),
         Panel(
             "Spool",
-            "How much lies on the aggregator's disk? Bounded by --telemetry-spool-bytes-max; the oldest go first.",
+            "How large is the spool on the aggregator's disk? It is limited by --telemetry-spool-bytes-max; the "
+            "oldest points are dropped first.",
             "timeseries",
             (series('max("spool_bytes") AS "spool"', "fedkd_telemetry", by=_SHARD, alias=_BY_SHARD),),
             unit="bytes",
         ),
         Panel(
             "Points dropped",
-            "Was telemetry lost, and where? Updates never are.",
+            "Was telemetry lost, and where? Updates are never lost.",
             "timeseries",
             (
                 series(

@@ -21,7 +21,7 @@ _REFUSED = "\"outcome\" = 'refused'"
 _SINGLE_MERGED = f"{_MERGED} AND {SINGLE}"
 
 _COUNTS = Row(
-    "Who takes part",
+    "Participation",
     (
         *(
             Panel(
@@ -37,22 +37,34 @@ _COUNTS = Row(
             )
             for title, field, unit, question, steps in (
                 ("Known", "devices_known", "none", "How many devices has the ledger ever seen?", ()),
-                ("Online", "devices_online", "none", "How many say that they are connected?", ()),
-                ("Contributing", "devices_contributing", "none", "How many had an update merged in the last hour?", ()),
-                ("Silent", "devices_silent", "none", "How many did not?", ()),
-                ("Silent share", "silent_share", "percentunit", "Which part of the fleet is that?", ()),
+                ("Online", "devices_online", "none", "How many devices report that they are online?", ()),
                 (
-                    "Unevenness",
+                    "Contributing",
+                    "devices_contributing",
+                    "none",
+                    "How many devices had an update merged in the last hour?",
+                    (),
+                ),
+                (
+                    "Silent",
+                    "devices_silent",
+                    "none",
+                    "How many known devices had no update merged in the last hour?",
+                    (),
+                ),
+                ("Silent share", "silent_share", "percentunit", "What share of the known devices is silent?", ()),
+                (
+                    "Concentration",
                     "weight_gini",
                     "none",
-                    "Do few devices decide? Gini coefficient of the merged weight: 0 all alike, 1 one device alone.",
+                    "Do a few devices dominate? Gini coefficient of the merged weight: 0 all equal, 1 only one device.",
                     rising_is_bad(0.5, 0.8),
                 ),
             )
         ),
         Panel(
             "Devices",
-            "Do devices come or go?",
+            "How does the number of devices change?",
             "timeseries",
             (
                 series(
@@ -67,8 +79,8 @@ _COUNTS = Row(
             interval="1m",
         ),
         Panel(
-            "Comings and goings",
-            "Is there a storm of reconnections? Both high at once: look at the broker and the network.",
+            "Connects and disconnects",
+            "Is there a reconnect storm? If both are high at once, check the broker and the network.",
             "timeseries",
             (
                 series(
@@ -84,8 +96,8 @@ _COUNTS = Row(
             stacked_bars=True,
         ),
         Panel(
-            "Newest word of each device",
-            "Who is online, with which program and how much battery? Of the newest 5,000 presence messages.",
+            "Latest presence of each device",
+            "Which devices are online, with which firmware and battery level? From the newest 5,000 presence messages.",
             "table",
             (newest('"device", "status", "role", "firmware", "battery_percent"', "fedkd_presence"),),
             width=16,
@@ -116,7 +128,7 @@ _COUNTS = Row(
         ),
         Panel(
             "Firmware",
-            "Which programs are out there? Of the same messages.",
+            "Which firmware versions are in use? From the same messages.",
             "barchart",
             (newest('"device", "firmware"', "fedkd_presence"),),
             unit="none",
@@ -136,7 +148,7 @@ _STALE = Row(
     (
         Panel(
             "Furthest behind",
-            "Which updates started from the oldest versions? Their devices are offline long or slow.",
+            "Which updates were the most stale? Their devices are slow, or offline for long periods.",
             "table",
             (
                 Query(
@@ -155,8 +167,8 @@ _STALE = Row(
         ),
         Panel(
             "Silent longest",
-            "Whose newest merged update is oldest? Of the newest 5,000 merged updates that are told by themselves; who "
-            "is not among them is only counted.",
+            "Which devices have gone longest without a merged update? From the newest 5,000 merged updates that were "
+            "recorded individually; devices that are not among them are only counted.",
             "table",
             (newest('"device", "version", "staleness", "train_seconds"', "fedkd_update", where=_SINGLE_MERGED),),
             unit="none",
@@ -187,7 +199,7 @@ _STALE = Row(
         ),
         Panel(
             "Training time",
-            "How long do devices train for one update? The 90 % line tells of the weak ones.",
+            "How long do devices train for one update? The 90 % line shows the slow devices.",
             "timeseries",
             (
                 series(per_update("train_seconds", "mean"), "fedkd_update", where=_MERGED),
@@ -202,7 +214,7 @@ _STALE = Row(
         ),
         Panel(
             "Size of updates",
-            "How much does one update cost a device to send?",
+            "How many bytes does a device send for one update?",
             "timeseries",
             (
                 series(per_update("bytes", "mean"), "fedkd_update"),
@@ -219,16 +231,16 @@ _FAILING = Row(
     (
         Panel(
             "Refusals by reason",
-            "Why are updates refused? too_stale and unknown_base: devices come too late; malformed, layout, "
-            "not_finite: a program is broken; norm, rate, budget: a limit was met.",
+            "Why are updates refused? too_stale, unknown_base: devices report too late; malformed, layout, "
+            "not_finite: a faulty program; norm, rate, budget: a limit was reached.",
             "timeseries",
             (series('sum("updates")', "fedkd_update", by='"reason"', where=_REFUSED, fill="0", alias="$tag_reason"),),
             width=12,
             stacked_bars=True,
         ),
         Panel(
-            "Devices that are refused",
-            "Whose updates are they? Of the newest 5,000 refusals that are told by themselves, by device and reason.",
+            "Devices with refused updates",
+            "Which devices are refused, and why? From the newest 5,000 refusals that were recorded individually.",
             "table",
             (newest('"device", "reason", "bytes"', "fedkd_update", where=f"{_REFUSED} AND {SINGLE}"),),
             unit="none",
@@ -251,7 +263,8 @@ _COHORTS = Row(
     (
         Panel(
             "Cohorts now",
-            "How does the newest measured model serve each cohort, and how far behind is its evaluator?",
+            "How accurate is the latest evaluated model for each cohort, and how many versions behind is its "
+            "evaluator?",
             "table",
             (
                 Query(
@@ -277,7 +290,7 @@ _ONE_DEVICE = Row(
     (
         Panel(
             "Updates of devices whose id begins with the text above",
-            "What became of the newest updates of one device? Write its id into the field at the top of the page.",
+            "What happened to the latest updates of one device? Enter its id in the field at the top of the page.",
             "table",
             (
                 newest(
@@ -304,7 +317,7 @@ _ONE_DEVICE = Row(
 FLEET = Dashboard(
     "fedkd-fleet",
     "asyncfedkd: Fleet",
-    "Who is online, stale, silent or failing, and how are the cohorts?",
+    "Which devices are online, stale, silent or failing, and how accurate is the model for each cohort?",
     (_COUNTS, _STALE, _FAILING, _COHORTS, _ONE_DEVICE),
     time_from="now-6h",
     refresh="1m",

@@ -25,7 +25,7 @@ _ACCURACY = Row(
     (
         Panel(
             "Accuracy by version",
-            "What did each version bring, to each cohort? The newest 2,000 evaluations.",
+            "How accurate is each version for each cohort? The newest 2,000 evaluations.",
             "xychart",
             (newest('"version", "accuracy", "cohort"', "fedkd_evaluation", where=COHORT, rows=_POINTS),),
             unit="percentunit",
@@ -41,7 +41,7 @@ _ACCURACY = Row(
         ),
         Panel(
             "Accuracy by cohort",
-            "Does it get better with time?",
+            "Does the accuracy improve over time?",
             "timeseries",
             (series('mean("accuracy")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
             unit="percentunit",
@@ -51,7 +51,7 @@ _ACCURACY = Row(
         ),
         Panel(
             "Best and worst cohort",
-            "Does the model serve some better and better, and others not?",
+            "Does the model improve for some cohorts and not for others?",
             "timeseries",
             (series('max("accuracy") AS "best", min("accuracy") AS "worst"', "fedkd_evaluation", where=COHORT),),
             unit="percentunit",
@@ -59,7 +59,7 @@ _ACCURACY = Row(
         ),
         Panel(
             "Macro F1 by cohort",
-            "Are rare classes learned as well? Far below the accuracy: they are not.",
+            "Are rare classes learned as well? If macro F1 is far below the accuracy, they are not.",
             "timeseries",
             (series('mean("macro_f1")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
             unit="percentunit",
@@ -67,13 +67,13 @@ _ACCURACY = Row(
         ),
         Panel(
             "Loss by cohort",
-            "Is it still sure of what it says? Rising loss at equal accuracy: over-confident.",
+            "Is the model well calibrated? A rising loss at constant accuracy means over-confidence.",
             "timeseries",
             (series('mean("loss")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
         ),
         Panel(
             "Recall by class",
-            "Which class is missed?",
+            "Which classes are not recognised?",
             "timeseries",
             (series("mean(/^recall_/)", "fedkd_evaluation", where=COHORT),),
             unit="percentunit",
@@ -82,7 +82,7 @@ _ACCURACY = Row(
         ),
         Panel(
             "Evaluators behind",
-            "How many versions old is what the evaluators measure?",
+            "How many versions behind are the evaluators?",
             "timeseries",
             (series('max("versions_behind")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
             width=12,
@@ -95,7 +95,8 @@ _STALENESS = Row(
     (
         Panel(
             "Weight against staleness",
-            "How much does a late update still count? The newest 2,000 merged updates; samples spread the points.",
+            "How much weight do stale updates get? The newest 2,000 merged updates; different sample counts spread "
+            "the points.",
             "xychart",
             (newest('"staleness", "weight"', "fedkd_update", where=_SINGLE_MERGED, rows=_POINTS),),
             unit="none",
@@ -104,14 +105,14 @@ _STALENESS = Row(
         ),
         Panel(
             "Staleness of merged updates",
-            "How is staleness spread, and does it move? The newest 5,000 merged updates.",
+            "How is staleness distributed, and does the distribution shift? The newest 5,000 merged updates.",
             "heatmap",
             (Query(newest('"staleness"', "fedkd_update", where=_SINGLE_MERGED).text, "$col"),),
             height=9,
         ),
         Panel(
-            "Unevenness of weight",
-            "Do few devices decide? Gini coefficient of the merged weight per device.",
+            "Concentration of weight",
+            "Do a few devices dominate? Gini coefficient of the merged weight per device.",
             "timeseries",
             (series('last("weight_gini")', "fedkd_fleet", by='"shard"', alias="shard $tag_shard"),),
             unit="none",
@@ -123,7 +124,7 @@ _STALENESS = Row(
 )
 
 _COST = Row(
-    "What it costs",
+    "Communication cost",
     (
         Panel(
             "Bytes per point of accuracy",
@@ -154,7 +155,7 @@ _COST = Row(
         ),
         Panel(
             "Accuracy against bytes",
-            "What did each byte bring? Payloads of updates since the beginning of the time range.",
+            "How does accuracy grow with the bytes sent? Payloads of updates since the beginning of the time range.",
             "xychart",
             (
                 Query(
@@ -180,7 +181,8 @@ _COST = Row(
         ),
         Panel(
             "Bytes of updates and of versions",
-            "Which direction is dear? Downlink is per device that asks; this is what is published once.",
+            "Which direction costs more? Versions are counted once, as published; each device that downloads one "
+            "receives these bytes.",
             "timeseries",
             (
                 series('sum("bytes") AS "updates"', "fedkd_update", fill="0"),
@@ -197,17 +199,18 @@ _COST = Row(
 )
 
 _STEPS = Row(
-    "Steps of the model",
+    "Model steps",
     (
         Panel(
             "Step of a version",
-            "How far does each version move? Falling towards nothing: it has learned what it can; rising: look at it.",
+            "How much does each version change the model? Falling towards zero: training has converged. Rising: "
+            "investigate.",
             "timeseries",
             (series('mean("step_norm") AS "step"', "fedkd_version"),),
         ),
         Panel(
             "Norm of updates",
-            "How far do devices pull? A few far above the rest: see the norm limit of the aggregator.",
+            "How large are the updates? If a few are far above the rest, check the aggregator's norm limit.",
             "timeseries",
             (
                 series(
@@ -219,7 +222,8 @@ _STEPS = Row(
         ),
         Panel(
             "Training on devices",
-            "Do devices still learn from their own data? Their own training data, not a measure of the model.",
+            "Do devices still learn from their own data? Measured on their training data, so not a measure of the "
+            "model.",
             "timeseries",
             (series('mean("loss") AS "loss", mean("accuracy") AS "accuracy"', "fedkd_update", where=_MERGED),),
             units=(("accuracy", "percentunit"),),

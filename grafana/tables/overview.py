@@ -27,7 +27,7 @@ _LEARNING = Row(
     (
         Panel(
             "Accuracy",
-            "How good is the newest model that was measured? Mean over all evaluators.",
+            "How good is the latest evaluated model? Mean over all evaluators.",
             "stat",
             (series('mean("accuracy") AS "accuracy"', "fedkd_evaluation"),),
             unit="percentunit",
@@ -37,8 +37,8 @@ _LEARNING = Row(
         ),
         Panel(
             "Worst cohort",
-            "How good is it for those whom it serves worst, of those who were measured? Look at Learning if this lags "
-            "far behind the mean.",
+            "How good is the model for the measured cohort with the lowest accuracy? If this is far below the mean, "
+            "see the Learning dashboard.",
             "stat",
             (series('min("accuracy") AS "worst"', "fedkd_evaluation"),),
             unit="percentunit",
@@ -48,7 +48,7 @@ _LEARNING = Row(
         ),
         Panel(
             "Version",
-            "Which version is the newest? It rises while devices contribute.",
+            "What is the newest version? It increases while devices contribute.",
             "stat",
             (series('max("version") AS "version"', "fedkd_aggregator"),),
             unit="none",
@@ -57,7 +57,7 @@ _LEARNING = Row(
         ),
         Panel(
             "Newest version",
-            "How long ago was it made? Compare with --version-seconds.",
+            "How long ago was the newest version created? Compare with --version-seconds.",
             "stat",
             (newest('"version"', "fedkd_version", rows=1),),
             unit="dateTimeFromNow",
@@ -67,7 +67,7 @@ _LEARNING = Row(
         ),
         Panel(
             "Accuracy by cohort",
-            "Does the model get better, and for everybody?",
+            "Does the model improve, and for every cohort?",
             "timeseries",
             (series('mean("accuracy")', "fedkd_evaluation", by='"cohort"', alias="$tag_cohort"),),
             unit="percentunit",
@@ -76,7 +76,7 @@ _LEARNING = Row(
         ),
         Panel(
             "Staleness of merged updates",
-            "How old are the bases of what is merged? Rising: devices are slower than versions are made.",
+            "How stale are the merged updates? If this rises, devices are slower than versions are published.",
             "timeseries",
             (
                 series(
@@ -96,7 +96,7 @@ _HEALTH = Row(
     (
         Panel(
             "Broker",
-            "Is each aggregator connected? Without a connection nothing is merged.",
+            "Is each aggregator connected to the broker? Without a connection nothing is merged.",
             "stat",
             (series('last("connected")', "fedkd_aggregator", by='"shard"', alias="shard $tag_shard"),),
             unit="none",
@@ -106,7 +106,7 @@ _HEALTH = Row(
         ),
         Panel(
             "Newest merge",
-            "How long ago was an update merged?",
+            "How long ago was the last update merged?",
             "stat",
             (newest('"merged"', "fedkd_batch", where='"merged" > 0', rows=1),),
             unit="dateTimeFromNow",
@@ -116,7 +116,7 @@ _HEALTH = Row(
         ),
         Panel(
             "Refused",
-            "Which share of the updates is refused? The reasons are on Fleet.",
+            "What share of the updates is refused? The Fleet dashboard shows the reasons.",
             "stat",
             (
                 Query(
@@ -135,7 +135,7 @@ _HEALTH = Row(
         ),
         Panel(
             "Devices online",
-            "How many devices say that they are there?",
+            "How many devices report that they are online?",
             "stat",
             (series('last("devices_online") AS "online"', "fedkd_fleet", by='"shard"', alias="shard $tag_shard"),),
             unit="none",
@@ -145,7 +145,8 @@ _HEALTH = Row(
         ),
         Panel(
             "Queue",
-            "How many messages wait for the aggregator? Steadily rising: it is slower than its devices.",
+            "How many messages are waiting for the aggregator? If this rises steadily, it cannot keep up with its "
+            "devices.",
             "stat",
             (series('max("queue_depth") AS "queue"', "fedkd_aggregator"),),
             width=4,
@@ -154,8 +155,8 @@ _HEALTH = Row(
         ),
         Panel(
             "Telemetry waiting",
-            "How many points has this database not got yet? Rising: see that it is there and has disk "
-            "and a valid token.",
+            "How many points have not reached this database yet? If this rises, check that the database is running "
+            "and has disk space, and that the token is valid.",
             "stat",
             (series(WAITING, "fedkd_telemetry", by='"shard"', alias="shard $tag_shard"),),
             width=4,
@@ -164,7 +165,7 @@ _HEALTH = Row(
         ),
         Panel(
             "Updates",
-            "How many updates came, and what became of them?",
+            "How many updates arrived, and with which outcome?",
             "timeseries",
             (
                 series(
@@ -178,7 +179,7 @@ _HEALTH = Row(
         ),
         Panel(
             "Devices",
-            "Who takes part? Silent ones had no merged update in an hour.",
+            "How many devices participate? Silent devices had no merged update in the last hour.",
             "timeseries",
             (
                 series(

@@ -82,10 +82,10 @@ def test_means_and_largest_are_those_of_all_updates(busy: InfluxDB) -> None:
     assert found["mean"] == pytest.approx(total / (len(numbers) + REFUSED))
 
 
-@pytest.mark.parametrize("title", ["Furthest behind", "Silent longest", "Devices that are refused"])
+@pytest.mark.parametrize("title", ["Furthest behind", "Silent longest", "Devices with refused updates"])
 def test_tables_of_devices_have_single_updates(busy: InfluxDB, title: str) -> None:
     rows = answers(busy, FLEET, title)
-    assert len(rows) == {"Devices that are refused": SINGLE_UPDATES_MAX}.get(title, 1 + 2 * SINGLE_UPDATES_MAX)
+    assert len(rows) == {"Devices with refused updates": SINGLE_UPDATES_MAX}.get(title, 1 + 2 * SINGLE_UPDATES_MAX)
     assert all(row["device"] for row in rows)
 
 

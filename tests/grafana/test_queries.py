@@ -34,7 +34,7 @@ RULE_QUERIES = {
     if isinstance(step, Query)
 }
 NOT_IN_A_DEMO = frozenset(
-    {"Refusals by reason", "Devices that are refused", "Dropped by the broker", "Sessions", "Kept by the broker"}
+    {"Refusals by reason", "Devices with refused updates", "Dropped by the broker", "Sessions", "Broker storage"}
 )
 """Nothing is refused in a demo, and its embedded broker says nothing in mosquitto's words."""
 RATES = frozenset({"Updates per second", "Payload per second"})
