@@ -49,9 +49,9 @@ GROUPS: Mapping[str, Mapping[str, Row]] = {
             says="devices, aggregator and broker on this machine teach one model; then a report",
         ),
         "broker": Row(module="simulators.__main__", command="broker", says="an MQTT broker for trying things out"),
-        "watch": Row(module="simulators.__main__", command="watch", says="shows a task live, as a page in the browser"),
+        "watch": Row(module="operations.__main__", command="watch", says="shows a task live, as a page in the browser"),
         "doctor": Row(
-            module="simulators.__main__",
+            module="operations.__main__",
             command="doctor",
             says="says whether a broker will do, and what to mend",
         ),

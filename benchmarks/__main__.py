@@ -60,7 +60,7 @@ PROGRAM = Program(
         "learning": Command(settings=LearningSettings, run=_benchmark("benchmarks.learning", "benchmarks.learning")),
         "ledger": Command(settings=LedgerSettings, run=_benchmark("benchmarks.ledger", "benchmarks.ledger")),
         "telemetry": Command(
-            settings=TelemetrySettings, run=_benchmark("benchmarks.telemetry", "benchmarks.telemetry")
+            settings=TelemetrySettings, run=_benchmark("benchmarks.telemetry.command", "benchmarks.telemetry.table")
         ),
     },
 )

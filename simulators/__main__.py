@@ -4,8 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from operations.doctor.settings import DoctorSettings
-from operations.watch.settings import WatchSettings
+from operations.__main__ import PROGRAM as OPERATIONS
 from simulators.demo.baselines import BaselineSettings
 from simulators.demo.calibration import PaceSettings
 from simulators.demo.settings import DemoSettings
@@ -41,25 +40,12 @@ def _broker(settings: Any) -> int:
     return 0
 
 
-def _doctor(settings: Any) -> int:
-    from operations.doctor import examination  # noqa: PLC0415 — beside the others
-
-    return examination.main(settings)
-
-
-def _watch(settings: Any) -> int:
-    from operations.watch import command  # noqa: PLC0415 — beside the others
-
-    return command.run(settings)
-
-
 PROGRAM = Program(
     name="simulators",
     says="Programs that show and measure.",
     commands={
         "demo": Command(settings=DemoSettings, run=_demo),
-        "watch": Command(settings=WatchSettings, run=_watch),
-        "doctor": Command(settings=DoctorSettings, run=_doctor),
+        **OPERATIONS.commands,
         "broker": Command(settings=BrokerSettings, run=_broker),
         "baselines": Command(settings=BaselineSettings, run=_baselines),
         "pace": Command(settings=PaceSettings, run=_pace),

@@ -94,7 +94,6 @@ ACCESS: Mending = {
     "HiveMQ": "permissions of the access control extension",
     "NATS": "permissions { publish, subscribe } of each user",
 }
-DEPTH: Mending = {"EMQX": "mqtt.max_topic_levels = 128", "HiveMQ": "<restrictions><max-topic-length>65535"}
 ENCRYPTION: Mending = {
     "mosquitto": "listener 8883 with cafile, certfile, keyfile",
     "EMQX": "listeners.ssl.default",

@@ -184,16 +184,13 @@ class Unreachable(LinkError):
 class Observer:
     """Reads in a thread of its own. Look at `sightings` under `lock`."""
 
-    def __init__(
-        self, link: Link, sightings: Sightings, *, clock: Callable[[], float] = time.time, address: str = "the broker"
-    ) -> None:
+    def __init__(self, link: Link, sightings: Sightings, *, clock: Callable[[], float] = time.time) -> None:
         self.sightings = sightings
         self.lock = threading.Lock()
         self.failure: str | None = None
         """Why it looks on no longer; None while all is well."""
         self._link = link
         self._clock = clock
-        self._address = address
         self._reason = "no answer"
         self._answered = threading.Event()
         self._refused: str | None = None

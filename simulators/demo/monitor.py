@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from simulators.audit.observer import Observer
-from simulators.demo.baselines import Baselines
 from simulators.demo.devices import Device
-from simulators.demo.snapshot import scene_of
+from simulators.demo.take_snapshot import scene_of
 from simulators.processes.processes import ProcessError, Processes
+from simulators.reporting.baselines import Baselines
 from simulators.reporting.device_timeline import EventLines, State
 from simulators.reporting.live_view import View
 from simulators.reporting.results import TrafficSample

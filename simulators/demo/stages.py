@@ -11,7 +11,6 @@ from pathlib import Path
 from operations.proxy import Exchange
 from operations.watch.server import PageServer
 from simulators.demo import page as of_demo
-from simulators.demo.baselines import Baselines
 from simulators.demo.collect_results import record_of
 from simulators.demo.connection import Connection, connect
 from simulators.demo.devices import Device
@@ -20,6 +19,7 @@ from simulators.demo.preparation import Prepared, is_data_kept, prepare
 from simulators.demo.settings import LAST_PAGE, DemoSettings
 from simulators.network.embedded_broker import Launched, launch
 from simulators.processes.processes import Child, Processes
+from simulators.reporting.baselines import Baselines
 from simulators.reporting.device_timeline import EventLines
 from simulators.reporting.live_view import View
 from simulators.reporting.results import Record

@@ -34,8 +34,6 @@ class Story:
     """Of the newest model that the device has."""
     made: int = 0
     """Updates put into the outbox."""
-    publications: int = 0
-    """Times an update was handed to the link; repetitions count."""
     merged: int = 0
     duplicates: int = 0
     refused: dict[int, str] = field(default_factory=dict)
@@ -144,7 +142,6 @@ def _queued(story: Story, _event: Mapping[str, Any], _at: float) -> None:
 
 
 def _sent(story: Story, _event: Mapping[str, Any], _at: float) -> None:
-    story.publications += 1
     story.is_sending = True
 
 

@@ -6,7 +6,7 @@ then devices.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulators.reporting.device_timeline import State
+from simulators.reporting.snapshot import DeviceRow, Scene
 
 NEWS_KEPT = 5
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -35,47 +36,6 @@ STYLES: dict[State, str] = {
     "killed": "bold red",
     "done": "dim green",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceRow:
-    """One device now."""
-
-    name: str
-    title: str
-    state: State
-    detail: str
-    base_version: int | None
-    staleness_last: int | None
-    """Of its last merged update."""
-    waiting: int
-    """Updates in its outbox."""
-    merged: int
-    bytes_up: int
-    bytes_down: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """Everything now."""
-
-    stage: str
-    seconds: float
-    version: int
-    """-1 before the first."""
-    versions_planned: int | None
-    """None until it is known; the aggregator publishes version 0 before that."""
-    accuracies: Sequence[float] = ()
-    accuracy_version: int | None = None
-    merged: int = 0
-    duplicates: int = 0
-    refused: int = 0
-    staleness_mean: float | None = None
-    devices: Sequence[DeviceRow] = ()
-    notes: Sequence[str] = field(default_factory=tuple)
-    """Short facts for the last line."""
-    page_url: str = ""
-    """Where the same is to be seen in a browser; empty: nowhere."""
 
 
 @dataclass(frozen=True)

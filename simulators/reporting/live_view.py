@@ -9,7 +9,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.live import Live
 
-from simulators.reporting.frame import NEWS_KEPT, Frame, Scene
+from simulators.reporting.frame import NEWS_KEPT, Frame
+from simulators.reporting.snapshot import Scene
 
 PLAIN_SECONDS = 5.0
 """Between two lines of the same stage."""

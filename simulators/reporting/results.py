@@ -8,7 +8,7 @@ from typing import Any
 from aggregator.ledger.reading import Contribution
 from simulators.audit.exactly_once import Balance
 from simulators.audit.observer import Flow, SeenEvaluation
-from simulators.demo.baselines import Baselines
+from simulators.reporting.baselines import Baselines
 from simulators.reporting.device_timeline import Story
 
 LAST_VERSIONS = 5

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.telemetry import collecting
-from benchmarks import telemetry
 from benchmarks.__main__ import main
+from benchmarks.telemetry import backend
 from tests.broker.mosquitto import program
 
 SMALL = ["telemetry", "--pairs", "1", "--updates", "300", "--down-seconds", "0.5", "--fleet", "500"]
@@ -21,7 +21,7 @@ def test_a_small_run(
     if server == "influxd":
         program("influxd", install="sudo apt-get install influxdb")
     else:
-        monkeypatch.setattr(telemetry.shutil, "which", lambda _: None)
+        monkeypatch.setattr(backend.shutil, "which", lambda _: None)
     assert main([*SMALL, "--json", str(tmp_path / "figures.json")]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {"rate_ratio_on", "rate_ratio_down", "series", "cpu_microseconds_on"} <= set(figures)

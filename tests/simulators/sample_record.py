@@ -3,7 +3,7 @@
 from aggregator.ledger.reading import Contribution
 from simulators.audit.exactly_once import Balance, OutboxCount, balance
 from simulators.audit.observer import Flow, SeenEvaluation
-from simulators.demo.baselines import Baselines
+from simulators.reporting.baselines import Baselines
 from simulators.reporting.device_timeline import Span, Story
 from simulators.reporting.results import DeviceRecord, Record, TrafficSample, WireRecord
 

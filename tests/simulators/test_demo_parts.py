@@ -22,7 +22,7 @@ from device_client.uplink.rounds import Line as LocalLine
 from operations.proxy import Exchange, Line, Target
 from simulators.__main__ import PROGRAM, main
 from simulators.audit.exactly_once import OutboxCount, Sent, balance, read_outbox
-from simulators.demo.baselines import Baselines, budget_epochs
+from simulators.demo.baselines import budget_epochs
 from simulators.demo.calibration import OVERHEAD, versions_within
 from simulators.demo.command import Interrupted, interruptible
 from simulators.demo.connection import Wiring
@@ -30,9 +30,11 @@ from simulators.demo.plan import CHARACTERS, Plan, characters
 from simulators.processes import orphan_guard
 from simulators.processes.processes import ChildDied, Processes, child_environment
 from simulators.processes.signals import interruptions_deferred
+from simulators.reporting.baselines import Baselines
 from simulators.reporting.device_timeline import EventLines, Story
-from simulators.reporting.frame import DeviceRow, Scene, sparkline
+from simulators.reporting.frame import sparkline
 from simulators.reporting.live_view import LiveView, PlainView
+from simulators.reporting.snapshot import DeviceRow, Scene
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 # --- the plan -------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from simulators.demo.plan import CHARACTERS
 from simulators.reporting.device_timeline import State
-from simulators.reporting.frame import DeviceRow, Frame, Scene
+from simulators.reporting.frame import Frame
 from simulators.reporting.live_view import LiveView, PlainView, plain_line
+from simulators.reporting.snapshot import DeviceRow, Scene
 
 COUNTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63))
 NAMES = st.one_of(

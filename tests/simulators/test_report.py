@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simulators.demo.baselines import Baselines
 from simulators.demo.command import conclude
+from simulators.reporting.baselines import Baselines
 from simulators.reporting.plots import COLOURS, plots, spread
 from simulators.reporting.report import headline, page, write_report
 from simulators.reporting.results import summary

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from simulators.audit.observer import Sightings
-from simulators.demo.baselines import Baselines
 from simulators.demo.devices import Device
-from simulators.reporting.frame import DeviceRow, Scene
+from simulators.reporting.baselines import Baselines
+from simulators.reporting.snapshot import DeviceRow, Scene
 
 
 def scene_of(
