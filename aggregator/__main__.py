@@ -10,13 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 
 from aggregator.enrolment.roles import is_evaluator
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
-from aggregator.enrolment.settings import AuthoritySettings
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger.commands import (
     BackupSettings,
@@ -55,7 +53,6 @@ from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Will
 from wire_contract.messages import AggregatorStatus
-from wire_contract.program import command_line
 from wire_contract.program.blas_threads import limit_blas_threads
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.health import heartbeat
@@ -66,15 +63,7 @@ from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
 
-CALLED = "python -m aggregator"
-
 CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
-
-
-def _enrolment(settings: AuthoritySettings) -> None:
-    from aggregator.enrolment.commands import carry_out  # noqa: PLC0415 — cryptography is not for who runs
-
-    carry_out(settings)
 
 
 def run(settings: RunSettings) -> int:
@@ -266,7 +255,8 @@ def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
 
 PROGRAM = Program(
     name="aggregator",
-    says="Merges what devices learn, publishes versioned models, and gives clients their keys.",
+    started_as="python -m aggregator",
+    summary="Merges what devices learn, publishes versioned models, and gives clients their keys.",
     commands={
         "run": Command(settings=RunSettings, run=run),
         "status": Command(settings=StatusSettings, run=show_status),
@@ -280,16 +270,14 @@ PROGRAM = Program(
         "check-ledger": Command(settings=CheckLedgerSettings, run=check),
         "move-forward": Command(settings=MoveForwardSettings, run=renumber),
         "signing-key": Command(settings=SigningKeySettings, run=make_signing_key),
-        **{name: Command(settings=settings, run=_enrolment) for name, settings in ENROLMENT.items()},
+        **{
+            name: Command(settings=settings, run="aggregator.enrolment.commands:carry_out")
+            for name, settings in ENROLMENT.items()
+        },
     },
     default="run",
 )
-
-
-def main(arguments: Sequence[str] | None = None, *, called: str = CALLED) -> int:
-    """The program; returns its exit code."""
-    return command_line.main(PROGRAM, sys.argv[1:] if arguments is None else arguments, called=called)
-
+main = PROGRAM.main
 
 if __name__ == "__main__":
     sys.exit(main())

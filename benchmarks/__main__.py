@@ -4,7 +4,7 @@ writes its figures.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -17,11 +17,9 @@ from benchmarks.settings import (
     LedgerSettings,
     TelemetrySettings,
 )
-from wire_contract.program import command_line
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.command_settings import UsageError
 
-CALLED = "python -m benchmarks"
 Figures = dict[str, Any]
 
 
@@ -49,7 +47,8 @@ def _benchmark(measuring: str, showing: str) -> Callable[[BenchmarkSettings], No
 
 PROGRAM = Program(
     name="benchmarks",
-    says="Each measures one thing, prints its table and writes its figures where --json says.",
+    started_as="python -m benchmarks",
+    summary="Each measures one thing, prints its table and writes its figures where --json says.",
     commands={
         "absence": Command(settings=AbsenceSettings, run=_benchmark("benchmarks.absence", "benchmarks.absence")),
         "attack": Command(settings=AttackSettings, run=_benchmark("benchmarks.attack", "benchmarks.attack_table")),
@@ -64,12 +63,7 @@ PROGRAM = Program(
         ),
     },
 )
-
-
-def main(arguments: Sequence[str] | None = None, *, called: str = CALLED) -> int:
-    """The exit code."""
-    return command_line.main(PROGRAM, sys.argv[1:] if arguments is None else arguments, called=called)
-
+main = PROGRAM.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -37,6 +37,7 @@ from device_client.settings import (
     PretrainTeacherSettings,
     RunSettings,
 )
+from device_client.stop_signals import on_stop
 from device_client.task import Examples, Recipe, Task, TaskError, scheduled
 from device_client.tasks.loading import load_task
 from device_client.uplink.outbox import Outbox
@@ -54,8 +55,6 @@ from wire_contract.signatures.signing import PublicKey
 from wire_contract.topics import check_name
 
 OUTBOX_NAME = "outbox.sqlite"
-OnStop = Callable[[Callable[[], object]], None]
-"""Takes what a signal shall do from now on."""
 
 
 @contextmanager
@@ -100,7 +99,8 @@ def _client_id(task: Task, device: str) -> str:
 # --- run ------------------------------------------------------------------------------------------------------------
 
 
-def run(settings: RunSettings, on_stop: OnStop) -> None:
+@user_errors()
+def run(settings: RunSettings) -> None:
     """The device at work, until it is stopped."""
     task = task_as_told(_task(settings), settings)
     # What can be wrong is found before the first connection.
@@ -275,7 +275,8 @@ def _vitals(probe: Probe) -> dict[str, float]:
 # --- evaluate and export --------------------------------------------------------------------------------------------
 
 
-def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
+@user_errors()
+def evaluate_models(settings: EvaluateSettings) -> None:
     """The evaluator at work, until it is stopped or has measured once."""
     task = _task(settings)
     trust = _trust(read_all_public_keys(settings.model_key), task, VolatileMemory())
@@ -311,6 +312,7 @@ def evaluate_models(settings: EvaluateSettings, on_stop: OnStop) -> None:
     emit("stopped")
 
 
+@user_errors()
 def export_model(settings: ExportSettings) -> None:
     """The newest model of the broker, the one in a file, or a device's own teacher, in both forms."""
     task = _task(settings)
@@ -352,6 +354,7 @@ def _newest(task: Task, settings: ExportSettings) -> ModelFile:
 # --- files made before anything runs --------------------------------------------------------------------------------
 
 
+@user_errors()
 def make_initial_model(settings: InitialModelSettings) -> None:
     """The weights of a fresh student, the same for the same seed, or those of a file that fits the student."""
     task = _task(settings)
@@ -371,6 +374,7 @@ def make_initial_model(settings: InitialModelSettings) -> None:
     print(f"initial model of task {task.name}, {layout.size} numbers: {settings.out}")
 
 
+@user_errors()
 def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     """The teacher, trained on its own persons."""
     task = _task(settings)

@@ -1,5 +1,6 @@
 """What all command lines share: `--help` of every command, `--version`, and one line for whatever went wrong."""
 
+import inspect
 import io
 import os
 import re
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from aggregator.settings import RunSettings
-from asyncfedkd.programs import ROWS, main
-from wire_contract.program import command_line
+from asyncfedkd.programs import SUITE, main
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.command_settings import CommandSettings, UsageError, read_settings
+from wire_contract.program.exit_codes import EXTRAS
 from wire_contract.program.flags import GROUPS, flags_of, help_text
 
 HOUSE = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ PYTHON_WORDS = re.compile(r"\b(?:str|int|float|bool|tuple|list|dict|Path|SecretS
 
 def commands() -> Iterator[list[str]]:
     """Every word or two that a user may write after `asyncfedkd`."""
-    for name, row in ROWS.items():
+    for name, row in SUITE.programs.items():
         if row.command is not None:
             yield [name]
         else:
@@ -33,14 +34,14 @@ def commands() -> Iterator[list[str]]:
 
 
 def settings_of(words: list[str]) -> type[CommandSettings]:
-    row = ROWS[words[0]]
+    row = SUITE.programs[words[0]]
     found = row.program().commands[row.command or words[1]].settings
     assert issubclass(found, CommandSettings)
     return found
 
 
 ALL = list(commands())
-HELPS = [[], *([name] for name in ROWS), *(words for words in ALL if len(words) > 1)]
+HELPS = [[], *([name] for name in SUITE.programs), *(words for words in ALL if len(words) > 1)]
 
 
 def printed(words: list[str], monkeypatch: pytest.MonkeyPatch, *, encoding: str, columns: int) -> str:
@@ -132,6 +133,14 @@ def test_modules_are_programs_too(module: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_names_a_function_that_there_is(words: list[str]) -> None:
+    """A command may be given as "module:function", which no type checker follows."""
+    reference = SUITE.programs[words[0]]
+    command = reference.program().commands[reference.command or words[1]]
+    assert len(inspect.signature(command.function()).parameters) >= 1
+
+
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(words) == 2
     said = capsys.readouterr()
@@ -166,8 +175,10 @@ class Settings(CommandSettings):
 
 
 def outcome(run: Callable[[object], None], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    program = Program(name="some", says="Some.", commands={"do": Command(settings=Settings, run=run)})
-    code = command_line.main(program, ["do"], called="some")
+    program = Program(
+        name="some", started_as="some", summary="Some.", commands={"do": Command(settings=Settings, run=run)}
+    )
+    code = program.main(["do"])
     return code, capsys.readouterr().err
 
 
@@ -195,7 +206,7 @@ def test_a_defect_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_extras_are_those_of_the_distribution() -> None:
     extras = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for module, extra in command_line.EXTRAS.items():
+    for module, extra in EXTRAS.items():
         brought_by = "amqtt" if module == "pwdlib" else module
         assert any(re.match(rf"{brought_by}\b", one) for one in extras[extra]), module
 

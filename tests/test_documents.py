@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.ledger.ledger import Ledger
-from asyncfedkd.programs import CALLED, chosen, main
+from asyncfedkd.programs import SUITE, main
 from device_client.settings import RunSettings as DeviceSettings
 from device_client.tasks.loading import BUILT_IN
 from tests.aggregator.synthetic import TASK, begin
@@ -54,8 +54,8 @@ def test_the_programs_take_every_command(one: Shown, monkeypatch: pytest.MonkeyP
     if not words or words[0] in HELP_FLAGS:
         assert one.inline
         return
-    row, rest, _ = chosen(words)
-    program = row.program()
+    reference, rest, _ = SUITE.choose(words)
+    program = reference.program()
     if one.inline and (not rest or rest[0] == "NAME"):
         return
     name, flags = program.choose(rest)
@@ -63,7 +63,7 @@ def test_the_programs_take_every_command(one: Shown, monkeypatch: pytest.MonkeyP
     if one.inline:
         parse(settings, [flag for flag in flags if flag not in HELP_FLAGS])
         return
-    read = read_settings(settings, flags, program=CALLED)
+    read = read_settings(settings, flags, program=SUITE.name)
     if isinstance(read, DeviceSettings) and read.task in BUILT_IN and read.data is None:
         assert read.device in BUILT_IN[read.task](None).devices, "who tries this is told that there is no such device"
 

@@ -20,8 +20,8 @@ from operations.doctor.settings import PROBE_PREFIX, DoctorSettings
 from operations.doctor.visitor import Allowance, ProbeError, TimeUp
 from wire_contract.errors import LinkError, TopicError
 from wire_contract.link.mqtt import MqttSettings
-from wire_contract.program.command_line import INTERRUPTED
 from wire_contract.program.command_settings import UsageError
+from wire_contract.program.exit_codes import INTERRUPTED
 from wire_contract.topics import check_name
 
 EXAMINATION_SECONDS_MAX = 50.0

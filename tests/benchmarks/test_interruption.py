@@ -14,7 +14,6 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from benchmarks.jobs import Job, run_jobs
-from wire_contract.program import command_line
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.command_settings import CommandSettings
 
@@ -29,8 +28,9 @@ def run(settings):
     run_jobs({("one", n): Job(name=str(n), run=work, argument=n) for n in range(3)}, 2)
 
 if __name__ == "__main__":
-    program = Program(name="benchmarks", says="", commands={"wait": Command(settings=Settings, run=run)})
-    sys.exit(command_line.main(program, ["wait"], called="x"))
+    commands = {"wait": Command(settings=Settings, run=run)}
+    program = Program(name="benchmarks", started_as="x", summary="", commands=commands)
+    sys.exit(program.main(["wait"]))
 """
 
 

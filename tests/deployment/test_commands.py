@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from asyncfedkd.programs import ROWS
+from asyncfedkd.programs import SUITE
 from tests.broker.mosquitto import program
 from tests.deployment.compose_file import (
     REPOSITORY,
@@ -78,7 +78,7 @@ def unit_lines(path: Path, name: str) -> list[str]:
 def test_a_unit_starts_a_command_that_there_is_with_flags_that_there_are(unit: Path) -> None:
     program, name, *words = unit_lines(unit, "ExecStart")[0].split()
     assert Path(program).name in PYPROJECT["project"]["scripts"]
-    settings, flags = _settings_of([ROWS[name].module.removesuffix(".__main__"), *words])
+    settings, flags = _settings_of([SUITE.programs[name].module.removesuffix(".__main__"), *words])
     assert not flags
     known = {ENVIRONMENT_PREFIX + field.upper() for field in settings.model_fields} | {"FEDKD_WHEEL_FOLDER"}
     given = {line.partition("=")[0] for line in unit_lines(unit, "Environment")}

@@ -1,23 +1,34 @@
-"""What the command lines of all programs have in common: commands by name, `--help`, `--version`, one line for whatever
-went wrong, and exit codes.
+"""Command lines as tables: a program declares its commands, and the installed command its programs.
 
-0 done, or told to stop; 1 the link died, start it again; 2 what trying again will not mend; 130 ended by Ctrl-C.
+    PROGRAM = Program(
+        name="aggregator",
+        started_as="python -m aggregator",
+        summary="Merges updates and publishes versions of the model.",
+        commands={
+            "run": Command(settings=RunSettings, run="aggregator.commands:run"),
+            "status": Command(settings=StatusSettings, run=show_status),
+        },
+        default="run",
+    )
+    main = PROGRAM.main
+
+`--help`, `--version`, suggestions for a misspelled name, error lines and exit codes are the same everywhere. A command
+given as "module:function" is imported only when it runs, so that help and usage errors do not wait for PyTorch, and do
+not need it installed.
 """
 
-import codecs
-import io
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 from pydantic_settings import BaseSettings
 
-from wire_contract.errors import ContractError, LinkError
 from wire_contract.program.command_settings import UsageError, read_settings
+from wire_contract.program.exit_codes import DISTRIBUTION, one_line_errors
 from wire_contract.program.flags import (
     HELP_FLAGS,
     VERSION_FLAG,
@@ -27,51 +38,8 @@ from wire_contract.program.flags import (
     wrapped,
 )
 
-LINK_DIED = 1
-USAGE_ERROR = 2
-INTERRUPTED = 130
-"""128 and the number of SIGINT, as shells have it."""
-DISTRIBUTION = "asyncfedkd"
-
-EXTRAS: Mapping[str, str] = {
-    "torch": "device",
-    "psutil": "device",
-    "onnx": "device",
-    "onnxscript": "device",
-    "amqtt": "simulators",
-    "pwdlib": "simulators",
-    "rich": "simulators",
-    "matplotlib": "simulators",
-}
-"""Which extra of this distribution brings a module that the base installation lacks."""
-
-_SPELLED = {
-    "…": "...",
-    "\N{EN DASH}": "-",
-    "—": "-",
-    "\N{MINUS SIGN}": "-",
-    "→": "->",
-    "←": "<-",
-    "▶": ">",
-    "\N{MULTIPLICATION SIGN}": "x",
-    "·": "*",
-    "≤": "<=",
-    "≥": ">=",
-    "≈": "~",
-    "η": "eta",
-    "Σ": "sum",
-    "Δ": "delta",
-    "β": "beta",
-    "ε": "epsilon",
-    "²": "^2",
-    "‖": "|",
-    "“": '"',
-    "”": '"',
-    "\N{LEFT SINGLE QUOTATION MARK}": "'",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-    "\N{NO-BREAK SPACE}": " ",
-}
-_ERRORS = "fedkd-spelled"
+Run = Callable[[Any], int | None]
+"""Carries a command out: takes its settings, returns the exit code; None is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,147 +47,182 @@ class Command:
     """One command of a program."""
 
     settings: type[BaseSettings]
-    """Its flags; the first line of their docstring says what the command does."""
-    run: Callable[[Any], int | None]
-    """Takes the settings that were read; returns the exit code, None for 0."""
+    """Its flags; the first line of the docstring says in `--help` what the command does."""
+    run: Run | str
+    """The function, or "module:function", which is imported when the command runs."""
+    before: Callable[[], object] | None = None
+    """Called before a function given by name is imported, for example to handle signals during a slow import."""
 
     @property
-    def says(self) -> str:
+    def summary(self) -> str:
         return " ".join((self.settings.__doc__ or "").split())
+
+    def carry_out(self, settings: BaseSettings) -> int:
+        """Runs the command; returns its exit code."""
+        if self.before is not None:
+            self.before()
+        return self.function()(settings) or 0
+
+    def function(self) -> Run:
+        """The function of this command, imported if it is given by name."""
+        if not isinstance(self.run, str):
+            return self.run
+        module, _, name = self.run.partition(":")
+        return cast("Run", getattr(import_module(module), name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program and its commands."""
+    """A program and its table of commands."""
 
     name: str
-    """At the head of each line that says what is wrong."""
-    says: str
+    """At the beginning of every error line."""
+    started_as: str
+    """What a user types to start it, for help texts."""
+    summary: str
     commands: Mapping[str, Command]
     default: str | None = None
-    """The command that is meant where none is named."""
+    """The command that runs when none is named."""
 
     def choose(self, arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-        """The command that these arguments name, and what is left of them.
+        """Returns the name of the command in `arguments`, and the remaining arguments.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: there is no such command.
         """
         if arguments and arguments[0] in self.commands:
             return arguments[0], arguments[1:]
         if self.default is not None and (not arguments or arguments[0].startswith("-")):
             return self.default, arguments
-        wrong = arguments[0] if arguments else ""
-        near = get_close_matches(wrong, self.commands, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.commands)}"
-        raise UsageError(f"there is no command {wrong!r}; {hint}")
+        raise _unknown("command", arguments[0] if arguments else "", self.commands)
+
+    def contents(self, *, called: str, columns: int | None = None) -> str:
+        """The text of `--help`: all commands."""
+        width = usable_columns(columns)
+        listed = {name: command.summary for name, command in self.commands.items()}
+        without = f"; without COMMAND: {self.default}" if self.default else ""
+        return "\n".join(
+            [
+                *wrapped(f"usage: {called} COMMAND [flags]{without}", width, hanging=7),
+                "",
+                *wrapped(self.summary, width),
+                "",
+                *shown_commands(listed, width),
+                "",
+                *wrapped(f"Flags of one: {called} COMMAND --help", width),
+            ]
+        )
+
+    def main(self, arguments: Sequence[str] | None = None, *, called: str | None = None) -> int:
+        """Carries out what the command line asks for; returns the exit code.
+
+        Args:
+            arguments: without the program's own name; None: those of this process.
+            called: how it was started, for help texts; None: as `started_as` says.
+        """
+        with one_line_errors(self.name) as ending:
+            ending.code = self._carry_out(sys.argv[1:] if arguments is None else arguments, called or self.started_as)
+        return ending.code
+
+    def _carry_out(self, arguments: Sequence[str], called: str) -> int:
+        if arguments[:1] == [VERSION_FLAG]:
+            print(_version_line())
+            return 0
+        if _asks_for_help(arguments) or (not arguments and self.default is None):
+            print(self.contents(called=called))
+            if self.default is None:
+                return 0
+            print()
+            arguments = HELP_FLAGS
+        name, rest = self.choose(arguments)
+        command = self.commands[name]
+        if VERSION_FLAG in rest and not has_version_flag(command.settings):
+            print(_version_line())
+            return 0
+        started_as = called if name == self.default else f"{called} {name}"
+        return command.carry_out(read_settings(command.settings, rest, program=started_as))
 
 
-def version_line() -> str:
-    """Name and version of what is installed."""
+@dataclass(frozen=True, kw_only=True)
+class ProgramReference:
+    """A program in the table of a `ProgramSuite`, or one command of a program."""
+
+    module: str
+    """Imported when it is asked for; its `PROGRAM` is the table of commands."""
+    summary: str
+    command: str | None = None
+    """The only command that is meant; None: the next word of the command line names one."""
+
+    def program(self) -> Program:
+        found: Program = import_module(self.module).PROGRAM
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramSuite:
+    """Several programs behind one installed command."""
+
+    name: str
+    """What a user types, and what begins an error line."""
+    groups: Mapping[str, Mapping[str, ProgramReference]]
+    """By title in `--help`, then by name."""
+
+    @property
+    def programs(self) -> Mapping[str, ProgramReference]:
+        return {name: reference for group in self.groups.values() for name, reference in group.items()}
+
+    def choose(self, arguments: Sequence[str]) -> tuple[ProgramReference, Sequence[str], str]:
+        """Returns the program in `arguments`, the arguments to pass to it, and how it is called.
+
+        Raises:
+            UsageError: there is no such program.
+        """
+        name, *rest = arguments
+        reference = self.programs.get(name)
+        if reference is None:
+            raise _unknown("program", name, self.programs)
+        if reference.command is None:
+            return reference, rest, f"{self.name} {name}"
+        return reference, [reference.command, *rest], self.name
+
+    def contents(self, columns: int | None = None) -> str:
+        """The text of `--help`: all programs."""
+        width = usable_columns(columns)
+        lines = [f"usage: {self.name} PROGRAM [COMMAND] [flags]", ""]
+        for title, group in self.groups.items():
+            listed = {name: reference.summary for name, reference in group.items()}
+            lines += [f"{title}:", *shown_commands(listed, width), ""]
+        lines += wrapped(
+            f"Commands and flags of one: {self.name} PROGRAM --help. Which version this is: {VERSION_FLAG}", width
+        )
+        return "\n".join(lines)
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Carries out what the command line asks for; returns the exit code."""
+        given = sys.argv[1:] if arguments is None else arguments
+        with one_line_errors(self.name) as ending:
+            if not given or _asks_for_help(given):
+                print(self.contents())
+            elif given[0] == VERSION_FLAG:
+                print(_version_line())
+            else:
+                reference, rest, called = self.choose(given)
+                ending.code = reference.program().main(rest, called=called)
+        return ending.code
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return bool(arguments) and arguments[0] in {"help", *HELP_FLAGS}
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return UsageError(f"there is no {kind} {name!r}; {hint}")
+
+
+def _version_line() -> str:
     try:
         return f"{DISTRIBUTION} {version(DISTRIBUTION)}"
     except PackageNotFoundError:  # run from a checkout that is not installed
         return DISTRIBUTION
-
-
-def contents(program: Program, *, called: str, columns: int | None = None) -> str:
-    """The commands of a program."""
-    width = usable_columns(columns)
-    listed = {name: command.says for name, command in program.commands.items()}
-    without = f"; without COMMAND: {program.default}" if program.default else ""
-    return "\n".join(
-        [
-            *wrapped(f"usage: {called} COMMAND [flags]{without}", width, hanging=7),
-            "",
-            *wrapped(program.says, width),
-            "",
-            *shown_commands(listed, width),
-            "",
-            *wrapped(f"Flags of one: {called} COMMAND --help", width),
-        ]
-    )
-
-
-def main(program: Program, arguments: Sequence[str], *, called: str) -> int:
-    """Carries out what `arguments` ask for. The exit code.
-
-    Args:
-        program: its commands.
-        arguments: without the program's own name.
-        called: how it was started, for help texts: `python -m aggregator`, or `asyncfedkd aggregator`.
-    """
-    with one_line_errors(program.name) as outcome:
-        outcome.code = _carry_out(program, arguments, called)
-    return outcome.code
-
-
-def _carry_out(program: Program, arguments: Sequence[str], called: str) -> int:
-    if arguments[:1] == [VERSION_FLAG]:
-        print(version_line())
-        return 0
-    asks_for_help = bool(arguments) and arguments[0] in {"help", *HELP_FLAGS}
-    if asks_for_help or (not arguments and program.default is None):
-        print(contents(program, called=called))
-        if program.default is None:
-            return 0
-        print()
-        arguments = HELP_FLAGS
-    name, rest = program.choose(arguments)
-    command = program.commands[name]
-    started_as = called if name == program.default else f"{called} {name}"
-    if VERSION_FLAG in rest and not has_version_flag(command.settings):
-        print(version_line())
-        return 0
-    return command.run(read_settings(command.settings, rest, program=started_as)) or 0
-
-
-@dataclass
-class Outcome:
-    """How a program ended."""
-
-    code: int = 0
-
-
-@contextmanager
-def one_line_errors(name: str) -> Iterator[Outcome]:
-    """Whatever a user can mend, and Ctrl-C, become one line on standard error and an exit code.
-
-    Anything else is a defect, and keeps its traceback.
-    """
-    spell_what_a_terminal_lacks()
-    outcome = Outcome()
-
-    def end(code: int, line: str) -> None:
-        outcome.code = code
-        with suppress(OSError, ValueError):  # on a full disk the exit code is all that can be told
-            print(f"{name}: {line}", file=sys.stderr)
-
-    try:
-        yield outcome
-    except LinkError as error:
-        end(LINK_DIED, str(error))
-    except ContractError as error:
-        end(USAGE_ERROR, str(error))
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        end(USAGE_ERROR, f"{error.name} is not installed, which this needs: pip install '{DISTRIBUTION}[{extra}]'")
-    except KeyboardInterrupt:
-        end(INTERRUPTED, "ended by Ctrl-C")
-
-
-def spell_what_a_terminal_lacks() -> None:
-    """From now on a character that the output's encoding does not have is spelled in ASCII, in place of an error."""
-    codecs.register_error(_ERRORS, _spelled)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_ERRORS)
-
-
-def _spelled(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(character, "?") for character in lacking), error.end
