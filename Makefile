@@ -1,4 +1,4 @@
-# make demo · make test · make check · make up — each sets up what it needs first; Python's in .venv and nowhere else.
+# make demo · make test · make check · make up: each one first sets up what it needs. Python packages go into .venv only.
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -9,36 +9,36 @@ PAYLOADS ?= 1000000
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test test-containers fuzz check format dashboards services clean
 
-help:  ## What can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-demo: $(VENV)/.simulators  ## Six people's watches teach one model over MQTT; the result is out/demo/report.html; QUICK=1: a short run
+demo: $(VENV)/.simulators  ## Six devices train one model over MQTT; writes out/demo/report.html; QUICK=1: a short run
 	$(BIN)/python -m simulators demo --out $(OUT)$(if $(QUICK), --quick)
 
-up:  ## Broker, aggregator, evaluator, InfluxDB, Grafana in containers; FLEET=1 adds six devices
+up:  ## Start broker, aggregator, evaluator, InfluxDB and Grafana in containers; FLEET=1 adds six devices
 	@docker compose version >/dev/null 2>&1 || \
 		{ echo "docker compose is missing: install Docker Engine 25 or later with its compose plugin"; exit 1; }
-	@# Containers run as whoever calls this and own secrets/; for root that is somebody who is nobody else.
+	@# Containers run with the caller's user ID, which owns secrets/. When run as root, they use UID 10001.
 	@ids=$$(id -u):$$(id -g); [ "$${ids%%:*}" != 0 ] || ids=10001:10001; \
 	grep -qs '^FEDKD_UID=' .env || printf 'FEDKD_UID=%s\nFEDKD_GID=%s\n' "$${ids%%:*}" "$${ids##*:}" >> .env; \
 	. ./.env; \
 	[ -e secrets ] || { mkdir -m 700 secrets && { [ "$$(id -u)" != 0 ] || chown "$$FEDKD_UID:$$FEDKD_GID" secrets; }; }
 	docker compose run --rm --build setup
 	docker compose $(if $(FLEET),--profile fleet )up --detach --build --wait
-	@# A port that is open to everybody is named by 0.0.0.0 or [::], which is no address to connect to.
+	@# For a port bound to all interfaces Docker prints 0.0.0.0 or [::], which is not an address to connect to.
 	@at() { docker compose port $$1 $$2 | sed -E '1!d; s/^(0\.0\.0\.0|\[::\]):/localhost:/'; }; \
 	echo "Grafana   http://$$(at grafana 3000)  admin, password in secrets/passwords/grafana-admin"; \
 	echo "broker    mqtts://$$(at broker 8883)  authority in secrets/clients/ca.pem"; \
 	echo "browsers  wss://$$(at broker 8084)  viewer, password in secrets/clients/viewer.password"; \
-	echo "is it well? docs/deployment.md has the commands of the doctor for this broker"
+	echo "To check the broker, run the doctor: docs/deployment.md has the commands for this broker."
 
-down:  ## Stops what `up` started and keeps its volumes; VOLUMES=1 removes them, too
+down:  ## Stop what `up` started and keep its volumes; VOLUMES=1 deletes them, too
 	docker compose --profile fleet down$(if $(VOLUMES), --volumes)
 
-test: $(VENV)/.dev services  ## All tests; those with a broker start their own mosquitto on a free port
+test: $(VENV)/.dev services  ## Run all tests; those that need a broker start their own mosquitto on a free port
 	$(BIN)/python -m pytest
 
-test-containers: $(VENV)/.dev services  ## Backup and restore in containers; needs a Docker engine, builds our image for it
+test-containers: $(VENV)/.dev services  ## Test backup and restore in containers; needs a Docker engine, builds the aggregator image
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it (dockerd)"; exit 1; }
 	@base=$$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile); docker image inspect $$base >/dev/null 2>&1 || \
 		docker pull $$base || sh tests/containers/make_base.sh $$base
@@ -46,24 +46,24 @@ test-containers: $(VENV)/.dev services  ## Backup and restore in containers; nee
 		--tag asyncfedkd/aggregator:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
 	$(BIN)/python -m pytest -m containers tests/containers
 
-fuzz: $(VENV)/.dev  ## Damaged payloads on all cores, for the night: PAYLOADS=1000000, SEED=… to have a run again
+fuzz: $(VENV)/.dev  ## Fuzz the decoders with damaged payloads on all cores: PAYLOADS=1000000, SEED=… repeats a run
 	$(BIN)/python -m tests.fuzz --payloads $(PAYLOADS) $(if $(SEED),--seed $(SEED))
 
-check: $(VENV)/.dev  ## Lint, types and import directions
+check: $(VENV)/.dev  ## Run the linter and the type checker, verify import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev  ## Mends what a formatter can
+format: $(VENV)/.dev  ## Format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-dashboards: $(VENV)/.dev  ## Grafana's files and docs/dashboards.md, from the tables in grafana/
+dashboards: $(VENV)/.dev  ## Generate Grafana's files and docs/dashboards.md from the tables in grafana/
 	$(BIN)/python -m grafana
 
-# System services are neither needed nor started (RUNLEVEL=1): each test starts its own server and ends it.
-# chromium (350 MB on disk) looks at the page of `python -m simulators watch`.
+# No system services are needed or started (RUNLEVEL=1): each test starts and stops its own server.
+# chromium (350 MB on disk) tests the page of `asyncfedkd watch`.
 SERVERS := mosquitto:mosquitto mosquitto_sub:mosquitto-clients influxd:influxdb chromium:chromium
 services:
 	@for server in $(SERVERS); do \
@@ -88,5 +88,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.simulators
 
-clean:  ## Removes what was made, the virtual environment too
+clean:  ## Delete everything that was built, including the virtual environment
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,18 +1,19 @@
 #!/bin/sh
-# What the image's own first start leaves open: InfluxQL needs to know that database means bucket, and aggregator and
-# Grafana get tokens that only write and only read this one bucket. Makes what is missing; runs before every start.
+# Completes the setup that InfluxDB's image does on its first start: maps an InfluxQL database to the bucket, and creates one
+# token that can only write this bucket (aggregator) and one that can only read it (Grafana). Creates only what is missing;
+# runs before every start.
 #
-# INFLUX_HOST, INFLUX_ORG  as the influx command knows them
+# INFLUX_HOST, INFLUX_ORG  variables of the influx command
 # INFLUX_TOKEN_FILE        the administrator's token
-# BUCKET                   name of the bucket, and of the database in InfluxQL
+# BUCKET                   name of the bucket and of the InfluxQL database
 # TOKENS                   folder for the tokens
-# WAIT_SECONDS             how long to wait for a server that is still setting itself up
+# WAIT_SECONDS             how long to wait for a server that is still being set up
 set -eu
 umask 077
 INFLUX_TOKEN=$(cat "$INFLUX_TOKEN_FILE")
 export INFLUX_TOKEN
 
-# A server that has just been made answers before its bucket and token are there.
+# A new server answers before its bucket and token exist.
 left=$WAIT_SECONDS
 complaint=$(mktemp)
 buckets=
@@ -41,4 +42,4 @@ token() { # name permission
 }
 token write --write-bucket
 token read --read-bucket
-echo "influxdb-setup: database and tokens are in their place"
+echo "influxdb-setup: database mapping and tokens are ready"

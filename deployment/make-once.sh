@@ -1,5 +1,5 @@
 #!/bin/sh
-# make-once.sh FILE COMMAND …: the command, unless the file that it makes is there.
+# make-once.sh FILE COMMAND …: runs the command unless the file that it creates exists.
 set -eu
 file=$1
 shift

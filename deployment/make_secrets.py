@@ -1,11 +1,11 @@
-"""What the services need before the first of them starts: authority, certificates, signing key, passwords.
+"""Creates what the services need before they start: certificate authority, certificates, signing key, passwords.
 
-It makes what is missing and touches nothing that is there, so it runs before every start. To have something made anew,
-move it away. The commands are those of `python -m aggregator`, in one process, as each start of Python takes a second.
+It creates what is missing and changes nothing that exists, so it runs before every start. To replace something, move it
+away first. It uses the commands of `python -m aggregator` in one process, because each start of Python takes a second.
 
-    SECRETS       the folder; only its owner may look in
-    BROKER_HOSTS  names and addresses under which clients reach the broker, with spaces between
-    DEVICES       names of the devices of the fleet, likewise
+    SECRETS       the folder; only its owner can read it
+    BROKER_HOSTS  names and addresses under which clients reach the broker, separated by spaces
+    DEVICES       names of the devices of the fleet, separated by spaces
 """
 
 import os
@@ -23,7 +23,7 @@ PASSWORDS = FOLDER / "passwords"
 
 CLIENT_ROLES = {
     "aggregator": "aggregator",
-    "aggregator-3": "aggregator",  # its telemetry, which listens to the broker under a name of its own
+    "aggregator-3": "aggregator",  # its telemetry connection, which needs a name of its own
     "evaluator": "evaluator",
     "viewer-1": "viewer",  # the broker's health check
     **dict.fromkeys(os.environ["DEVICES"].split(), "device"),
@@ -32,13 +32,13 @@ FIRST_PASSWORDS = ("influxdb-admin", "influxdb-admin-token", "grafana-admin")
 
 
 def unless_there(made: Path, *command: str) -> None:
-    """A command of the aggregator, unless what it makes is there; its one line of complaint ends the program."""
+    """Runs a command of the aggregator unless the file it creates exists; exits with its code if it fails."""
     if not made.exists() and (code := aggregator(command)) != 0:
         sys.exit(code)
 
 
 def make_password(path: Path) -> None:
-    """A random one, whole or not at all."""
+    """Writes a random password atomically, unless the file exists."""
     if not path.exists():
         new = path.with_name(path.name + ".new")
         new.write_text(secrets.token_urlsafe(32) + "\n", encoding="ascii")
@@ -52,18 +52,18 @@ def main() -> None:
     authority = ("--authority", str(AUTHORITY))
     unless_there(AUTHORITY / "ca.key", "new-authority", *authority)
     hosts = [word for host in os.environ["BROKER_HOSTS"].split() for word in ("--host", host)]
-    # --renew: whoever moved a certificate away wants another under the same name.
+    # --renew: a certificate that was moved away is to be replaced under the same name.
     enrol = ("enrol", *authority, "--renew")
     unless_there(AUTHORITY / "broker" / "broker.pem", *enrol, "--role", "broker", "--device", "broker", *hosts)
     enrol = (*enrol, "--out", str(CLIENTS))
     for name, role in CLIENT_ROLES.items():
         unless_there(CLIENTS / f"{name}.pem", *enrol, "--role", role, "--device", name)
-    # People who look on with a browser have a password instead of a certificate.
+    # People with a browser use a password instead of a certificate.
     unless_there(CLIENTS / "viewer.password", *enrol, "--role", "viewer", "--device", "viewer", "--password")
     unless_there(SIGNING_KEY, "signing-key", "--out", str(SIGNING_KEY))
     for name in FIRST_PASSWORDS:
         make_password(PASSWORDS / name)
-    print("everything is in its place")
+    print("all secrets are ready")
 
 
 if __name__ == "__main__":
