@@ -31,8 +31,10 @@ from aggregator.model_line import LineSettings
 from benchmarks.jobs import Job, Key, run_jobs
 from benchmarks.learning import fleet, tasks_and_further
 from benchmarks.settings import AttackSettings
-from device_client.learning.distillation import evaluate, seeded, train_teacher
+from device_client.learning.asyncfedkd import train_teacher
+from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.learning.seeding import seeded
 from device_client.settings import UPDATE_BYTES
 from device_client.task import Task, TaskError, scheduled
 from simulators.world.federation import run_asynchronous

@@ -26,8 +26,10 @@ from torch import nn
 from aggregator.model_line import DELTA_BYTES
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.settings import LearningSettings
-from device_client.learning.distillation import evaluate, seed_of, seeded, train_alone, train_teacher
+from device_client.learning.asyncfedkd import train_alone, train_teacher
+from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.learning.seeding import seed_of, seeded
 from device_client.settings import UPDATE_BYTES
 from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from device_client.tasks import har

@@ -12,16 +12,18 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from device_client.disk import Disk
+from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.downlink.model_trust import Memory, ModelTrust, VolatileMemory
-from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only
+from device_client.evaluator import Evaluator, Measured
 from device_client.events import Emit, EventLog
 from device_client.export import ExportError, await_model, export
-from device_client.learning.distillation import evaluate, seeded, train_teacher
+from device_client.learning.asyncfedkd import train_teacher
+from device_client.learning.evaluation import evaluate
 from device_client.learning.fedkd import projection_between
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.learning.parameters import layout_of, load_vector, vector_of
-from device_client.learning.trainer import StudentTrainer
+from device_client.learning.seeding import seeded
+from device_client.learning.student_trainer import StudentTrainer
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
 from device_client.policy.approval import ApprovalFile
 from device_client.policy.conditions import Policy, unmet
@@ -42,6 +44,7 @@ from device_client.task import Examples, Recipe, Task, TaskError, scheduled
 from device_client.tasks.loading import load_task
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxError
+from device_client.uplink.write_retry import Disk
 from wire_contract.errors import ContractError, LayoutError, LinkError
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.model_roles import STUDENTS, TEACHERS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from device_client.evaluator import TURN_SECONDS, ModelFeed
+from device_client.downlink.model_feed import ModelFeed
 from device_client.learning.parameters import load_vector
 from device_client.model_files import ModelFile, write_model, write_whole
 from wire_contract.layout import digest
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Exported = Literal["model", "teacher"]
 """What the files are named for: the global student, or a device's own teacher."""
+TURN_SECONDS = 0.5
+"""Longest single wait for an event of the link."""
 _EXAMPLES = 2
 """In the batch that the exporter traces: of one it would take the batch for fixed."""
 

@@ -11,21 +11,21 @@ tells `started` and `stopped`, and closes the link and the outbox.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from device_client.disk import Disk
 from device_client.downlink.inbox import NewModel, Outcome, Rejected
 from device_client.downlink.model_trust import ModelTrust
+from device_client.downlink.no_model_warning import FirstModel
 from device_client.downlink.receiver import Downlink
 from device_client.events import Emit
-from device_client.first_model import FirstModel
 from device_client.policy.duty_cycle import Pace
 from device_client.policy.gate import Gate
 from device_client.presence import offline, online, presence_topic, this_firmware
+from device_client.trainer import Trainer
 from device_client.training_schedule import PATIENCE_SECONDS, Study, Vitals
 from device_client.uplink.missing_receipts import Silence
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.resending import Sender, SenderSettings
-from device_client.uplink.rounds import Trainer
 from device_client.uplink.uploader import Courier
+from device_client.uplink.write_retry import Disk
 from wire_contract import topics
 from wire_contract.compression.choice import EncodingChoice
 from wire_contract.errors import LinkError, TopicError

@@ -7,21 +7,13 @@ do (`turn`), rests as its duty cycle wants it, and waits while the policy no lon
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from device_client.disk import Disk
 from device_client.events import Emit
 from device_client.policy.duty_cycle import Pace
 from device_client.policy.gate import Gate
+from device_client.trainer import Trained, Trainer, is_finite
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import (
-    Round,
-    Trained,
-    Trainer,
-    dropped,
-    is_finite,
-    make_update,
-    next_round,
-    telling_again,
-)
+from device_client.uplink.rounds import Round, dropped, make_update, next_round, telling_again
+from device_client.uplink.write_retry import Disk
 from wire_contract.compression.choice import EncodingChoice
 from wire_contract.errors import EncodeError
 from wire_contract.program.clock import Clock

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from device_client.learning.distillation import evaluate, seeded, train_alone, train_student, train_teacher
+from device_client.learning.asyncfedkd import train_alone, train_student, train_teacher
+from device_client.learning.evaluation import evaluate
+from device_client.learning.seeding import seeded
 from device_client.task import pooled
 from device_client.tasks.loading import load_task
 

@@ -13,8 +13,10 @@ from torch import nn
 from benchmarks.communication.arms import Arm, arms
 from benchmarks.communication.codec_cost import cost_of_choice, microseconds
 from benchmarks.learning import fleet, tasks_and_further
-from device_client.learning.distillation import evaluate, seeded, train_alone, train_teacher
+from device_client.learning.asyncfedkd import train_alone, train_teacher
+from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.learning.seeding import seeded
 from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from simulators.world.federation import Learner, run_asynchronous, run_synchronous
 from simulators.world.learners import MutualLearner, StudentLearner, answers_of

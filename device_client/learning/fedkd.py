@@ -14,8 +14,8 @@ from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn, no_grad
 
-from device_client.learning.distillation import seed_of, seeded, task_loss_of
-from device_client.learning.losses import mutual_losses
+from device_client.learning.losses import mutual_losses, task_loss_of
+from device_client.learning.seeding import seed_of, seeded
 from device_client.learning.training_loop import Learned, TrainingResult, optimise, right_ones, summed
 from device_client.task import Examples, Recipe, TaskError
 

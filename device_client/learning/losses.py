@@ -35,6 +35,8 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional
 
+from device_client.task import Recipe
+
 TASK_LOSS_SUM_MIN = 1e-2
 """Nats; so mutual distillation weighs at most 100 times the task loss. Label smoothing keeps the sum well above it."""
 
@@ -66,6 +68,11 @@ def loss_of_labels(name: str, *, focal_gamma: float, label_smoothing: float) -> 
         "focal": partial(focal, gamma=focal_gamma, label_smoothing=label_smoothing),
     }
     return losses[name]
+
+
+def task_loss_of(recipe: Recipe) -> LossOfLabels:
+    """The student's task loss."""
+    return loss_of_labels(recipe.task_loss, focal_gamma=recipe.focal_gamma, label_smoothing=recipe.label_smoothing)
 
 
 def divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:

@@ -7,12 +7,12 @@ then increments: their sum leads from the base to the local student, up to what 
 (`feedback.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
+from device_client.trainer import Trained
 from device_client.uplink.error_feedback import Untold, carried, clipped, with_untold
 from wire_contract.compression.choice import EncodingChoice, encode_as
 from wire_contract.encoding import decode_vector
@@ -54,37 +54,6 @@ class Round:
     """Sequences of the updates whose content is in the residual again, because it was not taken in."""
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What one round gave."""
-
-    weights: Vector
-    """(layout.size,)"""
-    samples: int
-    """Examples of the device; a weight in merging."""
-    steps: int
-    """Optimiser steps."""
-    metrics: dict[str, float]
-
-
-Tick = Callable[[], bool]
-"""To be called before each batch; it may take its time. False: give the round up."""
-
-
-class Trainer(Protocol):
-    """Whoever can train a student. The runner knows no more of learning than this."""
-
-    def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
-        """One round, from `weights` (layout.size,), which stay as they are; None when `tick` said no.
-
-        Args:
-            weights: of the student to start from.
-            version: of the base.
-            round: from 1, on this base; with the version it fixes the random numbers.
-            tick: called before each batch.
-        """
-
-
 def next_round(
     base: Published | None, line: Line | None, *, now: float, rounds_max: int, retrain_after_seconds: float
 ) -> Round | None:
@@ -112,11 +81,6 @@ def telling_again(todo: Round, untold: Sequence[Untold]) -> Round:
     base = todo.base
     residual = with_untold(todo.residual, untold, to_version=base.version, layout=base.layout)
     return replace(todo, residual=residual, retold=tuple(one.sequence for one in untold))
-
-
-def is_finite(trained: Trained) -> bool:
-    """Whether training did not diverge."""
-    return bool(np.isfinite(trained.weights).all() and np.isfinite(list(trained.metrics.values())).all())
 
 
 def dropped(todo: Round, *, now: float) -> Line:

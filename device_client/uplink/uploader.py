@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from device_client.disk import Disk
 from device_client.events import Emit
 from device_client.policy.gate import Gate
 from device_client.uplink.missing_receipts import Silence
 from device_client.uplink.outbox import Entry, Outbox
 from device_client.uplink.outbox_errors import OutboxBlocked
 from device_client.uplink.resending import Sender, Verdict, verdict
+from device_client.uplink.write_retry import Disk
 from wire_contract import codec, topics
 from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
 from wire_contract.link.protocol import Link

@@ -52,7 +52,8 @@ def run(settings: BaselineSettings, tell: Callable[[str], object] = print) -> No
     import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
-    from device_client.learning.distillation import evaluate, train_alone  # noqa: PLC0415
+    from device_client.learning.asyncfedkd import train_alone  # noqa: PLC0415
+    from device_client.learning.evaluation import evaluate  # noqa: PLC0415
     from device_client.learning.parameters import load_vector  # noqa: PLC0415
     from device_client.model_files import read_model  # noqa: PLC0415
     from device_client.task import Examples, pooled  # noqa: PLC0415

@@ -56,7 +56,7 @@ def measure(settings: PaceSettings) -> float:
     # torch takes seconds, which `--help` and whoever only wants the rest do not need
     import torch  # noqa: PLC0415
 
-    from device_client.learning.distillation import train_alone  # noqa: PLC0415
+    from device_client.learning.asyncfedkd import train_alone  # noqa: PLC0415
     from device_client.tasks.loading import load_task  # noqa: PLC0415
 
     torch.set_num_threads(1)

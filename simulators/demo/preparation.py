@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from device_client.learning.distillation import seeded
 from device_client.learning.parameters import layout_of, vector_of
+from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, write_model
 from device_client.task import Task, TaskError
 from device_client.tasks.loading import BUILT_IN, load_task

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from aggregator.admission import Merge
-from device_client.uplink.rounds import Line, Round, Trained, make_update, next_round
+from device_client.trainer import Trained
+from device_client.uplink.rounds import Line, Round, make_update, next_round
 from simulators.world.server import History, Rules, VirtualServer
 from wire_contract.layout import Layout, Vector
 from wire_contract.messages import INCARNATION_BYTES, Identity

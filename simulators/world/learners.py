@@ -5,12 +5,14 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from device_client.learning.distillation import logits_of, seed_of, seeded, train_student
+from device_client.learning.asyncfedkd import train_student
+from device_client.learning.evaluation import logits_of
 from device_client.learning.fedkd import projection_between, train_mutually
 from device_client.learning.parameters import load_vector, vector_of
+from device_client.learning.seeding import seed_of, seeded
 from device_client.learning.training_loop import TrainingResult
 from device_client.task import Examples, Task
-from device_client.uplink.rounds import Trained
+from device_client.trainer import Trained
 from wire_contract.layout import Layout, Vector
 
 

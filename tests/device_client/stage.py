@@ -13,14 +13,14 @@ from device_client.downlink.model_trust import Memory, ModelTrust
 from device_client.events import EVENTS
 from device_client.presence import subscriptions, will
 from device_client.runner import Ended, Runner, RunnerSettings
+from device_client.trainer import Tick, Trained
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import Tick, Trained
 from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Delivery, Disconnected, Event, Quality
-from wire_contract.messages import Receipt, RefusalReason, Update
+from wire_contract.messages import Presence, Receipt, RefusalReason, Update
 from wire_contract.program.clock import Clock
 from wire_contract.publication.manifest import Announcement, announce
 from wire_contract.signatures.envelope import read
@@ -330,3 +330,11 @@ class Stage:
         """How many wait in the outbox of a device that runs."""
         assert self.opened is not None
         return len(self.opened)
+
+    def merged(self) -> list[tuple[int, int]]:
+        """Sequence and base version of each merged update, in order."""
+        return [(update.sequence, update.base_version) for update in self.aggregator.merged]
+
+    def presence(self) -> str:
+        payload = self.broker.retained[topics.build("presence", root=ROOT, task=TASK, device=DEVICE)]
+        return codec.decode(payload, Presence).status

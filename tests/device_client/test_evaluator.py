@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_client import first_model
-from device_client.evaluator import Evaluator, Measured, ModelFeed, models_only, publishable
+from device_client.downlink import no_model_warning
+from device_client.downlink.model_feed import ModelFeed, models_only
+from device_client.evaluator import Evaluator, Measured, publishable
 from device_client.presence import will
 from wire_contract import codec, topics
 from wire_contract.encoding import EncodingName
@@ -260,7 +261,7 @@ def test_the_feed_knows_why_there_is_no_connection() -> None:
 
 
 def test_it_says_once_what_it_is_waiting_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_model, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(no_model_warning, "WAIT_SECONDS", 0.0)
     for _ in range(5):
         bench.turn()
     (said,) = [str(fields["message"]) for name, fields in bench.events if name == "warning"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from device_client.evaluator import ModelFeed, models_only
+from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.export import ExportError, await_model, export, onnx_of
-from device_client.learning.distillation import seeded
 from device_client.learning.networks import STUDENT, Sensor, WindowClassifier
 from device_client.learning.parameters import layout_of, vector_of
+from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, read_model
 from device_client.task import Examples, Task
 from tests.device_client.test_evaluator import ROOT, TASK, publish, version

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_client.trainer import Trained
 from device_client.uplink.error_feedback import (
     RESIDUAL_NORM_MAX,
     RESIDUAL_VERSIONS_MAX,
@@ -19,7 +20,7 @@ from device_client.uplink.error_feedback import (
     with_untold,
 )
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import Line, Trained, dropped, make_update, next_round, telling_again
+from device_client.uplink.rounds import Line, dropped, make_update, next_round, telling_again
 from wire_contract import codec
 from wire_contract.compression.choice import EncodingChoice, TopShare
 from wire_contract.compression.planner import Plan

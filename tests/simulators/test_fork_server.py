@@ -37,7 +37,7 @@ import hashlib
 import torch
 from device_client.task import Examples
 from device_client.tasks.loading import load_task
-from device_client.learning.trainer import StudentTrainer
+from device_client.learning.student_trainer import StudentTrainer
 from device_client.learning.distillation import evaluate, logits_of, seeded
 from device_client.learning.parameters import layout_of, vector_of
 torch.set_num_threads(1)

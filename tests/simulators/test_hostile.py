@@ -11,7 +11,7 @@ import pytest
 
 from aggregator.model_line import LineSettings
 from benchmarks.attack import rules_of
-from device_client.uplink.rounds import Trained
+from device_client.trainer import Trained
 from simulators.world.federation import VirtualDevice, run_asynchronous
 from simulators.world.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.server import History, Rules, unbounded

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from device_client.learning.distillation import evaluate, seeded
+from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.learning.seeding import seeded
 from device_client.tasks.loading import load_task
-from device_client.uplink.rounds import Trained
+from device_client.trainer import Trained
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
 from simulators.world.learners import MutualLearner, StudentLearner
 from simulators.world.server import Rules

@@ -18,8 +18,8 @@ import numpy as np
 
 from device_client.presence import subscriptions, will
 from device_client.runner import Runner, RunnerSettings
+from device_client.trainer import Tick, Trained
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import Tick, Trained
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings

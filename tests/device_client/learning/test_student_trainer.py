@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from device_client.learning.distillation import seeded
 from device_client.learning.local_teacher import LocalTeacher
 from device_client.learning.parameters import layout_of, vector_of
-from device_client.learning.trainer import StudentTrainer, round_seed
+from device_client.learning.seeding import round_seed, seeded
+from device_client.learning.student_trainer import StudentTrainer
 from device_client.model_files import read_model
 from device_client.task import Examples, Recipe
-from device_client.uplink.rounds import Trained, is_finite
+from device_client.trainer import Trained, is_finite
 
 EXAMPLES = Examples.of(np.random.default_rng(0).standard_normal((40, 6)), np.arange(40) % 3)
 

@@ -1,18 +1,19 @@
 """Trains a task's student on this device's data, under or with its teacher. Knows torch; the runner does not."""
 
-import hashlib
 import time
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from device_client.learning.distillation import logits_of, train_student
+from device_client.learning.asyncfedkd import train_student
+from device_client.learning.evaluation import logits_of
 from device_client.learning.fedkd import train_mutually
 from device_client.learning.local_teacher import LocalTeacher
 from device_client.learning.parameters import load_vector, vector_of
+from device_client.learning.seeding import round_seed
 from device_client.learning.training_loop import TrainingResult
 from device_client.task import Examples, Recipe
-from device_client.uplink.rounds import Tick, Trained, is_finite
+from device_client.trainer import Tick, Trained, is_finite
 from wire_contract.layout import Layout, Vector
 
 
@@ -115,9 +116,3 @@ class StudentTrainer:
             clock=self._clock,
             should_stop=should_stop,
         )
-
-
-def round_seed(device: str, *, version: int, round_number: int, seed: int = 0) -> int:
-    """The same on every machine and in every process, and another one for every round of every device."""
-    named = f"{seed}/{device}/{version}/{round_number}".encode()
-    return int.from_bytes(hashlib.sha256(named).digest()[:8], "big") >> 1

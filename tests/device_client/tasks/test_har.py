@@ -12,7 +12,7 @@ from device_client.task import SplitError, TaskError
 from device_client.tasks.har import FILE, file_in, further_persons
 from device_client.tasks.loading import load_task
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "watch_har"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "watch_har"
 PERSONS = np.repeat(np.arange(1, 8), 6)  # 1 to 5 train, 6 and 7 test
 
 

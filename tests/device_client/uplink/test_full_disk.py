@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from device_client import commands
-from device_client.disk import REST_SECONDS_MAX, Disk
 from device_client.settings import RunSettings
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxBlocked, OutboxUnwritable
+from device_client.uplink.write_retry import REST_SECONDS_MAX, Disk
 from tests.device_client.stage import DEVICE, TASK, Kill, Stage, Time, fill_disk, free_disk, model
 from tests.wire_contract.keys import key
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Vector
 from wire_contract.messages import RefusalReason
 
-HOUSE = Path(__file__).parents[2]
+HOUSE = Path(__file__).parents[3]
 
 
 class FullDisk(Outbox):
@@ -291,7 +291,7 @@ def test_on_a_disk_that_is_really_full(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
     done = subprocess.run(
-        [*alone, sys.executable, "-m", "tests.device_client.device_on_a_small_disk", str(tmp_path)],
+        [*alone, sys.executable, "-m", "tests.device_client.uplink.device_on_a_small_disk", str(tmp_path)],
         cwd=HOUSE,
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from device_client.downlink.inbox import Inbox, NewModel, Rejected
 from device_client.downlink.model_trust import CLOCK_SKEW_SECONDS, Believed, ModelTrust, VolatileMemory
 from device_client.downlink.receiver import Downlink
 from device_client.uplink.outbox import Outbox
-from tests.device_client.downlink_line import announced, shelves
+from tests.device_client.downlink.downlink_line import announced, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK, Kill, Stage, model
 from tests.wire_contract.keys import key
 from wire_contract import codec, topics

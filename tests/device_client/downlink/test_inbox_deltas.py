@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_client.downlink.inbox import PATIENCE_VERSIONS, Inbox, NewModel, Rejected, Wanted
-from tests.device_client.downlink_line import LAYOUT, Retained, announced, large_deltas, rejections, shelves
+from tests.device_client.downlink.downlink_line import LAYOUT, Retained, announced, large_deltas, rejections, shelves
 from tests.device_client.stage import TASK
 from wire_contract import codec
 from wire_contract.encoding import Float32, encode_vector

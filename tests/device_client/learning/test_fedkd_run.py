@@ -25,7 +25,7 @@ from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Update
 from wire_contract.publication.manifest import announce
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 OWN = """
 from torch import nn
 from device_client.task import Examples, Recipe, Task

@@ -1,68 +1,21 @@
 """What a device asks the broker for, and what it costs: over a link, with the aggregator's own publisher."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 
 from aggregator.publishing.publisher import Publisher
-from device_client.downlink.inbox import NewModel, Outcome
-from device_client.downlink.receiver import Downlink
+from device_client.downlink.inbox import NewModel
 from device_client.downlink.resubscription import Renewal
-from tests.broker.mosquitto import Mosquitto
-from tests.device_client.downlink_line import announced, large_deltas, shelves
+from tests.device_client.downlink.downlink_line import announced, large_deltas
+from tests.device_client.downlink.listening_device import LINE, MODEL, MODELS, Watched
 from tests.device_client.stage import DEVICE, ROOT, TASK
 from wire_contract import codec, topics
 from wire_contract.link.memory import MemoryBroker, MemoryLink
-from wire_contract.link.mqtt import MqttLink, MqttSettings
-from wire_contract.link.mqtt_settings import Protocol
-from wire_contract.link.protocol import Connected, Delivery, Filters, Link, Quality
+from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest
 from wire_contract.publication.manifest import assemble
 from wire_contract.publication.release import Shelf
-
-LINE = shelves(40)
-MODEL = topics.build("model", root=ROOT, task=TASK)
-MODELS = topics.listened("model", root=ROOT, task=TASK)
-
-
-class Watched:
-    """A device that only listens; it notes what it subscribed to and what that cost."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.asked: list[str] = []
-        self.received: dict[str, int] = {}
-        subscribe = link.subscribe
-
-        def noting(topic_filter: str, *, quality: Quality = 1) -> None:
-            self.asked.append(topic_filter.removeprefix(f"{ROOT}/{TASK}/"))
-            subscribe(topic_filter, quality=quality)
-
-        link.subscribe = noting  # type: ignore[method-assign]
-        self.now = 0.0
-        self.downlink = Downlink(link, root=ROOT, task=TASK, monotonic=lambda: self.now, uniform=lambda low, _: low)
-        self.outcomes: list[Outcome] = []
-
-    def listen(self, timeout_seconds: float = 0.0) -> None:
-        """Until nothing more comes."""
-        while events := self.link.receive(count=100, timeout_seconds=timeout_seconds):
-            for event in events:
-                if isinstance(event, Delivery):
-                    topic = topics.parse(event.topic, root=ROOT)
-                    self.received[topic.kind] = self.received.get(topic.kind, 0) + len(event.payload)
-                    self.outcomes.append(self.downlink.take(topic, event.payload))
-                    self.link.ack(event)
-
-    @property
-    def version(self) -> int | None:
-        held = self.downlink.held
-        return None if held is None else held.published.version
-
-    def forget(self) -> None:
-        self.asked.clear()
-        self.received.clear()
-        self.outcomes.clear()
 
 
 class World:
@@ -259,93 +212,3 @@ def test_firmware_that_knows_manifests_and_chunks_only_has_the_snapshots(world: 
         version, digest = held[-1]
         assert shelf.version - version < 8, "stale by a few versions at most"
         assert digest == LINE[version].published.digest, "a base that the aggregator knows"
-
-
-# Over a real broker.
-
-
-@pytest.fixture
-def mqtt_links() -> Iterator[list[MqttLink]]:
-    made: list[MqttLink] = []
-    yield made
-    for link in made:
-        link.close()
-
-
-@pytest.mark.broker
-@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protocol: Protocol) -> None:
-    def link(name: str, subscriptions: Filters = ()) -> MqttLink:
-        settings = MqttSettings(
-            host="127.0.0.1", port=mosquitto.port, client_id=name, subscriptions=subscriptions, protocol=protocol
-        )
-        mqtt_links.append(MqttLink(settings))
-        return mqtt_links[-1]
-
-    aggregator = link("aggregator")
-    publisher = Publisher(aggregator, root=ROOT, task=TASK, shard=0)
-    for shelf in LINE[:12]:
-        publisher.model(announced(shelf))
-    assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
-    device = Watched(link(DEVICE, MODELS))
-    for _ in range(50):
-        device.listen(0.2)
-        if device.version == 11:
-            break
-    assert device.version == 11
-    assert device.asked == ["delta/9", "delta/10", "model/8/+"]
-    device.forget()
-    for shelf in LINE[12:25]:
-        publisher.model(announced(shelf))
-    assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
-    for _ in range(50):
-        device.listen(0.2)
-        if device.version == 24:
-            break
-    assert device.version == 24
-    assert (device.asked, set(device.received)) == ([], {"model"})
-
-
-@pytest.mark.broker
-@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_an_upgraded_device_no_longer_pays_for_each_version_it_missed(
-    mosquitto: Mosquitto, mqtt_links: list[MqttLink], protocol: Protocol
-) -> None:
-    """An older program listened at QoS 1: what the broker has queued for it comes once, and nothing is queued again."""
-
-    def link(name: str, subscriptions: Filters = ()) -> MqttLink:
-        settings = MqttSettings(
-            host="127.0.0.1", port=mosquitto.port, client_id=name, subscriptions=subscriptions, protocol=protocol
-        )
-        mqtt_links.append(MqttLink(settings))
-        return mqtt_links[-1]
-
-    aggregator = link("aggregator")
-    publisher = Publisher(aggregator, root=ROOT, task=TASK, shard=0)
-
-    def publish(*line: Shelf) -> None:
-        for shelf in line:
-            publisher.model(announced(shelf))
-        assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
-
-    def come_back(subscriptions: Filters, newest: bytes) -> tuple[int, bool]:
-        """How many manifests came until the retained one, and whether that came at QoS 0."""
-        device = link(DEVICE, subscriptions)
-        heard: list[Delivery] = []
-        is_subscribed = False
-        for _ in range(50):
-            for event in device.receive(count=100, timeout_seconds=0.2):
-                is_subscribed = is_subscribed or isinstance(event, Connected)
-                if isinstance(event, Delivery):
-                    heard.append(event)
-                    device.ack(event)
-            if is_subscribed and any(one.retained and one.payload == newest for one in heard):
-                break
-        device.close()
-        return len(heard), not any(one.mid for one in heard if one.retained)
-
-    came = []
-    for first, last, subscriptions in ((0, 1, [MODEL]), (1, 11, MODELS), (11, 21, MODELS)):
-        publish(*LINE[first:last])
-        came.append(come_back(subscriptions, codec.encode(announced(LINE[last - 1]).manifest)))
-    assert came == [(1, False), (10 + 1, True), (1, True)]

@@ -7,29 +7,17 @@ Everything here is deterministic given its seed, and leaves torch's own random s
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from device_client.learning.losses import LossOfLabels, distillation_loss, loss_of_labels
+from device_client.learning.evaluation import logits_of
+from device_client.learning.losses import LossOfLabels, distillation_loss, loss_of_labels, task_loss_of
+from device_client.learning.seeding import seed_of
 from device_client.learning.training_loop import Learned, Rate, TrainingResult, optimise, right_ones, summed
 from device_client.task import Examples, Recipe
 
-_EVALUATION_BATCH = 512
 _WARM_UP_SHARE = 0.03
-
-
-@torch.no_grad()
-def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Logits (example, class) in evaluation mode, in batches, so that memory stays small."""
-    was_training = model.training
-    model.eval()
-    logits = torch.cat([model(batch) for batch in torch.split(inputs, _EVALUATION_BATCH)])
-    model.train(was_training)
-    return logits
 
 
 def train_student(
@@ -138,49 +126,9 @@ def train_teacher(
     return result
 
 
-def evaluate(model: nn.Module, examples: Examples, classes: tuple[str, ...]) -> dict[str, float]:
-    """Metrics by name: `accuracy`, `macro_f1`, `loss` (nats) and `recall_<class>` for the classes that occur.
-
-    Macro F1 is the mean over the classes that occur among labels or predictions.
-    """
-    logits = logits_of(model, examples.inputs)  # (example, class)
-    predicted, labels = logits.argmax(dim=1), examples.labels
-    flat = torch.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2)
-    confusion = flat.reshape(len(classes), len(classes)).double()  # (true, predicted)
-    right, true, claimed = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
-    occurs = (true + claimed) > 0
-    metrics = {
-        "accuracy": float(right.sum() / confusion.sum()),
-        "macro_f1": float((2 * right / (true + claimed))[occurs].mean()),
-        "loss": float(nn.functional.cross_entropy(logits, labels)),
-    }
-    for index, name in enumerate(classes):
-        if true[index] > 0:
-            metrics[f"recall_{name}"] = float(right[index] / true[index])
-    return metrics
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's global random numbers (initial weights, dropout) fixed inside, and untouched outside."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def seed_of(*parts: int) -> int:
-    """One seed out of several numbers, so that neighbours (seed 1 version 2, seed 2 version 1) stay apart."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _half_cosine(step: int, steps: int) -> float:
     warm_up = min(1.0, (step + 1) / max(1.0, _WARM_UP_SHARE * steps))
     return warm_up * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-
-
-def task_loss_of(recipe: Recipe) -> LossOfLabels:
-    """What the labels say to the student."""
-    return loss_of_labels(recipe.task_loss, focal_gamma=recipe.focal_gamma, label_smoothing=recipe.label_smoothing)
 
 
 def _train(

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from device_client import model_files
-from device_client.learning.distillation import seeded
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher, kept_teacher
 from device_client.learning.parameters import layout_of, vector_of
+from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFileError, read_model
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def local_teacher(path: Path | None, *, hidden: int = 4, task: str = "t", seed: int = 1) -> LocalTeacher:
@@ -92,7 +92,7 @@ def test_in_memory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.device_client.test_local_teacher import change, local_teacher
+from tests.device_client.learning.test_local_teacher import change, local_teacher
 
 teacher = local_teacher(Path(sys.argv[1]))
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from device_client.learning.distillation import seeded
 from device_client.learning.networks import (
     SEPARABLE_STUDENT,
     STUDENT,
@@ -13,6 +12,7 @@ from device_client.learning.networks import (
     Size,
     WindowClassifier,
 )
+from device_client.learning.seeding import seeded
 
 NAMES = [
     "convolutions.0.weight",

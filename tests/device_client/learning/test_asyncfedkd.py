@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from device_client.learning.distillation import evaluate, logits_of, seed_of, train_alone, train_student, train_teacher
+from device_client.learning.asyncfedkd import train_alone, train_student, train_teacher
+from device_client.learning.evaluation import evaluate, logits_of
 from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.seeding import seed_of
 from device_client.task import Examples, Recipe
 
 CLASSES = ("still", "shaken")

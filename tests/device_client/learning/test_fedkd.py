@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from device_client.learning.distillation import evaluate, seeded, train_teacher
+from device_client.learning.asyncfedkd import train_teacher
+from device_client.learning.evaluation import evaluate
 from device_client.learning.fedkd import projection_between, train_mutually
 from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.seeding import seeded
 from device_client.task import Examples, Recipe, TaskError
 
 CLASSES = ("still", "shaken", "tilted")

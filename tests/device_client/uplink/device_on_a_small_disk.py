@@ -1,7 +1,7 @@
 """A whole device on a disk that is really full, in a mount namespace of its own. Run by `test_full_disk.py`.
 
-`python -m tests.device_client.device_on_a_small_disk FOLDER` mounts 8 MiB of memory there, which needs the rights of a
-(mapped) root, and prints what became of the device as JSON.
+`python -m tests.device_client.uplink.device_on_a_small_disk FOLDER` mounts 8 MiB of memory there, which needs the
+rights of a (mapped) root, and prints what became of the device as JSON.
 """
 
 import contextlib
