@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.output_files import check_own_file
 
 WRITE_SECONDS = 15.0
@@ -54,8 +55,8 @@ class MetricsFile:
             return
         self._due_at = now + WRITE_SECONDS
         with contextlib.suppress(OSError):
-            self._temporary.write_text("".join(self._lines(figures)), encoding="ascii")
-            self._temporary.replace(self._path)
+            content = "".join(self._lines(figures)).encode("ascii")
+            write_atomically(self._path, content, sync="nothing", temporary=self._temporary)
 
     def _lines(self, figures: Figures) -> Iterator[str]:
         labels = self._labels

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from aggregator.__main__ import main as aggregator
+from wire_contract.files.atomic_write import write_atomically
 
 FOLDER = Path(os.environ["SECRETS"])
 AUTHORITY = FOLDER / "authority"
@@ -40,9 +41,7 @@ def unless_there(made: Path, *command: str) -> None:
 def make_password(path: Path) -> None:
     """Writes a random password atomically, unless the file exists."""
     if not path.exists():
-        new = path.with_name(path.name + ".new")
-        new.write_text(secrets.token_urlsafe(32) + "\n", encoding="ascii")
-        new.replace(path)
+        write_atomically(path, secrets.token_urlsafe(32).encode() + b"\n", sync="nothing")
 
 
 def main() -> None:

@@ -9,8 +9,6 @@ digest     hexadecimal SHA-256 of the weights; where it is there, it must be the
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,11 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from wire_contract.errors import LayoutError
+from wire_contract.files.atomic_write import write_atomically
+from wire_contract.files.permissions import PUBLIC
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.model_roles import ROLE_KEY, ROLES, Role, wrong_role
 
-PUBLIC, PRIVATE = 0o644, 0o600
 """Who may read a file: everybody, or its owner alone."""
 
 
@@ -152,15 +151,6 @@ def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as scratch:
-            try:
-                scratch.write(content)
-                scratch.flush()
-                os.fsync(scratch.fileno())
-                Path(scratch.name).chmod(mode)  # temporary files are for their owner alone
-                Path(scratch.name).replace(path)
-            except BaseException:
-                Path(scratch.name).unlink(missing_ok=True)
-                raise
+        write_atomically(path, content, mode=mode)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None

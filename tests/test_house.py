@@ -1,5 +1,6 @@
 """The rules of the house that no type checker sees."""
 
+import ast
 import importlib
 import json
 import re
@@ -54,6 +55,33 @@ def test_one_module_speaks_to_paho() -> None:
 def test_nothing_is_pickled_on_any_wire() -> None:
     for path in sources("wire_contract", "aggregator"):
         assert not imported_by(path) & {"pickle", "marshal", "shelve", "dill", "joblib"}, path
+
+
+RENAMES = {
+    "wire_contract/files/atomic_write.py": "all of them",
+    "aggregator/ledger/backup.py": "the ledger that is replaced gets another name, beside the new one",
+}
+
+
+def test_files_are_locked_flushed_and_renamed_in_one_place() -> None:
+    """Use `write_atomically` and `FileLock`: what survives a failure is then the same everywhere."""
+    elsewhere = []
+    for path in sources(*{name.split(".")[0] for name in PACKAGES}):
+        name = str(path.relative_to(HOUSE))
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            match call.func:
+                case ast.Attribute(attr="fsync" | "flock" | "mkstemp" | "NamedTemporaryFile"):
+                    is_ours = name in {"wire_contract/files/atomic_write.py", "wire_contract/files/file_lock.py"}
+                case ast.Attribute(attr="rename"):
+                    is_ours = name in RENAMES
+                case ast.Attribute(attr="replace", value=value):  # of strings it has two arguments, of values keywords
+                    is_rename = (len(call.args), call.keywords) == (1, []) or ast.unparse(value) == "os"
+                    is_ours = not is_rename or name in RENAMES
+                case _:
+                    continue
+            if not is_ours:
+                elsewhere.append(f"{name}:{call.lineno}: {ast.unparse(call)}")
+    assert not elsewhere, elsewhere
 
 
 def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:

@@ -21,11 +21,12 @@ import msgspec
 
 from aggregator.enrolment import certificates, nats_users, passwords, register
 from aggregator.enrolment.certificates import Revoked, Signer
-from aggregator.enrolment.durable_files import PRIVATE, PUBLIC, make, replace
+from aggregator.enrolment.durable_files import make, replace
 from aggregator.enrolment.errors import EnrolmentError
 from aggregator.enrolment.register import Issued, Register
 from aggregator.enrolment.roles import Role, check_role_name
 from wire_contract.files.file_lock import FileLock, FileLocked
+from wire_contract.files.permissions import PRIVATE, PUBLIC
 from wire_contract.topics import DEFAULT_ROOT
 
 AUTHORITY_DAYS = 3_650

@@ -3,12 +3,10 @@
 import contextlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from aggregator.enrolment.errors import EnrolmentError
-
-PRIVATE, PUBLIC = 0o600, 0o644
+from wire_contract.files.atomic_write import write_atomically, write_new_file
 
 
 def make(path: Path, data: bytes, mode: int) -> None:
@@ -18,7 +16,8 @@ def make(path: Path, data: bytes, mode: int) -> None:
         EnrolmentError: there is one, or it cannot be written.
     """
     try:
-        _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data, mode)
+        write_new_file(path, data, mode=mode)
+        path.chmod(mode)  # exactly: the umask has no say
     except FileExistsError:
         raise EnrolmentError(
             f"{path}: is there already and is never overwritten; move it away or give another --out"
@@ -35,32 +34,9 @@ def replace(path: Path, data: bytes, mode: int) -> None:
         EnrolmentError: it cannot be written.
     """
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        new = Path(name)
-        try:
-            _write(descriptor, data, mode)
-            _belong_to_the_folder(new)
-            new.replace(path)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
-        if os.name != "nt":  # Windows opens no folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_atomically(path, data, mode=mode, sync="file and folder", before_rename=_belong_to_the_folder)
     except OSError as error:
         raise EnrolmentError(f"{path}: {error.strerror}") from None
-
-
-def _write(descriptor: int, data: bytes, mode: int) -> None:
-    with os.fdopen(descriptor, "wb") as file:
-        if sys.platform != "win32":  # there a file has the rights of its folder
-            os.fchmod(file.fileno(), mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _belong_to_the_folder(path: Path) -> None:

@@ -4,11 +4,9 @@ A ledger that is in use is two files, and copying them one after the other gives
 `VACUUM INTO` writes one file, as of one moment, without free pages, and holds up no writer.
 """
 
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import msgspec
 from aggregator.ledger.file_format import LedgerError, damaged, give_to, lock
 from aggregator.ledger.reading import READABLE, reading
 from wire_contract.errors import ContractError
+from wire_contract.files.atomic_write import move_to_new_name, sync_file, sync_folder, temporary_file
 from wire_contract.layout import Layout
 
 _FAULTS_TOLD = 5
@@ -89,7 +88,7 @@ def back_up(path: Path, out: Path) -> Held:
         raise LedgerError(f"backup {out} is there already, and backups are never overwritten; give another --out")
     with _copy(path, beside=out) as (copy, held):
         try:
-            _put(copy, out)
+            move_to_new_name(copy, out)
         except FileExistsError:
             raise LedgerError(f"backup {out} came into being meanwhile; give another --out") from None
     return held
@@ -122,7 +121,7 @@ def restore_backup(backup: Path, path: Path, *, replace: bool, task: str | None 
             give_to(copy, owner_of=owned)
             aside = _set_aside(path)
             copy.rename(path)
-            _flush_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         locked.release()
     return Restored(held=held, aside=aside)
@@ -146,37 +145,19 @@ def _check_replaceable(path: Path, held: Held, *, replace: bool) -> None:
 @contextmanager
 def _copy(path: Path, *, beside: Path) -> Iterator[tuple[Path, Held]]:
     """A checked and flushed copy under a passing name in the folder of `beside`; gone afterwards unless moved."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f"{beside.name}.", suffix=".unfinished")
-    except OSError as error:
-        raise LedgerError(f"{beside}: {error.strerror}; give a file in a folder that can be written") from None
-    os.close(descriptor)  # mode 0600, as `mkstemp` makes it
-    copy = Path(name)
-    try:
+    with ExitStack() as until_moved:
+        try:
+            copy = until_moved.enter_context(temporary_file(beside))
+        except OSError as error:
+            raise LedgerError(f"{beside}: {error.strerror}; give a file in a folder that can be written") from None
         with reading(path, formats=READABLE) as db:
             try:
                 db.execute("VACUUM INTO ?", (str(copy),))
             except sqlite3.OperationalError as error:
                 raise LedgerError(f"{beside} cannot be written: {error}; free disk space or check the disk") from None
         held = check_ledger(copy)
-        with copy.open("rb") as written:
-            os.fsync(written.fileno())
+        sync_file(copy)
         yield copy, held
-    finally:
-        copy.unlink(missing_ok=True)
-
-
-def _put(copy: Path, out: Path) -> None:
-    """Under its name at once and whole, and never over another file."""
-    try:
-        out.hardlink_to(copy)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if out.exists():
-            raise FileExistsError from None
-        copy.rename(out)
-    _flush_folder(out.parent)
 
 
 def _set_aside(path: Path) -> Path | None:
@@ -194,11 +175,3 @@ def _set_aside(path: Path) -> Path | None:
         if file.exists():
             file.rename(path.with_name(aside.name + end))
     return aside
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

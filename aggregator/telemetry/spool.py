@@ -21,8 +21,9 @@ from threading import Lock
 from typing import IO, NamedTuple
 
 from wire_contract.errors import ContractError
+from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.file_lock import FileLock, FileLocked
-from wire_contract.files.private_files import private_opener
+from wire_contract.files.permissions import PRIVATE, private_opener
 from wire_contract.limits import KIB
 
 log = logging.getLogger(__name__)
@@ -244,13 +245,15 @@ class Spool:
 
     def _save(self) -> None:
         told = {**self._position._asdict(), "counters": asdict(self.counters)}
-        temporary = self.folder / (_PROGRESS + ".new")
-        try:
-            with open(temporary, "w", encoding="ascii", opener=private_opener) as file:
-                file.write(json.dumps(told))
-            temporary.replace(self.folder / _PROGRESS)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        path = self.folder / _PROGRESS
+        with suppress(OSError):
+            write_atomically(
+                path,
+                json.dumps(told).encode("ascii"),
+                mode=PRIVATE,
+                sync="nothing",
+                temporary=path.with_name(_PROGRESS + ".new"),
+            )
 
 
 _LINES_AT_ONCE = 100

@@ -13,7 +13,7 @@ from aggregator.telemetry.lines import Line, Value, read_line
 from aggregator.telemetry.schema import MEASUREMENTS, Measurement
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.spool import read_counters, read_spool
-from wire_contract.files.private_files import private_opener
+from wire_contract.files.permissions import private_opener
 from wire_contract.program.command_settings import UsageError
 from wire_contract.program.plain_text import cell, printable
 

@@ -20,8 +20,10 @@ import numpy as np
 from torch import nn
 
 from device_client.learning.parameters import layout_of, load_vector, vector_of
-from device_client.model_files import PRIVATE, ModelFile, ModelFileError, read_model, write_model
+from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
 from wire_contract.errors import LayoutError
+from wire_contract.files.atomic_write import remove_unfinished
+from wire_contract.files.permissions import PRIVATE
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.model_roles import LOCAL_TEACHERS
 
@@ -92,8 +94,7 @@ class LocalTeacher:
             task=self._task, layout=self._layout, weights=self._kept, rounds=self.rounds, role="local-teacher"
         )
         try:
-            for left_behind in path.parent.glob(f".{path.name}-*"):  # by a kill in the middle of writing
-                left_behind.unlink(missing_ok=True)
+            remove_unfinished(path)
             write_model(path, model, mode=PRIVATE)
         except (ModelFileError, OSError) as error:
             if not self._is_behind:

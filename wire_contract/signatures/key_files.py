@@ -4,12 +4,13 @@ A file of public keys holds one or several PEM blocks (several while a key is ex
 """
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wire_contract.files.atomic_write import write_new_file
+from wire_contract.files.permissions import PRIVATE, PUBLIC
 from wire_contract.limits import SIGNATURES_MAX
 from wire_contract.signatures.signing import PUBLIC_KEY_BYTES, KeyUnusable, PublicKey, SigningKey
 
@@ -40,8 +41,8 @@ def write_signing_key(path: Path) -> SigningKey:
     public_path = path.with_name(path.name + PUBLIC_SUFFIX)
     if public_path.exists():
         raise KeyUnusable(f"key file {public_path} is there already; give another --out")
-    _write_new(path, pem, mode=0o600)
-    _write_new(public_path, public, mode=0o644)
+    _write_new(path, pem, mode=PRIVATE)
+    _write_new(public_path, public, mode=PUBLIC)
     return SigningKey.of(private)
 
 
@@ -177,10 +178,7 @@ def _read(path: Path) -> bytes:
 def _write_new(path: Path, content: bytes, *, mode: int) -> None:
     """Never over a key that is there: it may be the one that a fleet has pinned."""
     try:
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new_file(path, content, mode=mode)
     except FileExistsError:
         raise KeyUnusable(f"key file {path} is there already; give another --out") from None
     except OSError as error:
