@@ -13,6 +13,7 @@ from device_client.settings import RunSettings as DeviceSettings
 from device_client.tasks.loading import BUILT_IN
 from tests.aggregator.synthetic import TASK, begin
 from tests.documents import (
+    ARCHITECTURE,
     DECISIONS,
     DOCUMENTS,
     HOUSE,
@@ -25,6 +26,7 @@ from tests.documents import (
     shown,
     words_of,
 )
+from tests.test_house import PACKAGES
 from wire_contract.program.command_settings import read_settings
 from wire_contract.program.flags import HELP_FLAGS, VERSION_FLAG, parse
 
@@ -36,6 +38,7 @@ FROM_THE_ENVIRONMENT = {
     "FEDKD_STATE": "state",
 }
 """What README's quickstart exports, and what documents leave out where it is not the point."""
+TOPS = sorted({package.split(".")[0] for package in PACKAGES})
 OTHERS = re.compile(
     r"(?:make|git|cp|tar|export|pip|mkdir|systemctl|sudo|docker|python3\.11 -m venv|\. \.venv/bin/activate)\b"
 )
@@ -95,10 +98,24 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not section or section in section_names(place), f"{target}#{section}"
 
 
-@pytest.mark.parametrize("document", DECISIONS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", [ARCHITECTURE, *DECISIONS], ids=lambda document: document.name)
 def test_what_is_named_is_there(document: Path) -> None:
     """A module that moves is moved in these documents, too."""
     missing = [name for name in named_places(prose(document)) if not is_there(name)]
+    assert not missing, missing
+
+
+def test_the_architecture_finds_what_it_says_in_under_1500_words() -> None:
+    """A row of a table names files and what to look for there; every folder of code has its place in the map."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert len(text.split()) < 1_500
+    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+        files = [HOUSE / name for name in named_places(row)]
+        sources = "".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+        for symbol in re.findall(r"`(\w+)`", row):
+            assert re.search(rf"\b(?:def|class) {symbol}\b", sources), row
+    folders = {init.parent.relative_to(HOUSE) for top in TOPS for init in (HOUSE / top).rglob("__init__.py")}
+    missing = [folder for folder in sorted(folders) if f"`{folder}/`" not in text]
     assert not missing, missing
 
 
