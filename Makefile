@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= out/demo
 PAYLOADS ?= 1000000
+# Of the tests: twice the cores, since they wait a lot. WORKERS=0: one after another in this process, for a debugger.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test test-containers fuzz check format dashboards services clean
@@ -35,8 +37,8 @@ up:  ## Start broker, aggregator, evaluator, InfluxDB and Grafana in containers;
 down:  ## Stop what `up` started and keep its volumes; VOLUMES=1 deletes them, too
 	docker compose --profile fleet down$(if $(VOLUMES), --volumes)
 
-test: $(VENV)/.dev services  ## Run all tests; those that need a broker start their own mosquitto on a free port
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev services  ## Run all tests; those that need a broker start their own mosquitto on a free port; WORKERS=0: one after another
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 test-containers: $(VENV)/.dev services  ## Test backup and restore in containers; needs a Docker engine, builds the aggregator image
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it (dockerd)"; exit 1; }

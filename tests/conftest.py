@@ -20,10 +20,21 @@ settings.load_profile("house")
 MakeMosquitto = Callable[..., Mosquitto]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "make_mosquitto" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
+    if hasattr(config, "workerinput"):  # one of several workers
+        from tests.scheduling import turn_of  # noqa: PLC0415 - only where pytest-xdist runs
+
+        items.sort(key=lambda item: turn_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    from tests.scheduling import ByScope  # noqa: PLC0415 - only where pytest-xdist runs
+
+    return ByScope(config, log)
 
 
 @pytest.fixture

@@ -29,14 +29,23 @@ def program(name: str, *, install: str = INSTALL) -> str:
 
 
 PORTS = range(15000, 32000)
-"""Below what Linux gives to outgoing connections, so that none of them takes a broker's port while it restarts."""
+"""Below the range that Linux uses for outgoing connections, so that none of them takes a broker's port while it
+restarts.
+"""
 
 _given: set[int] = set()
 
 
+def own_ports(ports: range, worker: str, workers: int) -> range:
+    """The share of one pytest-xdist worker (`gw0`, `gw1`, …): no two workers have a port in common."""
+    return ports[int(worker.removeprefix("gw")) :: workers]
+
+
 def free_port() -> int:
-    """One that nobody listens on, and that this function has not given before."""
-    for port in random.sample(PORTS, len(PORTS)):
+    """A port that nobody listens on, and that no test of this run was given before, on whichever worker."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    ports = own_ports(PORTS, worker, int(workers))
+    for port in random.sample(ports, len(ports)):
         if port in _given:
             continue
         with socket.socket() as probe:
