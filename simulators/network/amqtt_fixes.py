@@ -1,17 +1,34 @@
 """amqtt's broker, mended where version 0.12.1 breaks what MQTT 3.1.1 promises. To be dropped when amqtt does it itself.
 
 - A client that connects was sent the retained messages of *everybody's* subscriptions, not of its own.
+- While a client subscribed, another one that connected lost its connection, and a message that was being delivered was
+  lost: amqtt awaits while it iterates over its subscriptions.
 - A client that took over its own session (a second program with one client id, or a reconnection that is faster than
   the end of the old one) was deaf from then on: the end of the old connection marked the session as disconnected.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from amqtt.broker import Broker
 
 
+class Subscriptions(dict[str, list[tuple[Any, int]]]):
+    """Sessions by topic filter; iteration goes over a copy, so that entries may come and go meanwhile."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self.keys()))
+
+    def items(self) -> Any:
+        return list(super().items())
+
+
 class MendedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
     """See the module."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._subscriptions = Subscriptions()
 
     async def _publish_retained_messages_for_subscription(self, subscription: tuple[str, int], session: Any) -> None:
         if any(one is session for one, _ in self._subscriptions.get(subscription[0], ())):

@@ -29,6 +29,8 @@ def amqtt_ports(tmp_path: Path) -> Iterator[AmqttPorts]:
         from amqtt.broker import Broker  # noqa: PLC0415 — only this fixture needs it
         from amqtt.plugins.authentication import PasswordHash  # noqa: PLC0415
         from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: PLC0415
+
+        from simulators.network.amqtt_fixes import Subscriptions  # noqa: PLC0415 — imports amqtt
     logging.getLogger("transitions").setLevel(logging.WARNING)
     password_file = tmp_path / "amqtt-passwords"
     password_file.write_text(f"device:{PasswordHash((Argon2Hasher(),)).hash('secret')}\n")
@@ -45,6 +47,7 @@ def amqtt_ports(tmp_path: Path) -> Iterator[AmqttPorts]:
 
     async def serve() -> None:
         broker = Broker(config)
+        broker._subscriptions = Subscriptions()  # or a busy machine would now and then break a connection
         await broker.start()
         started.set()
         await stop.wait()

@@ -1,5 +1,7 @@
 """The embedded broker as a process: its password, its offline queue, its end."""
 
+import asyncio
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,3 +111,24 @@ def test_a_client_that_was_taken_over_hears_again(processes: Processes, tmp_path
         victim.ack(delivery)
     victim.close()
     writer.close()
+
+
+def test_subscriptions_come_and_go_while_the_broker_goes_through_them() -> None:
+    """As they do, since amqtt awaits in these loops: when a client connects, and when a message is delivered."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
+        from simulators.network.amqtt_fixes import MendedBroker  # noqa: PLC0415
+
+    async def subscribers() -> dict[str, list[object]]:
+        made: dict[str, list[object]] = MendedBroker(
+            {"listeners": {"default": {"type": "tcp"}}, "plugins": {}}
+        )._subscriptions
+        return made
+
+    held = asyncio.run(subscribers())
+    held["news/+"] = []
+    for topic in held:
+        held[f"{topic}/#"] = []
+    for topic, _ in held.items():  # noqa: PERF102 - as amqtt does
+        held[f"other/{topic}"] = []
+    assert sorted(held) == ["news/+", "news/+/#", "other/news/+", "other/news/+/#"]
