@@ -59,7 +59,7 @@ def test_the_root_has_so_many_slashes() -> None:
     topics.check_root("a/b/c/d")
     with pytest.raises(TopicError, match="at most 3"):
         topics.check_root("a/b/c/d/e")
-    assert "a root has 3 at most" in DOCUMENT
+    assert "a root has at most 3" in DOCUMENT
     assert f"`{topics.DEFAULT_ROOT}`" in section("Topics")
 
 
