@@ -26,9 +26,11 @@ from tests.documents import (
     shown,
     words_of,
 )
+from tests.test_command_lines import ALL as COMMANDS
+from tests.test_command_lines import settings_of
 from tests.test_house import PACKAGES
 from wire_contract.program.command_settings import read_settings
-from wire_contract.program.flags import HELP_FLAGS, VERSION_FLAG, parse
+from wire_contract.program.flags import HELP_FLAGS, VERSION_FLAG, flags_of, parse
 
 ALL = [one for document in DOCUMENTS for one in shown(document)]
 FROM_THE_ENVIRONMENT = {
@@ -88,6 +90,15 @@ def test_commands_stand_in_blocks_that_say_so(document: Path) -> None:
     for language, text in re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
         if language != "sh":
             assert not re.search(r"^(?:asyncfedkd|python -m|docker|make) ", text, re.MULTILINE), text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_flags_in_sentences_are_flags_of_some_command(document: Path) -> None:
+    known = {VERSION_FLAG, *HELP_FLAGS}
+    for flag in (flag for words in COMMANDS for flag in flags_of(settings_of(words))):
+        known |= {flag.name, f"--no-{flag.name.removeprefix('--')}"} if flag.value is None else {flag.name}
+    unknown = set(re.findall(r"`(--[a-z][\w-]*)", prose(document))) - known
+    assert not unknown, unknown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
