@@ -17,7 +17,7 @@ from device_client.model_files import ModelFile, write_model, write_whole
 from wire_contract.layout import digest
 
 if TYPE_CHECKING:
-    from device_client.downlink.inbox import NewModel
+    from device_client.downlink.outcome import NewModel
     from device_client.task import Task
 
 Exported = Literal["model", "teacher"]

@@ -11,9 +11,9 @@ tells `started` and `stopped`, and closes the link and the outbox.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from device_client.downlink.inbox import NewModel, Outcome, Rejected
 from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import FirstModel
+from device_client.downlink.outcome import NewModel, Outcome, Rejected
 from device_client.downlink.receiver import Downlink
 from device_client.events import Emit
 from device_client.policy.duty_cycle import Pace

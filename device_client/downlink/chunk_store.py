@@ -1,8 +1,8 @@
-"""Chunks that have come, by version and SHA-256, and what is still missing of the snapshots that are sought. Pure.
+"""Received chunks, by version and SHA-256, and what each wanted snapshot still lacks. Pure.
 
-What nobody asked for is kept up to a number of bytes, and the oldest goes first; what snapshots ask for is bounded by
-the sizes that manifests may state. A chunk costs the same work whatever the size of the model: who asks for it is
-looked up, and each snapshot counts what it lacks.
+Chunks that no wanted snapshot names are kept up to a number of bytes, and the oldest are dropped first. What wanted
+snapshots may take is bounded by the sizes that manifests may state. Adding a chunk costs the same whatever the size of
+the model: the snapshots that name it are looked up, and each keeps a count of what it lacks.
 """
 
 from collections import Counter, OrderedDict
@@ -11,111 +11,104 @@ from dataclasses import dataclass
 
 from wire_contract.limits import MIB
 
-EARLY_BYTES_MAX = 64 * MIB
-"""Chunks kept without a manifest that names them."""
+UNCLAIMED_BYTES_MAX = 64 * MIB
+"""Chunks kept that no wanted snapshot names. Chunks are published before their manifest, so a whole model may be among
+them; 64 MiB is far above a student's size, and bounds what a hostile publisher can make a device keep."""
 
 ChunkKey = tuple[int, bytes]
 """Version and SHA-256."""
 
 
 @dataclass
-class _Sought:
-    """One snapshot that is not complete."""
+class _WantedSnapshot:
+    """One snapshot that is not complete yet."""
 
     keys: tuple[ChunkKey, ...]
-    """In the order of its payload; chunks that are alike have one key."""
-    times: Mapping[ChunkKey, int]
-    """How often each of them stands there."""
+    """In the order of its payload; identical chunks share a key."""
+    occurrences: Mapping[ChunkKey, int]
+    """How often each chunk occurs in it."""
     missing: int
-    """Keys whose chunks are not here."""
-    here_bytes: int
-    """Of its payload."""
+    """Number of keys whose chunks have not been received."""
+    received_bytes: int
+    """Bytes of its payload that have been received."""
 
 
 class ChunkStore:
-    """See the module. Snapshots are named by their digests, as chunks are."""
+    """See the module. A snapshot is named by its version and a digest, as a chunk is."""
 
-    def __init__(self, early_bytes_max: int) -> None:
-        self._early_bytes_max = early_bytes_max
+    def __init__(self, unclaimed_bytes_max: int) -> None:
+        self._unclaimed_bytes_max = unclaimed_bytes_max
         self._chunks: dict[ChunkKey, bytes] = {}
-        self._early: OrderedDict[ChunkKey, None] = OrderedDict()
-        """Those that no snapshot asks for; the oldest first."""
-        self._size_bytes = 0
-        self._early_bytes = 0
-        self._sought: dict[ChunkKey, _Sought] = {}
-        self._seekers: dict[ChunkKey, list[ChunkKey]] = {}
-        """For each chunk that is asked for, the snapshots that do."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory taken."""
-        return self._size_bytes
+        self._unclaimed: OrderedDict[ChunkKey, None] = OrderedDict()
+        """Chunks that no wanted snapshot names, oldest first."""
+        self._unclaimed_bytes = 0
+        self._wanted: dict[ChunkKey, _WantedSnapshot] = {}
+        self._claims: dict[ChunkKey, list[ChunkKey]] = {}
+        """For each chunk, the wanted snapshots that name it."""
 
     def add(self, key: ChunkKey, payload: bytes) -> bool:
-        """Keeps a chunk. Whether a snapshot asks for it."""
-        seekers = self._seekers.get(key, ())
+        """Keeps a chunk. Returns whether a wanted snapshot names it."""
+        claims = self._claims.get(key, ())
         if key in self._chunks:
-            if key in self._early:
-                self._early.move_to_end(key)
-            return bool(seekers)
+            if key in self._unclaimed:
+                self._unclaimed.move_to_end(key)
+            return bool(claims)
         self._chunks[key] = payload
-        self._size_bytes += len(payload)
-        for name in seekers:
-            sought = self._sought[name]
-            sought.missing -= 1
-            sought.here_bytes += len(payload) * sought.times[key]
-        if not seekers:
-            self._add_early(key)
-        return bool(seekers)
+        for name in claims:
+            wanted = self._wanted[name]
+            wanted.missing -= 1
+            wanted.received_bytes += len(payload) * wanted.occurrences[key]
+        if not claims:
+            self._add_unclaimed(key)
+        return bool(claims)
 
-    def seek(self, name: ChunkKey, keys: Sequence[ChunkKey]) -> None:
-        """From now on the chunks of this snapshot are asked for, in the order of its payload."""
-        assert name not in self._sought, f"snapshot {name} is sought already"
-        times = Counter(keys)
-        here = [key for key in times if key in self._chunks]
-        here_bytes = sum(len(self._chunks[key]) * times[key] for key in here)
-        self._sought[name] = _Sought(tuple(keys), times, len(times) - len(here), here_bytes)
-        for key in times:
-            self._seekers.setdefault(key, []).append(name)
-            if key in self._early:
-                del self._early[key]
-                self._early_bytes -= len(self._chunks[key])
+    def want(self, name: ChunkKey, keys: Sequence[ChunkKey]) -> None:
+        """From now on this snapshot is wanted; `keys` are its chunks in the order of its payload."""
+        assert name not in self._wanted, f"snapshot {name} is wanted already"
+        occurrences = Counter(keys)
+        here = [key for key in occurrences if key in self._chunks]
+        received_bytes = sum(len(self._chunks[key]) * occurrences[key] for key in here)
+        self._wanted[name] = _WantedSnapshot(tuple(keys), occurrences, len(occurrences) - len(here), received_bytes)
+        for key in occurrences:
+            self._claims.setdefault(key, []).append(name)
+            if key in self._unclaimed:
+                del self._unclaimed[key]
+                self._unclaimed_bytes -= len(self._chunks[key])
 
     def give_up(self, name: ChunkKey) -> None:
-        """This snapshot's chunks are no longer asked for. They are kept like others that nobody asks for."""
-        for key in self._sought.pop(name).times:
-            self._seekers[key].remove(name)
-            if not self._seekers[key]:
-                del self._seekers[key]
+        """This snapshot is no longer wanted. Its chunks stay, as unclaimed ones unless another snapshot names them."""
+        for key in self._wanted.pop(name).occurrences:
+            self._claims[key].remove(name)
+            if not self._claims[key]:
+                del self._claims[key]
                 if key in self._chunks:
-                    self._add_early(key)
+                    self._add_unclaimed(key)
 
     def is_complete(self, name: ChunkKey) -> bool:
-        """Whether all chunks of a sought snapshot are here."""
-        return not self._sought[name].missing
+        """Whether all chunks of a wanted snapshot have been received."""
+        return not self._wanted[name].missing
 
-    def here_bytes(self, name: ChunkKey) -> int:
-        """Bytes of a sought snapshot that are here."""
-        return self._sought[name].here_bytes
+    def received_bytes(self, name: ChunkKey) -> int:
+        """Bytes of a wanted snapshot that have been received."""
+        return self._wanted[name].received_bytes
 
     def of(self, name: ChunkKey) -> Iterator[bytes]:
-        """The chunks of a complete snapshot, in order."""
-        return (self._chunks[key] for key in self._sought[name].keys)
+        """The chunks of a complete snapshot, in the order of its payload."""
+        return (self._chunks[key] for key in self._wanted[name].keys)
 
     def drop(self, *, up_to: int) -> None:
-        """Forgets the chunks of versions up to this one. Nobody asks for them."""
+        """Drops the chunks of versions up to this one. No wanted snapshot may name them."""
         for key in [key for key in self._chunks if key[0] <= up_to]:
-            assert key not in self._seekers, f"chunk {key} is asked for"
-            self._forget(key)
+            assert key not in self._claims, f"chunk {key} is wanted"
+            self._drop(key)
 
-    def _add_early(self, key: ChunkKey) -> None:
-        self._early[key] = None
-        self._early_bytes += len(self._chunks[key])
-        while self._early_bytes > self._early_bytes_max:
-            self._forget(next(iter(self._early)))
+    def _add_unclaimed(self, key: ChunkKey) -> None:
+        self._unclaimed[key] = None
+        self._unclaimed_bytes += len(self._chunks[key])
+        while self._unclaimed_bytes > self._unclaimed_bytes_max:
+            self._drop(next(iter(self._unclaimed)))
 
-    def _forget(self, key: ChunkKey) -> None:
+    def _drop(self, key: ChunkKey) -> None:
         size = len(self._chunks.pop(key))
-        self._size_bytes -= size
-        del self._early[key]
-        self._early_bytes -= size
+        del self._unclaimed[key]
+        self._unclaimed_bytes -= size

@@ -1,7 +1,7 @@
-"""Deltas that have come, and the way that they make from one version to another. Pure.
+"""Received deltas, and the chains that they form from one version to another. Pure.
 
-They are kept by the digests that they state, so a way is found backwards from the version that is wanted: in whatever
-order and from whatever line they came, only those that link up are used.
+Deltas are stored under the digests that they state, and a chain is searched backwards from the wanted version. So the
+order of arrival does not matter, and deltas of another model line are never used.
 """
 
 from collections import OrderedDict
@@ -16,12 +16,12 @@ from wire_contract.publication.deltas import follow
 from wire_contract.publication.manifest import Published
 
 DELTAS_MAX = 2 * KEPT_DELTAS
-"""Kept at a time, as payloads: each within `DELTA_LIMITS`, so 4 MiB at most."""
+"""Deltas stored at a time, as payloads. Each is within `DELTA_LIMITS`, so they take 4 MiB at most."""
 
 
 @dataclass(frozen=True)
-class Link:
-    """One delta that is here."""
+class StoredDelta:
+    """One received delta."""
 
     version: int
     digest: bytes
@@ -30,87 +30,89 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Way:
-    """From one version to a later one."""
+class DeltaChain:
+    """The deltas that lead from one version to a later one."""
 
-    links: Sequence[Link]
-    """In the order of use; complete when nothing is missing."""
+    deltas: Sequence[StoredDelta]
+    """In the order of use; all of them if nothing is missing."""
     missing: tuple[int, ...]
-    """Versions whose deltas are not here, oldest first."""
+    """Versions whose deltas have not been received, oldest first."""
 
 
-class BrokenLink(DecodeError):
-    """A delta on the way does not lead where it says; it was forgotten."""
+class BrokenDelta(DecodeError):
+    """A delta of a chain does not lead to the digest that it states; the store has dropped it."""
 
-    def __init__(self, link: Link, reason: str) -> None:
+    def __init__(self, delta: StoredDelta, reason: str) -> None:
         super().__init__(reason)
-        self.link = link
+        self.delta = delta
 
 
 class DeltaStore:
-    """The newest ones, bounded."""
+    """The newest deltas, bounded."""
 
     def __init__(self) -> None:
-        self._links: OrderedDict[tuple[bytes, bytes], Link] = OrderedDict()
-        """By both digests: of two that claim to lead to the same version, one may lie."""
+        self._deltas: OrderedDict[tuple[bytes, bytes], StoredDelta] = OrderedDict()
+        """By both digests: of two deltas that claim to lead to the same version, one may be forged."""
 
     def __len__(self) -> int:
-        return len(self._links)
+        return len(self._deltas)
 
     def add(self, delta: Delta, payload: bytes) -> None:
-        """Keeps a delta; the one that has been here longest goes."""
+        """Stores a delta; if there are too many, the one stored longest ago is dropped."""
         key = (delta.digest, delta.parent_digest)
-        self._links[key] = Link(delta.version, delta.digest, delta.parent_digest, payload)
-        self._links.move_to_end(key)
-        while len(self._links) > DELTAS_MAX:
-            self._links.popitem(last=False)
+        self._deltas[key] = StoredDelta(delta.version, delta.digest, delta.parent_digest, payload)
+        self._deltas.move_to_end(key)
+        while len(self._deltas) > DELTAS_MAX:
+            self._deltas.popitem(last=False)
 
     def drop(self, *, up_to: int) -> None:
-        """Forgets the deltas that lead to versions up to this one."""
-        for key, link in tuple(self._links.items()):
-            if link.version <= up_to:
-                del self._links[key]
+        """Drops the deltas that lead to versions up to this one."""
+        for key, delta in tuple(self._deltas.items()):
+            if delta.version <= up_to:
+                del self._deltas[key]
 
     def clear(self) -> None:
-        """Forgets all."""
-        self._links.clear()
+        """Drops all of them."""
+        self._deltas.clear()
 
-    def way(self, target: Manifest, version: int, digest: bytes | None) -> Way | None:
-        """The way to `target` from a version with this digest (None: unknown); None: there is none.
+    def chain(self, target: Manifest, version: int, digest: bytes | None) -> DeltaChain | None:
+        """The chain to `target` from a version with this digest (None: not known yet).
 
-        What is missing of it can be had from the broker.
+        None if there is no such chain, or if a missing delta is no longer retained by the broker.
         """
         if not 0 < target.version - version <= DELTAS_MAX:
             return None
-        way = self._back(target.digest, target.version, version, digest)
-        gone = way is not None and way.missing and way.missing[0] <= target.version - len(target.delta_sizes)
-        return None if gone else way
+        chain = self._back(target.digest, target.version, version, digest)
+        oldest_retained = target.version - len(target.delta_sizes) + 1
+        gone = chain is not None and chain.missing and chain.missing[0] < oldest_retained
+        return None if gone else chain
 
-    def _back(self, at: bytes, needed: int, version: int, digest: bytes | None) -> Way | None:
+    def _back(self, at: bytes, needed: int, version: int, digest: bytes | None) -> DeltaChain | None:
+        """The chain from `version` to version `needed`, whose digest is `at`."""
         if needed == version:
-            return Way((), ()) if digest in {None, at} else None
-        found = [link for link in self._links.values() if (link.digest, link.version) == (at, needed)]
+            return DeltaChain((), ()) if digest in {None, at} else None
+        found = [delta for delta in self._deltas.values() if (delta.digest, delta.version) == (at, needed)]
         if not found:
-            here = {link.version for link in self._links.values()} - {needed}
-            return Way((), tuple(one for one in range(version + 1, needed + 1) if one not in here))
-        ways: list[Way] = []
-        for link in found:
-            way = self._back(link.parent_digest, needed - 1, version, digest)
-            if way is not None:
-                ways.append(Way((*way.links, link), way.missing))
-        return min(ways, key=lambda way: len(way.missing), default=None)
+            here = {delta.version for delta in self._deltas.values()} - {needed}
+            return DeltaChain((), tuple(one for one in range(version + 1, needed + 1) if one not in here))
+        chains: list[DeltaChain] = []
+        for delta in found:
+            chain = self._back(delta.parent_digest, needed - 1, version, digest)
+            if chain is not None:
+                chains.append(DeltaChain((*chain.deltas, delta), chain.missing))
+        return min(chains, key=lambda chain: len(chain.missing), default=None)
 
-    def walk(self, start: Published, way: Way) -> Published:
-        """Where a complete way leads to.
+    def apply(self, start: Published, chain: DeltaChain) -> Published:
+        """The version that a complete chain leads to from `start`.
 
         Raises:
-            BrokenLink: not there; the delta that is wrong was forgotten.
+            BrokenDelta: a delta does not lead where it says; it was dropped.
         """
-        assert not way.missing, f"deltas {way.missing} are missing"
-        for link in way.links:
+        assert not chain.missing, f"deltas {chain.missing} are missing"
+        for delta in chain.deltas:
             try:
-                start = follow(start, codec.decode(link.payload, Delta))
+                start = follow(start, codec.decode(delta.payload, Delta))
             except DecodeError as error:
-                del self._links[link.digest, link.parent_digest]
-                raise BrokenLink(link, str(error)) from None
+                del self._deltas[delta.digest, delta.parent_digest]
+                raise BrokenDelta(delta, str(error)) from None
         return start

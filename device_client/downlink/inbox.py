@@ -1,138 +1,143 @@
-"""The newest model out of manifests, deltas and chunks, in whatever order and however often they come. Pure: no link,
-no clock. It says in `wanted` what the broker is to be asked for; what comes unasked is used as well.
+"""Assembles the newest model from manifests, deltas and chunks, in any order and however often they arrive. Pure.
 
-- A manifest is taken when its version is higher than the held one, or when it is of other weights and was published
-  later: then the aggregator began a new line. One that has been superseded does not come back (a broker may deliver
-  late), or a device would return to a line that is dead; unless it was published anew since.
-- The held version published anew, and later than what is under way, ends what is under way: the aggregator says so that
-  its line stands where it stood, whatever somebody else announced in between.
-- When the aggregator says that it does not know the held version (`disown`), whatever it announces is taken instead,
-  also a lower version that was published earlier: its ledger is another one, or older.
-- The way to the newest version is the cheaper one in bytes: the deltas from the held version, or a snapshot and the
-  deltas after it. A delta that is broken, or does not come, is no way until the manifest comes again.
-- A snapshot that is newer than the held version is held while the deltas after it are under way.
-- Chunks are kept by version and SHA-256, since that is how a manifest names them. Chunks that nobody has asked for yet
-  are kept as well, up to a number of bytes; the oldest go first.
-- Every version is verified by its digest. Whatever is wrong leaves the held model as it is and gives one `Rejected`.
+Its state follows from the table `TRANSITIONS` below. The target is the newest announced version that is not held yet.
+What changes the state:
+
+- AIM: a manifest announces the new target: a version newer than the held one and the target (`manifest_order`), or
+  any version if the held one is disowned. A superseded version is not taken again unless it is published again:
+  a broker may deliver late, and the device would return to a model line that has ended.
+- CONFIRM: the held version is announced again. If that is later than the target was published, the target is given up
+  (ABANDON): the aggregator says that its line stands where it stood, whatever somebody else announced in between.
+- DISOWN: the aggregator does not know the held version; its ledger is another one, or older. Whatever it announces next
+  is taken, even a lower version published earlier. Until then the held model stays.
+- ABANDON: the target cannot be had, or no longer counts.
+- PASS: a version between the held one and the target is complete and now held. REACH: the target is.
+
+How the target is reached is planned in `download_plan`: `wanted` says what to subscribe to, and anything that arrives
+unrequested is used as well. A delta that is broken or does not come is left out of the plan until the manifest comes
+again. Every version is verified by its digest. Invalid input leaves the held model as it is and gives one `Rejected`.
 """
 
 import hashlib
-from collections import OrderedDict, deque
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 
 import msgspec
 
-from device_client.downlink.chunk_store import EARLY_BYTES_MAX, ChunkKey, ChunkStore
-from device_client.downlink.delta_store import BrokenLink, DeltaStore
+from device_client.downlink.chunk_store import UNCLAIMED_BYTES_MAX
+from device_client.downlink.delta_store import BrokenDelta, DeltaStore
+from device_client.downlink.download_plan import DeltaTopics, Start, Wanted, plan
+from device_client.downlink.manifest_order import (
+    SUPERSEDED_MAX,
+    SupersededVersions,
+    announces_same_version,
+    is_later,
+    is_newer,
+    version_key,
+)
+from device_client.downlink.outcome import NewModel, Outcome, Rejected
+from device_client.downlink.snapshots import Snapshots
 from wire_contract import codec
 from wire_contract.encoding import encode_vector
 from wire_contract.errors import DecodeError
-from wire_contract.limits import CHUNK_BYTES_MAX, MODEL_LIMITS, MOMENT_MAX, Limits
+from wire_contract.limits import MODEL_LIMITS, Limits
 from wire_contract.messages import Delta, Manifest
-from wire_contract.publication.manifest import Published, assemble, model_message, with_inline
+from wire_contract.publication.manifest import Published, model_message, with_inline
 from wire_contract.signatures.envelope import read
 
-CANDIDATES_MAX = 4
-"""Announced snapshots that may be incomplete at a time; the aggregator keeps two."""
-SUPERSEDED_MAX = 64
-"""Superseded versions remembered."""
-PATIENCE_VERSIONS = 2
-"""A delta that was asked for so many versions ago will not come: the broker has lost or refused it."""
 
-_Key = tuple[int, bytes]
-"""A version, and the digest of its weights: a new line may use a version number again."""
+class State(Enum):
+    """What is held, and whether it goes for a target."""
 
-
-@dataclass(frozen=True)
-class NewModel:
-    """A version that is complete and verified."""
-
-    published: Published
-    manifest: Manifest
-    """With the model inline, however it travelled: all that is needed to have it again."""
+    EMPTY = "no model is held, none is announced"
+    JOINING = "no model is held, the target is announced"
+    CURRENT = "the newest announced version is held"
+    BEHIND = "a version is held, the target is newer"
+    DISOWNED = "the aggregator does not know the held version, and has announced no other"
+    REPLACING = "the aggregator does not know the held version, the target takes its place"
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """Something could not be used; the held model stays."""
+class Change(Enum):
+    """What changes the state; see the module. In the order of the table's columns."""
 
-    reason: str
-    """One line for a person."""
+    AIM = auto()
+    CONFIRM = auto()
+    DISOWN = auto()
+    ABANDON = auto()
+    PASS = auto()
+    REACH = auto()
 
 
-Outcome = NewModel | Rejected | None
-"""None: nothing to tell (an old version, a piece of an incomplete one)."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the broker is to be asked for now."""
-
-    deltas: tuple[int, ...] = ()
-    """Versions whose delta topics are to be subscribed to."""
-    snapshot: int | None = None
-    """The version whose chunk topics are."""
+_E, _J, _C, _B, _D, _R = State
+_X = None
+# fmt: off
+TRANSITIONS: Mapping[State, Sequence[State | None]] = {
+    #                AIM CONFIRM DISOWN ABANDON PASS REACH
+    State.EMPTY:     (_J,  _X,     _X,    _X,    _X,  _C),
+    State.JOINING:   (_J,  _X,     _X,    _E,    _B,  _C),
+    State.CURRENT:   (_B,  _C,     _D,    _X,    _X,  _C),
+    State.BEHIND:    (_B,  _B,     _R,    _C,    _B,  _C),
+    State.DISOWNED:  (_R,  _C,     _D,    _X,    _X,  _C),
+    State.REPLACING: (_R,  _B,     _R,    _D,    _B,  _C),
+}
+# fmt: on
+"""The state after each change, named by its first letter; _X: the change does not happen in this state."""
 
 
 class Inbox:
     """Holds the newest complete model of one task."""
 
-    def __init__(self, task: str, *, early_bytes_max: int = EARLY_BYTES_MAX, limits: Limits = MODEL_LIMITS) -> None:
+    def __init__(
+        self, task: str, *, unclaimed_bytes_max: int = UNCLAIMED_BYTES_MAX, limits: Limits = MODEL_LIMITS
+    ) -> None:
         self._task = task
-        self._limits = limits
+        self._state = State.EMPTY
         self._held: NewModel | None = None
         self._target: Manifest | None = None
+        """None in the states that go for nothing."""
         self._wanted = Wanted()
-        self._candidates: dict[_Key, Manifest] = {}
-        """Manifests whose snapshots are not complete, by snapshot."""
+        self._snapshots = Snapshots(unclaimed_bytes_max=unclaimed_bytes_max, limits=limits)
         self._base: Published | None = None
-        """A complete snapshot that is of use only with the deltas after it."""
-        self._chunks = ChunkStore(early_bytes_max)
-        self._held_chunks: frozenset[ChunkKey] = frozenset()
+        """A complete snapshot between the held version and the target, useful only with the deltas after it."""
         self._deltas = DeltaStore()
-        self._asked: dict[int, int] = {}
-        """Version of a delta to the version that it was first wanted for."""
-        self._closed: set[int] = set()
-        """Versions whose deltas are broken or do not come."""
-        self._superseded: OrderedDict[_Key, float] = OrderedDict()
-        """Versions that are over, with the moment of publication that was known."""
-        self._is_disowned = False
-        """Whether the held version is one that the aggregator does not know."""
+        self._delta_topics = DeltaTopics()
+        self._superseded = SupersededVersions()
         self._passed_over: Manifest | None = None
-        """The last manifest, where it was not newer than what is held."""
+        """The last manifest, if it was not newer than what is held."""
         self._broken: deque[bytes] = deque(maxlen=SUPERSEDED_MAX)
-        self._complained: deque[_Key] = deque(maxlen=SUPERSEDED_MAX)
+        """Digests of deltas that were found to be broken."""
 
     @property
     def held(self) -> NewModel | None:
-        """The newest complete model. Its manifest's shards and limits are those last announced."""
+        """The newest complete model. Its manifest states the shards and limits that were announced last."""
         return self._held
 
     @property
     def wanted(self) -> Wanted:
-        """What to subscribe to, and nothing else of deltas and chunks."""
+        """The delta and chunk topics to subscribe to."""
         return self._wanted
 
     @property
-    def is_behind(self) -> bool:
-        """Whether a newer version was announced than is held."""
-        return self._target is not None
-
-    @property
     def target(self) -> Manifest | None:
-        """The newest announced version, where it is not held yet."""
+        """The newest announced version, if it is not held yet."""
         return self._target
 
     @property
-    def chunk_bytes(self) -> int:
-        """Memory taken by chunks."""
-        return self._chunks.size_bytes
+    def is_behind(self) -> bool:
+        """Whether a newer version has been announced than is held."""
+        return self._target is not None
 
-    # -- what comes
+    @property
+    def is_disowned(self) -> bool:
+        """Whether the aggregator does not know the held version."""
+        return self._state in {State.DISOWNED, State.REPLACING}
+
+    # --- input ------------------------------------------------------------------------------------------------------
 
     def manifest(self, payload: bytes) -> Outcome:
-        """A message of the model topic, plain or signed by whomever: who pins keys checks it before (`model_trust.py`).
-        An empty one (a cleared retained message) says nothing.
+        """A message of the model topic. Signatures are not checked here; a device with pinned keys checks them first
+        (`model_trust`). An empty message (a cleared retained one) means nothing.
         """
         if not payload:
             return None
@@ -143,235 +148,178 @@ class Inbox:
         return self.announced(manifest)
 
     def announced(self, manifest: Manifest) -> Outcome:
-        """A manifest that was read already (and checked, by who pins keys), or that was cached by the outbox."""
+        """A manifest that was decoded (and checked, where keys are pinned), or was cached in the outbox."""
         if manifest.task != self._task:
             return Rejected(f"a manifest is of task {manifest.task!r}, not {self._task!r}")
-        if self._held is not None and _key(manifest) == _key(self._held.manifest):
-            self._passed_over, self._is_disowned = None, False
-            is_anew = _is_later(manifest.published_at, self._held.manifest.published_at)
-            self._refresh(self._held, manifest)
-            if is_anew:
-                self._drop_target_before(manifest)
+        if self._held is not None and version_key(manifest) == version_key(self._held.manifest):
+            self._confirm(self._held, manifest)
             return None
         if self._held is not None and not self._is_to_be_taken(manifest, self._held.manifest):
             self._passed_over = manifest
             return None
         self._passed_over = None
-        rejected = self._add_candidate(manifest)
+        rejected = self._snapshots.add(manifest)
         self._aim_at(manifest)
         if manifest.delta is not None:
             rejected = self._take_delta(manifest.version, manifest.delta) or rejected
         return self._advance() or rejected
 
     def disown(self, version: int, digest: bytes) -> Outcome:
-        """The aggregator does not know this version with these weights. If it is the held one, what the aggregator
-        announces takes its place; until that is here, the held one stays.
-        """
-        if self._held is None or _key(self._held.manifest) != (version, digest):
+        """The aggregator does not know this version with these weights. Ignored unless it is the held one."""
+        if self._held is None or version_key(self._held.manifest) != (version, digest):
             return None
-        self._is_disowned = True
+        self._change(Change.DISOWN)
         self._superseded.clear()
         return None if self._passed_over is None else self.announced(self._passed_over)
 
-    @property
-    def is_disowned(self) -> bool:
-        """Whether the held version is one that the aggregator does not know."""
-        return self._is_disowned
-
     def delta(self, version: int, payload: bytes) -> Outcome:
-        """A message of a delta topic. An empty one (a deleted delta) says nothing."""
+        """A message of a delta topic. An empty one (a deleted delta) means nothing."""
         if not payload or (self._target is None and self._held is not None and version <= self._held.published.version):
             return None
         rejected = self._take_delta(version, payload)
         return self._advance() or rejected
 
     def chunk(self, version: int, index: int, payload: bytes) -> Outcome:
-        """A message of a chunk topic. An empty one (a deleted version) says nothing."""
+        """A message of a chunk topic. An empty one (a deleted version) means nothing."""
         if not payload:
             return None
-        if len(payload) > CHUNK_BYTES_MAX:
-            return Rejected(
-                f"model {version}: chunk {index} has {len(payload)} bytes, over the limit of {CHUNK_BYTES_MAX}"
-            )
-        key = (version, hashlib.sha256(payload).digest())
-        if key in self._held_chunks:
-            return None  # the broker sends all retained chunks again after each reconnect
-        if self._chunks.add(key, payload):
-            return self._advance()
-        return self._unexpected(version, index)
+        match self._snapshots.add_chunk(version, index, payload):
+            case Rejected() as rejected:
+                return rejected
+            case is_wanted:
+                return self._advance() if is_wanted else None
 
-    # -- what follows of it
+    # --- what follows from it -----------------------------------------------------------------------------------------
 
-    def _add_candidate(self, manifest: Manifest) -> Rejected | None:
-        """Its snapshot may be the way."""
-        key = _snapshot_key(manifest)
-        if key[1] in self._broken:
-            return None
-        if manifest.size_bytes > self._limits.compressed_bytes:
-            self._broken.append(key[1])
-            return Rejected(
-                f"model {manifest.snapshot_version}: {manifest.size_bytes} bytes are over the limit of "
-                f"{self._limits.compressed_bytes}"
-            )
-        if key not in self._candidates:
-            self._chunks.seek(key, chunk_keys(manifest) if manifest.inline is None else ())
-        self._candidates[key] = manifest
-        while len(self._candidates) > CANDIDATES_MAX:
-            self._give_up(min(self._candidates, key=lambda one: self._candidates[one].published_at))
-        return None
+    def _change(self, change: Change) -> None:
+        after = TRANSITIONS[self._state][change.value - 1]
+        assert after is not None, f"{change.name} in state {self._state.name}"
+        self._state = after
 
-    def _give_up(self, key: _Key) -> None:
-        """A snapshot is no longer waited for."""
-        del self._candidates[key]
-        self._chunks.give_up(key)
+    def _confirm(self, held: NewModel, manifest: Manifest) -> None:
+        """The held version is announced again, perhaps with other limits or shards, or later than the target."""
+        self._passed_over = None
+        self._change(Change.CONFIRM)
+        fresh = msgspec.structs.replace(
+            held.manifest,
+            shards=manifest.shards,
+            update_bytes_max=manifest.update_bytes_max,
+            published_at=max(manifest.published_at, held.manifest.published_at),
+        )
+        self._held = NewModel(held.published, fresh)
+        if is_later(manifest.published_at, held.manifest.published_at):
+            self._give_up_target_before(manifest)
+
+    def _give_up_target_before(self, manifest: Manifest) -> None:
+        target = self._target
+        if target is None or not is_later(manifest.published_at, target.published_at):
+            return
+        self._superseded.add(target)
+        self._snapshots.give_up_before(manifest)
+        self._base = None
+        self._abandon_target()
+        self._delta_topics.reopen()
+        self._wanted = self._plan()
+
+    def _abandon_target(self) -> None:
+        self._target = None
+        self._change(Change.ABANDON)
+
+    def _is_to_be_taken(self, manifest: Manifest, held: Manifest) -> bool:
+        if self.is_disowned:
+            return True
+        return not self._superseded.covers(manifest) and is_newer(manifest, held)
 
     def _aim_at(self, manifest: Manifest) -> None:
-        """Goes for its version, if that is the newest."""
-        if self._target is not None and _same_moment(manifest, self._target):
-            self._reopen()  # a new connection: what did not come, or was wrong, may come now
-            self._deltas.clear()
-            self._target = manifest  # if the two differ, one was damaged, and the last word may be the true one
-        elif self._target is None or self._is_newer(manifest, self._target):
-            if self._target is not None and manifest.version <= self._target.version:
-                self._reopen()  # another line: what was wrong with these numbers says nothing
-            self._target = manifest
+        """Makes it the target if it is the newest."""
+        if self._target is not None and announces_same_version(manifest, self._target):
+            self._delta_topics.reopen()  # a new connection: what did not come, or was broken, may come now
+            self._deltas.clear()  # if the two manifests differ, one was damaged, and the later may be the right one
+        elif self._target is not None and not is_newer(manifest, self._target):
+            return
+        elif self._target is not None and manifest.version <= self._target.version:
+            self._delta_topics.reopen()  # another line: deltas of these numbers that were broken were not its own
+        self._target = manifest
+        self._change(Change.AIM)
 
     def _advance(self) -> Outcome:
-        """Goes as far as what is here leads, and plans the rest."""
+        """Goes as far towards the target as what has been received allows, and plans the rest."""
         before = self._held
-        rejected = self._take_snapshots()
-        rejected = self._take_deltas() or rejected
+        rejected = self._use_snapshots()
+        rejected = self._use_deltas() or rejected
         self._wanted = self._plan()
         return self._held if self._held is not before else rejected
 
-    def _take_snapshots(self) -> Rejected | None:
+    def _use_snapshots(self) -> Rejected | None:
         """Uses the snapshots that are complete."""
         rejected = None
-        for key, manifest in tuple(self._candidates.items()):
-            if key not in self._candidates or not self._chunks.is_complete(key):
-                continue
-            chunks = dict(enumerate(self._chunks.of(key)))
-            self._give_up(key)
-            try:
-                published = assemble(manifest, chunks, limits=self._limits)
-            except DecodeError as error:
-                self._broken.append(key[1])  # one warning; the same version announced anew may be sound
-                rejected = Rejected(f"a model could not be used: {error}")
+        for manifest, payload, published in self._snapshots.complete():
+            if isinstance(published, Rejected):
+                rejected = published
                 if manifest is self._target and manifest.inline is not None:
-                    self._target = None  # there is no other way to it
+                    self._abandon_target()  # there is no other way to it
                 continue
-            assert published is not None, "all chunks are here"
-            if self._surpasses(published, manifest):
-                self._hold(published, manifest, manifest.inline or b"".join(chunks.values()))
+            held_version = -1 if self._held is None else self._held.published.version
+            if published.version > held_version or manifest.version <= held_version:  # newer, or of a new line
+                self._hold(published, manifest, payload)
             else:
                 self._base = published
         return rejected
 
-    def _take_deltas(self) -> Rejected | None:
-        """Walks to the newest version, if all of a way is here."""
+    def _use_deltas(self) -> Rejected | None:
+        """Goes to the target if all deltas of a chain are here."""
         rejected = None
         for base in self._bases():
             target = self._target
-            way = None if target is None else self._deltas.way(target, base.version, base.digest)
-            if target is None or way is None or way.missing:
+            chain = None if target is None else self._deltas.chain(target, base.version, base.digest)
+            if target is None or chain is None or chain.missing:
                 continue
             try:
-                published = self._deltas.walk(base, way)
-            except BrokenLink as error:
-                self._broken.append(hashlib.sha256(error.link.payload).digest())
-                self._close(error.link.version)
+                published = self._deltas.apply(base, chain)
+            except BrokenDelta as error:
+                self._broken.append(hashlib.sha256(error.delta.payload).digest())
+                self._close_topic(error.delta.version)
                 rejected = Rejected(f"a delta could not be used: {error}")
                 continue
-            grid = codec.decode(way.links[-1].payload, Delta).grid
+            grid = codec.decode(chain.deltas[-1].payload, Delta).grid
             tensors = encode_vector(published.weights, published.layout, grid)
             self._hold(published, target, model_message(published, tensors, parent=published.version - 1))
         return rejected
 
     def _bases(self) -> list[Published]:
-        """Complete versions that deltas may lead on from."""
+        """Complete versions from which deltas may lead on."""
         bases = [] if self._held is None else [self._held.published]
         if self._base is not None:
             bases.append(self._base)
-        # A digest is of the weights alone: what names and shapes they have, only the target's manifest says.
+        # A digest covers the weights alone; their names and shapes are stated only in the target's manifest.
         target = self._target
         return [one for one in bases if target is None or one.layout.fingerprint == target.layout_fingerprint]
 
     def _hold(self, published: Published, manifest: Manifest, payload: bytes) -> None:
         if self._held is not None:
-            self._supersede(self._held.manifest)
-        self._is_disowned = False
+            self._superseded.add(self._held.manifest)
         self._held = NewModel(published, with_inline(manifest, published, payload))
         held = self._held.manifest
-        self._held_chunks = frozenset(chunk_keys(held))
         self._base = None
-        for key, candidate in tuple(self._candidates.items()):
-            if not self._is_newer(candidate, held) or candidate.snapshot_version <= published.version:
-                self._give_up(key)
-                if not self._is_newer(candidate, held):
-                    self._supersede(candidate)
-        self._chunks.drop(up_to=published.version)
-        if self._target is not None and not self._is_newer(self._target, held):
-            self._target = None
-        if self._target is None:
-            self._deltas.drop(up_to=published.version)
-            self._reopen()
+        for candidate in self._snapshots.held(held):
+            self._superseded.add(candidate)
+        if self._target is not None and is_newer(self._target, held):
+            self._change(Change.PASS)
+            return
+        self._target = None
+        self._change(Change.REACH)
+        self._deltas.drop(up_to=published.version)
+        self._delta_topics.reopen()
 
     def _plan(self) -> Wanted:
-        """The cheapest way that is open."""
-        target = self._target
-        if target is None:
+        if self._target is None:
             return Wanted()
-        self._closed |= {one for one, since in self._asked.items() if target.version - since >= PATIENCE_VERSIONS}
-        starts = [(base.version, base.digest, 0, None) for base in self._bases()] + [
-            (manifest.snapshot_version, None, self._missing_bytes(key, manifest), manifest.snapshot_version)
-            for key, manifest in self._candidates.items()
-        ]
-        ways: list[tuple[int, Wanted]] = []
-        for version, digest, size_bytes, snapshot in starts:
-            if version == target.version and snapshot is not None:
-                ways.append((size_bytes, Wanted(snapshot=snapshot)))
-            way = self._deltas.way(target, version, digest)
-            if way is not None and not self._closed & set(way.missing):
-                deltas_bytes = sum(target.delta_sizes[target.version - one] for one in way.missing)
-                ways.append((size_bytes + deltas_bytes, Wanted(way.missing, snapshot)))
-        if ways:
-            wanted = min(ways, key=lambda way: way[0])[1]
-        else:  # no way to the newest is open, but there may be one to a newer version than is held
-            held = -1 if self._held is None else self._held.published.version
-            newest = max((version for version, _, _, snapshot in starts if snapshot is not None), default=-1)
-            wanted = Wanted(snapshot=newest if newest > held else None)
-        for one in wanted.deltas:
-            self._asked.setdefault(one, target.version)
-        return wanted
-
-    def _missing_bytes(self, key: _Key, manifest: Manifest) -> int:
-        return manifest.size_bytes - self._chunks.here_bytes(key)
-
-    def _surpasses(self, snapshot: Published, manifest: Manifest) -> bool:
-        """Whether a snapshot is to be held as it is: it is newer, or of a new line."""
-        held = self._held
-        return held is None or snapshot.version > held.published.version or (manifest.version <= held.published.version)
-
-    def _is_to_be_taken(self, manifest: Manifest, held: Manifest) -> bool:
-        if self._is_disowned:
-            return True
-        over_since = self._superseded.get(_key(manifest))
-        is_late = over_since is not None and not _is_later(manifest.published_at, over_since)
-        return not is_late and self._is_newer(manifest, held)
-
-    def _supersede(self, manifest: Manifest) -> None:
-        self._superseded[_key(manifest)] = manifest.published_at
-        while len(self._superseded) > SUPERSEDED_MAX:
-            self._superseded.popitem(last=False)
-
-    @staticmethod
-    def _is_newer(manifest: Manifest, than: Manifest | None) -> bool:
-        if than is None or manifest.version > than.version:
-            return True
-        return manifest.digest != than.digest and _is_later(manifest.published_at, than.published_at)
+        starts = [Start(base.version, base.digest) for base in self._bases()] + self._snapshots.starts()
+        held_version = -1 if self._held is None else self._held.published.version
+        return plan(self._target, starts, self._deltas, self._delta_topics, held_version=held_version)
 
     def _take_delta(self, version: int, payload: bytes) -> Rejected | None:
-        """Keeps a delta for a way to come."""
+        """Stores a delta for a chain."""
         name = hashlib.sha256(payload).digest()
         if name in self._broken:
             return None
@@ -381,82 +329,18 @@ class Inbox:
                 raise DecodeError(f"it is of task {delta.task!r}, version {delta.version}")  # noqa: TRY301
         except DecodeError as error:
             self._broken.append(name)
-            self._close(version)
+            self._close_topic(version)
             return Rejected(f"delta {version} could not be used: {error}")
         self._deltas.add(delta, payload)
-        self._closed.discard(version)
+        self._delta_topics.closed.discard(version)
         return None
 
-    def _close(self, version: int) -> None:
-        """Its topic is not asked (again) for now; of a delta that is in the manifest, the topic has the same. What came
-        unasked and is wrong says nothing of what its topic holds.
+    def _close_topic(self, version: int) -> None:
+        """Leaves a delta topic out of the plan for now.
+
+        Only if it was subscribed to, or if the delta came inside the manifest, since the topic then holds the same
+        bytes. A broken delta that came unrequested says nothing about what the topic holds.
         """
-        inside = self._target is not None and self._target.delta is not None and version == self._target.version
-        if self._target is not None and (inside or version in self._asked):
-            self._closed.add(version)
-
-    def _reopen(self) -> None:
-        self._closed.clear()
-        self._asked.clear()
-
-    def _refresh(self, held: NewModel, manifest: Manifest) -> None:
-        """The same version announced again: an aggregator started with other settings has other limits or shards."""
-        fresh = msgspec.structs.replace(
-            held.manifest,
-            shards=manifest.shards,
-            update_bytes_max=manifest.update_bytes_max,
-            published_at=max(manifest.published_at, held.manifest.published_at),
-        )
-        self._held = NewModel(held.published, fresh)
-
-    def _drop_target_before(self, manifest: Manifest) -> None:
-        target = self._target
-        if target is None or not _is_later(manifest.published_at, target.published_at):
-            return
-        self._supersede(target)
-        for key, candidate in tuple(self._candidates.items()):
-            if _is_later(manifest.published_at, candidate.published_at):
-                self._give_up(key)
-        self._target = self._base = None
-        self._reopen()
-        self._wanted = self._plan()
-
-    def _unexpected(self, version: int, index: int) -> Rejected | None:
-        """A chunk of an announced snapshot with other bytes than announced: broken, or of a new line to come."""
-        for key, manifest in self._candidates.items():
-            if manifest.snapshot_version == version and key not in self._complained:
-                self._complained.append(key)
-                return Rejected(
-                    f"model {version}: chunk {index} does not have its digest; waiting for it to come again"
-                )
-        return None
-
-
-def chunk_keys(manifest: Manifest) -> list[_Key]:
-    """As chunks are kept."""
-    return [(manifest.snapshot_version, digest) for digest in manifest.chunk_digests]
-
-
-def _same_moment(one: Manifest, other: Manifest) -> bool:
-    """Whether both announce one version of one line."""
-    same_publication = (one.version, one.published_at) == (other.version, other.published_at)
-    return same_publication or _key(one) == _key(other)
-
-
-def _is_later(moment: float, than: float) -> bool:
-    """Of two publications, Unix seconds; at the last moment that is believed, the last word is the later one."""
-    return moment > than or moment >= MOMENT_MAX
-
-
-def _key(manifest: Manifest) -> _Key:
-    return manifest.version, manifest.digest
-
-
-def _snapshot_key(manifest: Manifest) -> _Key:
-    """A snapshot, and all by which it is verified: manifests of several versions name the same one."""
-    parts = [*manifest.chunk_digests, manifest.layout_fingerprint, manifest.size_bytes.to_bytes(8, "big")]
-    if manifest.snapshot_version == manifest.version:
-        parts.append(manifest.digest)
-    if manifest.inline is not None:
-        parts.append(hashlib.sha256(manifest.inline).digest())
-    return manifest.snapshot_version, hashlib.sha256(b"".join(parts)).digest()
+        inline = self._target is not None and self._target.delta is not None and version == self._target.version
+        if self._target is not None and (inline or version in self._delta_topics.wanted_since):
+            self._delta_topics.closed.add(version)

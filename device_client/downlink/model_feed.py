@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Mapping
 
-from device_client.downlink.inbox import NewModel, Rejected
 from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import FirstModel
+from device_client.downlink.outcome import NewModel, Rejected
 from device_client.downlink.receiver import Downlink
 from device_client.events import Emit
 from wire_contract.errors import TopicError

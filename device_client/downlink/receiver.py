@@ -5,8 +5,10 @@ import random
 import time
 from collections.abc import Callable
 
-from device_client.downlink.inbox import Inbox, NewModel, Outcome, Rejected, Wanted
+from device_client.downlink.download_plan import Wanted
+from device_client.downlink.inbox import Inbox
 from device_client.downlink.model_trust import ModelTrust, refusal
+from device_client.downlink.outcome import NewModel, Outcome, Rejected
 from device_client.downlink.resubscription import Renewal
 from wire_contract.errors import DecodeError, LinkError
 from wire_contract.link.protocol import Link

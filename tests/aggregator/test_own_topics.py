@@ -15,7 +15,8 @@ from msgspec import structs
 from aggregator.ledger.renumber import move_forward
 from aggregator.publishing.line_check import LineRefused
 from aggregator.publishing.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
-from device_client.downlink.inbox import Inbox, NewModel
+from device_client.downlink.inbox import Inbox
+from device_client.downlink.outcome import NewModel
 from tests.aggregator.synthetic import CHUNKED, LAYOUT, ROOT, SETTINGS, T0, TASK
 from tests.aggregator.test_service import MODEL, STATUS
 from tests.aggregator.test_service import Stage as PlainStage

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from device_client.downlink.inbox import Inbox, Outcome, Rejected
+from device_client.downlink.inbox import Inbox
+from device_client.downlink.outcome import Outcome, Rejected
 from tests.device_client.stage import TASK
 from wire_contract import codec
 from wire_contract.encoding import encode_vector

@@ -9,7 +9,7 @@ from wire_contract import topics
 from wire_contract.link.protocol import Delivery, Link, Quality
 
 if TYPE_CHECKING:
-    from device_client.downlink.inbox import Outcome
+    from device_client.downlink.outcome import Outcome
 
 LINE = shelves(40)
 

@@ -116,7 +116,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.chunks[key] = self.chunks.pop(key)
             self.bound()
         else:
-            self.store.seek(self.name(snapshot), keys(snapshot))
+            self.store.want(self.name(snapshot), keys(snapshot))
             self.sought.add(snapshot)
 
     @precondition(lambda self: not self.sought)
@@ -127,10 +127,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_counted(self) -> None:
-        assert self.store.size_bytes == sum(map(len, self.chunks.values()))
+        assert sum(map(len, self.store._chunks.values())) == sum(map(len, self.chunks.values()))
         for snapshot in self.sought:
             here = [self.chunks[key] for key in keys(snapshot) if key in self.chunks]
-            assert self.store.here_bytes(self.name(snapshot)) == sum(map(len, here))
+            assert self.store.received_bytes(self.name(snapshot)) == sum(map(len, here))
             assert self.store.is_complete(self.name(snapshot)) == (len(here) == 4)
             if len(here) == 4:
                 assert list(self.store.of(self.name(snapshot))) == here

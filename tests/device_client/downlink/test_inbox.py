@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.downlink.inbox import Inbox, NewModel, Rejected, Wanted
+from device_client.downlink.download_plan import Wanted
+from device_client.downlink.inbox import Inbox
+from device_client.downlink.outcome import NewModel, Rejected
 from tests.device_client.stage import TASK, model
 from wire_contract import codec
 from wire_contract.layout import Layout, TensorSpec
@@ -251,15 +253,15 @@ def test_two_versions_may_share_a_chunk() -> None:
 
 
 def test_bytes_without_a_manifest_are_bounded_and_the_oldest_go() -> None:
-    inbox = Inbox(TASK, early_bytes_max=4 * CHUNK_BYTES_MAX)
+    inbox = Inbox(TASK, unclaimed_bytes_max=4 * CHUNK_BYTES_MAX)
     for index in range(100):
         inbox.chunk(9, index, bytes([index]) * CHUNK_BYTES_MAX)
-    assert inbox.chunk_bytes == 4 * CHUNK_BYTES_MAX
+    assert sum(map(len, inbox._snapshots._chunks._chunks.values())) == 4 * CHUNK_BYTES_MAX
     assert isinstance(put_all(inbox, LINE[1]), NewModel), "the newest are still there"
 
 
 def test_chunks_that_a_manifest_asked_for_are_not_pushed_out() -> None:
-    inbox = Inbox(TASK, early_bytes_max=CHUNK_BYTES_MAX)
+    inbox = Inbox(TASK, unclaimed_bytes_max=CHUNK_BYTES_MAX)
     put(inbox, LINE[1])
     put(inbox, LINE[1], 0)
     put(inbox, LINE[1], 1)

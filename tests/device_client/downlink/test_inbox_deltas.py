@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_client.downlink.inbox import PATIENCE_VERSIONS, Inbox, NewModel, Rejected, Wanted
+from device_client.downlink.download_plan import PATIENCE_VERSIONS, Wanted
+from device_client.downlink.inbox import Inbox
+from device_client.downlink.outcome import NewModel, Rejected
 from tests.device_client.downlink.downlink_line import LAYOUT, Retained, announced, large_deltas, rejections, shelves
 from tests.device_client.stage import TASK
 from wire_contract import codec
@@ -254,9 +256,9 @@ def test_nothing_grows_whatever_comes() -> None:
         inbox.delta(4 + number, b"junk %d" % number)
         inbox.manifest(manifest(LINE[4], version=2**40 + number, delta_sizes=(1,) * 8))
     assert len(inbox._deltas) <= 16
-    assert len(inbox._candidates) <= 4
-    assert len(inbox._closed) <= 8
-    assert len(inbox._asked) <= 8
+    assert len(inbox._snapshots._candidates) <= 4
+    assert len(inbox._delta_topics.closed) <= 8
+    assert len(inbox._delta_topics.wanted_since) <= 8
     assert len(inbox._broken) <= 64
 
 

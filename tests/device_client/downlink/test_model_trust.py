@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from device_client.downlink.inbox import Inbox, NewModel, Rejected
+from device_client.downlink.inbox import Inbox
 from device_client.downlink.model_trust import CLOCK_SKEW_SECONDS, Believed, ModelTrust, VolatileMemory
+from device_client.downlink.outcome import NewModel, Rejected
 from device_client.downlink.receiver import Downlink
 from device_client.uplink.outbox import Outbox
 from tests.device_client.downlink.downlink_line import announced, shelves

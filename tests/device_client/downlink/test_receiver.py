@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from aggregator.publishing.publisher import Publisher
-from device_client.downlink.inbox import NewModel
+from device_client.downlink.outcome import NewModel
 from device_client.downlink.resubscription import Renewal
 from tests.device_client.downlink.downlink_line import announced, large_deltas
 from tests.device_client.downlink.listening_device import LINE, MODEL, MODELS, Watched
