@@ -27,10 +27,12 @@ from aggregator.ledger.commands import (
 from aggregator.ledger.file_format import LedgerBusy
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import Totals, read_history, read_totals
+from aggregator.ledger.records import row_of
 from aggregator.ledger.renumber import move_forward
+from aggregator.ledger.restoring import restore
 from aggregator.log_lines import write_log
 from aggregator.metrics_file import MetricsFile
-from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
+from aggregator.model_line import LineSettings, ModelLine, opening_shelf
 from aggregator.patience import patiently
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.settings import (

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import structs
@@ -18,10 +19,16 @@ from wire_contract.encoding import decode_vector
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import UPDATE_LIMITS, Limits
-from wire_contract.messages import PAYLOAD_DIGEST_BYTES, Receipt, RefusalReason, Update
+from wire_contract.messages import PAYLOAD_DIGEST_BYTES, Outcome, Receipt, RefusalReason, Update
 from wire_contract.signatures.envelope import sealed
 from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
 from wire_contract.topics import ParsedTopic, shard_of
+
+DeviceKey = tuple[str, bytes]
+"""Device and incarnation."""
+
+INCARNATIONS_KEPT = 16
+"""So many reinstallations of one device are remembered; of older ones the journal knows, as far as it reaches."""
 
 _DETAIL_CHARACTERS_MAX = 300
 _NORM_MAX = 1e15
@@ -36,7 +43,7 @@ devices, only the model's norm is there to compare with (`norm_ratio_max`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class AdmissionPolicy:
     """What the operator chose."""
 
     decay: Decay = "polynomial"
@@ -94,6 +101,30 @@ class Refuse:
 Verdict = Merge | Duplicate | Refuse
 
 
+class Judged(NamedTuple):
+    """One update and what became of it."""
+
+    verdict: Verdict
+    update: Update | None
+    """None: it could not be read, or is to be sent again as it is (`rate`)."""
+    version: int
+    """The newest version when it was judged; a merged update goes into the one after it."""
+    device: str
+    """In its topic."""
+    payload: bytes
+    """As it came."""
+
+    @property
+    def counts_as(self) -> Outcome:
+        """For totals: a refusal that is repeated was counted when it was first given, so it is a duplicate."""
+        match self.verdict:
+            case Merge():
+                return "merged"
+            case Refuse(seen_before=False):
+                return "refused"
+        return "duplicate"
+
+
 @dataclass(frozen=True)
 class LastOfDevice:
     """The newest update of one device incarnation in the ledger. A device sends one update at a time, so what is
@@ -123,7 +154,7 @@ class Standing:
     """Of an update."""
 
 
-def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: Policy) -> Update | Refuse:
+def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: AdmissionPolicy) -> Update | Refuse:
     """The update in `payload`, if it is one and comes from where its topic says."""
     limits = replace(
         UPDATE_LIMITS,
@@ -143,7 +174,7 @@ def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: 
     return update
 
 
-def _open(device: str, payload: bytes, limits: Limits, policy: Policy) -> Update | Refuse:
+def _open(device: str, payload: bytes, limits: Limits, policy: AdmissionPolicy) -> Update | Refuse:
     try:
         message = sealed(payload, Update, limits=limits)
         if policy.device_keys is not None:
@@ -162,7 +193,7 @@ def _open(device: str, payload: bytes, limits: Limits, policy: Policy) -> Update
 def admit(
     update: Update,
     standing: Standing,
-    policy: Policy,
+    policy: AdmissionPolicy,
     last: LastOfDevice | None,
     difference: Vector,
     *,
@@ -210,7 +241,7 @@ def admit(
     return Merge(weight, staleness, norm, scale_of(norm, slot_norm, budget))
 
 
-def _check_shard(update: Update, policy: Policy) -> Refuse | None:
+def _check_shard(update: Update, policy: AdmissionPolicy) -> Refuse | None:
     """Updates in flight while --shards was changed, and that were not merged here before that, belong elsewhere."""
     expected = shard_of(update.device, policy.shards)
     if expected == policy.shard:
@@ -219,7 +250,7 @@ def _check_shard(update: Update, policy: Policy) -> Refuse | None:
     return Refuse("rate", f"shard: device {update.device} belongs to shard {expected} of {policy.shards}")
 
 
-def _check_base(update: Update, standing: Standing, policy: Policy) -> Refuse | None:
+def _check_base(update: Update, standing: Standing, policy: AdmissionPolicy) -> Refuse | None:
     if update.layout_fingerprint != standing.layout.fingerprint:
         return Refuse("layout", "its tensors are not those of the model; device and aggregator have different students")
     staleness = standing.version - update.base_version
@@ -235,7 +266,7 @@ def norm_of(vector: Vector) -> float:
     return float(np.sqrt(np.einsum("i,i->", vector, vector, dtype=np.float64)))
 
 
-def _checked_norm(difference: Vector, standing: Standing, policy: Policy, budget: float) -> float | Refuse:
+def _checked_norm(difference: Vector, standing: Standing, policy: AdmissionPolicy, budget: float) -> float | Refuse:
     norm = norm_of(difference)
     if not np.isfinite(norm):
         return Refuse("not_finite", "it holds NaN or infinity; training diverged on the device")

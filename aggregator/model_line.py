@@ -9,14 +9,16 @@ over versions.
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
 
 import numpy as np
 
 from aggregator.admission import (
+    INCARNATIONS_KEPT,
+    AdmissionPolicy,
+    DeviceKey,
+    Judged,
     LastOfDevice,
     Merge,
-    Policy,
     Refuse,
     Standing,
     Verdict,
@@ -25,23 +27,18 @@ from aggregator.admission import (
     norm_of,
     read_update,
 )
-from aggregator.ledger.file_format import LedgerError
-from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
-from aggregator.ledger.pruning import Kept
-from aggregator.ledger.records import Batch, DeviceKey, MergedUpdate, RefusedUpdate, VersionRow
-from aggregator.merging.fedbuff import Buffer
-from aggregator.merging.peers import PEERS_MAX, Claim, Peers
+from aggregator.merging.buffer import Buffer
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.peers import Claim, Peers
+from aggregator.merging.rule import Contribution, Rule, Step
 from wire_contract.compression.choice import EncodingChoice, encode_as
 from wire_contract.compression.planner import Plan
-from wire_contract.encoding import ENCODERS, EncodingName, decode_vector
-from wire_contract.errors import DecodeError
+from wire_contract.encoding import EncodingName
 from wire_contract.layout import Layout, Vector
-from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS, MOMENT_MAX
-from wire_contract.messages import Evaluation, RefusalReason, Update
+from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.publication.deltas import EncodeDelta
-from wire_contract.publication.manifest import Announcement, read_model
+from wire_contract.publication.manifest import Announcement
 from wire_contract.publication.release import Shelf, first_shelf, next_shelf
-from wire_contract.signatures.envelope import read
 from wire_contract.topics import ParsedTopic
 
 DELTA_BYTES = 1_536
@@ -59,8 +56,10 @@ class LineSettings:
     """T: a version is due this long after the first update in the buffer, also with fewer devices than K."""
     devices_min: int = 2
     """Of so many devices at least a version is made: one of a single device would publish that person's update."""
+    rule: Rule = FEDBUFF
+    """How updates become the weights of a version."""
     server_rate: float = 1.0
-    """η of FedBuff."""
+    """η of the rule."""
     model_encoding: EncodingName = "float16"
     """Of snapshots."""
     delta_encoding: EncodingChoice | None = field(default_factory=lambda: Plan(bytes_max=DELTA_BYTES))
@@ -71,73 +70,7 @@ class LineSettings:
     """A snapshot is published at least every so many versions."""
     journal_versions_kept: int = 10_000
     """Versions whose updates stay in the journal."""
-    policy: Policy = field(default_factory=Policy)
-
-    @property
-    def kept(self) -> Kept:
-        """How far back the ledger goes."""
-        return Kept(journal_versions=self.journal_versions_kept, staleness_max=self.policy.staleness_max)
-
-
-class Judged(NamedTuple):
-    """One update and what became of it."""
-
-    verdict: Verdict
-    update: Update | None
-    """None: it could not be read."""
-    version: int
-    """The newest version when it was judged."""
-
-
-class BatchBuilder:
-    """Collects what one ledger transaction will write."""
-
-    def __init__(self) -> None:
-        self._merged: list[MergedUpdate] = []
-        self._refused: list[RefusedUpdate] = []
-        self._unremembered: list[RefusalReason] = []
-        self._duplicates = 0
-        self._evaluations: list[Evaluation] = []
-
-    def take(self, judged: Judged, payload: bytes, *, into_version: int) -> None:
-        """One judged update."""
-        match judged.verdict:
-            case Merge(weight, staleness, norm, scale):
-                assert judged.update is not None
-                self._merged.append(
-                    MergedUpdate(
-                        update=judged.update,
-                        payload=payload,
-                        into_version=into_version,
-                        staleness=staleness,
-                        weight=weight,
-                        scale=scale,
-                        norm=norm,
-                    )
-                )
-            case Refuse(reason) as refusal:
-                if refusal.seen_before:
-                    self._duplicates += 1
-                elif judged.update is None or not refusal.is_remembered:
-                    self._unremembered.append(reason)
-                else:
-                    self._refused.append(RefusedUpdate(update=judged.update, reason=reason))
-            case _:
-                self._duplicates += 1
-
-    def take_evaluation(self, evaluation: Evaluation) -> None:
-        """One evaluator's word."""
-        self._evaluations.append(evaluation)
-
-    def build(self) -> Batch:
-        """What was collected."""
-        return Batch(
-            merged=tuple(self._merged),
-            refused=tuple(self._refused),
-            unremembered=tuple(self._unremembered),
-            duplicates=self._duplicates,
-            evaluations=tuple(self._evaluations),
-        )
+    policy: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 
 class ModelLine:
@@ -170,7 +103,7 @@ class ModelLine:
         """The version from which on `recall` knows every update that was merged."""
         self._incarnations = Counter(device for device, _ in lasts)
         self._crowded = {device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT}
-        self.buffer = Buffer(layout.size)
+        self.buffer = Buffer(settings.rule.begin(layout.size, settings.server_rate))
         self._difference: Vector = np.empty(layout.size, dtype=np.float32)
         self._standing = self._new_standing()
 
@@ -189,7 +122,7 @@ class ModelLine:
         policy = self.settings.policy
         update = read_update(topic, payload, self._standing, policy)
         if isinstance(update, Refuse):
-            return Judged(update, None, self.version)
+            return Judged(update, None, self.version, topic.device, payload)
         key = (update.device, update.incarnation)
         last, may_be_forgotten = self._last(key)
         verdict: Verdict | None = beyond_memory(update, self._horizon()) if may_be_forgotten else None
@@ -204,14 +137,25 @@ class ModelLine:
                 slot_norm=self.buffer.norm_of(update.device),
             )
         match verdict:
-            case Merge(weight, _, norm, scale):
-                self.buffer.add(update.device, self._difference, weight, scale=scale, norm=norm, samples=update.samples)
+            case Merge(weight, staleness, norm, scale):
+                self.buffer.add(
+                    Contribution(
+                        device=update.device,
+                        difference=self._difference,
+                        weight=weight,
+                        scale=scale,
+                        norm=norm,
+                        samples=update.samples,
+                        base_version=update.base_version,
+                        staleness=staleness,
+                    )
+                )
                 self._answered(key, LastOfDevice(update.sequence))
             case Refuse("rate"):  # the same bytes are welcome later, so that they were refused is not remembered
-                return Judged(verdict, None, self.version)
+                return Judged(verdict, None, self.version, topic.device, payload)
             case Refuse(reason, is_remembered=True):
                 self._answered(key, LastOfDevice(update.sequence, reason))
-        return Judged(verdict, update, self.version)
+        return Judged(verdict, update, self.version, topic.device, payload)
 
     def is_due(self, *, waited_seconds: float) -> bool:
         """Whether the next version is due, the first update of the buffer having waited so long."""
@@ -226,9 +170,9 @@ class ModelLine:
             return 0
         return max(0, self.settings.devices_min - self.buffer.slots)
 
-    def next_weights(self) -> Vector:
-        """Master weights (layout.size,) of the next version; changes nothing."""
-        return self.buffer.merged_onto(self.weights, self.settings.server_rate)
+    def next_step(self) -> Step:
+        """Master weights (layout.size,) of the next version, and what the rule then remembers; changes nothing."""
+        return self.buffer.step(self.weights)
 
     def next_shelf(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Shelf:
         """How the next version, with master `weights` (layout.size,), is published; changes nothing.
@@ -247,10 +191,10 @@ class ModelLine:
             delta_bytes_max=settings.delta_message_bytes_max,
         )
 
-    def advance(self, shelf: Shelf, weights: Vector) -> None:
+    def advance(self, shelf: Shelf, step: Step) -> None:
         """Goes over to a version that the ledger has committed."""
         assert shelf.version == self.version + 1, f"version {shelf.version} after {self.version}"
-        self.shelf, self.weights = shelf, weights
+        self.shelf, self.weights = shelf, step.weights
         self._digests[shelf.version] = shelf.published.digest
         self._digests.pop(shelf.version - self.settings.policy.staleness_max - 1, None)
         devices = self.buffer.devices
@@ -258,7 +202,7 @@ class ModelLine:
         self._peers.committed(
             {device: Claim(shelf.version, slot.samples, slot.norm) for device, slot in devices.items()}
         )
-        self.buffer.clear()
+        self.buffer.restore(step.state)
         self._standing = self._new_standing()
 
     def crowded(self) -> list[str]:
@@ -332,82 +276,3 @@ def announcement(settings: LineSettings, shelf: Shelf, *, expires_at: float | No
     """What stands on the broker for the newest version; its manifest is good until `expires_at` (Unix seconds)."""
     policy = settings.policy
     return shelf.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)
-
-
-def row_of(shelf: Shelf) -> VersionRow:
-    """The ledger's row of the newest version."""
-    return VersionRow(
-        version=shelf.version,
-        parent=shelf.parent,
-        digest=shelf.published.digest,
-        encoding=shelf.encoding,
-        chunks=len(shelf.chunks) if shelf.is_snapshot else None,
-        committed_at=shelf.published_at,
-        model=shelf.model,
-        delta=shelf.deltas[0] if shelf.deltas else None,
-    )
-
-
-def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
-    """The line as the ledger has it: newest weights plus the journal after them, bit for bit; so is what is published.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-    """
-    layout = ledger.layout()
-    assert layout is not None, "begin the line first"
-    row, weights = ledger.newest()
-    shelf = _restore_shelf(ledger, row, layout)
-    if weights.size != layout.size:
-        raise LedgerError(f"ledger {ledger.path} is damaged: version {row.version} has {weights.size} weights")
-    line = ModelLine(
-        settings,
-        shelf,
-        weights,
-        digests=ledger.digests(since=row.version - settings.policy.staleness_max),
-        lasts=ledger.last_of_devices(),
-        contributed=ledger.contributed(since=0, until=row.version),
-        claims=ledger.claims(PEERS_MAX, until=row.version),
-        recall=ledger.last_merged,
-        horizon=ledger.horizon,
-    )
-    difference = np.empty(layout.size, dtype=np.float32)
-    for journalled in ledger.journal(into_version=row.version + 1):
-        try:
-            decode_vector(read(journalled.payload, Update).tensors, layout, out=difference)
-        except DecodeError as error:
-            raise LedgerError(f"ledger {ledger.path} is damaged: an update of {journalled.device}: {error}") from None
-        line.buffer.add(
-            journalled.device,
-            difference,
-            journalled.weight,
-            scale=journalled.scale,
-            norm=norm_of(difference) if journalled.norm is None else journalled.norm,
-            samples=journalled.samples,
-        )
-    return line
-
-
-def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Shelf:
-    """In the encoding it was committed with, whatever the settings say now: its digest is what updates name."""
-    if row.encoding not in ENCODERS:
-        raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")
-    snapshot = ledger.newest_snapshot()
-    if row.model is None or snapshot.model is None:
-        raise LedgerError(f"ledger {ledger.path} is damaged: its newest versions have no model messages")
-    try:
-        published = read_model(row.model)
-    except DecodeError as error:
-        raise LedgerError(f"ledger {ledger.path} is damaged: {error}") from None
-    if (published.version, published.digest, published.layout) != (row.version, row.digest, layout):
-        raise LedgerError(f"ledger {ledger.path} is damaged: the model message of version {row.version} is another's")
-    return Shelf(
-        published=published,
-        parent=row.parent,
-        encoding=cast("EncodingName", row.encoding),
-        published_at=min(row.committed_at, float(MOMENT_MAX)),  # an older program may have stamped it with any
-        model=row.model,
-        snapshot_version=snapshot.version,
-        snapshot=snapshot.model,
-        deltas=tuple(delta for _, delta in ledger.deltas()),
-    )

@@ -6,48 +6,43 @@ a version that a restart still has.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from aggregator.admission import Merge, Refuse, receipt_for
+from aggregator.admission import Judged, Refuse, receipt_for
 from aggregator.enrolment.roles import is_evaluator
+from aggregator.evaluations import Evaluated, EvaluationReader
 from aggregator.ledger.file_format import LedgerBusy
 from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.pruning import Kept
 from aggregator.ledger.reading import Totals
+from aggregator.ledger.records import batch_of, row_of
 from aggregator.metrics_file import Figures, MetricsFile
-from aggregator.model_line import BatchBuilder, ModelLine, announcement, row_of
+from aggregator.model_line import ModelLine
 from aggregator.patience import patiently
-from aggregator.publishing.line_check import STANDS_IN_THE_WAY
-from aggregator.publishing.line_entry import Entry, publish_anew
-from aggregator.publishing.own_topics import SETTLE_SECONDS, OwnTopics
-from aggregator.publishing.publisher import Publisher
-from aggregator.status import History, Tally
+from aggregator.publishing.own_topics import SETTLE_SECONDS
+from aggregator.publishing.publication import Publication
+from aggregator.status import Counters, History, Tally
 from aggregator.status_publisher import Telling
 from aggregator.telemetry.recording import Recording, Stopwatch
-from wire_contract.codec import decode
-from wire_contract.errors import ContractError, DecodeError, EncodeError, TopicError
+from wire_contract.errors import ContractError, EncodeError, TopicError
 from wire_contract.layout import Vector
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
-from wire_contract.messages import AggregatorStatus, Evaluation, Receipt
+from wire_contract.messages import AggregatorStatus
 from wire_contract.program.health import Heartbeat, no_heartbeat
 from wire_contract.program.repeated_complaints import Told
 from wire_contract.publication.release import Shelf
 from wire_contract.signatures.signing import SigningKey
-from wire_contract.topics import ParsedTopic, parse, topic_filter
+from wire_contract.topics import parse, topic_filter
 
 log = logging.getLogger(__name__)
 
 BATCH_DELIVERIES_MAX = 256
 _RECEIVE_SECONDS_MAX = 0.5
 """Upper bound of one wait, so that a stop request and a due version are seen soon."""
-_PUBLISH_AGAIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 """The longest wait while it is not known yet what stands on the broker."""
-
-_STRANGERS_TOLD_MAX = 256
-"""Devices named in the log because they send evaluations without being evaluators."""
 
 
 class RefusedByBroker(ContractError):
@@ -120,56 +115,32 @@ class Service:
         self._root = root
         self._clock = clock
         self._pause = pause
-        self._merged, self._duplicates, self._refused = totals.merged, totals.duplicates, totals.refused
-        self._publisher = Publisher(
+        self._counters = Counters(merged=totals.merged, duplicates=totals.duplicates, refused=totals.refused)
+        self._publication = Publication(
+            line,
+            ledger,
             link,
             root=root,
-            task=line.settings.task,
-            shard=line.settings.policy.shard,
+            filters=subscriptions(root=root, task=line.settings.task, shard=line.settings.policy.shard),
+            monotonic=clock.monotonic,
+            unix=clock.unix,
             signing_keys=signing_keys,
+            lifetime_seconds=model_lifetime_seconds,
+            replaces=replace_line,
+            settle_seconds=settle_seconds,
         )
-        self._lifetime_seconds = model_lifetime_seconds
-        self._expires_at: float | None = None
-        """Of the manifest that was published last, Unix seconds."""
-        self._renew_at = math.inf
-        """On the monotonic clock: then the manifest needs a later expiry."""
         self._waiting_since = clock.monotonic()
         self._connected_before = False
         self._unreachable = ""
         self._told_unreachable = Told(clock.monotonic)
-        self._online = False
-        """Connected, and it is known what stands on the broker."""
-        self._own = OwnTopics(
-            self._publisher,
-            link,
-            ledger,
-            root=root,
-            task=line.settings.task,
-            keys=[key.public for key in signing_keys],
-            monotonic=clock.monotonic,
-            settle_seconds=settle_seconds,
-        )
-        policy = line.settings.policy
-        self._entry = Entry(
-            line,
-            ledger,
-            link,
-            filters=subscriptions(root=root, task=line.settings.task, shard=policy.shard),
-            topic=self._publisher.model_topic,
-            replaces=replace_line,
-        )
         self._is_missing = False
-        self._is_unpublished = False
-        self._publish_again_at = 0.0
         self._tally = Tally(history or History(), now=clock.unix())
         self._tally.committed(line.version, at=line.shelf.published_at)
         self._recording = recording or Recording()
-        self._is_evaluator = is_evaluator
+        self._evaluations = EvaluationReader(is_evaluator)
         self._heartbeat = heartbeat
         self._metrics = metrics
-        self._not_evaluators: set[str] = set()
-        """Names that the log has mentioned, so that each is one line; bounded."""
-        self._telling = Telling(self._publisher.status)
+        self._telling = Telling(self._publication.publisher.status)
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Works until told to stop.
@@ -183,70 +154,89 @@ class Service:
             self.step(should_stop)
 
     def step(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """One turn: a batch of events, and a new version if one is due."""
+        """One turn: a batch of events, a new version if one is due, and what has to be published again."""
+        publication = self._publication
         self._heartbeat(
-            trouble="" if self._online else f"no connection to the broker: {self._unreachable or 'not yet'}"
+            trouble="" if publication.is_online else f"no connection to the broker: {self._unreachable or 'not yet'}"
         )
-        events = self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=self._receive_seconds())
-        self._take(events, should_stop)
-        if self._own.is_looking:  # what a broker answers at once
-            self._take(self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=0.0), should_stop)
-        if self._own.look_is_over():
-            self._settle(should_stop)
-        waited = self._clock.monotonic() - self._waiting_since
+        self._take(self._receive(self._receive_seconds()), should_stop)
+        if publication.is_looking:  # what a broker answers at once
+            self._take(self._receive(0.0), should_stop)
+        if publication.look_is_over():
+            publication.settle()
+            # Also when there is no news: the status that stands there may be somebody else's, or gone.
+            self._telling.tell(self._status("online"), now=self._clock.monotonic(), anyway=True)
+            self._take(publication.release(), should_stop)
         # What waits in the ledger may make a version due at once; who may be refused must not have changed anything.
-        if self._entry.is_open and self.line.is_due(waited_seconds=waited) and not should_stop():
+        if publication.is_open and self.line.is_due(waited_seconds=self._waited_seconds()) and not should_stop():
             self._new_version(should_stop)
         self._note_missing()
-        if self._is_unpublished and self._online and self._clock.monotonic() >= self._publish_again_at:
-            self._publish()
-        if self._online and self._own.is_to_be_healed():
-            self._publish()
-        if self._online and self._clock.monotonic() >= self._renew_at:
-            self._publish(renew=True)
-        if self._online and self._telling.is_due(self._clock.monotonic()):
-            self._telling.tell(self._status("online"), now=self._clock.monotonic())
-        self._recording.stands(self.line, self._counters(), connected=self._online, now=self._clock.monotonic())
-        if self._metrics is not None:
-            self._metrics.stands(self._figures(), now=self._clock.monotonic())
+        publication.keep_up()
+        self._report()
 
     def farewell(self) -> None:
         """Says on the status topic that it goes; without a connection the will has said so."""
-        if self._online:
-            self._publisher.status(self._status("offline"))
+        if self._publication.is_online:
+            self._publication.publisher.status(self._status("offline"))
 
     # -- one batch
 
     def _take(self, events: Sequence[Event], should_stop: Callable[[], bool]) -> None:
+        """The order that is the guarantee (see the module)."""
         deliveries = self._sort(events)
-        batch = BatchBuilder()
-        answers: list[tuple[str, Receipt]] = []
-        was_empty = self.line.buffer.slots == 0
         watch = Stopwatch(self._clock.monotonic)
-        for delivery in deliveries:
-            self._judge(delivery, batch, answers)
-        if was_empty and self.line.buffer.slots:
-            self._waiting_since = self._clock.monotonic()
-        written = batch.build()
+        judged, evaluated = self._judge(deliveries)
+        batch = batch_of(judged, [one.evaluation for one in evaluated])
         judge_seconds = watch.lap()
-        if written and not self._persist(
-            lambda: self._ledger.commit_batch(written, now=self._clock.unix()), should_stop
-        ):
-            self._recording.batch_abandoned()
+        if batch and not self._persist(lambda: self._ledger.commit_batch(batch, now=self._clock.unix()), should_stop):
             return  # told to stop while the disk was full: unacknowledged, so all of it comes again
         commit_seconds = watch.lap()
         for delivery in deliveries:
             self._link.ack(delivery)
-        for device, receipt in answers:
-            self._publisher.receipt(device, receipt)
-        if written:
+        for one in judged:
+            receipt = receipt_for(one.verdict, version=one.version, update=one.update, payload=one.payload)
+            self._publication.publisher.receipt(one.device, receipt)
+        answer_seconds = watch.lap()
+        self._observe(judged, evaluated)
+        if batch:
             self._recording.batch_committed(
                 len(deliveries),
                 judge_seconds=judge_seconds,
                 commit_seconds=commit_seconds,
-                answer_seconds=watch.lap(),
+                answer_seconds=answer_seconds,
             )
         self._forget_old_incarnations()
+
+    def _judge(self, deliveries: Sequence[Delivery]) -> tuple[list[Judged], list[Evaluated]]:
+        """Decodes and judges each message; what is to be merged is in the buffer afterwards."""
+        judged: list[Judged] = []
+        evaluated: list[Evaluated] = []
+        was_empty = self.line.buffer.slots == 0
+        for delivery in deliveries:
+            try:
+                topic = parse(delivery.topic, root=self._root)
+            except TopicError as error:
+                log.warning("ignored: %s", error)
+                continue
+            if topic.kind == "update":
+                judged.append(self.line.judge(topic, delivery.payload))
+            elif topic.kind == "evaluation":
+                evaluation = self._evaluations.read(topic, delivery.payload, self.line)
+                if evaluation is not None:
+                    evaluated.append(evaluation)
+        if was_empty and self.line.buffer.slots:
+            self._waiting_since = self._clock.monotonic()
+        return judged, evaluated
+
+    def _observe(self, judged: Sequence[Judged], evaluated: Sequence[Evaluated]) -> None:
+        """Everybody who counts or records gets the same sequences, now that the ledger has them."""
+        self._counters.judged(judged)
+        self._tally.judged(judged, at=self._clock.unix())
+        self._recording.judged(judged)
+        _log_refusals(judged)
+        for one in evaluated:
+            self._tally.evaluated(one.evaluation)
+            self._recording.evaluated(one.evaluation, newest_version=self.line.version, size_bytes=one.size_bytes)
 
     def _sort(self, events: Sequence[Event]) -> list[Delivery]:
         """What is to be worked on now. What is about the connection, or on the aggregator's own topics, is seen to
@@ -255,12 +245,12 @@ class Service:
         deliveries: list[Delivery] = []
         for event in events:
             match event:
-                case Delivery(topic=topic) if topic in self._own:
-                    self._own.hear(topic, event.payload)
+                case Delivery(topic=topic) if topic in self._publication:
+                    self._publication.hear(topic, event.payload)
                     if event.mid:  # at QoS 0 there is nothing to acknowledge
                         self._link.ack(event)
                 case Delivery():
-                    (deliveries.append if self._entry.is_open else self._entry.hold)(event)
+                    (deliveries.append if self._publication.is_open else self._publication.hold)(event)
                 case Connected():
                     self._greet(event)
                 case Disconnected():
@@ -277,62 +267,10 @@ class Service:
 
     def _prune(self) -> None:
         try:
-            self._ledger.prune(self.line.settings.kept)
+            self._ledger.prune(Kept.of(self.line.settings))
             self._ledger.shrink_log()
         except LedgerBusy as error:
             log.warning("%s; old rows are deleted later", error)
-
-    def _judge(self, delivery: Delivery, batch: BatchBuilder, answers: list[tuple[str, Receipt]]) -> None:
-        try:
-            topic = parse(delivery.topic, root=self._root)
-        except TopicError as error:
-            log.warning("ignored: %s", error)
-            return
-        if topic.kind == "evaluation":
-            self._take_evaluation(topic, delivery.payload, batch)
-            return
-        if topic.kind != "update":
-            return
-        judged = self.line.judge(topic, delivery.payload)
-        batch.take(judged, delivery.payload, into_version=self.line.version + 1)
-        self._recording.judged(topic.device, judged, len(delivery.payload))
-        self._tally.answered(
-            None if judged.update is None else judged.update.device,
-            judged.verdict,
-            size_bytes=len(delivery.payload),
-            at=self._clock.unix(),
-        )
-        match judged.verdict:
-            case Merge():
-                self._merged += 1
-            case Refuse(reason, detail, seen_before=False):
-                self._refused += 1
-                log.warning("refused an update of %s: %s, %s", topic.device, reason, detail)
-            case _:
-                self._duplicates += 1
-        receipt = receipt_for(judged.verdict, version=judged.version, update=judged.update, payload=delivery.payload)
-        answers.append((topic.device, receipt))
-
-    def _take_evaluation(self, topic: ParsedTopic, payload: bytes, batch: BatchBuilder) -> None:
-        if not self._is_evaluator(topic.device):
-            if topic.device not in self._not_evaluators and len(self._not_evaluators) < _STRANGERS_TOLD_MAX:
-                self._not_evaluators.add(topic.device)
-                log.warning("ignored evaluations of %s: not an evaluator; see --evaluator", topic.device)
-            return
-        try:
-            evaluation = decode(payload, Evaluation)
-        except DecodeError as error:
-            log.warning("ignored an evaluation of %s: %s", topic.device, error)
-            return
-        if evaluation.device != topic.device or evaluation.task != topic.task:
-            log.warning("ignored an evaluation of %s: it names another device or task", topic.device)
-            return
-        if not self.line.knows(evaluation.version, evaluation.digest):
-            log.warning("ignored an evaluation of %s: no version %d here", topic.device, evaluation.version)
-            return
-        batch.take_evaluation(evaluation)
-        self._recording.evaluated(evaluation, newest_version=self.line.version, size_bytes=len(payload))
-        self._tally.evaluated(evaluation)
 
     def _persist(self, write: Callable[[], None], should_stop: Callable[[], bool]) -> bool:
         """Writes, again and again while the disk refuses; False when told to stop before it went through.
@@ -348,8 +286,12 @@ class Service:
 
     # -- versions
 
+    def _waited_seconds(self) -> float:
+        """Since the first update in the buffer."""
+        return self._clock.monotonic() - self._waiting_since
+
     def _devices_missing(self) -> int:
-        return self.line.devices_missing(waited_seconds=self._clock.monotonic() - self._waiting_since)
+        return self.line.devices_missing(waited_seconds=self._waited_seconds())
 
     def _note_missing(self) -> None:
         """Says once for each version that it waits for more devices than have come."""
@@ -368,23 +310,22 @@ class Service:
 
     def _new_version(self, should_stop: Callable[[], bool]) -> None:
         watch = Stopwatch(self._clock.monotonic)
-        before, weights = self.line.weights, self.line.next_weights()
+        before, step = self.line.weights, self.line.next_step()
         updates, slots = self.line.buffer.updates, self.line.buffer.slots
-        shelf = self._next_shelf(weights)
-        row = row_of(shelf)
+        shelf = self._next_shelf(step.weights)
+        row, rule = row_of(shelf), self.line.settings.rule
         encode_seconds = watch.lap()
-        if not self._persist(lambda: self._ledger.commit_version(row, weights), should_stop):
+        if not self._persist(lambda: self._ledger.commit_version(row, step, rule=rule.name), should_stop):
             return
         commit_seconds = watch.lap()
-        wait_seconds = self._clock.monotonic() - self._waiting_since
-        self.line.advance(shelf, weights)
+        wait_seconds = self._waited_seconds()
+        self.line.advance(shelf, step)
         self._tally.committed(row.version, at=row.committed_at)
-        if self._online:  # else it is published after the next look, and a queue for later must not fill with models
-            self._publish(renew=True)
+        self._publication.new_version()
         self._recording.version_committed(
             shelf,
             before,
-            weights,
+            step.weights,
             updates=updates,
             devices=slots,
             wait_seconds=wait_seconds,
@@ -404,100 +345,69 @@ class Service:
             log.warning("version %d is published as float32: %s", self.line.version + 1, error)
             return self.line.next_shelf(weights, at=at, encoding="float32")
 
-    def _publish(self, *, renew: bool = False) -> None:
-        """All that does not stand on the broker yet, and what is no longer kept goes. What the link does not take now
-        (its queue is full) is offered again a little later. `renew`: the manifest gets a later expiry.
-        """
-        now = self._clock.monotonic()
-        is_above = self._surpass()
-        if self._lifetime_seconds is not None and (renew or self._expires_at is None):
-            self._expires_at = self._clock.unix() + self._lifetime_seconds
-            self._renew_at = now + self._lifetime_seconds / 2  # who is away for the other half does no harm
-        stands = announcement(self.line.settings, self.line.shelf, expires_at=self._expires_at)
-        is_published = self._publisher.model(stands)
-        self._is_unpublished = not (self._own.tidy() and is_published and is_above)
-        self._publish_again_at = now + _PUBLISH_AGAIN_SECONDS
-
-    def _surpass(self) -> bool:
-        """Gives the newest version a later moment than what somebody else announced, so that devices take it again,
-        whatever number that had. False: the disk does not take it now.
-        """
-        if self._own.rival_at is None:
-            return True
-        try:
-            publish_anew(self.line, self._ledger, above=self._own.rival_at, now=self._clock.unix())
-        except LedgerBusy as error:
-            log.warning("%s; version %d is published above the stranger's later", error, self.line.version)
-            return False
-        self._own.rival_at = None
-        return True
-
     # -- the connection
 
     def _greet(self, event: Connected) -> None:
         """A broker may have lost what it retained, or hold what is not ours: that is looked at on every connection."""
         self._connected_before = True
-        self._entry.connected(session_present=event.session_present)
         self._unreachable = ""
         self._told_unreachable.mended()
         log.info("connected; looking at what stands on the broker")
-        self._own.connected()
-
-    def _settle(self, should_stop: Callable[[], bool]) -> None:
-        """What follows of a look."""
-        found = self._own.found()
-        if not self._entry.is_open:
-            self._entry.decide(found, now=self._clock.unix())
-        elif found is not None and found.whose in STANDS_IN_THE_WAY:
-            self._own.report(found)
-        was_online, self._online = self._online, True
-        if not was_online:
-            log.info("publishing what is missing of version %d", self.line.version)
-        self._publish()
-        # Also when there is no news: the status that stands there may be somebody else's, or gone.
-        self._telling.tell(self._status("online"), now=self._clock.monotonic(), anyway=True)
-        self._take(self._entry.release(), should_stop)
+        self._publication.connected(session_present=event.session_present)
 
     def _note_disconnected(self, event: Disconnected) -> None:
         if event.refused and not self._connected_before:
             raise RefusedByBroker(f"the broker refused this aggregator: {event.reason}; check user name and password")
-        self._online = False
-        self._own.disconnected()
-        self._entry.disconnected()
+        self._publication.disconnected()
         self._unreachable = event.reason
         if self._told_unreachable.is_news(event.reason):
             log.warning("no connection to the broker: %s; trying again", event.reason)
 
+    def _receive(self, timeout_seconds: float) -> Sequence[Event]:
+        return self._link.receive(count=BATCH_DELIVERIES_MAX, timeout_seconds=timeout_seconds)
+
     def _receive_seconds(self) -> float:
-        if self._own.is_looking:
+        if self._publication.is_looking:
             return _LOOK_SECONDS
         if not self.line.buffer.slots or self._is_missing:
             return _RECEIVE_SECONDS_MAX
-        waited = self._clock.monotonic() - self._waiting_since
-        return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - waited))
+        return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - self._waited_seconds()))
+
+    # -- what is told of it
+
+    def _report(self) -> None:
+        """Status, telemetry and the file for Prometheus, each when it is due."""
+        now, connected = self._clock.monotonic(), self._publication.is_online
+        if connected and self._telling.is_due(now):
+            self._telling.tell(self._status("online"), now=now)
+        self._recording.stands(self.line, self._totals(), connected=connected, now=now)
+        if self._metrics is not None:
+            self._metrics.stands(self._figures(), now=now)
 
     def _status(self, status: Literal["online", "offline"]) -> AggregatorStatus:
-        summary = self._tally.summary(now=self._clock.unix(), bytes_down=self._publisher.published_bytes)
-        counters = self._counters()
+        summary = self._tally.summary(now=self._clock.unix(), bytes_down=self._publication.publisher.published_bytes)
+        counters = self._totals()
         if missing := self._devices_missing():
             counters["devices_missing"] = missing
         return AggregatorStatus(status=status, version=self.line.version, counters=counters, summary=summary)
 
-    def _counters(self) -> dict[str, int]:
-        strangers = {"strangers": self._own.strangers} if self._own.strangers else {}
-        return {
-            **strangers,
-            "merged": self._merged,
-            "duplicate": self._duplicates,
-            "refused": self._refused,
-            "devices": self.line.devices,
-        }
+    def _totals(self) -> dict[str, int]:
+        strangers = self._publication.strangers
+        found = {"strangers": strangers} if strangers else {}
+        return {**found, **self._counters.totals(), "devices": self.line.devices}
 
     def _figures(self) -> Figures:
         return Figures(
             version=self.line.version,
             committed_at=self.line.shelf.published_at,
             waiting_devices=self.line.buffer.slots,
-            counters=self._counters(),
-            connected=self._online,
+            counters=self._totals(),
+            connected=self._publication.is_online,
         )
+
+
+def _log_refusals(judged: Sequence[Judged]) -> None:
+    for one in judged:
+        match one.verdict:
+            case Refuse(reason, detail, seen_before=False):
+                log.warning("refused an update of %s: %s, %s", one.device, reason, detail)

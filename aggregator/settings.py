@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from aggregator.admission import Policy
+from aggregator.admission import AdmissionPolicy
 from aggregator.log_lines import LogFormat, LogLevel
 from aggregator.merging.peers import BUDGET_RATIO
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
@@ -214,7 +214,7 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         keys = None if self.device_keys is None else KeyFolder(self.device_keys)
         if keys is not None:
             keys.check()
-        policy = Policy(
+        policy = AdmissionPolicy(
             decay=self.staleness_decay,
             sample_weight=self.sample_weight,
             absence_max=self.absence_max,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from aggregator.admission import Duplicate, Merge, Verdict
+from aggregator.admission import Duplicate, Judged, Merge
 from wire_contract.limits import SUMMARY_DEVICES_MAX, SUMMARY_EVALUATIONS_MAX
 from wire_contract.messages import Evaluation, Measured, Outcome, SeenDevice, StalenessBucket, Summary
 
@@ -42,6 +42,30 @@ class History:
     """Payloads of the merged updates."""
 
 
+@dataclass(kw_only=True)
+class Counters:
+    """Updates answered since the ledger began."""
+
+    merged: int
+    duplicates: int
+    refused: int
+
+    def judged(self, judged: Sequence[Judged]) -> None:
+        """Further ones."""
+        for one in judged:
+            match one.counts_as:
+                case "merged":
+                    self.merged += 1
+                case "refused":
+                    self.refused += 1
+                case "duplicate":
+                    self.duplicates += 1
+
+    def totals(self) -> dict[str, int]:
+        """By outcome."""
+        return {"merged": self.merged, "duplicate": self.duplicates, "refused": self.refused}
+
+
 class Tally:
     """Counts what the aggregator sees."""
 
@@ -57,16 +81,22 @@ class Tally:
         self._merged_in_second = Counter(int(at) for at in history.merged_at)
         self._bytes_up = history.bytes_up
 
-    def answered(self, device: str | None, verdict: Verdict, *, size_bytes: int, at: float) -> None:
-        """One update was judged. Without a device: it could not be read."""
-        self._bytes_up += size_bytes
+    def judged(self, judged: Sequence[Judged], *, at: float) -> None:
+        """Updates that were answered."""
+        for one in judged:
+            self._answered(one, at)
+
+    def _answered(self, judged: Judged, at: float) -> None:
+        verdict = judged.verdict
+        self._bytes_up += len(judged.payload)
         if isinstance(verdict, Merge):
             self._staleness[_bucket_of(verdict.staleness)] += 1
             self._merged_in_second[int(at)] += 1
             if len(self._merged_in_second) > RATE_SECONDS + 1:
                 self._forget_before(at)
-        if device is None:
+        if judged.update is None:
             return
+        device = judged.update.device
         before = self._devices.pop(device, None)  # so that it comes last
         staleness, merged = (0, 0) if before is None else (before.staleness, before.merged)
         outcome: Outcome = "duplicate" if isinstance(verdict, Duplicate) else "refused"

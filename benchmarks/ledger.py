@@ -18,7 +18,9 @@ from aggregator.ledger import file_format
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.pruning import Kept
 from aggregator.ledger.reading import read_history, read_shares, read_totals
-from aggregator.model_line import restore
+from aggregator.ledger.restoring import restore
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.rule import Step
 from aggregator.status import Tally
 from benchmarks import long_ledgers
 from benchmarks.long_ledgers import SECONDS_A_VERSION, SETTINGS, T0, TASK, Life, batch, counted_steps, write
@@ -66,7 +68,7 @@ def _age(path: Path, life: Life) -> dict[str, Any]:
             ledger.commit_batch(updates, now=T0)
             seconds["batch"].append(time.perf_counter() - began)
             began = time.perf_counter()
-            ledger.commit_version(replace(row, version=number), weights)
+            ledger.commit_version(replace(row, version=number), Step(weights), rule=FEDBUFF.name)
             seconds["version"].append(time.perf_counter() - began)
         row, weights = ledger.newest()
         updates = batch(into_version=row.version + 1, updates=life.updates_per_version, payload_bytes=PAYLOAD_BYTES)
@@ -74,7 +76,7 @@ def _age(path: Path, life: Life) -> dict[str, Any]:
             ledger.commit_batch(updates, now=T0)
         figures["batch_steps"] = steps.count
         with counted_steps(ledger._db) as steps:  # noqa: SLF001
-            ledger.commit_version(replace(row, version=row.version + 1), weights)
+            ledger.commit_version(replace(row, version=row.version + 1), Step(weights), rule=FEDBUFF.name)
         figures["version_steps"] = steps.count
         began = time.perf_counter()
         ledger.prune(Kept(journal_versions=100))
@@ -142,8 +144,8 @@ def _work(ledger: Ledger, versions: int) -> None:
         row, weights = ledger.newest()
         number = row.version + 1
         ledger.commit_batch(batch(into_version=number, updates=20, payload_bytes=PAYLOAD_BYTES), now=T0)
-        ledger.commit_version(replace(row, version=number), weights)
-        ledger.prune(long_ledgers.SETTINGS.kept)
+        ledger.commit_version(replace(row, version=number), Step(weights), rule=FEDBUFF.name)
+        ledger.prune(Kept.of(long_ledgers.SETTINGS))
         ledger.shrink_log()
 
 

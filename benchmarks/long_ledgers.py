@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from aggregator.ledger.ledger import Ledger
-from aggregator.ledger.records import Batch, MergedUpdate
-from aggregator.model_line import LineSettings, opening_shelf, row_of
+from aggregator.ledger.records import Batch, MergedUpdate, row_of
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.rule import Step
+from aggregator.model_line import LineSettings, opening_shelf
 from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
@@ -100,7 +102,7 @@ def write(path: Path, life: Life) -> None:
             version=life.versions,
             parent=life.versions - 1,
         )
-        ledger.commit_version(row_of(newest), weights)
+        ledger.commit_version(row_of(newest), Step(weights), rule=FEDBUFF.name)
 
 
 def batch(*, into_version: int, updates: int, payload_bytes: int = 0, prefix: str = "device") -> Batch:

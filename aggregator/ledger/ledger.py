@@ -6,10 +6,7 @@ same bits give the same weights. A lock file beside the ledger keeps a second ag
 one lives, however it ends.
 """
 
-import json
-import logging
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -20,41 +17,26 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from aggregator.admission import LastOfDevice
+from aggregator.admission import INCARNATIONS_KEPT, DeviceKey, LastOfDevice
 from aggregator.ledger.file_format import LedgerError, connect, lock, plain_errors, prepare, was_left_open
 from aggregator.ledger.pruning import Kept, forget_blobs, is_due, prune, read_horizon
 from aggregator.ledger.records import (
-    ACCOUNT_FIELDS,
-    INTO_ACCOUNT,
-    INTO_JOURNAL,
     VERSION_COLUMNS,
     VERSION_FIELDS,
-    Account,
     Batch,
-    DeviceKey,
-    JournalRow,
+    BufferedUpdate,
     Mark,
     VersionRow,
-    account_values,
-    counted,
+    insert_batch,
     insert_version,
-    journal_values,
 )
+from aggregator.ledger.rule_state import read_state, write_state
+from aggregator.ledger.write_ahead_log import BUSY_MILLISECONDS, WriteAheadLog
 from aggregator.merging.peers import Claim
+from aggregator.merging.rule import RuleState, Step
 from wire_contract.errors import ContractError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import KEPT_DELTAS
-
-log = logging.getLogger(__name__)
-
-INCARNATIONS_KEPT = 16
-"""So many reinstallations of one device are remembered; of older ones the journal knows, as far as it reaches."""
-
-LOG_BYTES_MAX = 16 << 20
-"""A write-ahead log larger than this is emptied."""
-_BUSY_MILLISECONDS = 5_000
-_SHRINK_MILLISECONDS = 50
-"""So long it may wait for readers; no update is taken meanwhile."""
 
 
 class Ledger:
@@ -68,7 +50,6 @@ class Ledger:
     def __init__(self, path: Path, *, task: str, shard: int = 0) -> None:
         path = path.resolve()  # whatever names it: its lock lies beside the file itself, as SQLite's files do
         self.path = path
-        self._log_bytes_max = LOG_BYTES_MAX
         self._lock = lock(path)
         try:
             left_open = was_left_open(path)
@@ -81,8 +62,8 @@ class Ledger:
             with plain_errors(path):
                 prepare(self._db, path, task=task, shard=shard, left_open=left_open)
                 self._db.execute("PRAGMA journal_mode = WAL")  # after the check: a foreign database stays as it is
-                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-                self._db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_MAX // 4}")
+                self._db.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+                self._log = WriteAheadLog(self._db, path)
                 self._horizon = read_horizon(self._db)
         except BaseException:
             self.close()
@@ -109,15 +90,23 @@ class Ledger:
             db.execute("INSERT INTO meta VALUES ('layout', ?)", (msgspec.msgpack.encode(layout),))
             insert_version(db, row, weights)
 
-    def commit_version(self, row: VersionRow, weights: Vector) -> None:
-        """Writes a version with its master weights (layout.size,); costs the same however many there were before.
+    def commit_version(self, row: VersionRow, step: Step, *, rule: str) -> None:
+        """Writes a version with what made it: the master weights and the state of the merging rule with that name.
+
+        Costs the same however many versions there were before.
 
         Raises:
             LedgerBusy: the disk refused; nothing was written.
         """
         with self._transaction() as db:
-            insert_version(db, row, weights)
+            insert_version(db, row, step.weights)
+            write_state(db, rule, row.version, step.state)
             forget_blobs(db, row.version)
+
+    def rule_state(self, rule: str) -> RuleState:
+        """What the merging rule with this name remembers as of the newest version; empty if another one made that."""
+        with plain_errors(self.path):
+            return read_state(self._db, rule)
 
     def prune(self, kept: Kept) -> None:
         """Deletes a bounded number of rows beyond what is kept, if enough are.
@@ -139,30 +128,8 @@ class Ledger:
         return self._horizon
 
     def shrink_log(self) -> None:
-        """Empties SQLite's write-ahead log where it has grown large; it cannot while somebody reads an older state.
-
-        SQLite does so by itself between two readers; where one always begins before another ends, it has to be asked.
-        """
-        log_path = self.path.with_name(self.path.name + "-wal")
-        size_bytes = log_path.stat().st_size if log_path.exists() else 0
-        if size_bytes < LOG_BYTES_MAX:
-            self._log_bytes_max = LOG_BYTES_MAX
-        if size_bytes < self._log_bytes_max:
-            return
-        with plain_errors(self.path):
-            self._db.execute(f"PRAGMA busy_timeout = {_SHRINK_MILLISECONDS}")
-            is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-        if is_busy:  # tried again when it has doubled, so that a reader that stays costs little
-            self._log_bytes_max = 2 * size_bytes
-            log.warning(
-                "ledger %s: %s has %.0f MB and cannot shrink before a program that reads the ledger ends (`fuser %s` "
-                "tells which)",
-                self.path,
-                log_path.name,
-                size_bytes / 1e6,
-                log_path,
-            )
+        """Empties SQLite's write-ahead log where it has grown large; it cannot while somebody reads an older state."""
+        self._log.shrink()
 
     def move_forward(self, row: VersionRow, weights: Vector, *, before: int) -> None:
         """Writes a version that leaves out numbers after `before`, the newest one; what waits goes into the one after.
@@ -280,31 +247,7 @@ class Ledger:
             LedgerBusy: the disk refused; nothing was written.
         """
         with self._transaction() as db:
-            for merged in batch.merged:
-                journalled = db.execute(INTO_JOURNAL, journal_values(merged, now))
-                db.execute(INTO_ACCOUNT, account_values(merged, journalled.lastrowid, now))
-            answered = [(merged.update, None) for merged in batch.merged] + [
-                (refused.update, refused.reason) for refused in batch.refused
-            ]
-            db.executemany(
-                "INSERT INTO device VALUES (?, ?, ?, ?, ?) ON CONFLICT (device, incarnation) DO UPDATE SET"
-                " sequence = excluded.sequence, refusal = excluded.refusal, seen_at = excluded.seen_at"
-                " WHERE excluded.sequence > sequence",
-                [(u.device, u.incarnation, u.sequence, reason, now) for u, reason in answered],
-            )
-            db.executemany(
-                "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
-                [(outcome, reason, count) for (outcome, reason), count in counted(batch).items()],
-            )
-            db.executemany(
-                "INSERT INTO merged_staleness VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET updates = updates + excluded.updates",
-                Counter(merged.staleness for merged in batch.merged).items(),
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?, ?)",
-                [(e.version, e.device, e.samples, json.dumps(e.metrics)) for e in batch.evaluations],
-            )
+            insert_batch(db, batch, now)
 
     def last_of_devices(self) -> dict[DeviceKey, LastOfDevice]:
         """The newest answered update of each device incarnation."""
@@ -348,16 +291,6 @@ class Ledger:
             )
             return {device: Claim(version, samples, norm) for device, version, samples, norm in rows}
 
-    def newest_accounts(self, count: int) -> list[Account]:
-        """Of the `count` devices whose updates were merged last, the very last one first."""
-        with plain_errors(self.path):
-            rows = self._db.execute(
-                f"SELECT {', '.join(ACCOUNT_FIELDS)} FROM account"  # noqa: S608
-                " ORDER BY last_journal_id DESC LIMIT ?",
-                (count,),
-            )
-            return [Account(**dict(zip(ACCOUNT_FIELDS, row, strict=True))) for row in rows]
-
     def forget_incarnations(self, device: str) -> Sequence[DeviceKey]:
         """Drops the oldest incarnations of a device beyond those kept; returns what was dropped."""
         with self._transaction() as db:
@@ -368,17 +301,27 @@ class Ledger:
             db.executemany("DELETE FROM device WHERE device = ? AND incarnation = ?", rows)
             return rows
 
-    def journal(self, *, into_version: int) -> Iterator[JournalRow]:
+    def journal(self, *, into_version: int) -> Iterator[BufferedUpdate]:
         """The updates of one buffer, in the order of merging."""
         with plain_errors(self.path):
             rows = self._db.execute(
-                "SELECT device, samples, weight, scale, norm, payload FROM journal WHERE into_version = ? ORDER BY id",
+                "SELECT device, base_version, staleness, samples, weight, scale, norm, payload FROM journal"
+                " WHERE into_version = ? ORDER BY id",
                 (into_version,),
             )
-            for device, samples, weight, scale, norm, payload in rows:
+            for device, base_version, staleness, samples, weight, scale, norm, payload in rows:
                 if payload is None:
                     raise LedgerError(f"ledger {self.path}: the journal of version {into_version} was emptied")
-                yield JournalRow(device=device, samples=samples, weight=weight, scale=scale, norm=norm, payload=payload)
+                yield BufferedUpdate(
+                    device=device,
+                    base_version=base_version,
+                    staleness=staleness,
+                    samples=samples,
+                    weight=weight,
+                    scale=scale,
+                    norm=norm,
+                    payload=payload,
+                )
 
     # -- inside
 

@@ -100,8 +100,8 @@ CREATE TABLE evaluation (
     PRIMARY KEY (version, device)
 ) WITHOUT ROWID;
 
--- What a merging rule remembers, so that a new rule adds rows and not a format: under a key of its own, what it holds
--- as of a version, and what it holds of one device, with the version at which that was written. Pruned with versions.
+-- What a merging rule remembers, so that a new rule adds rows and not a format: values under keys of its own, and values
+-- of one device, each with the version that wrote it. A value stays until the rule replaces or deletes it.
 CREATE TABLE rule_state (
     version INTEGER NOT NULL,
     key     TEXT NOT NULL,

@@ -11,7 +11,9 @@ an incarnation that is no longer remembered is refused (`ModelLine`): nothing is
 
 import sqlite3
 from dataclasses import dataclass
+from typing import Self
 
+from aggregator.model_line import LineSettings
 from aggregator.status import VERSIONS_KEPT as SUMMARY_VERSIONS_KEPT
 from wire_contract.limits import KEPT_DELTAS
 
@@ -38,6 +40,11 @@ class Kept:
     """Versions whose updates stay in the journal."""
     staleness_max: int = 1_000
     """Versions. What updates may still name as their base has its digest in a version's row."""
+
+    @classmethod
+    def of(cls, settings: LineSettings) -> Self:
+        """As the operator has it."""
+        return cls(journal_versions=settings.journal_versions_kept, staleness_max=settings.policy.staleness_max)
 
     def horizon(self, newest: int) -> int:
         """The oldest version whose updates are kept when `newest` is the newest one."""
@@ -118,12 +125,6 @@ def _prune_versions(db: sqlite3.Connection, oldest: int, count: int) -> None:
         " WHERE version < ? AND version < (SELECT max(version) FROM evaluation) ORDER BY version LIMIT ?)",
         (first, count),
     )
-    for table in ("rule_state", "rule_device_state"):
-        db.execute(
-            f"DELETE FROM {table} WHERE rowid IN"  # noqa: S608
-            f" (SELECT rowid FROM {table} WHERE version < ? ORDER BY version LIMIT ?)",
-            (first, count),
-        )
 
 
 def _newest_but(db: sqlite3.Connection, rows: int) -> int | None:

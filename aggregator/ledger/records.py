@@ -1,15 +1,15 @@
 """What the ledger is given and gives back, row by row, and how each row stands in its table (ledger.sql)."""
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from aggregator.admission import Duplicate, Judged, Merge, Refuse
 from wire_contract.layout import Vector
 from wire_contract.messages import Evaluation, RefusalReason, Update
-
-DeviceKey = tuple[str, bytes]
-"""Device and incarnation."""
+from wire_contract.publication.release import Shelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,39 @@ class Batch:
         return bool(self.merged or self.refused or self.unremembered or self.duplicates or self.evaluations)
 
 
+def batch_of(judged: Sequence[Judged], evaluations: Sequence[Evaluation] = ()) -> Batch:
+    """What one transaction writes of these judgements."""
+    merged: list[MergedUpdate] = []
+    refused: list[RefusedUpdate] = []
+    unremembered: list[RefusalReason] = []
+    duplicates = 0
+    for one in judged:
+        match one.verdict:
+            case Merge(weight, staleness, norm, scale):
+                assert one.update is not None
+                merged.append(
+                    MergedUpdate(
+                        update=one.update,
+                        payload=one.payload,
+                        into_version=one.version + 1,
+                        staleness=staleness,
+                        weight=weight,
+                        scale=scale,
+                        norm=norm,
+                    )
+                )
+            case Duplicate() | Refuse(seen_before=True):
+                duplicates += 1
+            case Refuse(reason, is_remembered=is_remembered):
+                if one.update is None or not is_remembered:
+                    unremembered.append(reason)
+                else:
+                    refused.append(RefusedUpdate(update=one.update, reason=reason))
+    return Batch(
+        merged=merged, refused=refused, unremembered=unremembered, duplicates=duplicates, evaluations=evaluations
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class VersionRow:
     """One version of the model line."""
@@ -67,6 +100,20 @@ class VersionRow:
     """The delta message; only the newest KEPT_DELTAS versions keep theirs."""
 
 
+def row_of(shelf: Shelf) -> VersionRow:
+    """The ledger's row of the newest version."""
+    return VersionRow(
+        version=shelf.version,
+        parent=shelf.parent,
+        digest=shelf.published.digest,
+        encoding=shelf.encoding,
+        chunks=len(shelf.chunks) if shelf.is_snapshot else None,
+        committed_at=shelf.published_at,
+        model=shelf.model,
+        delta=shelf.deltas[0] if shelf.deltas else None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mark:
     """What tells a version of this line from one of another."""
@@ -78,10 +125,12 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JournalRow:
-    """One merged update as the journal has it."""
+class BufferedUpdate:
+    """One update of the buffer, as the journal has it."""
 
     device: str
+    base_version: int
+    staleness: int
     samples: int
     weight: float
     scale: float
@@ -89,34 +138,15 @@ class JournalRow:
     payload: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """One device's part in the line since the ledger began. Versions are those whose buffer took an update of it."""
-
-    device: str
-    first_version: int
-    last_version: int
-    """The newest one; it may still be in the making."""
-    versions: int
-    """In so many it had a part."""
-    updates: int
-    samples: int
-    """As its newest update claimed."""
-    slot_norm: float | None
-    """Σ norm over its updates in `last_version`; None: not known, from before format 3."""
-    last_merged_at: float
-    """Unix seconds."""
-
-
-INTO_JOURNAL = """
+_INTO_JOURNAL = """
     INSERT INTO journal (into_version, device, incarnation, sequence, base_version, staleness, samples, weight,
         size_bytes, train_seconds, payload, merged_at, scale, norm)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-def journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
-    """Parameters of `INTO_JOURNAL`; `now` is in Unix seconds, here and below."""
+def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
+    """Parameters of `_INTO_JOURNAL`; `now` is in Unix seconds, here and below."""
     update = merged.update
     return (
         merged.into_version,
@@ -137,7 +167,7 @@ def journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
 
 
 # A norm that is not known (NULL) makes the sum of its slot unknown, too.
-INTO_ACCOUNT = """
+_INTO_ACCOUNT = """
     INSERT INTO account VALUES (?1, ?2, NULL, ?2, 1, 1, ?3, ?4, ?5, ?6, NULL, NULL, ?7, ?8)
     ON CONFLICT DO UPDATE SET
         previous_version = iif(last_version = ?2, previous_version, last_version),
@@ -155,8 +185,8 @@ INTO_ACCOUNT = """
 """
 
 
-def account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> tuple[object, ...]:
-    """Parameters of `INTO_ACCOUNT`, of the update that has row `journal_id`."""
+def _account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> tuple[object, ...]:
+    """Parameters of `_INTO_ACCOUNT`, of the update that has row `journal_id`."""
     update = merged.update
     return (
         update.device,
@@ -170,10 +200,36 @@ def account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> 
     )
 
 
-ACCOUNT_FIELDS = tuple(field.name for field in fields(Account))
-
 VERSION_FIELDS = tuple(field.name for field in fields(VersionRow))
 VERSION_COLUMNS = ", ".join(VERSION_FIELDS)
+
+
+def insert_batch(db: sqlite3.Connection, batch: Batch, now: float) -> None:
+    """Writes everything of `batch`, in the transaction of the caller."""
+    for merged in batch.merged:
+        journalled = db.execute(_INTO_JOURNAL, _journal_values(merged, now))
+        db.execute(_INTO_ACCOUNT, _account_values(merged, journalled.lastrowid, now))
+    answered = [(merged.update, None) for merged in batch.merged] + [
+        (refused.update, refused.reason) for refused in batch.refused
+    ]
+    db.executemany(
+        "INSERT INTO device VALUES (?, ?, ?, ?, ?) ON CONFLICT (device, incarnation) DO UPDATE SET"
+        " sequence = excluded.sequence, refusal = excluded.refusal, seen_at = excluded.seen_at"
+        " WHERE excluded.sequence > sequence",
+        [(u.device, u.incarnation, u.sequence, reason, now) for u, reason in answered],
+    )
+    db.executemany(
+        "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        [(outcome, reason, count) for (outcome, reason), count in _counted(batch).items()],
+    )
+    db.executemany(
+        "INSERT INTO merged_staleness VALUES (?, ?) ON CONFLICT DO UPDATE SET updates = updates + excluded.updates",
+        Counter(merged.staleness for merged in batch.merged).items(),
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?, ?)",
+        [(e.version, e.device, e.samples, json.dumps(e.metrics)) for e in batch.evaluations],
+    )
 
 
 def insert_version(db: sqlite3.Connection, row: VersionRow, weights: Vector) -> None:
@@ -183,7 +239,7 @@ def insert_version(db: sqlite3.Connection, row: VersionRow, weights: Vector) -> 
     db.execute(f"INSERT INTO version ({VERSION_COLUMNS}, weights) VALUES ({marks})", values)  # noqa: S608
 
 
-def counted(batch: Batch) -> Counter[tuple[str, str]]:
+def _counted(batch: Batch) -> Counter[tuple[str, str]]:
     """What a batch adds to the totals, by outcome and reason."""
     found = Counter(("refused", str(refused.reason)) for refused in batch.refused)
     found.update(("refused", str(reason)) for reason in batch.unremembered)

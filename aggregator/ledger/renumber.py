@@ -10,7 +10,9 @@ from pathlib import Path
 from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_task
-from aggregator.model_line import LineSettings, restore, row_of
+from aggregator.ledger.records import row_of
+from aggregator.ledger.restoring import restore
+from aggregator.model_line import LineSettings
 from wire_contract.publication.release import first_shelf
 
 

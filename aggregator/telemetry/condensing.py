@@ -8,10 +8,8 @@ Kinds are outcome and reason, so that a flood of merged updates does not hide wh
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from aggregator.admission import Merge, Refuse
-from aggregator.model_line import Judged
+from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.lines import Point, Tags, Value
 from aggregator.telemetry.participation import Contribution
 from aggregator.telemetry.schema import NO_REASON, UPDATE_METRICS
@@ -24,23 +22,14 @@ _MERGED: Tags = ("merged", NO_REASON)
 _DUPLICATE: Tags = ("duplicate", NO_REASON)
 
 
-class Arrival(NamedTuple):
-    """One judged update."""
-
-    device: str
-    judged: Judged
-    size_bytes: int
-    """Of its payload."""
-
-
 class UpdatePoints:
     """Of one batch. It holds on to the updates, as what the ledger is to write does."""
 
     def __init__(self) -> None:
-        self._kinds: dict[Tags, list[Arrival]] = {}
+        self._kinds: dict[Tags, list[Judged]] = {}
 
-    def take(self, device: str, judged: Judged, size_bytes: int) -> None:
-        """One update, of a payload of `size_bytes`."""
+    def take(self, judged: Judged) -> None:
+        """One update."""
         verdict = judged.verdict
         if isinstance(verdict, Merge):
             tags = _MERGED
@@ -51,7 +40,7 @@ class UpdatePoints:
         kind = self._kinds.get(tags)
         if kind is None:
             kind = self._kinds[tags] = []
-        kind.append(Arrival(device, judged, size_bytes))
+        kind.append(judged)
 
     def count(self, outcome: Outcome) -> int:
         """Updates that had it."""
@@ -62,7 +51,7 @@ class UpdatePoints:
         points = []
         for tags, kind in self._kinds.items():
             singles = len(kind) if len(kind) <= SINGLE_UPDATES_MAX + 1 else SINGLE_UPDATES_MAX
-            points += [_single(tags, *one) for one in kind[:singles]]
+            points += [_single(tags, one) for one in kind[:singles]]
             if singles < len(kind):
                 points.append(_sum(tags, kind[singles:]))
         return points
@@ -70,25 +59,25 @@ class UpdatePoints:
     def contributions(self) -> list[Contribution]:
         """All of them, however few points there are."""
         return [
-            Contribution(device, judged.verdict.weight if isinstance(judged.verdict, Merge) else None)
+            Contribution(one.device, one.verdict.weight if isinstance(one.verdict, Merge) else None)
             for kind in self._kinds.values()
-            for device, judged, _ in kind
+            for one in kind
         ]
 
 
-def _sum(tags: Tags, rest: Sequence[Arrival]) -> Point:
+def _sum(tags: Tags, rest: Sequence[Judged]) -> Point:
     fields: dict[str, Value] = {
         "updates": len(rest),
-        "version": rest[-1].judged.version,
-        "bytes": sum(one.size_bytes for one in rest),
+        "version": rest[-1].version,
+        "bytes": sum(len(one.payload) for one in rest),
     }
-    merges = [one.judged.verdict for one in rest if isinstance(one.judged.verdict, Merge)]
+    merges = [one.verdict for one in rest if isinstance(one.verdict, Merge)]
     if merges:
         staleness, norms = [one.staleness for one in merges], [one.norm for one in merges]
         fields["staleness"], fields["staleness_max"] = sum(staleness), max(staleness)
         fields["weight"] = sum(one.weight for one in merges)
         fields["norm"], fields["norm_max"] = sum(norms), max(norms)
-    updates = [one.judged.update for one in rest if one.judged.update is not None]
+    updates = [one.update for one in rest if one.update is not None]
     if updates:
         fields["samples"] = sum(one.samples for one in updates)
         fields["local_steps"] = sum(one.local_steps for one in updates)
@@ -101,9 +90,14 @@ def _sum(tags: Tags, rest: Sequence[Arrival]) -> Point:
     return Point("fedkd_update", tags, fields)
 
 
-def _single(tags: Tags, device: str, judged: Judged, size_bytes: int) -> Point:
+def _single(tags: Tags, judged: Judged) -> Point:
     verdict, update = judged.verdict, judged.update
-    fields: dict[str, Value] = {"device": device, "updates": 1, "version": judged.version, "bytes": size_bytes}
+    fields: dict[str, Value] = {
+        "device": judged.device,
+        "updates": 1,
+        "version": judged.version,
+        "bytes": len(judged.payload),
+    }
     if isinstance(verdict, Merge):
         fields["staleness"] = fields["staleness_max"] = verdict.staleness
         fields["weight"] = verdict.weight

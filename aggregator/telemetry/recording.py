@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from aggregator.model_line import Judged, ModelLine
+from aggregator.admission import Judged
+from aggregator.model_line import ModelLine
 from aggregator.telemetry.condensing import UpdatePoints
 from aggregator.telemetry.lines import Point, Value
 from aggregator.telemetry.participation import Contribution
@@ -85,12 +86,13 @@ class Recording:
         self._cohorts: set[str] = set()
         self._classes: dict[str, str] = {}
 
-    def judged(self, device: str, judged: Judged, size_bytes: int) -> None:
-        """One update; it is recorded with its batch."""
+    def judged(self, judged: Sequence[Judged]) -> None:
+        """Updates; they are recorded with their batch."""
         if self._record is None:
             return
-        self._bytes += size_bytes
-        self._updates.take(device, judged, size_bytes)
+        for one in judged:
+            self._bytes += len(one.payload)
+            self._updates.take(one)
 
     def evaluated(self, evaluation: Evaluation, *, newest_version: int, size_bytes: int) -> None:
         """One evaluation; it is recorded with its batch."""
@@ -127,13 +129,6 @@ class Recording:
             "answer_seconds": answer_seconds,
         }
         self._record([*updates.points(), *evaluations, Point("fedkd_batch", (), fields)], updates.contributions())
-        self._forget_batch()
-
-    def batch_abandoned(self) -> None:
-        """It comes again."""
-        self._forget_batch()
-
-    def _forget_batch(self) -> None:
         self._updates, self._evaluations, self._bytes = UpdatePoints(), [], 0
 
     def version_committed(

@@ -14,8 +14,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from aggregator.admission import Merge
-from aggregator.model_line import Judged
+from aggregator.admission import Judged, Merge
 from aggregator.service import BATCH_DELIVERIES_MAX
 from aggregator.telemetry.recording import Recording
 from benchmarks.settings import TelemetrySettings
@@ -93,12 +92,12 @@ def _interleaved(load: Workload, backend: Backend, pairs: int) -> tuple[list[Tim
 def _microseconds_alone(load: Workload, backend: Backend, *, batch_updates: int) -> float:
     """CPU of telemetry for each update in batches of that size, until the server has them."""
     payload = load.payloads[0][1]
-    judged = Judged(Merge(1.0, 3, 0.1), decode(payload, Update), 7)
+    judged = Judged(Merge(1.0, 3, 0.1), decode(payload, Update), 7, "device-00000", payload)
     recording = Recording(backend.telemetry.record)
     began = time.process_time()
     for _ in range(ALONE_UPDATES // batch_updates):
         for _ in range(batch_updates):
-            recording.judged("device-00000", judged, len(payload))
+            recording.judged([judged])
         recording.batch_committed(batch_updates, judge_seconds=0.1, commit_seconds=0.1, answer_seconds=0.1)
     backend.catch_up()
     return 1e6 * (time.process_time() - began) / ALONE_UPDATES

@@ -4,8 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from aggregator.admission import Merge, Refuse
-from aggregator.model_line import Judged
+from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
@@ -37,8 +36,8 @@ def _lines_of_fleet(devices: int) -> Iterator[str]:
     reasons = get_args(RefusalReason)
     for number in range(devices):
         device = f"device-{number:06d}"
-        recording.judged(device, Judged(Merge(1.0, number % 50, 0.1), None, number), 1_000)
-        recording.judged(device, Judged(Refuse(reasons[number % len(reasons)], ""), None, number), 1_000)
+        verdicts = (Merge(1.0, number % 50, 0.1), Refuse(reasons[number % len(reasons)], ""))
+        recording.judged([Judged(verdict, None, number, device, bytes(1_000)) for verdict in verdicts])
         points.append(Point("fedkd_presence", ("online",), {"device": device}))
         if number % 100 == 0:
             evaluation = Evaluation(

@@ -10,7 +10,9 @@ import numpy as np
 
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
-from aggregator.model_line import LineSettings, opening_shelf, restore, row_of
+from aggregator.ledger.records import row_of
+from aggregator.ledger.restoring import restore
+from aggregator.model_line import LineSettings, opening_shelf
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.recording import Recording

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from aggregator.admission import Merge, Policy, Verdict, receipt_for
+from aggregator.admission import AdmissionPolicy, Merge, Verdict, receipt_for
 from aggregator.merging.peers import BUDGET_RATIO
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
 from aggregator.model_line import LineSettings, ModelLine, announcement, opening_shelf
@@ -97,7 +97,7 @@ class VirtualServer:
             model_encoding=rules.model_encoding,
             delta_encoding=rules.delta_encoding,
             delta_message_bytes_max=rules.delta_message_bytes_max,
-            policy=Policy(
+            policy=AdmissionPolicy(
                 decay=rules.decay,
                 sample_weight=rules.sample_weight,
                 absence_max=rules.absence_max,
@@ -150,9 +150,9 @@ class VirtualServer:
         """A new version when enough devices have handed something in."""
         if not self._line.is_due(waited_seconds=0.0):
             return False
-        weights = self._line.next_weights()
-        shelf = self._line.next_shelf(weights, at=float(self._line.version + 1))
-        self._line.advance(shelf, weights)
+        step = self._line.next_step()
+        shelf = self._line.next_shelf(step.weights, at=float(self._line.version + 1))
+        self._line.advance(shelf, step)
         self.history.weights, self.history.version = shelf.published.weights, shelf.version
         self._count_down()
         return True

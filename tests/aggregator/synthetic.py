@@ -4,15 +4,18 @@ import itertools
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from aggregator.admission import Judged, Verdict
 from aggregator.ledger.ledger import Ledger
-from aggregator.model_line import LineSettings, ModelLine, opening_shelf, restore, row_of
+from aggregator.ledger.records import row_of
+from aggregator.ledger.restoring import restore
+from aggregator.model_line import LineSettings, ModelLine, opening_shelf
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, decode_vector, encode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
@@ -147,3 +150,31 @@ def newest_weights(path: Path) -> Vector:
     with closing(sqlite3.connect(path)) as db:
         blob = db.execute("SELECT weights FROM version ORDER BY version DESC LIMIT 1").fetchone()[0]
     return np.frombuffer(blob, dtype="<f4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """One device's part in the line since the ledger began. Versions are those whose buffer took an update of it."""
+
+    device: str
+    first_version: int
+    last_version: int
+    versions: int
+    updates: int
+    samples: int
+    slot_norm: float | None
+    last_merged_at: float
+
+
+def accounts(path: Path) -> list[Account]:
+    """Of every device, the one whose update was merged last first."""
+    names = [one.name for one in fields(Account)]
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute(f"SELECT {', '.join(names)} FROM account ORDER BY last_journal_id DESC").fetchall()
+    return [Account(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def judged(device: str | None, verdict: Verdict, *, size_bytes: int = 1) -> Judged:
+    """As if an update of that size had been judged; without a device it could not be read."""
+    update = None if device is None else SyntheticDevice(device).update(base_version=0, base_digest=bytes(32))
+    return Judged(verdict, update, 0, device or "somebody", bytes(size_bytes))

@@ -11,10 +11,21 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from aggregator.admission import Duplicate, Merge, Policy, Refuse, Verdict, receipt_for
-from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.admission import (
+    INCARNATIONS_KEPT,
+    AdmissionPolicy,
+    Duplicate,
+    Judged,
+    Merge,
+    Refuse,
+    Verdict,
+    receipt_for,
+)
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.records import batch_of, row_of
+from aggregator.ledger.restoring import restore
 from aggregator.merging.staleness import ABSENCE_MAX
-from aggregator.model_line import BatchBuilder, Judged, LineSettings, ModelLine, opening_shelf, restore, row_of
+from aggregator.model_line import LineSettings, ModelLine, opening_shelf
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode
 from wire_contract.encoding import Float32, Int8
@@ -23,7 +34,7 @@ from wire_contract.messages import Presence
 from wire_contract.topics import parse, shard_of
 
 ONES = np.ones(LAYOUT.size, dtype=np.float32)
-ROOMY = replace(SETTINGS, updates_per_version=20, policy=Policy(slot_norm_ratio=inf, samples_ratio_max=2.0))
+ROOMY = replace(SETTINGS, updates_per_version=20, policy=AdmissionPolicy(slot_norm_ratio=inf, samples_ratio_max=2.0))
 """What devices send is neither scaled down nor cut for the sake of others (`test_peers.py` has that)."""
 
 
@@ -38,10 +49,8 @@ class Bench:
 
     def give(self, device: SyntheticDevice, payload: bytes) -> Judged:
         judged = self.line.judge(device.parsed, payload)
-        builder = BatchBuilder()
-        builder.take(judged, payload, into_version=self.line.version + 1)
         self.now += 1
-        self.ledger.commit_batch(builder.build(), now=self.now)
+        self.ledger.commit_batch(batch_of([judged]), now=self.now)
         for crowded in self.line.crowded():
             for key in self.ledger.forget_incarnations(crowded):
                 self.line.forget(key)
@@ -57,10 +66,10 @@ class Bench:
         return verdict.reason
 
     def next_version(self) -> None:
-        weights = self.line.next_weights()
-        shelf = self.line.next_shelf(weights, at=T0)
-        self.ledger.commit_version(row_of(shelf), weights)
-        self.line.advance(shelf, weights)
+        step = self.line.next_step()
+        shelf = self.line.next_shelf(step.weights, at=T0)
+        self.ledger.commit_version(row_of(shelf), step, rule=self.line.settings.rule.name)
+        self.line.advance(shelf, step)
 
 
 @pytest.fixture
@@ -95,7 +104,7 @@ def test_every_reason_can_be_reached(bench: Bench, device: SyntheticDevice) -> N
 
 
 def test_what_is_too_stale_is_refused(tmp_path: Path, device: SyntheticDevice) -> None:
-    bench = Bench(tmp_path / "l", replace(SETTINGS, policy=Policy(staleness_max=1)))
+    bench = Bench(tmp_path / "l", replace(SETTINGS, policy=AdmissionPolicy(staleness_max=1)))
     first = device.update(bench.line)
     for number in range(2):
         bench.verdict(device)
@@ -136,7 +145,7 @@ def test_an_update_of_another_shard_is_kept_by_its_device_and_not_remembered(tmp
     second = foreign.payload(bench.line)
     bench.ledger.close()
 
-    bench = Bench(tmp_path / "l", replace(SETTINGS, policy=Policy(shard=0, shards=2)))
+    bench = Bench(tmp_path / "l", replace(SETTINGS, policy=AdmissionPolicy(shard=0, shards=2)))
     assert isinstance(bench.verdict(SyntheticDevice(mine)), Merge)
     for _ in range(2):
         judged = bench.give(foreign, second)
@@ -158,10 +167,10 @@ def test_an_update_of_another_shard_is_kept_by_its_device_and_not_remembered(tmp
 def test_an_update_that_comes_again_is_a_duplicate(bench: Bench, device: SyntheticDevice) -> None:
     payloads = [device.payload(bench.line) for _ in range(3)]
     assert all(isinstance(bench.give(device, payload).verdict, Merge) for payload in payloads)
-    before = bench.line.next_weights().tobytes()
+    before = bench.line.next_step().weights.tobytes()
     for payload in reversed(payloads):
         assert bench.give(device, payload).verdict == Duplicate()
-    assert bench.line.next_weights().tobytes() == before
+    assert bench.line.next_step().weights.tobytes() == before
     bench.next_version()
     assert all(bench.give(device, payload).verdict == Duplicate() for payload in payloads)
     assert not bench.line.buffer.slots
@@ -341,6 +350,6 @@ def test_updates_that_overflow_only_when_weighed_never_reach_the_model(tmp_path:
     for _ in range(10):
         most = device.payload(line, difference=np.full(2, 7e14, dtype=np.float32), samples=2**53)
         assert isinstance(line.judge(device.parsed, most).verdict, Merge)
-    assert np.isfinite(line.next_weights()).all()
+    assert np.isfinite(line.next_step().weights).all()
     assert row_of(first).digest == digest(weights)
     ledger.close()

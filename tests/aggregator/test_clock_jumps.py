@@ -12,7 +12,7 @@ from aggregator.telemetry.collecting import Clocks, Telemetry
 from aggregator.telemetry.lines import read_line
 from aggregator.telemetry.participation import SILENT_SECONDS, Contribution, Participation
 from aggregator.telemetry.spool import Spool, read_spool
-from tests.aggregator.synthetic import SyntheticDevice
+from tests.aggregator.synthetic import SyntheticDevice, judged
 from tests.aggregator.telemetry.points import update_point
 from tests.aggregator.test_admission import Bench
 
@@ -48,8 +48,8 @@ def test_a_device_that_fell_silent_is_silent_although_it_was_merged_in_the_futur
 
 def test_the_rate_forgets_what_was_merged_in_the_future() -> None:
     tally = Tally(History(), now=NOW + YEAR_SECONDS)
-    tally.answered("watch-1", Merge(1.0, 0), size_bytes=1, at=NOW + YEAR_SECONDS)
-    tally.answered("watch-1", Merge(1.0, 0), size_bytes=1, at=NOW)
+    tally.judged([judged("watch-1", Merge(1.0, 0), size_bytes=1)], at=NOW + YEAR_SECONDS)
+    tally.judged([judged("watch-1", Merge(1.0, 0), size_bytes=1)], at=NOW)
     summary = tally.summary(now=NOW + 1, bytes_down=0)
     assert summary.updates_per_minute == 1
     assert summary.since <= summary.at

@@ -20,7 +20,7 @@ from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger import file_format
 from aggregator.ledger.file_format import LedgerBusy
 from aggregator.ledger.ledger import Ledger
-from aggregator.model_line import BatchBuilder
+from aggregator.ledger.records import batch_of
 from aggregator.patience import patiently
 from aggregator.settings import RunSettings, health_file_of
 from tests.aggregator.synthetic import (
@@ -344,11 +344,10 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
     path = Path("ledger.sqlite3")
     with Ledger(path, task=TASK) as ledger:
         model_line = begin(ledger)
-        builder = BatchBuilder()
         device = SyntheticDevice("watch")
         merged = device.payload(model_line)
-        for payload in (merged, merged, b"nonsense", device.payload(model_line, base_digest=bytes(32))):
-            builder.take(model_line.judge(device.parsed, payload), payload, into_version=1)
+        payloads = (merged, merged, b"nonsense", device.payload(model_line, base_digest=bytes(32)))
+        judged = [model_line.judge(device.parsed, payload) for payload in payloads]
         evaluation = Evaluation(
             task=TASK,
             device="judge",
@@ -357,8 +356,7 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
             samples=3,
             metrics={"accuracy": 0.875, "\x1b[2J": 0.5},
         )
-        builder.take_evaluation(evaluation)
-        ledger.commit_batch(builder.build(), now=T0 + 60)
+        ledger.commit_batch(batch_of(judged, [evaluation]), now=T0 + 60)
         # While the aggregator runs.
         assert main(["status"]) == 0
         text = capsys.readouterr().out
@@ -383,18 +381,18 @@ def test_status_says_how_many_devices_the_next_version_lacks(capsys: pytest.Capt
     with Ledger(path, task=TASK) as ledger:
         model_line = begin(ledger)
         ledger.note_devices_min(3)
-        builder = BatchBuilder()
 
         def shown() -> list[str]:
             assert main(["status"]) == 0
             return [told for told in capsys.readouterr().out.splitlines() if told.startswith("missing")]
 
         assert shown() == [], "nobody waits"
-        for name in ("watch-1", "watch-1", "watch-2"):
-            device = SyntheticDevice(name, incarnation=b"inc%05d" % len(builder.build().merged))
-            payload = device.payload(model_line)
-            builder.take(model_line.judge(device.parsed, payload), payload, into_version=1)
-        ledger.commit_batch(builder.build(), now=T0 + 60)
+        devices = [
+            SyntheticDevice(name, incarnation=b"inc%05d" % number)
+            for number, name in enumerate(("watch-1", "watch-1", "watch-2"))
+        ]
+        judged = [model_line.judge(device.parsed, device.payload(model_line)) for device in devices]
+        ledger.commit_batch(batch_of(judged), now=T0 + 60)
         assert shown() == ["missing      1 more device for the next version (--devices-min)"]
         ledger.note_devices_min(2)
         assert shown() == []
@@ -403,13 +401,12 @@ def test_status_says_how_many_devices_the_next_version_lacks(capsys: pytest.Capt
 def test_status_is_json_whatever_evaluators_say(capsys: pytest.CaptureFixture[str]) -> None:
     with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
         begin(ledger)
-        builder = BatchBuilder()
-        for device in ("evaluator", "evaluator-1"):
-            metrics = {"loss": 1.7e308}
-            builder.take_evaluation(
-                Evaluation(task=TASK, device=device, version=0, digest=bytes(32), samples=3, metrics=metrics)
-            )
-        ledger.commit_batch(builder.build(), now=T0)
+        metrics = {"loss": 1.7e308}
+        evaluations = [
+            Evaluation(task=TASK, device=device, version=0, digest=bytes(32), samples=3, metrics=metrics)
+            for device in ("evaluator", "evaluator-1")
+        ]
+        ledger.commit_batch(batch_of([], evaluations), now=T0)
     assert main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["evaluation"] == {"loss": 1.7e308}
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.admission import Policy
+from aggregator.admission import AdmissionPolicy
 from aggregator.ledger.file_format import LedgerBusy, LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.pruning import SNAPSHOTS_KEPT
 from aggregator.ledger.reading import read_contributions, read_totals, read_versions
-from aggregator.ledger.records import Batch, MergedUpdate
-from aggregator.model_line import BatchBuilder, restore, row_of
+from aggregator.ledger.records import Batch, MergedUpdate, batch_of, row_of
+from aggregator.ledger.restoring import restore
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.rule import Step
 from tests.aggregator.synthetic import CHUNKED, LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, initial_weights
 from wire_contract.codec import encode
 
@@ -147,7 +149,7 @@ def test_all_names_of_a_ledger_have_one_lock(path: Path, tmp_path: Path) -> None
 
 
 def test_a_locked_ledger_is_no_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aggregator.ledger.ledger._BUSY_MILLISECONDS", 0)
+    monkeypatch.setattr("aggregator.ledger.ledger.BUSY_MILLISECONDS", 0)
     with Ledger(path, task=TASK) as ledger, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerBusy, match="is locked; end the other program that is using it"):
@@ -171,7 +173,9 @@ def test_a_full_disk_changes_nothing(path: Path) -> None:
                 ledger.commit_batch(merged(big, 1), now=T0)
         newest, _ = ledger.newest()
         with pytest.raises(LedgerBusy):
-            ledger.commit_version(replace(newest, version=1), np.zeros(100_000, dtype=np.float32))
+            ledger.commit_version(
+                replace(newest, version=1), Step(np.zeros(100_000, dtype=np.float32)), rule=FEDBUFF.name
+            )
         assert list(db.iterdump()) == before
         db.execute("PRAGMA max_page_count = 100000")
         ledger.commit_batch(merged(big, 1), now=T0)
@@ -179,10 +183,9 @@ def test_a_full_disk_changes_nothing(path: Path) -> None:
 
 
 def test_a_restored_buffer_has_the_bits_of_the_lost_one(path: Path) -> None:
-    believed = replace(SETTINGS, policy=Policy(slot_norm_ratio=inf))  # large sums show how they were added
+    believed = replace(SETTINGS, policy=AdmissionPolicy(slot_norm_ratio=inf))  # large sums show how they were added
     with Ledger(path, task=TASK) as ledger:
         line = restore(ledger, believed)
-        builder = BatchBuilder()
         devices = [SyntheticDevice(name) for name in "abcdefgh"]
         random = np.random.default_rng(1)
         sizes = random.uniform(0.01, 1, (len(devices), 1)) * random.standard_normal((len(devices), LAYOUT.size))
@@ -190,16 +193,15 @@ def test_a_restored_buffer_has_the_bits_of_the_lost_one(path: Path) -> None:
             device.payload(line, difference=size.astype(np.float32))
             for size, device in zip(sizes, devices, strict=True)
         ]
-        for device, payload in zip(devices, payloads, strict=True):
-            builder.take(line.judge(device.parsed, payload), payload, into_version=1)
-        ledger.commit_batch(builder.build(), now=T0)
-        expected = line.next_weights().tobytes()
-        assert restore(ledger, believed).next_weights().tobytes() == expected
+        judged = [line.judge(device.parsed, payload) for device, payload in zip(devices, payloads, strict=True)]
+        ledger.commit_batch(batch_of(judged), now=T0)
+        expected = line.next_step().weights.tobytes()
+        assert restore(ledger, believed).next_step().weights.tobytes() == expected
     with Ledger(path.with_name("other"), task=TASK) as ledger:
         other = begin(ledger, believed)
         for device, payload in reversed(list(zip(devices, payloads, strict=True))):
             other.judge(device.parsed, payload)
-        assert other.next_weights().tobytes() != expected, "the order of additions shows in the bits"
+        assert other.next_step().weights.tobytes() != expected, "the order of additions shows in the bits"
 
 
 def test_an_update_twice_is_a_broken_invariant(path: Path) -> None:
@@ -216,8 +218,8 @@ def test_only_the_newest_versions_keep_their_weights(path: Path) -> None:
         for version in range(1, 6):
             ledger.commit_batch(merged(SyntheticDevice("a"), version, into_version=version), now=T0)
             shelf = line.next_shelf(line.weights, at=T0)
-            ledger.commit_version(row_of(shelf), line.weights)
-            line.advance(shelf, line.weights)
+            ledger.commit_version(row_of(shelf), Step(line.weights), rule=FEDBUFF.name)
+            line.advance(shelf, Step(line.weights))
         rows = ledger._db.execute("SELECT version FROM version WHERE weights IS NOT NULL").fetchall()
         assert [row[0] for row in rows] == [4, 5]
         assert len(rows) == SNAPSHOTS_KEPT
@@ -233,8 +235,8 @@ def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path)
         for version in range(1, 21):
             weights = line.weights + np.float32(0.01 * version)
             shelf = line.next_shelf(weights, at=T0 + version)
-            ledger.commit_version(row_of(shelf), weights)
-            line.advance(shelf, weights)
+            ledger.commit_version(row_of(shelf), Step(weights), rule=FEDBUFF.name)
+            line.advance(shelf, Step(weights))
             restored = restore(ledger, SETTINGS).shelf
             assert (restored.published.weights == shelf.published.weights).all()
             assert (restored.model, restored.snapshot, restored.deltas) == (shelf.model, shelf.snapshot, shelf.deltas)

@@ -15,7 +15,9 @@ from aggregator.ledger.backup import back_up, check_ledger, restore_backup
 from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_contributions, read_totals
-from aggregator.model_line import BatchBuilder, ModelLine, restore, row_of
+from aggregator.ledger.records import batch_of, row_of
+from aggregator.ledger.restoring import restore
+from aggregator.model_line import ModelLine
 from tests.aggregator.synthetic import SETTINGS, T0, TASK, SyntheticDevice, begin
 
 FORMAT_2 = Path(__file__).parent / "ledgers" / "format-2.sqlite3"
@@ -23,17 +25,17 @@ FORMAT_2 = Path(__file__).parent / "ledgers" / "format-2.sqlite3"
 
 def teach(ledger: Ledger, line: ModelLine, *, version: bool = True) -> None:
     """An update of each of two devices, and a version of it."""
-    builder = BatchBuilder()
+    judged = []
     for name in ("a", "b"):
         device = SyntheticDevice(name, incarnation=b"life%04d" % line.version)
         payload = device.payload(line)
-        builder.take(line.judge(device.parsed, payload), payload, into_version=line.version + 1)
-    ledger.commit_batch(builder.build(), now=T0)
+        judged.append(line.judge(device.parsed, payload))
+    ledger.commit_batch(batch_of(judged), now=T0)
     if version:
-        weights = line.next_weights()
-        shelf = line.next_shelf(weights, at=T0)
-        ledger.commit_version(row_of(shelf), weights)
-        line.advance(shelf, weights)
+        step = line.next_step()
+        shelf = line.next_shelf(step.weights, at=T0)
+        ledger.commit_version(row_of(shelf), step, rule=line.settings.rule.name)
+        line.advance(shelf, step)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 def bits(path: Path) -> tuple[int, bytes, bytes]:
     with Ledger(path, task=TASK) as ledger:
         line = restore(ledger, SETTINGS)
-        waiting = line.next_weights().tobytes() if line.buffer.slots else b""
+        waiting = line.next_step().weights.tobytes() if line.buffer.slots else b""
         return line.version, line.weights.tobytes(), waiting
 
 

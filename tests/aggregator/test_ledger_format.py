@@ -26,11 +26,13 @@ from aggregator.ledger import file_format
 from aggregator.ledger.file_format import FORMAT, LedgerBusy, LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_contributions, read_history, read_shares, read_task, read_totals
-from aggregator.ledger.records import Account, Batch, MergedUpdate
+from aggregator.ledger.records import Batch, MergedUpdate
 from aggregator.ledger.renumber import move_forward
+from aggregator.ledger.restoring import restore
 from aggregator.merging.peers import Claim
-from aggregator.model_line import announcement, restore
-from tests.aggregator.synthetic import FOLLOWED, SETTINGS, T0, TASK, SyntheticDevice, begin
+from aggregator.merging.rule import Contribution
+from aggregator.model_line import announcement
+from tests.aggregator.synthetic import FOLLOWED, SETTINGS, T0, TASK, Account, SyntheticDevice, accounts, begin
 from wire_contract.codec import encode
 from wire_contract.compression.planner import Plan
 
@@ -125,9 +127,8 @@ def accounts_by_hand(path: Path) -> dict[str, Account]:
 
 
 def test_the_account_of_each_device_is_made_from_the_journal(old: Path) -> None:
-    with Ledger(old, task=TASK) as ledger:
-        found = ledger.newest_accounts(1_000)
-        assert found[:2] == ledger.newest_accounts(2)
+    Ledger(old, task=TASK).close()
+    found = accounts(old)
     assert {account.device: account for account in found} == accounts_by_hand(old)
     assert found == list(accounts_by_hand(old).values())[::-1], "who was merged last comes first"
 
@@ -268,7 +269,7 @@ def test_a_ledger_of_the_old_format_can_be_moved_forward(old: Path) -> None:
         assert line.version == 1_000
         assert sha256(line.weights.tobytes()) == EXPECTED["weights"]
         assert line.buffer.updates == EXPECTED["buffer"][1]
-        waiting = {account.device: account.last_version for account in ledger.newest_accounts(3)}
+        waiting = {account.device: account.last_version for account in accounts(old)[:3]}
         assert waiting == {"watch": 1_001, "phone": 1_001, "late-3": 1_001}
         contributed = ledger.contributed(since=0, until=1_000)
     assert contributed == EXPECTED["contributed"], "what waits is no version yet"
@@ -329,7 +330,7 @@ def test_an_account_tells_what_a_device_had_a_part_in(tmp_path: Path) -> None:
         ledger.commit_batch(merged(1, norm=2.0), now=T0)
         ledger.commit_batch(merged(4, norm=3.0, scale=0.5), now=T0 + 1)
         ledger.commit_batch(merged(4, norm=4.0, samples=30), now=T0 + 2)
-        assert ledger.newest_accounts(9) == [
+        assert accounts(ledger.path) == [
             Account(
                 device="a",
                 first_version=1,
@@ -347,9 +348,9 @@ def test_an_account_tells_what_a_device_had_a_part_in(tmp_path: Path) -> None:
         assert ledger.contributed(since=0, until=3) == {"a": 1}
         assert ledger.contributed(since=2, until=3) == {}
         ledger.commit_batch(merged(4, norm=None), now=T0 + 3)
-        assert ledger.newest_accounts(1)[0].slot_norm is None, "a norm that is not known leaves the sum unknown"
+        assert accounts(ledger.path)[0].slot_norm is None, "a norm that is not known leaves the sum unknown"
         ledger.commit_batch(merged(5, norm=1.0), now=T0 + 4)
-        assert ledger.newest_accounts(1)[0].slot_norm == 1.0
+        assert accounts(ledger.path)[0].slot_norm == 1.0
 
 
 def test_the_scale_in_the_journal_is_used_again_after_a_restart(tmp_path: Path) -> None:
@@ -362,5 +363,5 @@ def test_the_scale_in_the_journal_is_used_again_after_a_restart(tmp_path: Path) 
             update=update, payload=encode(update), into_version=1, staleness=0, weight=10.0, scale=0.3, norm=1.0
         )
         ledger.commit_batch(Batch(merged=(row,)), now=T0)
-        line.buffer.add("a", difference, 10.0, scale=0.3)
-        assert restore(ledger, LINE).next_weights().tobytes() == line.next_weights().tobytes()
+        line.buffer.add(Contribution(device="a", difference=difference, weight=10.0, scale=0.3))
+        assert restore(ledger, LINE).next_step().weights.tobytes() == line.next_step().weights.tobytes()

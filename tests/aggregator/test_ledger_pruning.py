@@ -12,18 +12,19 @@ from typing import Any, Self
 
 import pytest
 
-from aggregator.admission import Duplicate, Merge, Refuse, Verdict
-from aggregator.ledger import ledger as ledger_module
-from aggregator.ledger import pruning, reading
+from aggregator.admission import INCARNATIONS_KEPT, Duplicate, Merge, Refuse, Verdict
+from aggregator.ledger import pruning, reading, write_ahead_log
 from aggregator.ledger.file_format import LedgerBusy, LedgerError
-from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.pruning import Kept
 from aggregator.ledger.reading import read_history, read_shares, read_totals, read_versions
-from aggregator.model_line import restore
+from aggregator.ledger.restoring import restore
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.rule import Step
 from aggregator.service import Clock, Service, subscriptions
 from benchmarks import long_ledgers
 from benchmarks.long_ledgers import Life, batch, counted_steps, write
-from tests.aggregator.synthetic import ROOT, SETTINGS, T0, TASK, SyntheticDevice
+from tests.aggregator.synthetic import ROOT, SETTINGS, T0, TASK, SyntheticDevice, accounts
 from tests.aggregator.test_admission import Bench
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 
@@ -39,7 +40,7 @@ def next_version(ledger: Ledger, *, updates: int = 20, payload_bytes: int = 0) -
     row, weights = ledger.newest()
     number = row.version + 1
     ledger.commit_batch(batch(into_version=number, updates=updates, payload_bytes=payload_bytes), now=T0)
-    ledger.commit_version(replace(row, version=number, chunks=0), weights)
+    ledger.commit_version(replace(row, version=number, chunks=0), Step(weights), rule=FEDBUFF.name)
 
 
 # -- what it costs
@@ -54,7 +55,7 @@ def steps_of_a_version(path: Path) -> list[int]:
         with counted_steps(ledger._db) as of_batch:
             ledger.commit_batch(batch(into_version=number, updates=20), now=T0)
         with counted_steps(ledger._db) as of_version:
-            ledger.commit_version(replace(row, version=number), weights)
+            ledger.commit_version(replace(row, version=number), Step(weights), rule=FEDBUFF.name)
         return [of_batch.count, of_version.count]
 
 
@@ -228,7 +229,7 @@ def test_totals_and_history_are_those_of_the_whole_life(one: Ledger, monkeypatch
             history.merged_at,
             history.evaluations,
             one.contributed(since=291, until=300),
-            one.newest_accounts(100),
+            accounts(one.path),
             one.last_of_devices(),
         ]
 
@@ -282,17 +283,6 @@ def test_an_evaluation_stays_however_old_while_there_is_no_newer_one(one: Ledger
     assert rows(one, "evaluation") == 1
 
 
-@pytest.mark.usefixtures("exact")
-def test_the_state_of_merging_rules_goes_with_the_versions(one: Ledger) -> None:
-    for version in range(1, 301):
-        one._db.execute("INSERT INTO rule_state VALUES (?, 'momentum', x'00')", (version,))
-        one._db.execute("INSERT INTO rule_device_state VALUES (?, 'momentum', ?, x'00')", (f"d{version % 7}", version))
-    prune_all(one)
-    first = 301 - pruning.VERSION_ROWS_KEPT
-    for table in ("rule_state", "rule_device_state"):
-        assert one._db.execute(f"SELECT min(version), count(*) FROM {table}").fetchone() == (first, 301 - first)
-
-
 def test_a_full_disk_prunes_nothing(one: Ledger) -> None:
     before = rows(one, "journal")
     one._db.execute("PRAGMA query_only = ON")
@@ -334,7 +324,7 @@ def forgetful(tmp_path: Path) -> Iterator[Bench]:
 def version_of_others(bench: Bench) -> None:
     bench.verdict(SyntheticDevice("other", incarnation=b"other%03d" % bench.line.version))
     bench.next_version()
-    bench.ledger.prune(bench.line.settings.kept)
+    bench.ledger.prune(Kept.of(bench.line.settings))
 
 
 def test_what_may_have_been_merged_and_forgotten_is_refused_by_name(forgetful: Bench) -> None:
@@ -400,7 +390,7 @@ def test_an_update_that_can_only_be_in_what_is_kept_is_merged(forgetful: Bench) 
 
 @pytest.fixture
 def small_log(one: Ledger, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    monkeypatch.setattr(ledger_module, "LOG_BYTES_MAX", 400_000)
+    monkeypatch.setattr(write_ahead_log, "LOG_BYTES_MAX", 400_000)
     one.close()
     return Ledger(one.path, task=long_ledgers.TASK)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.admission import Merge, Policy, Refuse, receipt_for
+from aggregator.admission import AdmissionPolicy, Merge, Refuse, receipt_for
+from aggregator.ledger.restoring import restore
 from aggregator.merging.peers import BEYOND
+from aggregator.merging.rule import RuleState
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX
-from aggregator.model_line import restore
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, SyntheticDevice, initial_weights, replay
 from tests.aggregator.test_admission import Bench
 from wire_contract.layout import Vector
@@ -53,7 +54,7 @@ def honest_version(bench: Bench, *, norm: float = 0.1) -> None:
 
 def moved(bench: Bench) -> float:
     before = bench.line.weights
-    return float(np.linalg.norm(bench.line.next_weights() - before))
+    return float(np.linalg.norm(bench.line.next_step().weights - before))
 
 
 def test_claimed_samples_count_up_to_what_others_claim(bench: Bench) -> None:
@@ -73,7 +74,7 @@ def test_with_two_devices_neither_says_what_is_usual(bench: Bench) -> None:
         bench.next_version()
         again = merged(bench, honest, 0.1)
         assert (again.weight, again.scale) == (1.0, 1.0)
-        bench.line.buffer.clear()
+        bench.line.buffer.restore(RuleState())
     merged(bench, hostile, SIZE, samples=2**53)
     merged(bench, honest, 0.0)
     assert moved(bench) < REACH * 0.1 * SIZE / 2 * 1.01, "as in the first version"
@@ -123,7 +124,7 @@ def test_no_device_moves_the_model_by_more_than_half_of_its_step_in_company(benc
     assert moved(bench) == pytest.approx(0.1, rel=1e-4), "alone, where the operator allows that, it has all of it"
     assert merged(bench, HONEST[0], 0.0).weight == 1.0
     assert moved(bench) == pytest.approx(0.05, rel=1e-4), "T passed with two devices, and 3 : 1 is not 75 %"
-    assert restore(bench.ledger, LINE).next_weights().tobytes() == bench.line.next_weights().tobytes()
+    assert restore(bench.ledger, LINE).next_step().weights.tobytes() == bench.line.next_step().weights.tobytes()
     bench.next_version()
     assert replay(bench.path, LAYOUT, initial_weights())[1].tobytes() == bench.line.weights.tobytes()
 
@@ -207,7 +208,7 @@ def test_a_tiny_update_in_the_first_version_starves_nobody_in_the_next(bench: Be
 
 @pytest.mark.parametrize("ratio", [1e-320, 1e-200])
 def test_no_ratio_makes_an_update_count_for_nothing(tmp_path: Path, ratio: float) -> None:
-    bench = Bench(tmp_path / "l", replace(LINE, policy=Policy(slot_norm_ratio=ratio)))
+    bench = Bench(tmp_path / "l", replace(LINE, policy=AdmissionPolicy(slot_norm_ratio=ratio)))
     for _ in range(3):
         assert merged(bench, HONEST[0], 0.1).scale > 0
     bench.ledger.close()
@@ -221,18 +222,18 @@ def test_a_restart_decides_as_the_lost_line_would_have(bench: Bench) -> None:
     merged(bench, HONEST[0], 0.5, samples=1_000)  # a claim that counts only from the next version on
     merged(bench, HONEST[2], 0.1)
     again = restore(bench.ledger, LINE)
-    assert again.next_weights().tobytes() == bench.line.next_weights().tobytes()
+    assert again.next_step().weights.tobytes() == bench.line.next_step().weights.tobytes()
     for device in (*HONEST, SyntheticDevice("new")):
         payload = device.payload(bench.line, difference=towards(0.9), samples=35)
         one, other = bench.line.judge(device.parsed, payload), again.judge(device.parsed, payload)
         assert one == other
         assert isinstance(one.verdict, Merge)
         assert one.verdict.scale < 1
-    assert again.next_weights().tobytes() == bench.line.next_weights().tobytes()
+    assert again.next_step().weights.tobytes() == bench.line.next_step().weights.tobytes()
 
 
 def test_bounds_can_be_taken_away(tmp_path: Path) -> None:
-    believed = Policy(samples_ratio_max=inf, slot_norm_ratio=inf, weight_max=inf)
+    believed = AdmissionPolicy(samples_ratio_max=inf, slot_norm_ratio=inf, weight_max=inf)
     bench = Bench(tmp_path / "l", replace(LINE, policy=believed))
     honest_version(bench)
     verdict = bench.verdict(SyntheticDevice("d"), difference=towards(9.9 * SIZE), samples=1_000)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.admission import Policy
+from aggregator.admission import INCARNATIONS_KEPT, AdmissionPolicy
 from aggregator.ledger.file_format import LedgerBusy
-from aggregator.ledger.ledger import INCARNATIONS_KEPT, Ledger
+from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
 from aggregator.ledger.records import Batch
 from aggregator.metrics_file import WRITE_SECONDS, MetricsFile
@@ -294,7 +294,7 @@ def test_no_version_is_made_of_fewer_devices_than_the_operator_wants(
 def test_a_restored_buffer_becomes_a_version_too(stage: Stage) -> None:
     stage.send(stage.device("a"))
     stage.step()
-    expected = stage.line.next_weights().tobytes()
+    expected = stage.line.next_step().weights.tobytes()
     stage.crash()
     stage.start()
     assert stage.line.buffer.updates == 1
@@ -380,9 +380,9 @@ def test_nothing_is_acknowledged_before_it_is_in_the_ledger(stage: Stage, monkey
     for owner, name in (
         (stage.ledger, "commit_batch"),
         (stage.link, "ack"),
-        (stage.service._publisher, "receipt"),
+        (stage.service._publication.publisher, "receipt"),
         (stage.ledger, "commit_version"),
-        (stage.service._publisher, "model"),
+        (stage.service._publication.publisher, "model"),
     ):
         whole = getattr(owner, name)
 
@@ -563,7 +563,7 @@ def test_many_incarnations_and_a_full_disk(stage: Stage, monkeypatch: pytest.Mon
 def test_a_model_too_large_for_float16_is_published_as_float32(
     make_stage: MakeStage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    believed = Policy(slot_norm_ratio=inf)
+    believed = AdmissionPolicy(slot_norm_ratio=inf)
     stage = make_stage(replace(SETTINGS, model_encoding="float16", server_rate=10.0, policy=believed))
     large = np.full(LAYOUT.size, 9.0, dtype=np.float32)
     while np.abs(stage.line.weights).max() < 65_504:

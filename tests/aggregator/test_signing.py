@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from aggregator.admission import Policy
+from aggregator.admission import AdmissionPolicy
 from aggregator.ledger.reading import read_totals
 from aggregator.model_line import LineSettings
 from aggregator.service import Service
@@ -168,7 +168,7 @@ def guarded(tmp_path: Path, make_stage: MakeStage) -> Stage:
     folder.mkdir()
     for name, one in (("a", OF_A), ("b", OF_B)):
         (folder / f"{name}.pub").write_bytes(one.public.raw)
-    policy = Policy(device_keys=KeyFolder(folder).keys_of)
+    policy = AdmissionPolicy(device_keys=KeyFolder(folder).keys_of)
     return make_stage(replace(SETTINGS, policy=policy))
 
 

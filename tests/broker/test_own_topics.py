@@ -107,7 +107,7 @@ def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: Setting
         for version in range(1, 4):
             sender.publish(device.topic, device.payload(first.line))
             first.until(lambda version=version: first.line.version == version)  # type: ignore[misc]
-        first.until(lambda: not first.service._publisher.upkeep._echoes)  # all of it has reached the broker
+        first.until(lambda: not first.service._publication.publisher.upkeep._echoes)  # all of it has reached the broker
         before = retained(settings_of("viewer"))
         assert {parse(topic, root=ROOT).kind for topic in before} == {"model", "chunk", "delta"}
 
@@ -118,7 +118,7 @@ def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: Setting
         assert retained(settings_of("viewer")) == before, "nothing was changed"
 
         gone = next(topic for topic in before if parse(topic, root=ROOT).kind == "chunk")
-        upkeep = first.service._publisher.upkeep
+        upkeep = first.service._publication.publisher.upkeep
         other = at_the_end.enter_context(closing(MqttLink(settings_of("aggregator-1"))))
         other.publish(gone, b"", retain=True)
         first.until(lambda: bool(upkeep.missing()))

@@ -9,10 +9,12 @@ from typing import Any, Literal
 import pytest
 from msgspec import structs
 
-from aggregator.admission import Policy
+from aggregator.admission import AdmissionPolicy
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_contributions, read_totals
-from aggregator.model_line import LineSettings, opening_shelf, restore, row_of
+from aggregator.ledger.records import row_of
+from aggregator.ledger.restoring import restore
+from aggregator.model_line import LineSettings, opening_shelf
 from aggregator.service import Clock, Service
 from aggregator.service import subscriptions as of_aggregator
 from device_client.downlink.model_trust import ModelTrust
@@ -74,7 +76,7 @@ class World:
     def start_aggregator(self, *signing_keys: SigningKey) -> None:
         if self.aggregator_link is not None:
             self.aggregator_link.close()
-        policy = Policy(device_keys=KeyFolder(self.folder / "keys").keys_of)
+        policy = AdmissionPolicy(device_keys=KeyFolder(self.folder / "keys").keys_of)
         settings = LineSettings(
             task=TASK, updates_per_version=1, devices_min=1, model_encoding="float32", policy=policy
         )

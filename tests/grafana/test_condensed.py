@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aggregator.admission import Merge, Refuse
-from aggregator.model_line import Judged
+from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
@@ -40,11 +39,12 @@ def busy(influxdb: InfluxDB) -> InfluxDB:
     for size in SIZES:
         for _ in range(size):
             told = update(f"device-{number}", train_seconds=float(number))
-            recording.judged(told.device, Judged(Merge(1.0, staleness(number), number / 4), told, 300), 1_000 + number)
+            merge = Merge(1.0, staleness(number), number / 4)
+            recording.judged([Judged(merge, told, 300, told.device, bytes(1_000 + number))])
             number += 1
         recording.batch_committed(size, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     for stranger in range(REFUSED):
-        recording.judged(f"stranger-{stranger}", Judged(Refuse("norm", ""), None, 300), 500)
+        recording.judged([Judged(Refuse("norm", ""), None, 300, f"stranger-{stranger}", bytes(500))])
     recording.batch_committed(REFUSED, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     writer = LineWriter(task="t", shard=0)
     lines = [writer.line(point, AT_SECONDS * 10**9 + place) for place, point in enumerate(points)]

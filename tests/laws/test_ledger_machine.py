@@ -22,12 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aggregator import model_line
-from aggregator.admission import Duplicate, Merge, Refuse
+from aggregator.admission import Duplicate, Judged, Merge, Refuse
 from aggregator.ledger import ledger, pruning
 from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.pruning import Kept
 from aggregator.ledger.reading import read_totals
-from aggregator.ledger.records import Batch
-from aggregator.model_line import BatchBuilder, Judged, ModelLine, announcement, restore, row_of
+from aggregator.ledger.records import Batch, batch_of, row_of
+from aggregator.ledger.restoring import restore
+from aggregator.model_line import announcement
 from tests.aggregator.synthetic import (
     FOLLOWED,
     SETTINGS,
@@ -156,13 +158,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, count: int, end: str) -> None:
         """One batch; the process dies after the step named by `end`."""
         deliveries = self.broker[:count]
-        builder = BatchBuilder()
-        judged = [
-            (device, payload, self._judge(self.line, builder, device, payload)) for device, _, payload in deliveries
-        ]
+        judged = [(device, self.line.judge(device.maker.parsed, payload)) for device, _, payload in deliveries]
         if end == "merge":
             return self.crash()
-        batch = builder.build()
+        batch = batch_of([result for _, result in judged])
         if end == "transaction":
             return self._die_inside(batch)
         self.ledger.commit_batch(batch, now=T0)
@@ -173,7 +172,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if end == "ack":
             return self.crash()
         self._forget_incarnations()
-        for device, _, result in judged:
+        for device, result in judged:
             assert result.update is not None
             answered = result.update.identity
             device.outbox = [kept for kept in device.outbox if kept[0].identity != answered]
@@ -183,11 +182,6 @@ class LedgerMachine(RuleBasedStateMachine):
         for crowded in self.line.crowded():
             for key in self.ledger.forget_incarnations(crowded):
                 self.line.forget(key)
-
-    def _judge(self, line: ModelLine, builder: BatchBuilder, device: _Device, payload: bytes) -> Judged:
-        judged = line.judge(device.maker.parsed, payload)
-        builder.take(judged, payload, into_version=line.version + 1)
-        return judged
 
     def _die_inside(self, batch: Batch) -> None:
         class Metrics(dict[str, float]):
@@ -201,9 +195,9 @@ class LedgerMachine(RuleBasedStateMachine):
             return self.crash()
         raise AssertionError("the transaction went through")
 
-    def _commit_on_the_twin(self, judged: list[tuple[_Device, bytes, Judged]]) -> None:
-        builder = BatchBuilder()
-        for device, payload, result in judged:
+    def _commit_on_the_twin(self, judged: list[tuple[_Device, Judged]]) -> None:
+        twins = []
+        for device, result in judged:
             assert result.update is not None
             identity = result.update.identity
             key = (identity.device, identity.incarnation, identity.sequence)
@@ -212,7 +206,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert result.update.base_version < self.line.version
                 self.beyond_memory += 1
                 continue
-            same = self._judge(self.twin, builder, device, payload)
+            same = self.twin.judge(device.maker.parsed, result.payload)
+            twins.append(same)
             match result.verdict:
                 case Merge():
                     assert key not in self.expected, "merged twice"
@@ -224,24 +219,24 @@ class LedgerMachine(RuleBasedStateMachine):
                     assert not isinstance(same.verdict, Merge)
                 case Duplicate():
                     assert not isinstance(same.verdict, Merge)
-        self.twin_ledger.commit_batch(builder.build(), now=T0)
+        self.twin_ledger.commit_batch(batch_of(twins), now=T0)
 
     @precondition(lambda self: self.line.buffer.slots)
     @rule(end=st.sampled_from(["", "", "before", "after"]))
     def make_version(self, end: str) -> None:
-        weights = self.line.next_weights()
-        shelf = self.line.next_shelf(weights, at=T0)
+        step = self.line.next_step()
+        shelf = self.line.next_shelf(step.weights, at=T0)
         if end == "before":
             return self.crash()
         row = row_of(shelf)
-        self.ledger.commit_version(row, weights)
-        twins = self.twin.next_weights()
-        self.twin_ledger.commit_version(row, twins)
-        self.twin.advance(self.twin.next_shelf(twins, at=T0), twins)
+        self.ledger.commit_version(row, step, rule=LINE.rule.name)
+        twins = self.twin.next_step()
+        self.twin_ledger.commit_version(row, twins, rule=LINE.rule.name)
+        self.twin.advance(self.twin.next_shelf(twins.weights, at=T0), twins)
         if end == "after":
             return self.crash()
-        self.line.advance(shelf, weights)
-        self.ledger.prune(LINE.kept)
+        self.line.advance(shelf, step)
+        self.ledger.prune(Kept.of(LINE))
         return None
 
     @rule()
@@ -287,7 +282,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.line.weights.tobytes() == self.twin.weights.tobytes()
         assert (self.line.buffer.slots, self.line.buffer.updates) == (self.twin.buffer.slots, self.twin.buffer.updates)
         if self.line.buffer.slots:
-            assert self.line.next_weights().tobytes() == self.twin.next_weights().tobytes()
+            assert self.line.next_step().weights.tobytes() == self.twin.next_step().weights.tobytes()
 
     @invariant()
     def what_is_published_has_the_bytes_of_its_twin(self) -> None:

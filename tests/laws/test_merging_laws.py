@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.merging.fedbuff import Buffer
+from aggregator.merging.buffer import Buffer
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.rule import Contribution, RuleState
 from aggregator.merging.staleness import (
     ABSENCE_MAX,
     DECAYS,
@@ -27,11 +29,19 @@ ENTRIES = st.tuples(st.sampled_from(["a", "b", "c"]), DIFFERENCES, WEIGHTS)
 ZERO = np.zeros(SIZE, dtype=np.float32)
 
 
+def new_buffer(rate: float = 1.0) -> Buffer:
+    return Buffer(FEDBUFF.begin(SIZE, rate))
+
+
+def add(buffer: Buffer, device: str, difference: Vector, weight: float, **changes: float) -> None:
+    buffer.add(Contribution(device=device, difference=difference, weight=weight, **changes))  # type: ignore[arg-type]
+
+
 def merged(entries: list[tuple[str, Vector, float]], onto: Vector = ZERO, rate: float = 1.0) -> Vector:
-    buffer = Buffer(SIZE)
+    buffer = new_buffer(rate)
     for device, difference, weight in entries:
-        buffer.add(device, difference, weight)
-    return buffer.merged_onto(onto, rate)
+        add(buffer, device, difference, weight)
+    return buffer.step(onto).weights
 
 
 @given(DECAY_NAMES, st.integers(0, 2**53 - 1))
@@ -118,9 +128,9 @@ def test_many_small_steps_do_not_outvote_one_large_one(steps: int) -> None:
     fast = [("fast", np.full(SIZE, 1 / steps, dtype=np.float32), 10.0)] * steps
     slow = [("slow", np.full(SIZE, -1, dtype=np.float32), 10.0)]
     assert np.allclose(merged(fast + slow), 0, atol=1e-5)
-    buffer = Buffer(SIZE)
+    buffer = new_buffer()
     for entry in fast + slow:
-        buffer.add(*entry)
+        add(buffer, *entry)
     assert (buffer.slots, buffer.updates) == (2, steps + 1)
 
 
@@ -130,11 +140,11 @@ def test_a_slot_moves_the_model_no_further_than_its_scaled_norms(
 ) -> None:
     # Whatever weights a device gives its updates: one heavy one among light ones must not count against their mean.
     towards = np.full(SIZE, 0.5, dtype=np.float32)  # of norm 1
-    buffer = Buffer(SIZE)
+    buffer = new_buffer()
     for weight, scale in updates:
-        buffer.add("hostile", towards, weight, scale=scale, norm=1.0)
-    buffer.add("other", ZERO, other_weight)
-    moved = float(np.linalg.norm(buffer.merged_onto(ZERO, 1.0)))
+        add(buffer, "hostile", towards, weight, scale=scale, norm=1.0)
+    add(buffer, "other", ZERO, other_weight)
+    moved = float(np.linalg.norm(buffer.step(ZERO).weights))
     heaviest = max(weight for weight, _ in updates)
     share = min(heaviest / (heaviest + other_weight), 0.5)
     assert moved <= share * sum(scale for _, scale in updates) * (1 + 1e-5)
@@ -157,22 +167,22 @@ def test_no_device_of_several_moves_the_model_by_more_than_half_of_its_step(
 def test_a_cleared_buffer_remembers_nothing(
     before: list[tuple[str, Vector, float]], after: list[tuple[str, Vector, float]]
 ) -> None:
-    buffer = Buffer(SIZE)
+    buffer = new_buffer()
     for entry in before:
-        buffer.add(*entry)
-    buffer.clear()
+        add(buffer, *entry)
+    buffer.restore(RuleState())
     for entry in after:
-        buffer.add(*entry)
-    assert buffer.merged_onto(ZERO, 1.0).tobytes() == merged(after).tobytes()
+        add(buffer, *entry)
+    assert buffer.step(ZERO).weights.tobytes() == merged(after).tobytes()
 
 
 def test_the_buffer_keeps_no_reference_to_a_difference() -> None:
-    buffer, scratch = Buffer(SIZE), np.ones(SIZE, dtype=np.float32)
-    buffer.add("a", scratch, 2.0)
+    buffer, scratch = new_buffer(), np.ones(SIZE, dtype=np.float32)
+    add(buffer, "a", scratch, 2.0)
     scratch.fill(np.nan)
-    assert buffer.merged_onto(ZERO, 1.0).tolist() == [1.0] * SIZE
+    assert buffer.step(ZERO).weights.tolist() == [1.0] * SIZE
 
 
 def test_an_empty_buffer_makes_no_version() -> None:
     with pytest.raises(AssertionError):
-        Buffer(SIZE).merged_onto(ZERO, 1.0)
+        new_buffer().step(ZERO)

@@ -59,7 +59,7 @@ class Federation:
 
     @property
     def answered(self) -> int:
-        return self.service._merged + self.service._refused + self.service._duplicates
+        return sum(self.service._counters.totals().values())
 
     @property
     def base(self) -> tuple[int, bytes]:

@@ -78,7 +78,7 @@ def test_it_comes_back_after_the_broker(toy: Federation, websocket: WithWebsocke
         f"{is_state('waiting')} && {shows('#state', 'No connection')} && {shows('#explanation', 'Next try')}"
     )
     assert page.text("#version") == "1", "what was known stays"
-    toy.until(lambda: not toy.service._online)
+    toy.until(lambda: not toy.service._publication.is_online)
     websocket.broker.forget()
     websocket.broker.start()
     toy.await_greeting()
@@ -124,7 +124,7 @@ def test_it_says_when_the_aggregator_is_gone(toy: Federation, websocket: WithWeb
     page.eventually(shows("#state", "Aggregator offline"))
     page.eventually(is_state("quiet"))
     page.eventually(shows("#accuracy", "50.0 %"))
-    toy.service._publisher.status(toy.service._status("online"))
+    toy.service._publication.publisher.status(toy.service._status("online"))
     page.eventually(is_state("live"))
     will = AggregatorStatus(status="offline", version=1)
     toy.publish(build("aggregator", root=ROOT, task=TASK, shard=0), encode(will))

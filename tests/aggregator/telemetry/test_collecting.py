@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.admission import Merge, Refuse
-from aggregator.model_line import Judged
+from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry import collecting
 from aggregator.telemetry.collecting import CLOSE_SECONDS_MAX, Telemetry
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
@@ -115,7 +114,7 @@ def test_a_flood_is_few_points_and_the_fleet_knows_every_device(make: Make, tmp_
     recording = Recording(telemetry.record)
     for number in range(500):
         verdict = Merge(float(number), staleness=1, norm=0.5) if number % 2 else Refuse("norm", "")
-        recording.judged(f"device-{number}", Judged(verdict, None, 7), 100)
+        recording.judged([Judged(verdict, None, 7, f"device-{number}", bytes(100))])
     recording.batch_committed(500, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     telemetry.close()
     lines = [line for line in map(read_line, read_spool(tmp_path / "spool")) if line is not None]

@@ -3,35 +3,26 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.admission import Duplicate, Merge, Refuse, Verdict
-from aggregator.model_line import Judged
+from aggregator.admission import Duplicate, Judged, Merge, Refuse, Verdict
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX, UpdatePoints
 from aggregator.telemetry.lines import LineWriter, Point, Tags, Value
 from aggregator.telemetry.schema import UPDATE_METRICS
 from wire_contract.messages import RefusalReason, Update
 
 
-class Arrival(NamedTuple):
-    """One update, and what became of it."""
-
-    device: str
-    judged: Judged
-    size_bytes: int
-
-    @property
-    def tags(self) -> Tags:
-        match self.judged.verdict:
-            case Merge():
-                return ("merged", "none")
-            case Refuse(reason, _, seen_before=False):
-                return ("refused", reason)
-        return ("duplicate", "none")
+def tags_of(judged: Judged) -> Tags:
+    match judged.verdict:
+        case Merge():
+            return ("merged", "none")
+        case Refuse(reason, _, seen_before=False):
+            return ("refused", reason)
+    return ("duplicate", "none")
 
 
 def update(device: str, **told: float | dict[str, float]) -> Update:
@@ -57,7 +48,7 @@ VERDICTS: st.SearchStrategy[Verdict] = st.one_of(
 
 
 @st.composite
-def arrivals(draw: st.DrawFn) -> Arrival:
+def arrivals(draw: st.DrawFn) -> Judged:
     device, verdict = draw(NAMES), draw(VERDICTS)
     read = isinstance(verdict, Merge) or draw(st.booleans())
     told = update(
@@ -67,19 +58,19 @@ def arrivals(draw: st.DrawFn) -> Arrival:
         train_seconds=draw(AMOUNTS),
         metrics=draw(st.dictionaries(st.sampled_from(["loss", "accuracy", "battery_percent", "else"]), AMOUNTS)),
     )
-    return Arrival(device, Judged(verdict, told if read else None, 7), draw(st.integers(1, 10**6)))
+    return Judged(verdict, told if read else None, 7, device, bytes(draw(st.integers(1, 10**4))))
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> Sequence[Arrival]:
+def batches(draw: st.DrawFn) -> Sequence[Judged]:
     """A few, over and over: kinds must get beyond what is told singly."""
     return draw(st.lists(arrivals(), max_size=8)) * draw(st.integers(1, 40))
 
 
-def condensed(batch: Sequence[Arrival]) -> UpdatePoints:
+def condensed(batch: Sequence[Judged]) -> UpdatePoints:
     made = UpdatePoints()
     for one in batch:
-        made.take(*one)
+        made.take(one)
     return made
 
 
@@ -89,15 +80,15 @@ def total(points: Sequence[Point], name: str) -> float:
 
 @settings(deadline=None)
 @given(batches())
-def test_totals_over_points_are_totals_over_updates(batch: Sequence[Arrival]) -> None:
+def test_totals_over_points_are_totals_over_updates(batch: Sequence[Judged]) -> None:
     points = condensed(batch).points()
-    for tags in {point.tags for point in points} | {one.tags for one in batch}:
+    for tags in {point.tags for point in points} | {tags_of(one) for one in batch}:
         of_kind = [point for point in points if point.tags == tags]
-        these = [one for one in batch if one.tags == tags]
-        merges = [one.judged.verdict for one in these if isinstance(one.judged.verdict, Merge)]
-        read = [one.judged.update for one in these if one.judged.update is not None]
+        these = [one for one in batch if tags_of(one) == tags]
+        merges = [one.verdict for one in these if isinstance(one.verdict, Merge)]
+        read = [one.update for one in these if one.update is not None]
         assert total(of_kind, "updates") == len(these)
-        assert total(of_kind, "bytes") == sum(one.size_bytes for one in these)
+        assert total(of_kind, "bytes") == sum(len(one.payload) for one in these)
         for name in ("staleness", "weight", "norm"):
             assert total(of_kind, name) == pytest.approx(math.fsum(getattr(one, name) for one in merges))
         for name in ("samples", "local_steps", "train_seconds"):
@@ -109,14 +100,14 @@ def test_totals_over_points_are_totals_over_updates(batch: Sequence[Arrival]) ->
 
 @settings(deadline=None)
 @given(batches())
-def test_what_devices_measured_is_the_mean_of_those_that_told_it(batch: Sequence[Arrival]) -> None:
+def test_what_devices_measured_is_the_mean_of_those_that_told_it(batch: Sequence[Judged]) -> None:
     for point in condensed(batch).points():
         if point.fields["updates"] == 1:
             continue
-        rest = [one for one in batch if one.tags == point.tags][SINGLE_UPDATES_MAX:]
+        rest = [one for one in batch if tags_of(one) == point.tags][SINGLE_UPDATES_MAX:]
         assert len(rest) == point.fields["updates"]
         for name in UPDATE_METRICS:
-            updates = [one.judged.update for one in rest if one.judged.update is not None]
+            updates = [one.update for one in rest if one.update is not None]
             told = [one.metrics[name] for one in updates if name in one.metrics]
             assert (name in point.fields) == bool(told)
             if told:
@@ -125,10 +116,10 @@ def test_what_devices_measured_is_the_mean_of_those_that_told_it(batch: Sequence
 
 @settings(deadline=None)
 @given(batches())
-def test_points_are_few_have_lines_and_name_whom_they_are_about(batch: Sequence[Arrival]) -> None:
+def test_points_are_few_have_lines_and_name_whom_they_are_about(batch: Sequence[Judged]) -> None:
     made = condensed(batch)
     points = made.points()
-    kinds = {one.tags for one in batch}
+    kinds = {tags_of(one) for one in batch}
     assert len(points) <= len(kinds) * (SINGLE_UPDATES_MAX + 1)
     writer = LineWriter(task="t", shard=0)
     for point in points:
@@ -136,29 +127,29 @@ def test_points_are_few_have_lines_and_name_whom_they_are_about(batch: Sequence[
         assert ("device" in point.fields) == (point.fields["updates"] == 1)
         assert "base_version" not in point.fields or "device" in point.fields
     for outcome in ("merged", "duplicate", "refused"):
-        assert made.count(outcome) == sum(one.tags[0] == outcome for one in batch)  # type: ignore[arg-type]
+        assert made.count(outcome) == sum(tags_of(one)[0] == outcome for one in batch)  # type: ignore[arg-type]
 
 
 @settings(deadline=None)
 @given(batches())
-def test_taking_part_is_told_of_every_update(batch: Sequence[Arrival]) -> None:
-    weights = [one.judged.verdict.weight if isinstance(one.judged.verdict, Merge) else None for one in batch]
+def test_taking_part_is_told_of_every_update(batch: Sequence[Judged]) -> None:
+    weights = [one.verdict.weight if isinstance(one.verdict, Merge) else None for one in batch]
     told = Counter(zip([one.device for one in batch], weights, strict=True))
     assert Counter(tuple(one) for one in condensed(batch).contributions()) == told
 
 
 @given(st.lists(arrivals(), max_size=SINGLE_UPDATES_MAX))
-def test_a_quiet_batch_tells_each_update(batch: Sequence[Arrival]) -> None:
+def test_a_quiet_batch_tells_each_update(batch: Sequence[Judged]) -> None:
     points = condensed(batch).points()
-    in_order = [one for tags in dict.fromkeys(one.tags for one in batch) for one in batch if one.tags == tags]
+    in_order = [one for tags in dict.fromkeys(tags_of(one) for one in batch) for one in batch if tags_of(one) == tags]
     assert [(point.fields["device"], point.tags, point.fields["bytes"]) for point in points] == [
-        (one.device, one.tags, one.size_bytes) for one in in_order
+        (one.device, tags_of(one), len(one.payload)) for one in in_order
     ]
     assert {point.fields["updates"] for point in points} <= {1}
 
 
-def single(number: int, verdict: Verdict) -> Arrival:
-    return Arrival(f"d{number}", Judged(verdict, update(f"d{number}", base_version=3), 7), 100)
+def single(number: int, verdict: Verdict) -> Judged:
+    return Judged(verdict, update(f"d{number}", base_version=3), 7, f"d{number}", bytes(100))
 
 
 def test_one_beyond_the_first_is_still_told_by_itself() -> None:

@@ -1,0 +1,40 @@
+"""The state of the merging rule in the ledger: tables `rule_state` and `rule_device_state`.
+
+A value stays until the rule replaces or deletes it, so one row a key is kept, with the version that wrote it; pruning
+leaves these rows alone, and a rule bounds what it keeps. Keys begin with the rule's name. The first version under
+another rule deletes the state of the one before, which would be out of date if that rule ran again.
+"""
+
+import sqlite3
+
+from aggregator.merging.rule import RuleState
+
+_PREFIX = "substr(key, 1, length(?1)) = ?1"
+
+
+def write_state(db: sqlite3.Connection, rule: str, version: int, state: RuleState) -> None:
+    """Writes what `version` changed in the state of `rule`, in the transaction of the caller."""
+    assert state.shared or not state.devices, "a rule with state of devices has a shared value, too"
+    prefix = f"{rule}/"
+    if db.execute(f"SELECT 1 FROM rule_state WHERE NOT {_PREFIX} LIMIT 1", (prefix,)).fetchone():  # noqa: S608
+        for table in ("rule_state", "rule_device_state"):
+            db.execute(f"DELETE FROM {table} WHERE NOT {_PREFIX}", (prefix,))  # noqa: S608
+    for key, value in state.shared.items():
+        db.execute("DELETE FROM rule_state WHERE key = ?", (prefix + key,))
+        if value is not None:
+            db.execute("INSERT INTO rule_state VALUES (?, ?, ?)", (version, prefix + key, value))
+    for (device, key), value in state.devices.items():
+        db.execute("DELETE FROM rule_device_state WHERE device = ? AND key = ?", (device, prefix + key))
+        if value is not None:
+            db.execute("INSERT INTO rule_device_state VALUES (?, ?, ?, ?)", (device, prefix + key, version, value))
+
+
+def read_state(db: sqlite3.Connection, rule: str) -> RuleState:
+    """Everything that `rule` remembers as of the newest version."""
+    prefix = f"{rule}/"
+    shared = db.execute(f"SELECT key, value FROM rule_state WHERE {_PREFIX}", (prefix,))  # noqa: S608
+    devices = db.execute(f"SELECT device, key, value FROM rule_device_state WHERE {_PREFIX}", (prefix,))  # noqa: S608
+    return RuleState(
+        shared={key.removeprefix(prefix): value for key, value in shared},
+        devices={(device, key.removeprefix(prefix)): value for device, key, value in devices},
+    )

@@ -1,0 +1,52 @@
+"""Keeps SQLite's write-ahead log small.
+
+SQLite empties it by itself between two readers; where one always begins before another ends, it has to be asked.
+"""
+
+import logging
+import sqlite3
+from pathlib import Path
+
+from aggregator.ledger.file_format import plain_errors
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES_MAX = 16 << 20
+"""A write-ahead log larger than this is emptied."""
+
+BUSY_MILLISECONDS = 5_000
+_SHRINK_MILLISECONDS = 50
+"""So long it may wait for readers; no update is taken meanwhile."""
+
+
+class WriteAheadLog:
+    """Of one open ledger."""
+
+    def __init__(self, db: sqlite3.Connection, ledger: Path) -> None:
+        self._db = db
+        self._ledger = ledger
+        self._path = ledger.with_name(ledger.name + "-wal")
+        self._bytes_max = LOG_BYTES_MAX
+        db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_MAX // 4}")
+
+    def shrink(self) -> None:
+        """Empties it where it has grown large; it cannot while somebody reads an older state."""
+        size_bytes = self._path.stat().st_size if self._path.exists() else 0
+        if size_bytes < LOG_BYTES_MAX:
+            self._bytes_max = LOG_BYTES_MAX
+        if size_bytes < self._bytes_max:
+            return
+        with plain_errors(self._ledger):
+            self._db.execute(f"PRAGMA busy_timeout = {_SHRINK_MILLISECONDS}")
+            is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+        if is_busy:  # tried again when it has doubled, so that a reader that stays costs little
+            self._bytes_max = 2 * size_bytes
+            log.warning(
+                "ledger %s: %s has %.0f MB and cannot shrink before a program that reads the ledger ends (`fuser %s` "
+                "tells which)",
+                self._ledger,
+                self._path.name,
+                size_bytes / 1e6,
+                self._path,
+            )

@@ -1,0 +1,8 @@
+"""The merging rules by name. A combination of a rule with other settings that cannot work is refused here, by name."""
+
+from collections.abc import Mapping
+
+from aggregator.merging.fedbuff import FEDBUFF
+from aggregator.merging.rule import Rule
+
+RULES: Mapping[str, Rule] = {rule.name: rule for rule in (FEDBUFF,)}
