@@ -1,7 +1,8 @@
-"""A task of your own: `asyncfedkd device run --task examples/own_task.py:task --device machine-1 …`.
+"""A custom task: `asyncfedkd device run --task examples/own_task.py:task --device machine-1 …`.
 
-Machines hear their own vibration and learn to tell a sound bearing from a worn one. Replace `listen` by what reads your
-data, and keep the rule that nobody is on two sides: devices, teacher, held out.
+Machines record their own vibration and learn to distinguish a sound bearing from a worn one. Replace `listen` with a
+function that reads your data. Keep the three sets disjoint: no machine (or person) may be in more than one of the
+devices' data, the teacher's data and the held-out data.
 """
 
 import zlib
@@ -13,7 +14,7 @@ from device_client.task import Examples, Recipe, Task, pooled
 
 
 def listen(machine: str, examples: int = 120) -> Examples:
-    """Spectra (example, 32) of one machine, which has a speed of its own; made up here, from a fixed seed."""
+    """Spectra (example, 32) of one machine with its own speed; simulated here, with a fixed seed for each machine."""
     random = np.random.default_rng(zlib.crc32(machine.encode()))
     worn, time = random.integers(0, 2, examples), np.arange(64) + random.uniform(0, 64, (examples, 1))
     turning, knocking = np.sin(time * random.uniform(0.4, 0.7)), np.sin(time * random.uniform(2.0, 2.2))
@@ -27,12 +28,12 @@ def network(width: int) -> nn.Module:
 
 
 def task() -> Task:
-    """What `--task` asks for."""
+    """The task that `--task` names."""
     return Task(
         name="bearings",
         classes=("sound", "worn"),
         student=lambda: network(16),
-        teacher=lambda: network(256),  # optional, as its data is
+        teacher=lambda: network(256),  # optional, like its data
         teacher_data=lambda: pooled([listen(f"factory-machine-{number}") for number in range(1, 5)]),
         device_data=listen,
         devices=tuple(f"machine-{number}" for number in range(1, 11)),
