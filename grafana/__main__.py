@@ -1,7 +1,7 @@
-"""Writes what Grafana reads, and docs/dashboards.md:
+"""Writes Grafana's files and docs/dashboards.md:
 
-python -m grafana            all files
-python -m grafana --check    none; exit code 1 and a line for each that is not up to date
+python -m grafana            writes all files
+python -m grafana --check    writes none; exit code 1 and a line for each file that is out of date
 """  # noqa: D415 - the commands follow
 
 import json
@@ -40,14 +40,14 @@ InfluxDB 1, 2 and 3 understand; InfluxDB 2 needs the database mapping that `depl
 
 
 class _Plain(yaml.SafeDumper):
-    """Says equal things again instead of pointing at the first."""
+    """Repeats equal values instead of using YAML aliases."""
 
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - all of them
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - for all values
         return True
 
 
 def files() -> Mapping[Path, str]:
-    """What each file holds, below the repository."""
+    """The content of each file, by its path in the repository."""
     made = {
         Path("grafana/dashboards") / f"{one.uid.removeprefix('fedkd-')}.json": json.dumps(dashboard_json(one), indent=2)
         for one in DASHBOARDS
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if arguments:
-            print(f"{name} is not what the tables say: make dashboards", file=sys.stderr)
+            print(f"{name} is out of date: run make dashboards", file=sys.stderr)
             stale = 1
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Rules that call somebody, and the file that Grafana provisions them from.
+"""Alert rules, and the file from which Grafana provisions them.
 
-Whom they call is the operator's: a contact point is not provisioned. Each has all its queries over one time range,
-because Grafana's InfluxQL takes the first query's range for all queries of a request. Annotations are written without
-a dollar, which provisioning would take for a variable of the environment.
+No contact point is provisioned: whom an alert notifies is the operator's choice. All queries of a rule have the same
+time range, because Grafana's InfluxQL applies the first query's range to all queries of a request. Annotations contain
+no dollar sign, which provisioning would take for an environment variable.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _SIX_HOURS_SECONDS = 21_600
 
 @dataclass(frozen=True)
 class Rule:
-    """One alert rule: queries and expressions of which the last is compared."""
+    """One alert rule: queries and expressions; the last one is compared with `limit`."""
 
     uid: str
     title: str
@@ -34,10 +34,10 @@ class Rule:
     limit: float
     range_seconds: int
     pending: str
-    """So long it must be the case."""
+    """How long the condition must hold before the alert fires."""
     severity: Literal["warning", "critical"]
     panel: tuple[str, str]
-    """Dashboard and title of the panel to look at."""
+    """Dashboard and title of the panel that the alert links to."""
     no_data: Literal["Alerting", "OK"] = "OK"
 
 
@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
         "Task {{ .Labels.task }}, shard {{ .Labels.shard }}: no update was merged for half an hour",
         "Is the aggregator running and connected (Overview)? Are devices online (Fleet)? Is everything refused? A "
         "shard that has merged nothing for a whole day is no longer monitored.",
-        # Zero in each bucket without a point: a shard that is silent altogether stays in sight for a day.
+        # Zero in each bucket without a point: a completely silent shard stays visible for a day.
         (
             _query('sum("merged") AS "merged"', "fedkd_batch", f"time(10m), {_BY}", "fill(0)"),
             Expression("reduce", "A", "last"),
@@ -96,7 +96,7 @@ RULES: tuple[Rule, ...] = (
         "spool, or none arrive",
         "Does InfluxDB have disk space and memory, and is the token valid? When the spool is full, the oldest points "
         "are dropped; updates are not affected.",
-        # While the server is away no point tells of it: buckets without any count as well.
+        # While the server is down there are no points that report it, so empty buckets count as well.
         (
             _query(WAITING, "fedkd_telemetry", f"time(5m), {_BY}"),
             _query('count("spool_bytes") AS "points"', "fedkd_telemetry", f"time(5m), {_BY}", "fill(0)"),
@@ -119,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         "the day's best",
         "See Learning: is it one cohort or all? Compare staleness, concentration of weight, and the updates merged "
         "into the newest versions.",
-        # For each cohort and not for the minimum of them, which jumps when one is not measured for a while.
+        # Per cohort, not the minimum over cohorts, which jumps when a cohort is not measured for a while.
         (
             _query('mean("accuracy") AS "accuracy"', "fedkd_evaluation", 'time(15m), "task", "cohort"'),
             Expression("reduce", "A", "max"),
@@ -187,7 +187,7 @@ def _data(model: dict[str, Any], range_seconds: int) -> dict[str, Any]:
 
 
 def alerts_markdown() -> str:
-    """The rules, for docs/dashboards.md."""
+    """The table of rules in docs/dashboards.md."""
     lines = [
         "## Alert rules",
         "",

@@ -1,7 +1,7 @@
-"""What a statement of these dashboards may say: names that the telemetry schema has, in the InfluxQL that InfluxDB 1, 2
-and 3 have in common, and no unbounded answer.
+"""Checks a dashboard's statement: only names from the telemetry schema, only InfluxQL that InfluxDB 1, 2 and 3 have in
+common, and no unbounded result.
 
-Names are written in double quotes, so a word outside of them is InfluxQL's own.
+Names are written in double quotes, so every word outside of quotes is an InfluxQL keyword or function.
 """
 
 import re
@@ -12,7 +12,7 @@ FUNCTIONS = frozenset(
     {"count", "first", "last", "max", "mean", "min", "percentile", "sum", "top", "cumulative_sum"}
     | {"non_negative_derivative", "fill", "time"}
 )
-"""InfluxDB 3 has no INTEGRAL, SLIMIT or INTO, for example."""
+"""For example, InfluxDB 3 has no INTEGRAL, SLIMIT or INTO."""
 _KEYWORDS = frozenset(
     {
         "select",
@@ -42,7 +42,7 @@ _TOKEN = re.compile(
 
 
 class StatementRefused(Exception):
-    """A dashboard would stay empty, or be too slow."""
+    """With this statement a dashboard would stay empty, or be too slow."""
 
 
 def check(text: str) -> None:
@@ -62,7 +62,7 @@ def check(text: str) -> None:
 
 
 def _measurement(text: str) -> Measurement:
-    """InfluxDB 1.6 answers a query of a filled query with each row many times, so there is none."""
+    """One measurement, no subqueries: for a query of a filled query, InfluxDB 1.6 returns each row many times."""
     names = re.findall(r'FROM "([^"]*)"', text)
     if len(names) != 1 or names[0] not in MEASUREMENTS or text.count("SELECT ") != 1:
         raise StatementRefused(f"one measurement that the schema has, without subqueries: {text}")

@@ -1,10 +1,10 @@
-"""What a dashboard consists of, as data: panels with the question each answers, and their InfluxQL.
+"""Dashboards as data: panels, the question that each one answers, and its InfluxQL queries.
 
-Queries are written for InfluxDB 1, 2 (through a database mapping) and 3 alike. A device or a version is a field, by
-which InfluxQL cannot group: tables of devices are raw rows, bounded by LIMIT, which Grafana groups.
+The queries work on InfluxDB 1, 2 (with a database mapping) and 3. Devices and versions are fields, and InfluxQL cannot
+group by fields: tables of devices are raw rows, bounded by LIMIT, which Grafana groups.
 
-A point of fedkd_update may stand for several updates, and InfluxQL without subqueries cannot weigh a mean. So updates
-are counted by `sum("updates")`, means are quotients of sums, and single updates are asked for by SINGLE.
+A point of fedkd_update may represent several updates, and InfluxQL without subqueries cannot compute a weighted mean.
+Updates are therefore counted with `sum("updates")`, means are quotients of sums, and SINGLE selects single updates.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ Kind = Literal["stat", "timeseries", "table", "barchart", "xychart", "heatmap"]
 SCOPE = '"task" =~ /^${task:regex}$/ AND "shard" =~ /^${shard:regex}$/'
 COHORT = '"cohort" =~ /^${cohort:regex}$/'
 SINGLE = '"updates" = 1'
-"""Updates that are told by themselves, with their device: all of a quiet system, a sample under load."""
+"""Points of single updates, which have a device: every update of a quiet system, a sample under load."""
 STEP = "time($__interval)"
 ROWS_MAX = 5_000
-"""Of raw rows that Grafana groups in the browser."""
+"""Limit of the raw rows that Grafana groups in the browser."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Query:
     """Name of each series; $col and $tag_NAME are replaced."""
     is_table: bool = False
     hidden: bool = False
-    """Only an expression uses it."""
+    """Used by an expression only, not shown."""
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Computed by Grafana's server from the queries before it."""
+    """Computed by Grafana's server from the preceding queries."""
 
     kind: Literal["math", "reduce"]
     text: str
@@ -47,7 +47,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Step:
-    """From this value upwards, this colour; None: from the beginning."""
+    """The colour from this value upwards; None: from minus infinity."""
 
     value: float | None
     colour: str
@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Axes:
-    """Of an xychart."""
+    """Axes of an xychart."""
 
     x: str
     y: str
@@ -66,29 +66,29 @@ class Axes:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture and the question it answers."""
+    """One panel and the question that it answers."""
 
     title: str
     question: str
     kind: Kind
     queries: tuple[Query | Expression, ...]
     unit: str = "short"
-    """Grafana's name of it."""
+    """Grafana's name of the unit."""
     width: int = 8
-    """Of 24 columns."""
+    """In columns; a row has 24."""
     height: int = 7
-    """Of 30 pixels."""
+    """In units of 30 pixels."""
     steps: tuple[Step, ...] = ()
     transformations: tuple[Mapping[str, Any], ...] = ()
     units: tuple[tuple[str, str], ...] = ()
-    """Columns or series that have another unit."""
+    """Columns or series with another unit: name, unit."""
     axes: Axes | None = None
     interval: str = "10s"
-    """Shortest bucket: as often as the measurement has points."""
+    """Shortest time bucket: the interval at which the measurement has points."""
     stat_field: str = ""
-    """What a stat shows, where that is no series."""
+    """Field that a stat shows if it is not a series."""
     words: tuple[tuple[str, str, str], ...] = ()
-    """Values that are shown as words: value, word, colour."""
+    """Values that are shown as text: value, text, colour."""
     y_max: float | None = None
     stacked_bars: bool = False
     decimals: int | None = None
@@ -117,12 +117,12 @@ class Dashboard:
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """Of all rows."""
+        """The panels of all rows."""
         return tuple(panel for row in self.rows for panel in row.panels)
 
 
 def select(what: str, measurement: str, *, where: str = "", group: str = "", tail: str = "") -> str:
-    """A statement in the scope of the page's variables and time range."""
+    """A statement restricted to the page's variables and time range."""
     conditions = [SCOPE, *([where] if where else []), "$timeFilter"]
     parts = [f'SELECT {what} FROM "{measurement}" WHERE', " AND ".join(conditions)]  # noqa: S608 - no input
     if group:
@@ -135,13 +135,13 @@ def select(what: str, measurement: str, *, where: str = "", group: str = "", tai
 def series(
     what: str, measurement: str, *, by: str = "", where: str = "", fill: str = "none", alias: str = "$col"
 ) -> Query:
-    """One value a bucket; `by` is a list of quoted tags."""
+    """One value per time bucket; `by` is a list of quoted tags."""
     group = f"{STEP}, {by}" if by else STEP
     return Query(select(what, measurement, where=where, group=group, tail=f"fill({fill})"), alias)
 
 
 def per_update(field: str, name: str) -> str:
-    """Mean of a field of fedkd_update that its points sum up."""
+    """Mean per update of a field of fedkd_update that holds sums."""
     return f'sum("{field}") * 1.0 / sum("updates") AS "{name}"'
 
 
@@ -151,7 +151,7 @@ def newest(what: str, measurement: str, *, where: str = "", rows: int = ROWS_MAX
 
 
 def grouped(fields: Mapping[str, str]) -> Mapping[str, Any]:
-    """Grafana's transformation: rows with equal `groupby` fields become one, others by `first`, `count` …."""
+    """Grafana's groupBy transformation: merges rows with equal `groupby` fields; `first`, `count` … for others."""
     return {
         "id": "groupBy",
         "options": {
@@ -166,13 +166,13 @@ def grouped(fields: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def renamed(names: Mapping[str, str]) -> Mapping[str, Any]:
-    """Columns of a table, in this order under these names."""
+    """Selects the order and the names of a table's columns."""
     order = {name: place for place, name in enumerate(names)}
     return {"id": "organize", "options": {"excludeByName": {}, "indexByName": order, "renameByName": dict(names)}}
 
 
 def sorted_by(field: str, *, descending: bool) -> Mapping[str, Any]:
-    """A table's order."""
+    """Sorts a table."""
     return {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": field, "desc": descending}]}}
 
 
@@ -180,5 +180,5 @@ GREEN, AMBER, RED = "green", "orange", "red"
 
 
 def rising_is_bad(amber: float, red: float) -> tuple[Step, ...]:
-    """Green below."""
+    """Thresholds; green below `amber`."""
     return (Step(None, GREEN), Step(amber, AMBER), Step(red, RED))

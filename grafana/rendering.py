@@ -16,7 +16,7 @@ _LEGEND = {"calcs": ["lastNotNull"], "displayMode": "list", "placement": "bottom
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
-    """The content of its file."""
+    """The content of a dashboard's file."""
     return {
         "uid": dashboard.uid,
         "title": dashboard.title,
@@ -36,12 +36,12 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
 
 
 def panel_ids(dashboard: Dashboard) -> dict[str, int]:
-    """By title."""
+    """Panel ids by title."""
     return {one["title"]: one["id"] for one in _panels(dashboard) if one["type"] != "row"}
 
 
 def letter(place: int) -> str:
-    """How expressions call a query."""
+    """The letter by which expressions refer to a query."""
     return chr(ord("A") + place)
 
 
@@ -99,12 +99,12 @@ def _tag_variable(name: str, measurement: str, *, several: bool = False) -> dict
 
 
 def variable_query(name: str, measurement: str) -> str:
-    """Which values a variable can have."""
+    """The query for a variable's values."""
     return f'SHOW TAG VALUES FROM "{measurement}" WITH KEY = "{name}"'
 
 
 def _panels(dashboard: Dashboard) -> list[dict[str, Any]]:
-    """Rows below each other, panels from left to right."""
+    """Rows from top to bottom, panels from left to right."""
     made: list[dict[str, Any]] = []
     top = 0
     for row in dashboard.rows:
@@ -125,7 +125,7 @@ def _panels(dashboard: Dashboard) -> list[dict[str, Any]]:
 
 
 def panel_json(panel: Panel) -> dict[str, Any]:
-    """Without its place."""
+    """A panel without id and position."""
     made: dict[str, Any] = {
         "type": panel.kind,
         "title": panel.title,
@@ -142,7 +142,7 @@ def panel_json(panel: Panel) -> dict[str, Any]:
 
 
 def target_json(query: Query | Expression, place: int) -> dict[str, Any]:
-    """What a panel or an alert rule asks."""
+    """A query of a panel or an alert rule."""
     made: dict[str, Any] = {"refId": letter(place)}
     if isinstance(query, Query):
         made |= {
@@ -200,11 +200,11 @@ def _unit_of(name: str, unit: str, *, label: str = "") -> dict[str, Any]:
 
 
 def _custom(panel: Panel) -> dict[str, Any]:
-    """Beyond what the kind does by itself."""
+    """Custom options that differ from the kind's defaults."""
     if panel.kind == "timeseries" and panel.stacked_bars:
         return {"drawStyle": "bars", "fillOpacity": 80, "lineWidth": 0, "stacking": {"mode": "normal", "group": "A"}}
     if panel.kind == "timeseries":
-        # Points are seconds apart or minutes: lines go over gaps that are short against what one looks for.
+        # Points are seconds to minutes apart: lines connect over gaps that are short on the scale of interest.
         return {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 8, "showPoints": "auto", "spanNulls": 600_000}
     if panel.kind == "xychart":
         show = "points+lines" if panel.axes is not None and panel.axes.lines else "points"
@@ -291,7 +291,7 @@ _OPTIONS = {
 
 
 def markdown(dashboards: Sequence[Dashboard]) -> str:
-    """The tables of docs/dashboards.md."""
+    """The tables in docs/dashboards.md."""
     lines: list[str] = []
     for dashboard in dashboards:
         lines += [f"## {dashboard.title}", "", dashboard.question, ""]

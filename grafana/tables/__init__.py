@@ -1,4 +1,4 @@
-"""The dashboards, a table each."""
+"""The dashboards, one table each."""
 
 from grafana.panels import Dashboard
 from grafana.tables.aggregator import AGGREGATOR

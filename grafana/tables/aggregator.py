@@ -1,4 +1,4 @@
-"""Rates, latency, queue, ledger; the broker as it sees itself; telemetry about itself."""
+"""Rates, latency, queue, ledger; the broker's own statistics; the telemetry pipeline."""
 
 from grafana.panels import Dashboard, Panel, Row, rising_is_bad, series
 from grafana.tables.overview import WAITING

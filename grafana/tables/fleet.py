@@ -1,4 +1,4 @@
-"""Who is online, stale, silent, failing? How are the cohorts?"""
+"""Devices that are online, stale, silent or failing; accuracy for each cohort."""
 
 from grafana.panels import (
     SINGLE,

@@ -1,4 +1,4 @@
-"""Is it learning, is it healthy?"""
+"""Is it learning, and is it healthy?"""
 
 from grafana.panels import (
     GREEN,
