@@ -116,6 +116,13 @@ def test_what_is_named_is_there(document: Path) -> None:
     assert not missing, missing
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_each_source_file_that_is_named_is_there(document: Path) -> None:
+    """Of other paths, documents for users also name those on the user's machine."""
+    sources = [name for name in named_places(prose(document)) if "/" in name and name.endswith(".py")]
+    assert [name for name in sources if not is_there(name)] == []
+
+
 def test_the_architecture_finds_what_it_says_in_under_1500_words() -> None:
     """A row of a table names files and what to look for there; every folder of code has its place in the map."""
     text = ARCHITECTURE.read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from operations.doctor.settings import DoctorSettings
 from operations.doctor.visitor import Allowance, TimeUp, Visitor
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
+from tests.documents import README
 from tests.simulators.doctor.conftest import Patience
 from tests.waiting import ended, eventually
 from wire_contract.link.mqtt import MqttSettings
@@ -175,7 +176,10 @@ def test_the_command(make_mosquitto: MakeMosquitto, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
     assert max(len(line) for line in done.stdout.splitlines()) <= WIDTH_CHARACTERS
-    assert "max_queued_messages 100000" in done.stdout
+    quoted = re.search(r"^```\n(missing .*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert quoted is not None
+    for finding in re.findall(r"^\S.*\n(?:^ +.*\n)*", quoted[1], re.MULTILINE):
+        assert finding in done.stdout, "README quotes what a mosquitto with its defaults gets"
     report = json.loads(file.read_text())
     assert report["kind"] == "mosquitto"
     assert [one["name"] for one in report["findings"] if one["verdict"] == "missing"] == ["queue limit"]
