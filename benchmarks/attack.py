@@ -2,7 +2,7 @@
 
 The virtual world of `benchmarks learning`, but merged at the aggregator's defaults. Without an attacker, all devices
 take part, once with the bounds on what one device may do and once without any (`honest`, paired by seed). With one, the
-device is hostile in each of the ways of `simulators/world/hostile.py`, with its true number of samples and with the
+device is hostile in each of the ways of `simulators/world/attacks.py`, with its true number of samples and with the
 largest that can be claimed, and at each of these times:
 
     first       before anybody else, right after version 0
@@ -37,10 +37,10 @@ from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.settings import UPDATE_BYTES
 from device_client.task import Task, TaskError, scheduled
+from simulators.world.attacks import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.federation import run_asynchronous
-from simulators.world.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
-from simulators.world.learners import StudentLearner, answers_of
-from simulators.world.server import History, Rules, unbounded
+from simulators.world.local_trainers import StudentTrainer, teacher_logits_of
+from simulators.world.server import Rules, SimulationState, unbounded
 from wire_contract.compression.planner import Plan as ByteBudget
 from wire_contract.layout import Vector
 from wire_contract.publication.manifest import Published
@@ -81,7 +81,7 @@ def rules_of(defaults: LineSettings, *, bounded: bool = True) -> Rules:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RunSpec:
     """One run; plain values, because tasks hold functions."""
 
     task: str
@@ -97,16 +97,16 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _SeedSetup:
     task: Task
     data: Mapping[str, Any]
-    answers: Mapping[str, torch.Tensor] | None
+    teacher_logits: Mapping[str, torch.Tensor] | None
     teacher: torch.nn.Module | None
     initial: Vector
 
 
 @lru_cache(maxsize=1)
-def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _Prepared:
+def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _SeedSetup:
     """What all runs of a seed have in common."""
     task, _ = tasks_and_further(spec, data, None)
     task = scheduled(task, versions)
@@ -116,18 +116,20 @@ def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _Prepar
         assert task.teacher_data is not None
         train_teacher(teacher, task.teacher_data(), task.recipe, seed=seed)
     examples = {device: task.examples_of(device) for device in task.devices}
-    answers = None if teacher is None else answers_of(teacher, examples)
-    return _Prepared(task, examples, answers, teacher, vector_of(student, layout_of(student)))
+    teacher_logits = None if teacher is None else teacher_logits_of(teacher, examples)
+    return _SeedSetup(task, examples, teacher_logits, teacher, vector_of(student, layout_of(student)))
 
 
-def _measure(asked: _Asked) -> dict[str, Any]:
+def _measure(asked: _RunSpec) -> dict[str, Any]:
     """The accuracy of each version, and what became of the updates."""
     torch.set_num_threads(1)
     prepared = _prepared(asked.task, asked.data, asked.seed, asked.versions)
     task, names = prepared.task, prepared.task.devices
     student = task.student()
     layout = layout_of(student)
-    learner = StudentLearner(task, prepared.data, prepared.teacher, layout, seed=asked.seed, answers=prepared.answers)
+    trainer = StudentTrainer(
+        task, prepared.data, prepared.teacher, layout, seed=asked.seed, teacher_logits=prepared.teacher_logits
+    )
     rules = rules_of(LineSettings(task=_TASK_NAME), bounded=asked.name != BELIEVED)
     if asked.slot_norm_ratio is not None:
         rules = replace(rules, slot_norm_ratio=asked.slot_norm_ratio)
@@ -137,13 +139,13 @@ def _measure(asked: _Asked) -> dict[str, Any]:
     )
 
     def learn(newest: Published) -> Vector:
-        trained = learner(usual.name, newest.weights, version=newest.version, round_number=10_000 + newest.version)
+        trained = trainer(usual.name, newest.weights, version=newest.version, round_number=10_000 + newest.version)
         return trained.weights - newest.weights
 
-    hostile = None
+    adversary = None
     if asked.name not in {BOUNDED, BELIEVED}:
         honest, strikes = _plan(asked)
-        hostile = Attacker(
+        adversary = Attacker(
             usual.name,
             ATTACKS.get(asked.attack, lambda _model, _learned: ()),
             learn,
@@ -155,31 +157,31 @@ def _measure(asked: _Asked) -> dict[str, Any]:
     held_out = task.held_out()
     accuracies: list[float] = []
 
-    def observe(history: History) -> None:
-        load_vector(student, layout, history.weights)
+    def observe(state: SimulationState) -> None:
+        load_vector(student, layout, state.weights)
         accuracies.append(evaluate(student, held_out, task.classes)["accuracy"])
 
-    history = run_asynchronous(
+    state = run_asynchronous(
         devices,
-        learner,
+        trainer,
         prepared.initial,
         layout,
         rules=rules,
         versions=asked.versions,
         task=_TASK_NAME,
         observe=observe,
-        hostile=hostile,
+        adversary=adversary,
     )
-    theirs = {name: scales for name, scales in history.scales.items() if hostile is None or name != usual.name}
+    theirs = {name: scales for name, scales in state.scales.items() if adversary is None or name != usual.name}
     scales = [scale for of_one in theirs.values() for scale in of_one]
     return {
         "accuracy": accuracies,
         "honest_scale_mean": float(np.mean(scales)),
         "honest_refused": sum(
-            count for name, count in history.refused.items() if hostile is None or name != usual.name
+            count for name, count in state.refused.items() if adversary is None or name != usual.name
         ),
-        "hostile_merged": history.merged.get(usual.name, 0),
-        "hostile_refused": history.refused.get(usual.name, 0),
+        "hostile_merged": state.merged.get(usual.name, 0),
+        "hostile_refused": state.refused.get(usual.name, 0),
     }
 
 
@@ -188,7 +190,7 @@ def _silent(place: str) -> str:
     return f"silent, {place}" if place in {"known", "rested"} else ALONE
 
 
-def _plan(asked: _Asked) -> tuple[Collection[int], Collection[int]]:
+def _plan(asked: _RunSpec) -> tuple[Collection[int], Collection[int]]:
     """The versions in which the hostile device is honest, and those in which it strikes."""
     middle = asked.versions // 2
     if asked.place == "endless":
@@ -200,12 +202,12 @@ def _plan(asked: _Asked) -> tuple[Collection[int], Collection[int]]:
     return range(max(1, middle - ABSENCE_MAX)) if asked.place == "rested" else (), strikes
 
 
-def _runs(settings: AttackSettings) -> Sequence[_Asked]:
-    asked: list[_Asked] = []
+def _runs(settings: AttackSettings) -> Sequence[_RunSpec]:
+    asked: list[_RunSpec] = []
     for seed in range(1, settings.seeds + 1):
 
-        def run(name: str, seed: int = seed, **attack: Any) -> _Asked:
-            return _Asked(settings.task, settings.data, seed, settings.versions, name, **attack)
+        def run(name: str, seed: int = seed, **attack: Any) -> _RunSpec:
+            return _RunSpec(settings.task, settings.data, seed, settings.versions, name, **attack)
 
         if settings.cost:
             asked += [run(BOUNDED), run(BELIEVED)]

@@ -35,7 +35,7 @@ from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from device_client.tasks import har
 from device_client.tasks.loading import load_task
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
-from simulators.world.learners import StudentLearner
+from simulators.world.local_trainers import StudentTrainer
 from simulators.world.server import Rules, unbounded
 from wire_contract.compression.planner import Plan as ByteBudget
 from wire_contract.layout import Vector
@@ -48,7 +48,7 @@ SERVER_RATE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """How long the federation runs, and by which rules."""
 
     versions: int
@@ -81,7 +81,7 @@ def fleet(names: tuple[str, ...], seed: int) -> tuple[VirtualDevice, ...]:
 
 
 @dataclass(frozen=True)
-class _Seed:
+class _SeedSpec:
     """What one process is asked to measure; plain values, because tasks hold functions."""
 
     task: str
@@ -92,7 +92,7 @@ class _Seed:
     hold_out: tuple[str, ...]
 
 
-def _measure(asked: _Seed) -> dict[str, Any]:
+def _measure(asked: _SeedSpec) -> dict[str, Any]:
     """All four ways for one seed: accuracy by way, for the held-out persons and further ones."""
     torch.set_num_threads(1)
     task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
@@ -122,22 +122,22 @@ def _measure(asked: _Seed) -> dict[str, Any]:
         train_alone(student, teacher, examples, task.recipe, epochs=epochs, seed=asked.seed)
         return accuracy(student)
 
-    learner = StudentLearner(task, data, teacher, layout, seed=asked.seed)
-    history = run_asynchronous(
-        fleet(task.devices, asked.seed), learner, initial, layout, rules=plan.rules, versions=plan.versions
+    trainer = StudentTrainer(task, data, teacher, layout, seed=asked.seed)
+    state = run_asynchronous(
+        fleet(task.devices, asked.seed), trainer, initial, layout, rules=plan.rules, versions=plan.versions
     )
     rounds = max(1, round(epochs / task.recipe.epochs))
     synchronous = run_synchronous(
-        task.devices, learner, initial, layout, rules=UNCOMPRESSED, rounds=rounds, versions=plan.versions
+        task.devices, trainer, initial, layout, rules=UNCOMPRESSED, rounds=rounds, versions=plan.versions
     )
     each = [alone(examples) for examples in data.values()]
     return {
-        "federated": accuracy_of(history.weights),
+        "federated": accuracy_of(state.weights),
         "sync_fedavg": accuracy_of(synchronous.weights),
         "centralised": alone(pooled(list(data.values()))),
         "local_mean": {who: float(np.mean([one[who] for one in each])) for who in tested},
         "teacher": {} if teacher is None else accuracy(teacher),
-        "staleness_mean": float(np.mean(history.staleness)),
+        "staleness_mean": float(np.mean(state.staleness)),
     }
 
 
@@ -174,7 +174,7 @@ def holding_out(task: Task, names: tuple[str, ...]) -> Task:
     return replace(task, devices=left, held_out=lambda: pooled([task.examples_of(name) for name in names]))
 
 
-def plan_of(task: Task, versions: int | None) -> Plan:
+def plan_of(task: Task, versions: int | None) -> RunPlan:
     """As many versions as the task's passes make, or `versions`."""
     devices = len(task.devices)
     rules = Rules(
@@ -185,7 +185,7 @@ def plan_of(task: Task, versions: int | None) -> Plan:
     )
     passes = PASSES.get(task.name, _PASSES)
     own = max(1, round(passes * devices / rules.updates_per_version / task.recipe.epochs))
-    return Plan(versions=own if versions is None else versions, rules=rules)
+    return RunPlan(versions=own if versions is None else versions, rules=rules)
 
 
 def updates_per_version(devices: int) -> int:
@@ -201,7 +201,7 @@ def run(settings: LearningSettings) -> dict[str, Any]:
     task = holding_out(task, hold_out)
     plan = plan_of(task, settings.versions)
     asked = [
-        _Seed(settings.task, settings.data, settings.test_data, seed, settings.versions, hold_out)
+        _SeedSpec(settings.task, settings.data, settings.test_data, seed, settings.versions, hold_out)
         for seed in range(1, settings.seeds + 1)
     ]
     measured = list(

@@ -23,7 +23,7 @@ from aggregator.merging.fedbuff import FEDBUFF
 from aggregator.merging.rule import Step
 from aggregator.status import Tally
 from benchmarks import long_ledgers
-from benchmarks.long_ledgers import SECONDS_A_VERSION, SETTINGS, T0, TASK, Life, batch, counted_steps, write
+from benchmarks.long_ledgers import SECONDS_A_VERSION, SETTINGS, T0, TASK, LedgerSize, batch, counted_steps, write
 from benchmarks.settings import LedgerSettings
 
 REPEATED = 25
@@ -39,10 +39,10 @@ def run(settings: LedgerSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for versions in settings.versions:
-            life = Life(versions=versions, updates_per_version=settings.updates_per_version)
+            life = LedgerSize(versions=versions, updates_per_version=settings.updates_per_version)
             figures["ages"].append(_age(folder / f"age-{versions}", life))
         rows = settings.rows // settings.updates_per_version * settings.updates_per_version
-        life = Life(
+        life = LedgerSize(
             versions=rows // settings.updates_per_version,
             updates_per_version=settings.updates_per_version,
             devices=min(settings.devices, rows),
@@ -56,7 +56,7 @@ def run(settings: LedgerSettings) -> dict[str, Any]:
     return figures
 
 
-def _age(path: Path, life: Life) -> dict[str, Any]:
+def _age(path: Path, life: LedgerSize) -> dict[str, Any]:
     write(path, life)
     figures: dict[str, Any] = {"versions": life.versions, "updates": life.versions * life.updates_per_version}
     seconds: dict[str, list[float]] = {"batch": [], "version": []}
@@ -87,7 +87,7 @@ def _age(path: Path, life: Life) -> dict[str, Any]:
     return figures
 
 
-def _opening(path: Path, life: Life) -> dict[str, Any]:
+def _opening(path: Path, life: LedgerSize) -> dict[str, Any]:
     write(path, life)
     figures: dict[str, Any] = {
         "rows": life.versions * life.updates_per_version,
@@ -116,14 +116,14 @@ def _start_seconds(path: Path, now: float) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - cpu_began
 
 
-def _megabytes_per_million(path: Path, life: Life) -> float:
+def _megabytes_per_million(path: Path, life: LedgerSize) -> float:
     write(path, life)
     return path.stat().st_size / (life.versions * life.updates_per_version)
 
 
 def _log(path: Path, versions: int) -> dict[str, Any]:
     """The log in megabytes: without a reader, beside one that stays, and when it has gone."""
-    write(path, Life(versions=2))
+    write(path, LedgerSize(versions=2))
     log_path = path.with_name(path.name + "-wal")
     figures: dict[str, Any] = {"versions": versions}
     with Ledger(path, task=TASK) as ledger, closing(sqlite3.connect(path)) as reader:

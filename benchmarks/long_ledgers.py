@@ -57,7 +57,7 @@ _REST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class LedgerSize:
     """How long it was."""
 
     versions: int
@@ -67,7 +67,7 @@ class Life:
     """Of each update in the journal."""
 
 
-def write(path: Path, life: Life) -> None:
+def write(path: Path, life: LedgerSize) -> None:
     """A closed ledger that has all of its versions and updates, whatever an aggregator would have forgotten of them.
 
     Its payloads are zeros and its digests random; only the newest version is a real one.

@@ -12,7 +12,7 @@ PROGRAM = Program(
     summary="Programs for operating a federation.",
     commands={
         "watch": Command(settings=WatchSettings, run="operations.watch.command:run"),
-        "doctor": Command(settings=DoctorSettings, run="operations.doctor.examination:main"),
+        "doctor": Command(settings=DoctorSettings, run="operations.doctor.command:main"),
     },
 )
 main = PROGRAM.main

@@ -1,9 +1,9 @@
-"""A line between one device and the broker that can be cut and mended, and that counts what goes over it.
+"""TCP proxies on the loopback, one for each client: a proxy can be cut and restored, and counts the bytes through it.
 
-The broker is not touched and need not be ours: only this device loses its connection, as one does that leaves the
-house. While the line is cut, a connection is accepted and nothing comes back, as with a radio that has no signal;
-once it is mended, whoever is still waiting is put through. To an encrypted broker the line itself is encrypted, since a
-certificate for the broker's name would not fit this machine's address.
+The broker is not touched and may be anybody's: only the client behind the proxy loses its connection. While a proxy is
+cut it still accepts connections but forwards nothing, like a radio without signal; once it is restored, clients that
+are still connected are forwarded. To a TLS broker the proxy itself speaks TLS and the client connects to it without:
+the broker's certificate would not match the loopback address.
 """
 
 import asyncio
@@ -16,94 +16,98 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
-_PIECE_BYTES = 65_536
+_READ_BYTES_MAX = 65_536
 _CLOSE_SECONDS_MAX = 2.0
+"""A TLS close waits for the peer, which may be gone."""
 _CALL_SECONDS_MAX = 10.0
-_NOTICE_SECONDS = 0.02
-"""For a hang-up that is under way, before a connection is put through."""
+"""For one operation in the event loop's thread; all of them are local and take milliseconds."""
+_SETTLE_SECONDS = 0.02
+"""Before a held connection is forwarded: time to notice that its client is just closing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where the lines lead."""
+class Upstream:
+    """The broker that the proxies forward to."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
 
 
-class Line:
-    """One device's line. Its methods may be called from any thread; made by `Exchange.line`."""
+class Proxy:
+    """One client's proxy; `ProxyPool.open` makes it. Its methods may be called from any thread."""
 
-    def __init__(self, target: Target, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, upstream: Upstream, loop: asyncio.AbstractEventLoop) -> None:
         self.port = 0
         self.bytes_up = 0
-        """TCP payload from the device to the broker."""
+        """TCP payload from the client to the broker."""
         self.bytes_down = 0
-        self._target = target
+        """TCP payload from the broker to the client."""
+        self._upstream = upstream
         self._loop = loop
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self._forwarding = asyncio.Event()
+        self._forwarding.set()
         self._server: asyncio.Server | None = None
-        self._talks: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @property
     def is_cut(self) -> bool:
-        return not self._whole.is_set()
+        return not self._forwarding.is_set()
 
     def cut(self) -> None:
-        """Ends the connection without a goodbye, and lets none through until `mend`."""
+        """Drops the connection without an MQTT DISCONNECT, and forwards nothing until `restore`."""
         _call(self._loop, self._cut())
 
-    def mend(self) -> None:
-        _call(self._loop, self._mend())
+    def restore(self) -> None:
+        """Forwards again, including connections accepted while it was cut."""
+        _call(self._loop, self._restore())
 
     async def open(self) -> None:
-        """Listens on a free port of the loopback."""
-        self._server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        """Listens on a free port of the loopback interface."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         self._closing = True
         if self._server is not None:
             self._server.close()
-        await self._hang_up()
+        await self._drop_connections()
 
     async def _cut(self) -> None:
-        self._whole.clear()
-        await self._hang_up()
+        self._forwarding.clear()
+        await self._drop_connections()
 
-    async def _mend(self) -> None:
-        self._whole.set()
+    async def _restore(self) -> None:
+        self._forwarding.set()
 
-    async def _hang_up(self) -> None:
-        talks = tuple(self._talks)
-        for talk in talks:
-            talk.cancel()
-        await asyncio.gather(*talks, return_exceptions=True)
+    async def _drop_connections(self) -> None:
+        connections = tuple(self._connections)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._talks.add(task)
+        self._connections.add(task)
         try:
-            await self._put_through(reader, writer)
+            await self._forward(reader, writer)
         except (OSError, asyncio.CancelledError):
-            pass  # either end went away, or the line was cut: the device finds out by itself
+            pass  # either end closed, or the proxy was cut: the client notices by itself
         finally:
-            self._talks.discard(task)
+            self._connections.discard(task)
             writer.transport.abort()
 
-    async def _put_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.read(_PIECE_BYTES)
-        await self._whole.wait()
-        await asyncio.sleep(_NOTICE_SECONDS)
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.read(_READ_BYTES_MAX)
+        await self._forwarding.wait()
+        await asyncio.sleep(_SETTLE_SECONDS)
         if not first or reader.at_eof() or reader.exception() is not None:
-            return  # nobody waits any more; two connections of one client would throw each other out
-        target = self._target
+            return  # the client is gone; forwarding its CONNECT would take over the session of its next connection
+        upstream = self._upstream
         far_reader, far_writer = await asyncio.open_connection(
-            target.host, target.port, ssl=target.tls, server_hostname=target.host if target.tls else None
+            upstream.host, upstream.port, ssl=upstream.tls, server_hostname=upstream.host if upstream.tls else None
         )
         try:
             self.bytes_up += len(first)
@@ -124,30 +128,30 @@ class Line:
             far_writer.transport.abort()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
-        while piece := await reader.read(_PIECE_BYTES):
+        while data := await reader.read(_READ_BYTES_MAX):
             if up:
-                self.bytes_up += len(piece)
+                self.bytes_up += len(data)
             else:
-                self.bytes_down += len(piece)
-            writer.write(piece)
+                self.bytes_down += len(data)
+            writer.write(data)
             await writer.drain()
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
-    """In order, and not for ever: over TLS the far end has a say in it, and may be gone."""
+    """Closes gracefully, for a bounded time."""
     writer.close()
     with contextlib.suppress(OSError, TimeoutError):
         await asyncio.wait_for(writer.wait_closed(), _CLOSE_SECONDS_MAX)
 
 
-class Exchange:
-    """All lines to one broker, in a thread with an event loop of its own."""
+class ProxyPool:
+    """All proxies to one broker, in a thread with its own event loop."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
         self._loop = asyncio.new_event_loop()
-        self._lines: list[Line] = []
-        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
+        self._proxies: list[Proxy] = []
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -156,32 +160,32 @@ class Exchange:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def line(self) -> Line:
-        """A new line, open and whole."""
-        line = Line(self._target, self._loop)
-        _call(self._loop, line.open())
-        self._lines.append(line)
-        return line
+    def open(self) -> Proxy:
+        """A new proxy, listening and forwarding."""
+        proxy = Proxy(self._upstream, self._loop)
+        _call(self._loop, proxy.open())
+        self._proxies.append(proxy)
+        return proxy
 
     def close(self) -> None:
-        for line in self._lines:
+        for proxy in self._proxies:
             with contextlib.suppress(TimeoutError):
-                _call(self._loop, line.close())
+                _call(self._loop, proxy.close())
         with contextlib.suppress(TimeoutError):
-            _call(self._loop, _end_all())
+            _call(self._loop, _cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_SECONDS_MAX)
         if not self._thread.is_alive():
             self._loop.close()
 
 
-async def _end_all() -> None:
-    """What the lines do not know of: connections that were accepted just now, and ends that are under way."""
+async def _cancel_all() -> None:
+    """Cancels tasks that no proxy has registered: connections accepted just now, and closes under way."""
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-    for _ in range(4):  # a transport that was aborted closes its socket in a later turn of the loop, over TLS two later
+    for _ in range(4):  # an aborted transport closes its socket one turn of the loop later, over TLS three turns
         await asyncio.sleep(0)
 
 

@@ -4,7 +4,7 @@ import sys
 
 from operations.__main__ import PROGRAM as OPERATIONS
 from simulators.demo.baselines import BaselineSettings
-from simulators.demo.calibration import PaceSettings
+from simulators.demo.calibration import CalibrationSettings
 from simulators.demo.settings import DemoSettings
 from simulators.network.embedded_broker import BrokerSettings
 from wire_contract.program.command_line import Command, Program
@@ -18,7 +18,7 @@ PROGRAM = Program(
         **OPERATIONS.commands,
         "broker": Command(settings=BrokerSettings, run="simulators.network.embedded_broker:serve"),
         "baselines": Command(settings=BaselineSettings, run="simulators.demo.baselines:main"),
-        "pace": Command(settings=PaceSettings, run="simulators.demo.calibration:main"),
+        "pace": Command(settings=CalibrationSettings, run="simulators.demo.calibration:main"),
     },
 )
 main = PROGRAM.main

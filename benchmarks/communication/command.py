@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.communication.arms import Arm, arms
 from benchmarks.communication.codec_cost import cost_of_large_vectors
 from benchmarks.communication.curves import plot
-from benchmarks.communication.runs import Asked, federated, prepare, trained_centrally
+from benchmarks.communication.runs import RunSpec, federated, prepare, trained_centrally
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.learning import tasks_and_further
 from benchmarks.settings import CommunicationSettings
@@ -56,7 +56,7 @@ def run(settings: CommunicationSettings) -> dict[str, Any]:
     seeds = range(1, settings.seeds + 1)
     jobs: dict[tuple[str, int], Job] = {}
     for seed in seeds:
-        asked = Asked(spec, settings.data, settings.test_data, seed, settings.rounds)
+        asked = RunSpec(spec, settings.data, settings.test_data, seed, settings.rounds)
         jobs[PREPARED, seed] = Job(name=f"teacher, seed {seed}", run=prepare, argument=asked, cost=_COST_OF_TEACHER)
         for name in (CENTRALISED, *(arm.name for arm in compared)):
             jobs[name, seed] = Job(

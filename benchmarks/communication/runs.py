@@ -18,9 +18,9 @@ from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.task import Examples, Task, TaskError, pooled, scheduled
-from simulators.world.federation import Learner, run_asynchronous, run_synchronous
-from simulators.world.learners import MutualLearner, StudentLearner, answers_of
-from simulators.world.server import History, Rules
+from simulators.world.federation import LocalTrainer, run_asynchronous, run_synchronous
+from simulators.world.local_trainers import FedKDTrainer, StudentTrainer, teacher_logits_of
+from simulators.world.server import Rules, SimulationState
 from wire_contract.compression.choice import EncodingChoice, Energy, encode_as
 from wire_contract.layout import Layout, Vector
 
@@ -29,7 +29,7 @@ _TURNS = 5
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunSpec:
     """What one process is asked for; a task holds functions, so it is named."""
 
     task: str
@@ -41,18 +41,18 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PretrainedTeacher:
     """The pre-trained teacher of one seed, which all its ways share."""
 
     weights: Vector
-    answers: dict[str, np.ndarray]
+    teacher_logits: dict[str, np.ndarray]
     """Logits (example, class) by device."""
     accuracy: dict[str, float]
     """On each set of tested persons."""
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Setup:
     """What every way starts from."""
 
     task: Task
@@ -73,99 +73,99 @@ class _Stage:
         with seeded(self.seed):
             return self.task.teacher()
 
-    def teacher(self, prepared: Prepared) -> nn.Module:
+    def teacher(self, pretrained: PretrainedTeacher) -> nn.Module:
         teacher = self.fresh_teacher()
-        load_vector(teacher, layout_of(teacher), prepared.weights)
+        load_vector(teacher, layout_of(teacher), pretrained.weights)
         return teacher.eval().requires_grad_(False)
 
 
-def _stage(asked: Asked) -> _Stage:
+def _setup(spec: RunSpec) -> _Setup:
     torch.set_num_threads(1)
-    task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
+    task, further = tasks_and_further(spec.task, spec.data, spec.test_data)
     tested = {"held_out": task.held_out()} | ({} if further is None else {"further": further})
     data = {device: task.examples_of(device) for device in task.devices}
-    return _Stage(task, tested, data, asked.seed, asked.rounds)
+    return _Setup(task, tested, data, spec.seed, spec.rounds)
 
 
-def prepare(asked: Asked) -> Prepared:
+def prepare(spec: RunSpec) -> PretrainedTeacher:
     """Trains the teacher of a seed, and asks it about everybody's data."""
-    stage = _stage(asked)
-    teacher = stage.fresh_teacher()
-    if stage.task.teacher_data is None:
-        raise TaskError(f"task {stage.task.name} has no data for its teacher")
-    train_teacher(teacher, stage.task.teacher_data(), stage.task.recipe, seed=stage.seed)
-    answers = {device: logits.numpy() for device, logits in answers_of(teacher, stage.data).items()}
-    return Prepared(vector_of(teacher, layout_of(teacher)), answers, stage.accuracies(teacher))
+    setup = _setup(spec)
+    teacher = setup.fresh_teacher()
+    if setup.task.teacher_data is None:
+        raise TaskError(f"task {setup.task.name} has no data for its teacher")
+    train_teacher(teacher, setup.task.teacher_data(), setup.task.recipe, seed=setup.seed)
+    teacher_logits = {device: logits.numpy() for device, logits in teacher_logits_of(teacher, setup.data).items()}
+    return PretrainedTeacher(vector_of(teacher, layout_of(teacher)), teacher_logits, setup.accuracies(teacher))
 
 
-def trained_centrally(asked: Asked, prepared: Prepared) -> dict[str, Any]:
+def trained_centrally(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str, Any]:
     """The ceiling: the same student on everybody's data in one heap."""
-    stage = _stage(asked)
-    with seeded(asked.seed):
-        student = stage.task.student()
+    setup = _setup(spec)
+    with seeded(spec.seed):
+        student = setup.task.student()
     train_alone(
         student,
         None,
-        pooled(list(stage.data.values())),
-        stage.task.recipe,
-        epochs=asked.rounds * stage.task.recipe.epochs,
-        seed=asked.seed,
-        teacher_logits=torch.from_numpy(np.concatenate([prepared.answers[device] for device in stage.data])),
+        pooled(list(setup.data.values())),
+        setup.task.recipe,
+        epochs=spec.rounds * setup.task.recipe.epochs,
+        seed=spec.seed,
+        teacher_logits=torch.from_numpy(np.concatenate([pretrained.teacher_logits[device] for device in setup.data])),
     )
-    return {"accuracy": stage.accuracies(student)}
+    return {"accuracy": setup.accuracies(student)}
 
 
-def federated(asked: Asked, prepared: Prepared) -> dict[str, Any]:
+def federated(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str, Any]:
     """One way."""
-    stage = _stage(asked)
-    arm = next(arm for arm in arms(len(stage.data)) if arm.name == asked.arm)
-    devices, names = len(stage.data), tuple(stage.data)
-    versions = stage.rounds if arm.synchronous else stage.rounds * devices // arm.rules.updates_per_version
-    task = scheduled(stage.task, versions)
+    setup = _setup(spec)
+    arm = next(arm for arm in arms(len(setup.data)) if arm.name == spec.arm)
+    devices, names = len(setup.data), tuple(setup.data)
+    versions = setup.rounds if arm.synchronous else setup.rounds * devices // arm.rules.updates_per_version
+    task = scheduled(setup.task, versions)
     if arm.network == "teacher":
         assert task.teacher is not None
         task = replace(task, student=task.teacher)
-    with seeded(stage.seed):
+    with seeded(setup.seed):
         network = task.student()
     layout = layout_of(network)
     initial = vector_of(network, layout)
-    learner = _learner(stage, task, arm, layout, prepared)
+    trainer = _trainer(setup, task, arm, layout, pretrained)
     curve: list[dict[str, Any]] = []
     rules = _with_rounds(arm.rules, versions)
 
-    def observe(history: History) -> None:
+    def observe(state: SimulationState) -> None:
         # Once a round, so that all ways have as many points, whatever a version of theirs is.
-        rounds = history.version * stage.rounds // versions
-        if history.version and rounds == (history.version - 1) * stage.rounds // versions:
+        rounds = state.version * setup.rounds // versions
+        if state.version and rounds == (state.version - 1) * setup.rounds // versions:
             return
-        load_vector(network, layout, history.weights)
+        load_vector(network, layout, state.weights)
         curve.append(
             {
-                "version": history.version,
-                "bytes_up": _mean(history.bytes_up),
-                "bytes_down": _mean(history.bytes_down),
-                "accuracy": stage.accuracies(network),
+                "version": state.version,
+                "bytes_up": _mean(state.bytes_up),
+                "bytes_down": _mean(state.bytes_down),
+                "accuracy": setup.accuracies(network),
             }
         )
 
     if arm.synchronous:
-        history = run_synchronous(
-            names, learner, initial, layout, rules=rules, rounds=versions, versions=versions, observe=observe
+        state = run_synchronous(
+            names, trainer, initial, layout, rules=rules, rounds=versions, versions=versions, observe=observe
         )
     else:
-        history = run_asynchronous(
-            fleet(names, stage.seed), learner, initial, layout, rules=rules, versions=versions, observe=observe
+        state = run_asynchronous(
+            fleet(names, setup.seed), trainer, initial, layout, rules=rules, versions=versions, observe=observe
         )
     return {
         "accuracy": curve[-1]["accuracy"],
-        "teacher": _teacher_accuracies(stage, arm, learner, curve[-1]["accuracy"], prepared),
+        "teacher": _teacher_accuracies(setup, arm, trainer, curve[-1]["accuracy"], pretrained),
         "curve": curve,
-        "updates": sum(history.merged.values()),
+        "updates": sum(state.merged.values()),
         "parameters": layout.size,
         **_cost(
-            learner,
+            trainer,
             names[0],
-            weights=history.weights,
+            weights=state.weights,
             layout=layout,
             choice=rules.update_encoding,
             versions=versions,
@@ -174,25 +174,27 @@ def federated(asked: Asked, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _learner(stage: _Stage, task: Task, arm: Arm, layout: Layout, prepared: Prepared) -> StudentLearner | MutualLearner:
+def _trainer(
+    setup: _Setup, task: Task, arm: Arm, layout: Layout, pretrained: PretrainedTeacher
+) -> StudentTrainer | FedKDTrainer:
     if arm.network == "teacher":
-        return StudentLearner(task, stage.data, None, layout, seed=stage.seed)
-    teacher = stage.teacher(prepared)
+        return StudentTrainer(task, setup.data, None, layout, seed=setup.seed)
+    teacher = setup.teacher(pretrained)
     if arm.mutual:
-        return MutualLearner(task, stage.data, teacher, layout, seed=stage.seed)
-    answers = {device: torch.from_numpy(logits) for device, logits in prepared.answers.items()}
-    return StudentLearner(task, stage.data, teacher, layout, seed=stage.seed, answers=answers)
+        return FedKDTrainer(task, setup.data, teacher, layout, seed=setup.seed)
+    teacher_logits = {device: torch.from_numpy(logits) for device, logits in pretrained.teacher_logits.items()}
+    return StudentTrainer(task, setup.data, teacher, layout, seed=setup.seed, teacher_logits=teacher_logits)
 
 
 def _teacher_accuracies(
-    stage: _Stage, arm: Arm, learner: Learner, of_federated: dict[str, float], prepared: Prepared
+    setup: _Setup, arm: Arm, trainer: LocalTrainer, of_federated: dict[str, float], pretrained: PretrainedTeacher
 ) -> dict[str, float]:
     if arm.network == "teacher":
         return of_federated
-    if isinstance(learner, MutualLearner):
-        each = [stage.accuracies(teacher) for teacher in learner.teachers.values()]
-        return {who: statistics.fmean(one[who] for one in each) for who in stage.tested}
-    return prepared.accuracy
+    if isinstance(trainer, FedKDTrainer):
+        each = [setup.accuracies(teacher) for teacher in trainer.teachers.values()]
+        return {who: statistics.fmean(one[who] for one in each) for who in setup.tested}
+    return pretrained.accuracy
 
 
 def _with_rounds(rules: Rules, versions: int) -> Rules:
@@ -207,7 +209,7 @@ def _with_rounds(rules: Rules, versions: int) -> Rules:
 
 
 def _cost(
-    learner: Learner,
+    trainer: LocalTrainer,
     device: str,
     *,
     weights: Vector,
@@ -217,13 +219,13 @@ def _cost(
     epochs: int,
 ) -> dict[str, float]:
     """Of encoding and decoding one more update, and of one of the local epochs before it."""
-    trained = learner(device, weights, version=versions // 2, round_number=0)
+    trained = trainer(device, weights, version=versions // 2, round_number=0)
     difference = trained.weights - weights
     # In turns, so that whatever else the machine does meets both.
     each, shares = [], []
     for number in range(1, _TURNS + 1):
         began = time.perf_counter()
-        learner(device, weights, version=versions // 2, round_number=number)
+        trainer(device, weights, version=versions // 2, round_number=number)
         each.append(1e6 * (time.perf_counter() - began) / epochs)
         encoding = microseconds(lambda: encode_as(choice, difference, layout, version=versions), repeats=_TURNS)
         shares.append(encoding / each[-1])

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-from operations.doctor import finding as mends
-from operations.doctor.bench import Bench
+from operations.doctor import remedies as known
+from operations.doctor.broker_under_test import BrokerUnderTest
+from operations.doctor.client import ConnectionLost, ProbeClient, PublishOutcome
 from operations.doctor.finding import Finding
-from operations.doctor.visitor import Broken, Fate, Visitor
 from wire_contract.limits import KIB, MIB
 from wire_contract.link.mqtt_rules import packet_bytes
 
@@ -37,8 +37,8 @@ def largest(passes: Callable[[int], bool], *, low: int, high: int, step: int) ->
 class _PacketProbe:
     """Publishes packets of given sizes from the device to the aggregator; remembers how the last failure looked."""
 
-    def __init__(self, bench: Bench, topic: str) -> None:
-        self._bench = bench
+    def __init__(self, broker: BrokerUnderTest, topic: str) -> None:
+        self._broker = broker
         self._topic = topic
         self.failure = ""
         self.is_slow = False
@@ -48,77 +48,77 @@ class _PacketProbe:
         """Whether a packet of this size comes through. Connections of its own: some brokers end them."""
         overhead = packet_bytes(self._topic, b"") + 3  # the length field grows by up to 3 bytes
         large, small = bytes(size_bytes - overhead), b"after the large one"
-        with self._bench.visit("aggregator", self._bench.filter("update")) as reader:
-            reader.publish(self._bench.topic("receipt"), b"after the subscription")
-            with self._bench.visit("device") as writer:
-                fate = writer.publish(self._topic, large, seconds=PACKET_SECONDS_MAX)
-                if fate == "taken":
+        with self._broker.connect("aggregator", self._broker.filter("update")) as reader:
+            reader.publish(self._broker.topic("receipt"), b"after the subscription")
+            with self._broker.connect("device") as writer:
+                outcome = writer.publish(self._topic, large, seconds=PACKET_SECONDS_MAX)
+                if outcome == "acknowledged":
                     writer.publish(self._topic, small)
-            if fate != "taken":
-                self.failure, self.is_slow = _FAILURES[fate], fate == "silent"
+            if outcome != "acknowledged":
+                self.failure, self.is_slow = _FAILURES[outcome], outcome == "timed out"
                 return False
             # The small one behind it says that nothing more comes, without a guess at how long that may take.
-            heard = reader.hear(
-                lambda heard: any(one.payload in {large, small} for one in heard), seconds=PACKET_SECONDS_MAX
+            received = reader.receive(
+                lambda received: any(one.payload in {large, small} for one in received), seconds=PACKET_SECONDS_MAX
             )
-        if any(one.payload == large for one in heard):
+        if any(one.payload == large for one in received):
             return True
-        self.is_slow = not heard
-        self.failure = "acknowledged and thrown away" if heard else f"not delivered within {PACKET_SECONDS_MAX:g} s"
+        self.is_slow = not received
+        self.failure = "acknowledged and thrown away" if received else f"not delivered within {PACKET_SECONDS_MAX:g} s"
         return False
 
 
-_FAILURES: dict[Fate, str] = {
+_FAILURES: dict[PublishOutcome, str] = {
     "refused": "refused",
     "too large": "over the limit that the broker announces",
-    "lost": "answered by ending the connection",
-    "silent": f"not acknowledged within {PACKET_SECONDS_MAX:g} s",
+    "disconnected": "answered by ending the connection",
+    "timed out": f"not acknowledged within {PACKET_SECONDS_MAX:g} s",
 }
 
 
-def packet_limit(bench: Bench) -> Iterator[Finding]:
+def packet_limit(broker: BrokerUnderTest) -> Iterator[Finding]:
     """How large a message may be."""
     name = "packet limit"
-    probe = _PacketProbe(bench, bench.need("update"))
+    probe = _PacketProbe(broker, broker.require("update"))
     needed, wanted = PACKET_BYTES_NEEDED // KIB, PACKET_BYTES_WANTED // KIB
     if probe.passes(PACKET_BYTES_WANTED):
         yield Finding(name=name, verdict="ok", line=f"packets of {wanted} KiB pass")
     elif probe.passes(PACKET_BYTES_NEEDED):
         if probe.is_slow:
             line = f"packets of {needed} KiB pass; of {wanted} KiB they are {probe.failure}"
-            mend = "the line is slow, or it is the WebSocket listener of mosquitto 2.0, which sends 40 kB/s"
-            yield Finding(name=name, verdict="warning", line=line, mend=mend)
+            advice = "the line is slow, or it is the WebSocket listener of mosquitto 2.0, which sends 40 kB/s"
+            yield Finding(name=name, verdict="warning", line=line, advice=advice)
             return
         size = largest(probe.passes, low=PACKET_BYTES_NEEDED, high=PACKET_BYTES_WANTED, step=PACKET_STEP_BYTES)
         line = f"packets of {size // KIB} KiB pass; larger ones are {probe.failure}"
-        mend = f"or keep --update-bytes of the devices below {size // KIB * KIB}"
-        yield Finding(name=name, verdict="warning", line=line, mend=mend, mending=mends.PACKET)
+        advice = f"or keep --update-bytes of the devices below {size // KIB * KIB}"
+        yield Finding(name=name, verdict="warning", line=line, advice=advice, remedies=known.PACKET)
     elif probe.is_slow:
         line = f"packets of {needed} KiB are {probe.failure}, so the limit cannot be seen"
-        yield Finding(name=name, verdict="warning", line=line, mend="try again over a faster line")
+        yield Finding(name=name, verdict="warning", line=line, advice="try again over a faster line")
     else:
         size = largest(probe.passes, low=KIB, high=PACKET_BYTES_NEEDED, step=4 * KIB)
         line = f"packets of {size // KIB} KiB pass, {needed} are needed; larger ones are {probe.failure}"
-        yield Finding(name=name, verdict="missing", line=line, mending=mends.PACKET)
+        yield Finding(name=name, verdict="missing", line=line, remedies=known.PACKET)
 
 
-def queue_and_flight(bench: Bench) -> Iterator[Finding]:
+def queue_and_flight(broker: BrokerUnderTest) -> Iterator[Finding]:
     """How many messages wait for a client that is away, and how many are delivered before it acknowledges."""
-    topic = bench.need("update")
-    payloads = [b"queued %06d" % number for number in range(bench.queue_messages)]
-    with bench.session("aggregator") as session:
-        with bench.visit("aggregator", bench.filter("update"), session=session) as reader:
-            reader.publish(bench.topic("receipt"), b"after the subscription")
-        with bench.visit("device") as writer:
-            fates = writer.publish_all([(topic, payload) for payload in payloads], seconds=PUBLISH_SECONDS_MAX)
-        taken = {payload for payload, fate in zip(payloads, fates, strict=True) if fate == "taken"}
+    topic = broker.require("update")
+    payloads = [b"queued %06d" % number for number in range(broker.queue_messages)]
+    with broker.session("aggregator") as session:
+        with broker.connect("aggregator", broker.filter("update"), session=session) as reader:
+            reader.publish(broker.topic("receipt"), b"after the subscription")
+        with broker.connect("device") as writer:
+            outcomes = writer.publish_all([(topic, payload) for payload in payloads], seconds=PUBLISH_SECONDS_MAX)
+        taken = {payload for payload, outcome in zip(payloads, outcomes, strict=True) if outcome == "acknowledged"}
         if not taken:
-            raise Broken(f"none of {len(payloads)} messages was acknowledged")
-        with bench.visit(
-            "aggregator", bench.filter("update"), session=session, receive_maximum=RECEIVE_MAXIMUM
+            raise ConnectionLost(f"none of {len(payloads)} messages was acknowledged")
+        with broker.connect(
+            "aggregator", broker.filter("update"), session=session, receive_maximum=RECEIVE_MAXIMUM
         ) as reader:
-            first = reader.hear(
-                lambda heard: len(heard) >= len(taken),
+            first = reader.receive(
+                lambda received: len(received) >= len(taken),
                 seconds=DRAIN_SECONDS_MAX / 2,
                 quiet_seconds=_QUIET_SECONDS,
                 ack=False,
@@ -127,13 +127,13 @@ def queue_and_flight(bench: Bench) -> Iterator[Finding]:
             kept = _drain(reader, {one.payload for one in first}, taken)
     yield _queue(asked=len(payloads), taken=len(taken), kept=len(kept))
     if kept:
-        yield _in_flight(len(first), waiting=len(kept), announced=bench.protocol == "5")
+        yield _in_flight(len(first), waiting=len(kept), announced=broker.protocol == "5")
 
 
-def _drain(reader: Visitor, kept: set[bytes], wanted: set[bytes]) -> set[bytes]:
+def _drain(reader: ProbeClient, kept: set[bytes], wanted: set[bytes]) -> set[bytes]:
     """What was kept already, and what still comes until all is there or nothing more comes."""
-    rest = reader.hear(
-        lambda heard: kept | {one.payload for one in heard} >= wanted,
+    rest = reader.receive(
+        lambda received: kept | {one.payload for one in received} >= wanted,
         seconds=DRAIN_SECONDS_MAX,
         quiet_seconds=2 * _QUIET_SECONDS,
     )
@@ -148,8 +148,8 @@ def _queue(*, asked: int, taken: int, kept: int) -> Finding:
             name=name,
             verdict="missing",
             line=line,
-            mending=mends.QUEUE,
-            otherwise="or, if fewer will ever wait, --queue-messages",
+            remedies=known.QUEUE,
+            alternative="or, if fewer will ever wait, --queue-messages",
         )
     if taken < asked:
         line = f"all {taken:,} messages that went out in time were kept for a client that is away"
@@ -166,4 +166,4 @@ def _in_flight(count: int, *, waiting: int, announced: bool) -> Finding:
         said = f", within the {RECEIVE_MAXIMUM} that were allowed" if announced else ""
         return Finding(name=name, verdict="ok", line=f"{count} deliveries before an acknowledgement{said}")
     line = f"{count} deliveries before an acknowledgement: the aggregator commits no larger batches"
-    return Finding(name=name, verdict="warning", line=line, mending=mends.IN_FLIGHT)
+    return Finding(name=name, verdict="warning", line=line, remedies=known.IN_FLIGHT)

@@ -16,11 +16,11 @@ _ORDER: Sequence[Verdict] = ("ok", "missing", "warning", "not checked")
 
 
 def shown(finding: Finding, broker: str | None) -> str:
-    """One finding. Of the settings that mend it, only those of `broker`, if that is known.
+    """One finding. Of the settings that advice it, only those of `broker`, if that is known.
 
     Args:
         finding: what was found.
-        broker: the broker's name as in `Mending`; None or an unknown one: every broker's settings are shown.
+        broker: the broker's name as in `Remedies`; None or an unknown one: every broker's settings are shown.
     """
     head = f"{finding.verdict:<{_VERDICT_CHARACTERS}}{finding.name:<{_NAME_CHARACTERS}}"
     lines = _wrapped(finding.line, first=head, rest=_INDENT)
@@ -31,9 +31,9 @@ def shown(finding: Finding, broker: str | None) -> str:
 
 
 def _advice(finding: Finding, broker: str | None) -> list[str]:
-    settings = {name: setting for name, setting in finding.mending.items() if name == broker} or finding.mending
-    mending = [f"{name}: {setting}" for name, setting in settings.items()]
-    return [advice for advice in (finding.mend, *mending, finding.otherwise) if advice]
+    settings = {name: setting for name, setting in finding.remedies.items() if name == broker} or finding.remedies
+    remedies = [f"{name}: {setting}" for name, setting in settings.items()]
+    return [advice for advice in (finding.advice, *remedies, finding.alternative) if advice]
 
 
 def _wrapped(text: str, *, first: str, rest: str) -> list[str]:
@@ -66,9 +66,9 @@ def as_json(findings: Sequence[Finding], *, address: str, broker: str | None, se
                 "name": finding.name,
                 "verdict": finding.verdict,
                 "line": finding.line,
-                "mend": finding.mend,
-                "mending": dict(finding.mending),
-                "otherwise": finding.otherwise,
+                "mend": finding.advice,
+                "mending": dict(finding.remedies),
+                "otherwise": finding.alternative,
             }
             for finding in findings
         ],

@@ -64,7 +64,7 @@ class PageConfig:
     """Topic and payload in base64 of what the demo's broker had retained by then."""
 
     def ended(self, messages: Mapping[str, bytes], at: float) -> "PageConfig":
-        """What a visitor is told after the end."""
+        """What a client is told after the end."""
         told = tuple((topic, b64encode(payload).decode()) for topic, payload in messages.items())
         return replace(self, ended_at=at, messages=told, username=None, password=None)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, order=True)
-class Sent:
+class SentUpdate:
     """One update by its name."""
 
     device: str
@@ -23,7 +23,7 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutboxCount:
+class OutboxState:
     """What one device's outbox says."""
 
     device: str
@@ -33,24 +33,26 @@ class OutboxCount:
     """Sequence to attempts, of what has no receipt yet."""
 
     @property
-    def sent(self) -> frozenset[Sent]:
+    def sent(self) -> frozenset[SentUpdate]:
         """The distinct updates that left the device at least once."""
         never = {sequence for sequence, attempts in self.waiting.items() if attempts == 0}
         return frozenset(
-            Sent(self.device, self.incarnation, sequence)
+            SentUpdate(self.device, self.incarnation, sequence)
             for sequence in range(1, self.last_sequence + 1)
             if sequence not in never
         )
 
     @property
-    def unanswered(self) -> frozenset[Sent]:
+    def unanswered(self) -> frozenset[SentUpdate]:
         """Those of them that have no receipt yet."""
         return frozenset(
-            Sent(self.device, self.incarnation, sequence) for sequence, attempts in self.waiting.items() if attempts
+            SentUpdate(self.device, self.incarnation, sequence)
+            for sequence, attempts in self.waiting.items()
+            if attempts
         )
 
 
-def read_outbox(path: Path, *, device: str) -> OutboxCount | None:
+def read_outbox(path: Path, *, device: str) -> OutboxState | None:
     """Reads it while the device may be writing; None where there is none yet."""
     if not path.is_file():
         return None
@@ -61,25 +63,25 @@ def read_outbox(path: Path, *, device: str) -> OutboxCount | None:
             waiting = dict(db.execute("SELECT sequence, attempts FROM queue"))
     except sqlite3.OperationalError:  # it is just being made
         return None
-    return OutboxCount(
+    return OutboxState(
         device=device, incarnation=bytes(identity[0]).hex(), last_sequence=int(identity[1]), waiting=waiting
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Balance:
+class Audit:
     """Both ends of the ledger."""
 
-    sent: frozenset[Sent]
-    refused: frozenset[Sent]
+    sent: frozenset[SentUpdate]
+    refused: frozenset[SentUpdate]
     merged: tuple[tuple[str, int], ...]
     """(device, sequence) of each merge, repetitions included."""
-    unanswered: frozenset[Sent] = frozenset()
-    """Sent, and still kept in an outbox, because no receipt has come: nothing of it is lost."""
+    unanswered: frozenset[SentUpdate] = frozenset()
+    """SentUpdate, and still kept in an outbox, because no receipt has come: nothing of it is lost."""
 
     @property
-    def missing(self) -> tuple[Sent, ...]:
-        """Sent, neither refused nor merged, and kept nowhere."""
+    def missing(self) -> tuple[SentUpdate, ...]:
+        """SentUpdate, neither refused nor merged, and kept nowhere."""
         merged = set(self.merged)
         gone = self.sent - self.refused - self.unanswered
         return tuple(sorted(one for one in gone if (one.device, one.sequence) not in merged))
@@ -122,11 +124,11 @@ class Balance:
         )
 
 
-def balance(
-    outboxes: Iterable[OutboxCount],
+def audit_exactly_once(
+    outboxes: Iterable[OutboxState],
     refused: Mapping[str, Collection[int]],
     merged: Iterable[tuple[str, int]],
-) -> Balance:
+) -> Audit:
     """Compares.
 
     Args:
@@ -136,10 +138,10 @@ def balance(
     """
     counts = list(outboxes)
     incarnations = {count.device: count.incarnation for count in counts}
-    return Balance(
+    return Audit(
         sent=frozenset().union(*(count.sent for count in counts)),
         refused=frozenset(
-            Sent(device, incarnations[device], sequence)
+            SentUpdate(device, incarnations[device], sequence)
             for device, sequences in refused.items()
             for sequence in sequences
             if device in incarnations

@@ -1,13 +1,13 @@
-"""Looks on: a client of its own that reads everything of one task and counts it. It changes nothing.
+"""A passive MQTT client that reads and counts all messages of one task.
 
-`Sightings` decides what a message means (pure: topic, payload and moment come in); `Observer` is the thread around it.
-What a broker sends to whom cannot be seen from here; the bytes that each device receives are counted on its line.
+`Observations` interprets a message (pure: topic, payload and time are arguments); `Observer` is the thread around it.
+An observer cannot see what the broker delivers to whom: the bytes that each device receives are counted by its proxy.
 """
 
 import contextlib
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,12 +16,12 @@ from wire_contract.encoding import decode_vector
 from wire_contract.errors import ContractError, DecodeError, LinkError
 from wire_contract.layout import Layout
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link
-from wire_contract.messages import AggregatorStatus, Evaluation, Identity, Manifest, Presence, Receipt, Update
+from wire_contract.messages import AggregatorStatus, Evaluation, Manifest, Update
 from wire_contract.signatures import envelope
 
 RECEIVE_COUNT = 256
 TURN_SECONDS = 0.2
-SEEN_KINDS: tuple[topics.Kind, ...] = (
+OBSERVED_KINDS: tuple[topics.Kind, ...] = (
     "model",
     "chunk",
     "delta",
@@ -35,11 +35,11 @@ SEEN_KINDS: tuple[topics.Kind, ...] = (
 
 def subscriptions(*, root: str, task: str) -> tuple[str, ...]:
     """Everything of one task."""
-    return tuple(topics.topic_filter(kind, root=root, task=task) for kind in SEEN_KINDS)
+    return tuple(topics.topic_filter(kind, root=root, task=task) for kind in OBSERVED_KINDS)
 
 
 @dataclass
-class Flow:
+class MessageTotals:
     """Messages and their payload bytes."""
 
     messages: int = 0
@@ -51,7 +51,7 @@ class Flow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeenEvaluation:
+class ObservedEvaluation:
     """What an evaluator said of one version."""
 
     version: int
@@ -60,38 +60,21 @@ class SeenEvaluation:
     metrics: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeenReceipt:
-    """What a device was told of one update."""
-
-    device: str
-    sequence: int
-    outcome: str
-    reason: str | None
-    staleness: int
-    weight: float
-    at: float
-
-
 @dataclass(kw_only=True)
-class Sightings:
+class Observations:
     """What was seen so far."""
 
     root: str
     student: Layout
     """An update that does not decode to exactly this is counted as foreign."""
-    by_kind: dict[str, Flow] = field(default_factory=lambda: defaultdict(Flow))
-    by_device: dict[str, dict[str, Flow]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Flow)))
+    by_kind: dict[str, MessageTotals] = field(default_factory=lambda: defaultdict(MessageTotals))
+    by_device: dict[str, dict[str, MessageTotals]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(MessageTotals))
+    )
     """Update, receipt, presence and evaluation of each device or evaluator."""
-    versions: dict[int, float] = field(default_factory=dict)
-    """When the manifest of each version was first seen."""
     version: int = -1
     """The newest; -1 before the first."""
-    evaluations: list[SeenEvaluation] = field(default_factory=list)
-    receipts: list[SeenReceipt] = field(default_factory=list)
-    updates: Counter[Identity] = field(default_factory=Counter)
-    """How often each was seen on its way to the aggregator."""
-    presence: dict[str, str] = field(default_factory=dict)
+    evaluations: list[ObservedEvaluation] = field(default_factory=list)
     aggregator: AggregatorStatus | None = None
     largest_bytes: int = 0
     largest_kind: str = ""
@@ -99,8 +82,6 @@ class Sightings:
     """Most numbers that an update of a device held."""
     foreign_updates: int = 0
     """Updates that are not of the student's layout."""
-    unreadable: int = 0
-    """Messages that are not of the contract."""
     retained: dict[str, bytes] = field(default_factory=dict)
     """What our topics hold now, by topic; of chunks and deltas, which can be large, without the payload."""
 
@@ -120,61 +101,32 @@ class Sightings:
             self.by_device[topic.device][topic.kind].add(len(payload))
         if len(payload) > self.largest_bytes:
             self.largest_bytes, self.largest_kind = len(payload), topic.kind
-        try:
+        with contextlib.suppress(DecodeError):  # its bytes are counted; the aggregator refuses what it cannot read
             self._read(topic, payload, at)
-        except DecodeError:
-            self.unreadable += 1
 
     def _read(self, topic: topics.ParsedTopic, payload: bytes, at: float) -> None:
         match topic.kind:
             case "model":
-                self._manifest(envelope.read(payload, Manifest), at)
+                self.version = max(self.version, envelope.read(payload, Manifest).version)
             case "update":
                 self._update(envelope.read(payload, Update))
-            case "receipt":
-                self._receipt(topic.device, codec.decode(payload, Receipt), at)
-            case "presence":
-                self.presence[topic.device] = codec.decode(payload, Presence).status
             case "evaluation":
                 told = codec.decode(payload, Evaluation)
-                self.evaluations.append(SeenEvaluation(version=told.version, at=at, metrics=dict(told.metrics)))
+                self.evaluations.append(ObservedEvaluation(version=told.version, at=at, metrics=dict(told.metrics)))
             case "aggregator":
                 self.aggregator = codec.decode(payload, AggregatorStatus)
-            case "chunk" | "delta":
+            case _:
                 pass
 
-    def _manifest(self, manifest: Manifest, at: float) -> None:
-        self.versions.setdefault(manifest.version, at)
-        self.version = max(self.version, manifest.version)
-
     def _update(self, update: Update) -> None:
-        self.updates[update.identity] += 1
         try:
             self.numbers_max = max(self.numbers_max, decode_vector(update.tensors, self.student).size)
         except DecodeError:
             self.foreign_updates += 1
 
-    def _receipt(self, device: str, receipt: Receipt, at: float) -> None:
-        self.receipts.append(
-            SeenReceipt(
-                device=device,
-                sequence=receipt.sequence,
-                outcome=receipt.outcome,
-                reason=receipt.reason,
-                staleness=receipt.staleness,
-                weight=receipt.weight,
-                at=at,
-            )
-        )
-
-    def kept(self, *kinds: topics.Kind) -> dict[str, bytes]:
+    def retained_payloads(self, *kinds: topics.Kind) -> dict[str, bytes]:
         """What topics of these kinds hold now."""
         return {name: held for name, held in self.retained.items() if topics.parse(name, root=self.root).kind in kinds}
-
-    @property
-    def accuracy(self) -> SeenEvaluation | None:
-        """The evaluation of the newest evaluated version."""
-        return max(self.evaluations, key=lambda told: told.version, default=None)
 
 
 class Unreachable(LinkError):
@@ -182,10 +134,10 @@ class Unreachable(LinkError):
 
 
 class Observer:
-    """Reads in a thread of its own. Look at `sightings` under `lock`."""
+    """Reads in a thread of its own. Look at `observations` under `lock`."""
 
-    def __init__(self, link: Link, sightings: Sightings, *, clock: Callable[[], float] = time.time) -> None:
-        self.sightings = sightings
+    def __init__(self, link: Link, observations: Observations, *, clock: Callable[[], float] = time.time) -> None:
+        self.observations = observations
         self.lock = threading.Lock()
         self.failure: str | None = None
         """Why it looks on no longer; None while all is well."""
@@ -212,7 +164,7 @@ class Observer:
     def delete_retained(self) -> None:
         """Leaves the user's broker as it was: what this run retained below its own root is deleted."""
         with self.lock:
-            left = sorted(self.sightings.retained)
+            left = sorted(self.observations.retained)
         with contextlib.suppress(LinkError):
             for publication in [self._link.publish(topic, b"", retain=True) for topic in left]:
                 publication.wait(2.0)
@@ -229,7 +181,7 @@ class Observer:
                     match event:
                         case Delivery():
                             with self.lock:
-                                self.sightings.take(event.topic, event.payload, self._clock())
+                                self.observations.take(event.topic, event.payload, self._clock())
                             self._link.ack(event)
                         case Connected():
                             self._answered.set()

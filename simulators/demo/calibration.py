@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from simulators.demo.plan import Plan
+from simulators.demo.plan import DemoPlan
 from wire_contract.program.command_settings import CommandSettings
 
 EPOCHS = 5
@@ -24,7 +24,7 @@ _BASELINES = 2
 """Pooled and alone, beside the federation and with its budget, each."""
 
 
-class PaceSettings(CommandSettings):
+class CalibrationSettings(CommandSettings):
     """Measures what an epoch of one device costs on this machine."""
 
     task: str = Field("physiotherapy", min_length=1, description="what is learned, named as for `device run`")
@@ -32,7 +32,7 @@ class PaceSettings(CommandSettings):
     devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
 
 
-def versions_within(seconds: float, plan: Plan, *, epochs: int, epoch_seconds: float, cores: int) -> int:
+def versions_within(seconds: float, plan: DemoPlan, *, epochs: int, epoch_seconds: float, cores: int) -> int:
     """As many versions as are learned in so long, baselines included, and at most the plan's.
 
     V versions of K updates are V · K · `epochs` epochs of one device, of `epoch_seconds` each; the two baselines
@@ -47,7 +47,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure(settings: PaceSettings) -> float:
+def measure(settings: CalibrationSettings) -> float:
     """Seconds of computing of one epoch over one device's data: of the devices' mean number of examples.
 
     Raises:
@@ -74,7 +74,7 @@ def measure(settings: PaceSettings) -> float:
     return measured * statistics.fmean(len(one) for one in each) / len(each[0])
 
 
-def main(settings: PaceSettings) -> int:
+def main(settings: CalibrationSettings) -> int:
     """The command; returns its exit code."""
     from device_client.task import TaskError  # noqa: PLC0415 — see `measure`
 

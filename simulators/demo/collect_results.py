@@ -3,84 +3,83 @@
 from pathlib import Path
 
 from aggregator.ledger.reading import read_contributions, read_totals, read_versions
-from simulators.audit.exactly_once import balance
-from simulators.audit.observer import Sightings
+from simulators.audit.exactly_once import audit_exactly_once
+from simulators.audit.observer import Observations
 from simulators.demo.connection import Connection
-from simulators.demo.monitor import Clockwork
-from simulators.demo.preparation import Prepared
-from simulators.reporting.results import DeviceRecord, Record, WireRecord
+from simulators.demo.monitor import Monitor
+from simulators.demo.preparation import PreparedRun
+from simulators.reporting.results import DeviceResults, RunResults, WireResults
 
 
-def record_of(
-    prepared: Prepared,
+def collect_results(
+    prepared: PreparedRun,
     connection: Connection,
-    clockwork: Clockwork,
+    monitor: Monitor,
     *,
     seed: int,
     ledger: Path,
     teacher_file: Path | None,
     started_at: float,
     stopped_at: float,
-) -> Record:
-    """The record of a run whose programs have ended."""
+) -> RunResults:
+    """The results of a run whose programs have ended."""
     contributions, totals = read_contributions(ledger), read_totals(ledger)
-    outboxes = [count for device in clockwork.devices if (count := device.outbox()) is not None]
+    outboxes = [count for device in monitor.devices if (count := device.outbox()) is not None]
     with connection.observer.lock:
-        sightings = connection.observer.sightings
-    return Record(
+        observations = connection.observer.observations
+    return RunResults(
         task=prepared.task.name,
         seed=seed,
         broker=connection.shown,
         held_out_examples=prepared.held_out_examples,
         held_out_persons=prepared.held_out_persons,
-        devices=_devices(prepared, clockwork, sightings),
+        devices=_devices(prepared, monitor, observations),
         started_at=started_at,
         stopped_at=stopped_at,
         versions={moment.version: moment.committed_at for moment in read_versions(ledger)},
-        evaluations=tuple(sightings.evaluations),
+        evaluations=tuple(observations.evaluations),
         contributions=contributions,
-        balance=balance(
+        audit=audit_exactly_once(
             outboxes,
-            {device.name: device.story.refused for device in clockwork.devices},
+            {device.name: device.timeline.refused for device in monitor.devices},
             [(contribution.device, contribution.sequence) for contribution in contributions],
         ),
         duplicates=totals.duplicates,
         refused=totals.refused,
         updates_per_version=prepared.plan.updates_per_version,
         server_rate=prepared.plan.server_rate,
-        baselines=clockwork.baselines,
-        wire=_wire(prepared, sightings),
-        traffic=tuple(clockwork.traffic),
+        baselines=monitor.baselines,
+        wire=_wire(prepared, observations),
+        traffic=tuple(monitor.traffic),
         teacher_bytes=0 if teacher_file is None else teacher_file.stat().st_size,
-        phases=clockwork.seconds_by_stage,
-        seconds=clockwork.seconds,
+        phases=monitor.seconds_by_stage,
+        seconds=monitor.seconds,
     )
 
 
-def _devices(prepared: Prepared, clockwork: Clockwork, sightings: Sightings) -> tuple[DeviceRecord, ...]:
+def _devices(prepared: PreparedRun, monitor: Monitor, observations: Observations) -> tuple[DeviceResults, ...]:
     return tuple(
-        DeviceRecord(
+        DeviceResults(
             name=device.name,
-            title=device.character.title,
+            title=device.profile.title,
             examples=prepared.examples[device.name],
-            duty_cycle=device.character.duty_cycle,
-            story=device.story,
-            bytes_up=device.line.bytes_up,
-            bytes_down=device.line.bytes_down,
-            update_bytes=sightings.by_device[device.name]["update"].size_bytes,
+            duty_cycle=device.profile.duty_cycle,
+            timeline=device.timeline,
+            bytes_up=device.proxy.bytes_up,
+            bytes_down=device.proxy.bytes_down,
+            update_bytes=observations.by_device[device.name]["update"].size_bytes,
         )
-        for device in clockwork.devices
+        for device in monitor.devices
     )
 
 
-def _wire(prepared: Prepared, sightings: Sightings) -> WireRecord:
-    return WireRecord(
-        by_kind=dict(sightings.by_kind),
-        largest_bytes=sightings.largest_bytes,
-        largest_kind=sightings.largest_kind,
-        numbers_max=sightings.numbers_max,
-        foreign_updates=sightings.foreign_updates,
-        unreadable=sightings.unreadable,
+def _wire(prepared: PreparedRun, observations: Observations) -> WireResults:
+    return WireResults(
+        by_kind=dict(observations.by_kind),
+        largest_bytes=observations.largest_bytes,
+        largest_kind=observations.largest_kind,
+        numbers_max=observations.numbers_max,
+        foreign_updates=observations.foreign_updates,
         teacher_parameters=prepared.teacher_parameters,
         student_parameters=prepared.layout.size,
     )

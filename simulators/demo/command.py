@@ -18,7 +18,7 @@ from types import FrameType
 from simulators.demo.settings import LAST_PAGE, REPORT, SUMMARY, DemoSettings
 from simulators.processes.processes import ProcessError, Processes
 from simulators.reporting.live_view import View, make_view
-from simulators.reporting.results import Record, summary
+from simulators.reporting.results import RunResults, summary
 from wire_contract.errors import ContractError
 
 PRELOADED = (
@@ -32,7 +32,7 @@ PRELOADED = (
 """What the programs that learn need; see `fork_server`."""
 
 
-class Unusable(Exception):
+class CannotRun(Exception):
     """Something that the user can mend; one line."""
 
 
@@ -69,23 +69,23 @@ def run(settings: DemoSettings) -> int:
         with interruptible(), make_view(plain=settings.plain) as view, ExitStack() as resources:
             folder = fresh_folder(settings.out)
             processes = resources.enter_context(Processes(folder / "logs", preload=PRELOADED))
-            record = _perform(settings, folder, view, processes, resources, began=began)
+            results = _perform(settings, folder, view, processes, resources, began=began)
     except Interrupted as interruption:
         print(f"demo: stopped by {interruption}; every program of it has ended", file=sys.stderr)
         return 128 + interruption.number
     except ProcessError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except (Unusable, ContractError) as error:
+    except (CannotRun, ContractError) as error:
         print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"demo: {error.filename or settings.out}: {error.strerror or error}", file=sys.stderr)
         return 2
-    record.phases["report"] = time.monotonic() - began - sum(record.phases.values())
-    record.seconds = time.monotonic() - began
-    record.cpu_seconds = cpu_seconds()
-    return conclude(record, settings.out)
+    results.phases["report"] = time.monotonic() - began - sum(results.phases.values())
+    results.seconds = time.monotonic() - began
+    results.cpu_seconds = cpu_seconds()
+    return conclude(results, settings.out)
 
 
 def fresh_folder(out: Path) -> Path:
@@ -105,24 +105,24 @@ def fresh_folder(out: Path) -> Path:
 
 def _perform(
     settings: DemoSettings, folder: Path, view: View, processes: Processes, resources: ExitStack, *, began: float
-) -> Record:
+) -> RunResults:
     """The run, and its report.
 
     Raises:
-        Unusable: of the task, its data or its models.
+        CannotRun: of the task, its data or its models.
     """
     # Not above: this takes as long as the fork server takes, which does the same meanwhile.
     from device_client.model_files import ModelFileError  # noqa: PLC0415
     from device_client.task import TaskError  # noqa: PLC0415
-    from simulators.demo.stages import Stages  # noqa: PLC0415
+    from simulators.demo.run import DemoRun  # noqa: PLC0415
     from simulators.reporting.report import write_report  # noqa: PLC0415
 
     try:
-        record = Stages(settings, folder, view, processes, resources, began=began).run()
+        results = DemoRun(settings, folder, view, processes, resources, began=began).run()
     except (TaskError, ModelFileError) as error:
-        raise Unusable(str(error)) from None
-    write_report(record, settings.out / REPORT)
-    return record
+        raise CannotRun(str(error)) from None
+    write_report(results, settings.out / REPORT)
+    return results
 
 
 def cpu_seconds() -> float:
@@ -130,10 +130,10 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def _compared(record: Record) -> str:
+def _compared(results: RunResults) -> str:
     """To what the accuracy compares, as far as it was measured."""
-    pooled, alone = record.baselines.pooled(), record.baselines.local_mean()
-    measured, devices = len(record.baselines.local), len(record.devices)
+    pooled, alone = results.baselines.pooled(), results.baselines.local_mean()
+    measured, devices = len(results.baselines.local), len(results.devices)
     of = f", mean of {measured} of {devices}" if measured != devices else ""
     return (
         f"pooled data {'missing' if pooled is None else f'{pooled:.1%}'},"
@@ -141,22 +141,22 @@ def _compared(record: Record) -> str:
     )
 
 
-def conclude(record: Record, out: Path) -> int:
+def conclude(results: RunResults, out: Path) -> int:
     """Writes what was measured, says it in a few lines, and whether it is as promised."""
-    facts = summary(record)
+    facts = summary(results)
     (out / SUMMARY).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(
-        f"\naccuracy {facts['accuracy']:.1%} on persons never seen ({_compared(record)})"
-        + (f"\nmissing: {', '.join(record.missing)}; {record.baselines.given_up}" if record.missing else "")
-        + f"\n{facts['versions']} versions; {record.balance}; {facts['duplicates']} duplicates"
+        f"\naccuracy {facts['accuracy']:.1%} on persons never seen ({_compared(results)})"
+        + (f"\nmissing: {', '.join(results.missing)}; {results.baselines.given_up}" if results.missing else "")
+        + f"\n{facts['versions']} versions; {results.audit}; {facts['duplicates']} duplicates"
         f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"
         f"\nreport: {out / REPORT}"
         + (f"\nlast state of the page: {out / LAST_PAGE}" if (out / LAST_PAGE).is_file() else "")
     )
     failures = []
-    if not record.balance.agrees:
-        failures.append(str(record.balance))
-    if not record.wire.is_student_only:
+    if not results.audit.agrees:
+        failures.append(str(results.audit))
+    if not results.wire.is_student_only:
         failures.append("something other than the student may have gone over the wire; see summary.json")
     for failure in failures:
         print(f"demo: {failure}", file=sys.stderr)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from operations.proxy import Target
-from simulators.audit.observer import Observer, Sightings, subscriptions
+from operations.proxy import Upstream
+from simulators.audit.observer import Observations, Observer, subscriptions
 from simulators.demo.settings import DemoSettings
 from simulators.network import embedded_broker
 from simulators.processes.processes import Processes
@@ -20,7 +20,7 @@ CLIENT_PREFIX = "fedkd-demo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wiring:
+class BrokerAccess:
     """What every program of this run is given to reach the broker."""
 
     broker: str
@@ -31,26 +31,30 @@ class Wiring:
     """User name and password; not on the command line, which others can read."""
     tls_flags: tuple[str, ...] = ()
 
-    def arguments(self, name: str, *, task: str, line_port: int | None = None) -> list[str]:
+    def flags(self, name: str, *, task: str, proxy_port: int | None = None) -> list[str]:
         """Flags of a program that speaks to the broker, over its own line where it has one."""
         return [
             *("--task", task, "--root", self.root, "--mqtt", self.protocol, "--client-id", f"{CLIENT_PREFIX}-{name}"),
-            *(["--broker", self.broker, *self.tls_flags] if line_port is None else ["--broker", self.over(line_port)]),
+            *(
+                ["--broker", self.broker, *self.tls_flags]
+                if proxy_port is None
+                else ["--broker", self.url_through(proxy_port)]
+            ),
         ]
 
-    def over(self, line_port: int) -> str:
+    def url_through(self, proxy_port: int) -> str:
         """URL of the broker at the near end of a line, which is never encrypted."""
         scheme, _, rest = self.broker.partition("://")
         path = "/" + rest.partition("/")[2] if "/" in rest else ""
-        return f"{'ws' if scheme.startswith('ws') else 'mqtt'}://127.0.0.1:{line_port}{path}"
+        return f"{'ws' if scheme.startswith('ws') else 'mqtt'}://127.0.0.1:{proxy_port}{path}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """A broker that answered."""
 
-    wiring: Wiring
-    target: Target
+    access: BrokerAccess
+    upstream: Upstream
     """Where the devices' lines lead."""
     observer: Observer
     shown: str
@@ -59,7 +63,7 @@ class Connection:
 
 def connect(
     settings: DemoSettings,
-    broker: embedded_broker.Launched | None,
+    broker: embedded_broker.StartedBroker | None,
     *,
     task: str,
     student: Layout,
@@ -86,21 +90,21 @@ def connect(
     mqtt = settings.model_copy(update={"root": root}).mqtt_settings(  # or two demos at one broker would be one client
         client_id=f"{CLIENT_PREFIX}-observer", subscriptions=subscriptions(root=root, task=task)
     )
-    observer = Observer(MqttLink(mqtt), Sightings(root=root, student=student))
+    observer = Observer(MqttLink(mqtt), Observations(root=root, student=student))
     try:
         observer.await_connection(seconds_max)
     except BaseException:
         observer.close()
         raise
     return Connection(
-        wiring=_wiring(settings, mqtt, root),
-        target=Target(host=mqtt.host, port=mqtt.port, tls=mqtt.tls_context()),
+        access=_broker_access(settings, mqtt, root),
+        upstream=Upstream(host=mqtt.host, port=mqtt.port, tls=mqtt.tls_context()),
         observer=observer,
         shown="amqtt, embedded" if broker is not None else mqtt.address,
     )
 
 
-def _wiring(settings: DemoSettings, mqtt: MqttSettings, root: str) -> Wiring:
+def _broker_access(settings: DemoSettings, mqtt: MqttSettings, root: str) -> BrokerAccess:
     scheme, _, rest = settings.broker.partition("://")
     named = {
         "FEDKD_USERNAME": mqtt.username,
@@ -108,7 +112,7 @@ def _wiring(settings: DemoSettings, mqtt: MqttSettings, root: str) -> Wiring:
         "FEDKD_RECONNECT_SPREAD_SECONDS": "1",  # so few devices need not be spread
     }
     files = {"--tls-ca": settings.tls_ca, "--tls-certificate": settings.tls_certificate, "--tls-key": settings.tls_key}
-    return Wiring(
+    return BrokerAccess(
         broker=f"{scheme}://{rest.rpartition('@')[2]}",
         root=root,
         protocol=settings.mqtt,

@@ -1,4 +1,4 @@
-"""The devices of the demo: one real client process each, with its own line to the broker, folder and character."""
+"""The devices of the demo: one real client process each, with its own line to the broker, folder and profile."""
 
 import json
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from operations.proxy import Line
-from simulators.audit.exactly_once import OutboxCount, read_outbox
-from simulators.demo.connection import Wiring
-from simulators.demo.plan import Absence, Character
+from operations.proxy import Proxy
+from simulators.audit.exactly_once import OutboxState, read_outbox
+from simulators.demo.connection import BrokerAccess
+from simulators.demo.plan import DeviceProfile, Outage
 from simulators.processes.processes import Child, Processes
-from simulators.reporting.device_timeline import EventLines, Story
+from simulators.reporting.device_timeline import DeviceTimeline, EventReader
 from wire_contract.files.atomic_write import write_atomically
 
 OUTBOX_NAME = "outbox.sqlite"
@@ -27,9 +27,9 @@ class Device:
     """One person's device."""
 
     name: str
-    character: Character
-    wiring: Wiring
-    line: Line
+    profile: DeviceProfile
+    access: BrokerAccess
+    proxy: Proxy
     """Its own way to the broker."""
     task: str
     data_flags: Sequence[str]
@@ -42,15 +42,15 @@ class Device:
     processes: Processes
     clock: Callable[[], float] = time.time
     child: Child | None = None
-    lines: EventLines | None = None
-    story: Story = field(init=False)
+    events: EventReader | None = None
+    timeline: DeviceTimeline = field(init=False)
     _killed_at: float = 0.0
-    _begun: set[Absence] = field(default_factory=set)
-    _ended: set[Absence] = field(default_factory=set)
+    _begun: set[Outage] = field(default_factory=set)
+    _ended: set[Outage] = field(default_factory=set)
     _charging: bool = True
 
     def __post_init__(self) -> None:
-        self.story = Story(device=self.name)
+        self.timeline = DeviceTimeline(device=self.name)
 
     def start(self) -> None:
         """Starts the client; after a kill it finds its state again."""
@@ -59,53 +59,53 @@ class Device:
             self._write_probe(battery=_BATTERY_FULL)
         arguments = [
             *("-m", "device_client", "run"),
-            *self.wiring.arguments(self.name, task=self.task, line_port=self.line.port),
+            *self.access.flags(self.name, task=self.task, proxy_port=self.proxy.port),
             *self.data_flags,
             *("--device", self.name),
             *("--state", str(self.folder / "state")),
             *([] if self.teacher is None else ["--teacher", str(self.teacher)]),
             *("--seed", str(self.seed), "--schedule-versions", str(self.schedule_versions)),
-            *("--duty-cycle", str(self.character.duty_cycle)),
+            *("--duty-cycle", str(self.profile.duty_cycle)),
             *("--simulated-state", str(self._probe)),
             # The switch with which the demo ends training everywhere, while uploads go on.
             *("--train-battery-percent-min", str(_BATTERY_MIN)),
             # Work that is done offline goes on, and a lost message costs seconds of the demo, not half a minute.
             *("--retrain-after-seconds", str(_RETRAIN_SECONDS)),
             *("--receipt-timeout-seconds", str(_RECEIPT_SECONDS), "--resend-delay-max-seconds", "5"),
-            *(["--upload-charging"] if self.character.has_upload_policy else []),
+            *(["--upload-charging"] if self.profile.has_upload_policy else []),
             *("--log-format", "json"),
         ]
         self.child = self.processes.start(
-            self.name, arguments, environment=self.wiring.environment, events=True, forked=True
+            self.name, arguments, environment=self.access.environment, events=True, forked=True
         )
-        if self.lines is None:
-            self.lines = EventLines(self.child.out)
+        if self.events is None:
+            self.events = EventReader(self.child.out)
 
     def look(self) -> None:
         """Takes in the event lines that have come."""
-        if self.lines is not None:
-            for event in self.lines.new():
-                self.story.take(event)
+        if self.events is not None:
+            for event in self.events.new():
+                self.timeline.take(event)
 
     def follow(self, progress: float) -> None:
-        """Begins and ends the absences that are due at this share of the run."""
-        for absence in self.character.absences:
-            if absence not in self._begun and progress >= absence.begin and self._may_begin(absence):
-                self._begun.add(absence)
-                self._begin(absence)
-            elif absence in self._begun - self._ended and progress >= absence.end and self._may_end(absence):
-                self._end(absence)
+        """Begins and ends the outages that are due at this share of the run."""
+        for outage in self.profile.outages:
+            if outage not in self._begun and progress >= outage.begin and self._may_begin(outage):
+                self._begun.add(outage)
+                self._begin(outage)
+            elif outage in self._begun - self._ended and progress >= outage.end and self._may_end(outage):
+                self._end(outage)
 
     def come_back(self) -> None:
         """Ends whatever keeps the device away, at once."""
-        for absence in self._begun - self._ended:
-            self._end(absence)
+        for outage in self._begun - self._ended:
+            self._end(outage)
 
     def stop_training(self) -> None:
         """What is in the outbox still goes out. The device notices within a second, and says so."""
         self._write_probe(battery=_BATTERY_LOW)
 
-    def outbox(self) -> OutboxCount | None:
+    def outbox(self) -> OutboxState | None:
         return read_outbox(self.folder / "state" / OUTBOX_NAME, device=self.name)
 
     @property
@@ -114,17 +114,17 @@ class Device:
         count = self.outbox()
         return count is not None and not count.waiting
 
-    def _may_begin(self, absence: Absence) -> bool:
+    def _may_begin(self, outage: Outage) -> bool:
         # A kill in the middle of a training shows the most.
-        return self.story.is_training if absence.kind == "killed" else self.story.made > 0
+        return self.timeline.is_training if outage.kind == "killed" else self.timeline.made > 0
 
-    def _may_end(self, absence: Absence) -> bool:
-        return absence.kind != "killed" or self.clock() - self._killed_at >= _RESTART_SECONDS_MIN
+    def _may_end(self, outage: Outage) -> bool:
+        return outage.kind != "killed" or self.clock() - self._killed_at >= _RESTART_SECONDS_MIN
 
-    def _begin(self, absence: Absence) -> None:
-        match absence.kind:
+    def _begin(self, outage: Outage) -> None:
+        match outage.kind:
             case "offline":
-                self.line.cut()
+                self.proxy.cut()
             case "killed":
                 assert self.child is not None
                 self.processes.kill(self.child)
@@ -132,14 +132,14 @@ class Device:
             case "held":
                 self._charging = False
                 self._write_probe(battery=_BATTERY_FULL)
-        self.story.trouble(absence.kind, self.clock())
+        self.timeline.begin_outage(outage.kind, self.clock())
 
-    def _end(self, absence: Absence) -> None:
-        self._ended.add(absence)
-        self.story.over(absence.kind, self.clock())
-        match absence.kind:
+    def _end(self, outage: Outage) -> None:
+        self._ended.add(outage)
+        self.timeline.end_outage(outage.kind, self.clock())
+        match outage.kind:
             case "offline":
-                self.line.mend()
+                self.proxy.restore()
             case "killed":
                 self.start()
             case "held":

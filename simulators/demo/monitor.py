@@ -5,32 +5,32 @@ from collections.abc import Callable
 
 from simulators.audit.observer import Observer
 from simulators.demo.devices import Device
-from simulators.demo.take_snapshot import scene_of
+from simulators.demo.take_snapshot import take_snapshot
 from simulators.processes.processes import ProcessError, Processes
-from simulators.reporting.baselines import Baselines
-from simulators.reporting.device_timeline import EventLines, State
+from simulators.reporting.baselines import BaselineResults
+from simulators.reporting.device_timeline import EventReader, State
 from simulators.reporting.live_view import View
 from simulators.reporting.results import TrafficSample
 
 TICK_SECONDS = 0.1
 TRAFFIC_SECONDS = 0.5
 """Between two readings of the devices' lines."""
-TOLD_STATES: dict[State, str] = {
+ANNOUNCED_STATES: dict[State, str] = {
     "offline": "has lost its connection",
     "killed": "is killed (SIGKILL)",
     "held": "may not upload until it charges",
 }
 
 
-class Clockwork:
+class Monitor:
     """Turns while stages wait. What there is to look at is hung into it as it comes to be."""
 
     def __init__(self, view: View, processes: Processes, *, began: float) -> None:
         """`began`: when the run did, on the monotonic clock."""
         self.devices: list[Device] = []
         self.observer: Observer | None = None
-        self.baselines = Baselines(epochs=0)
-        self.baseline_lines: list[EventLines] = []
+        self.baselines = BaselineResults(epochs=0)
+        self.baseline_lines: list[EventReader] = []
         self.traffic: list[TrafficSample] = []
         self.versions_planned: int | None = None
         """None until the pace of this machine has been measured."""
@@ -41,7 +41,7 @@ class Clockwork:
         self._processes = processes
         self._began = self._stage_began = began
         self._stage = "data and broker"
-        self._told: dict[str, State] = {}
+        self._announced: dict[str, State] = {}
 
     @property
     def seconds(self) -> float:
@@ -51,7 +51,7 @@ class Clockwork:
     @property
     def version(self) -> int:
         """The newest that was published; -1 before the first."""
-        return self.observer.sightings.version if self.observer is not None else -1
+        return self.observer.observations.version if self.observer is not None else -1
 
     def begin(self, stage: str) -> None:
         """Ends the stage before."""
@@ -87,7 +87,7 @@ class Clockwork:
         """
         for device in self.devices:
             device.look()
-            self._tell_of(device)
+            self._announce_changes(device)
         self._read_traffic()
         for lines in self.baseline_lines:
             for event in lines.new():
@@ -100,21 +100,21 @@ class Clockwork:
     def _read_traffic(self) -> None:
         now = time.time()
         if self.devices and (not self.traffic or now >= self.traffic[-1].at + TRAFFIC_SECONDS):
-            lines = [device.line for device in self.devices]
-            up, down = sum(line.bytes_up for line in lines), sum(line.bytes_down for line in lines)
+            proxies = [device.proxy for device in self.devices]
+            up, down = sum(proxy.bytes_up for proxy in proxies), sum(proxy.bytes_down for proxy in proxies)
             self.traffic.append(TrafficSample(now, up, down))
 
-    def tell(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         self._view.news(self.seconds, text)
 
     def _show(self) -> None:
-        def scene_with(observer: Observer | None) -> None:
+        def show_with(observer: Observer | None) -> None:
             self._view.show(
-                scene_of(
+                take_snapshot(
                     self._stage,
                     seconds=self.seconds,
                     versions_planned=self.versions_planned,
-                    sightings=None if observer is None else observer.sightings,
+                    observations=None if observer is None else observer.observations,
                     devices=self.devices,
                     baselines=self.baselines,
                     page_url=self.page_url,
@@ -122,16 +122,16 @@ class Clockwork:
             )
 
         if self.observer is None:
-            scene_with(None)
+            show_with(None)
         else:
             with self.observer.lock:
-                scene_with(self.observer)
+                show_with(self.observer)
 
-    def _tell_of(self, device: Device) -> None:
-        state, before = device.story.state, self._told.get(device.name)
-        if state in TOLD_STATES and before != state:
-            self._told[device.name] = state
-            self.tell(f"{device.name} {TOLD_STATES[state]}")
-        elif before is not None and state not in TOLD_STATES and device.story.is_connected:
-            del self._told[device.name]
-            self.tell(f"{device.name} is back")
+    def _announce_changes(self, device: Device) -> None:
+        state, before = device.timeline.state, self._announced.get(device.name)
+        if state in ANNOUNCED_STATES and before != state:
+            self._announced[device.name] = state
+            self.announce(f"{device.name} {ANNOUNCED_STATES[state]}")
+        elif before is not None and state not in ANNOUNCED_STATES and device.timeline.is_connected:
+            del self._announced[device.name]
+            self.announce(f"{device.name} is back")

@@ -7,11 +7,11 @@ from operations.watch.last_state import saved
 from operations.watch.server import PageServer
 from operations.watch.settings import PORT, PageConfig
 from simulators.demo.settings import REPORT, DemoSettings
-from simulators.network.embedded_broker import Launched, websocket_url
+from simulators.network.embedded_broker import StartedBroker, websocket_url
 from wire_contract.program.command_settings import UsageError
 
 
-def serve(settings: DemoSettings, broker: Launched | None, *, root: str, task: str) -> PageServer | None:
+def serve(settings: DemoSettings, broker: StartedBroker | None, *, root: str, task: str) -> PageServer | None:
     """The page, on its usual port or any other; None when it is not wanted or cannot be."""
     config = _config(settings, broker, root=root, task=task)
     if config is None:
@@ -37,7 +37,7 @@ def end(page: PageServer, messages: Mapping[str, bytes], *, at: float, path: Pat
     path.write_text(saved(page.config), encoding="utf-8")
 
 
-def _config(settings: DemoSettings, broker: Launched | None, *, root: str, task: str) -> PageConfig | None:
+def _config(settings: DemoSettings, broker: StartedBroker | None, *, root: str, task: str) -> PageConfig | None:
     if not settings.page:
         return None
     report = str(settings.out / REPORT)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from aggregator.merging.staleness import SampleWeight
-from simulators.reporting.device_timeline import Trouble
+from simulators.reporting.device_timeline import OutageKind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DemoPlan:
     """How the federation of the demo runs."""
 
     updates_per_version: int
@@ -62,55 +62,57 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Absence:
+class Outage:
     """Something that keeps a device away, from one share of the run to another, 0 to 1."""
 
-    kind: Trouble
+    kind: OutageKind
     begin: float
     end: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Character:
+class DeviceProfile:
     """What one device is like."""
 
     title: str
     """A few words for a table."""
     duty_cycle: float
     """Share of the time that it computes; a round costs about 0.1 s of computing here."""
-    absences: tuple[Absence, ...] = ()
+    outages: tuple[Outage, ...] = ()
 
     @property
     def has_upload_policy(self) -> bool:
-        return any(absence.kind == "held" for absence in self.absences)
+        return any(outage.kind == "held" for outage in self.outages)
 
 
 FAST, USUAL, SLOW = 1.0, 0.6, 0.1
 """Slow is ten times slower than fast."""
 
-CHARACTERS: Sequence[Character] = (
-    Character(title="10 times slower", duty_cycle=SLOW),
-    Character(title="killed and restarted", duty_cycle=USUAL, absences=(Absence(kind="killed", begin=0.30, end=0.38),)),
-    Character(
+PROFILES: Sequence[DeviceProfile] = (
+    DeviceProfile(title="10 times slower", duty_cycle=SLOW),
+    DeviceProfile(
+        title="killed and restarted", duty_cycle=USUAL, outages=(Outage(kind="killed", begin=0.30, end=0.38),)
+    ),
+    DeviceProfile(
         title="held until it charges",
         duty_cycle=USUAL,
-        absences=(Absence(kind="held", begin=0.42, end=0.58),),
+        outages=(Outage(kind="held", begin=0.42, end=0.58),),
     ),
-    Character(title="fast", duty_cycle=FAST),
-    Character(
+    DeviceProfile(title="fast", duty_cycle=FAST),
+    DeviceProfile(
         title="offline once, then stale",
         duty_cycle=USUAL,
-        absences=(Absence(kind="offline", begin=0.08, end=0.26),),
+        outages=(Outage(kind="offline", begin=0.08, end=0.26),),
     ),
-    Character(
+    DeviceProfile(
         title="offline twice",
         duty_cycle=FAST,
-        absences=(Absence(kind="offline", begin=0.62, end=0.76), Absence(kind="offline", begin=0.84, end=0.94)),
+        outages=(Outage(kind="offline", begin=0.62, end=0.76), Outage(kind="offline", begin=0.84, end=0.94)),
     ),
 )
 """One after the other to the devices of a task, and again from the first. At most one is away at a time."""
 
 
-def characters(devices: Sequence[str]) -> dict[str, Character]:
+def assign_profiles(devices: Sequence[str]) -> dict[str, DeviceProfile]:
     """Who is like what."""
-    return {device: CHARACTERS[number % len(CHARACTERS)] for number, device in enumerate(devices)}
+    return {device: PROFILES[number % len(PROFILES)] for number, device in enumerate(devices)}

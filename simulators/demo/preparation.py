@@ -11,18 +11,18 @@ from device_client.task import Task, TaskError
 from device_client.tasks.loading import BUILT_IN, load_task
 from simulators.demo.baselines import budget_epochs
 from simulators.demo.calibration import cores, versions_within
-from simulators.demo.plan import Character, Plan, characters
+from simulators.demo.plan import DemoPlan, DeviceProfile, assign_profiles
 from simulators.demo.settings import DemoSettings
 from wire_contract.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedRun:
     """Fixed for the run."""
 
     task: Task
-    plan: Plan
-    characters: Mapping[str, Character]
+    plan: DemoPlan
+    profiles: Mapping[str, DeviceProfile]
     """By device."""
     examples: Mapping[str, int]
     """By device."""
@@ -33,7 +33,7 @@ class Prepared:
     teacher_parameters: int
     initial_model: Path
     versions: int
-    """Planned; see `paced`."""
+    """Planned; see `fitted_to`."""
     fleet_seconds_max: float
 
     @property
@@ -43,10 +43,10 @@ class Prepared:
             versions=self.versions,
             updates_per_version=self.plan.updates_per_version,
             epochs=self.task.recipe.epochs,
-            devices=len(self.characters),
+            devices=len(self.profiles),
         )
 
-    def paced(self, epoch_seconds: float) -> "Prepared":
+    def fitted_to(self, epoch_seconds: float) -> "PreparedRun":
         """With as many versions as there is time for, where an epoch of one device costs so much."""
         versions = versions_within(
             self.fleet_seconds_max,
@@ -58,7 +58,7 @@ class Prepared:
         return replace(self, versions=versions)
 
 
-def prepare(settings: DemoSettings, folder: Path) -> Prepared:
+def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
     """Reads the data (fetches it first where it is not there) and writes the first model to `folder`.
 
     Raises:
@@ -75,14 +75,14 @@ def prepare(settings: DemoSettings, folder: Path) -> Prepared:
     initial_model = folder / "initial.safetensors"
     weights = vector_of(student, layout)
     write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
-    plan = Plan.of(len(names), quick=settings.quick)
+    plan = DemoPlan.of(len(names), quick=settings.quick)
     if settings.baselines_seconds is not None:
         plan = replace(plan, baselines_seconds_max=settings.baselines_seconds)
     teacher = task.teacher() if task.teacher is not None else None
-    return Prepared(
+    return PreparedRun(
         task=task,
         plan=plan,
-        characters=characters(names),
+        profiles=assign_profiles(names),
         examples={name: len(task.examples_of(name)) for name in names},
         held_out_examples=len(held_out),
         held_out_persons=0 if held_out.persons is None else len(set(held_out.persons.tolist())),

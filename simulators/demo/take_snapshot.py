@@ -3,35 +3,35 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from simulators.audit.observer import Sightings
+from simulators.audit.observer import Observations
 from simulators.demo.devices import Device
-from simulators.reporting.baselines import Baselines
-from simulators.reporting.snapshot import DeviceRow, Scene
+from simulators.reporting.baselines import BaselineResults
+from simulators.reporting.snapshot import DeviceRow, Snapshot
 
 
-def scene_of(
+def take_snapshot(
     stage: str,
     *,
     seconds: float,
     versions_planned: int | None,
-    sightings: Sightings | None,
+    observations: Observations | None,
     devices: Sequence[Device],
-    baselines: Baselines,
+    baselines: BaselineResults,
     page_url: str = "",
-) -> Scene:
+) -> Snapshot:
     """One moment. The caller holds the observer's lock."""
-    staleness = [value for device in devices for value in device.story.staleness]
-    evaluated = [] if sightings is None else sorted(sightings.evaluations, key=lambda told: told.version)
-    return Scene(
+    staleness = [value for device in devices for value in device.timeline.staleness]
+    evaluated = [] if observations is None else sorted(observations.evaluations, key=lambda told: told.version)
+    return Snapshot(
         stage=stage,
         seconds=seconds,
-        version=-1 if sightings is None else sightings.version,
+        version=-1 if observations is None else observations.version,
         versions_planned=versions_planned,
         accuracies=[told.metrics["accuracy"] for told in evaluated],
         accuracy_version=evaluated[-1].version if evaluated else None,
         merged=len(staleness),
-        duplicates=sum(device.story.duplicates for device in devices),
-        refused=sum(len(device.story.refused) for device in devices),
+        duplicates=sum(device.timeline.duplicates for device in devices),
+        refused=sum(len(device.timeline.refused) for device in devices),
         staleness_mean=fmean(staleness) if staleness else None,
         devices=[_row(device) for device in devices],
         notes=_notes(baselines),
@@ -40,31 +40,31 @@ def scene_of(
 
 
 def _row(device: Device) -> DeviceRow:
-    story = device.story
-    waiting = max(0, story.made - story.settled)
+    timeline = device.timeline
+    waiting = max(0, timeline.made - timeline.settled)
     detail = ""
-    match story.state:
+    match timeline.state:
         case "held":
-            detail = f" ({story.held_reason})"
+            detail = f" ({timeline.held_reason})"
         case "offline" | "killed" if waiting:
             detail = f" ({waiting} kept)"
         case _:
             pass
     return DeviceRow(
         name=device.name,
-        title=device.character.title,
-        state=story.state,
+        title=device.profile.title,
+        state=timeline.state,
         detail=detail,
-        base_version=story.base_version,
-        staleness_last=story.staleness[-1] if story.staleness else None,
+        base_version=timeline.base_version,
+        staleness_last=timeline.staleness[-1] if timeline.staleness else None,
         waiting=waiting,
-        merged=story.merged,
-        bytes_up=device.line.bytes_up,
-        bytes_down=device.line.bytes_down,
+        merged=timeline.merged,
+        bytes_up=device.proxy.bytes_up,
+        bytes_down=device.proxy.bytes_down,
     )
 
 
-def _notes(baselines: Baselines) -> tuple[str, ...]:
+def _notes(baselines: BaselineResults) -> tuple[str, ...]:
     notes = []
     if (pooled := baselines.pooled()) is not None:
         notes.append(f"pooled data {pooled:.1%}")

@@ -23,7 +23,7 @@ class Subscriptions(dict[str, list[tuple[Any, int]]]):
         return list(super().items())
 
 
-class MendedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
+class PatchedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
     """See the module."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -40,7 +40,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launched:
+class StartedBroker:
     """One that is coming up."""
 
     child: Child
@@ -68,7 +68,7 @@ class BrokerSettings(CommandSettings):
     )
 
 
-def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> Launched:
+def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> StartedBroker:
     """Starts one as a process; its files go to `folder`. It takes a second to listen, see `await_url`.
 
     With `websocket` browsers can reach it, too, see `websocket_url`.
@@ -81,10 +81,10 @@ def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> La
     arguments = ["--port", "0", "--password-file", str(password_file), "--port-file", str(port_file)]
     arguments += ["--websocket-port", "0"] if websocket else []
     child = processes.start("broker", ["-m", "simulators", "broker", *arguments])
-    return Launched(child=child, port_file=port_file, credentials=credentials, since=time.monotonic())
+    return StartedBroker(child=child, port_file=port_file, credentials=credentials, since=time.monotonic())
 
 
-def await_url(broker: Launched, processes: Processes) -> str:
+def await_url(broker: StartedBroker, processes: Processes) -> str:
     """Its URL, as soon as it listens.
 
     Raises:
@@ -98,13 +98,13 @@ def await_url(broker: Launched, processes: Processes) -> str:
     raise ProcessError(f"the embedded broker does not come up within {START_SECONDS_MAX:g} s; see {broker.child.log}")
 
 
-def websocket_url(broker: Launched) -> str | None:
+def websocket_url(broker: StartedBroker) -> str | None:
     """For browsers, once `await_url` has returned; None when it does not listen for them."""
     ports = _ports(broker)
     return f"ws://{HOST}:{ports[1]}/mqtt" if len(ports) > 1 else None
 
 
-def _ports(broker: Launched) -> list[int]:
+def _ports(broker: StartedBroker) -> list[int]:
     """Raises ValueError or OSError while there are none."""
     first, *more = broker.port_file.read_text().split() or [""]
     return [int(first), *map(int, more)]
@@ -157,9 +157,9 @@ def _check_port(port: int) -> None:
 async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentials | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
-        from simulators.network.amqtt_fixes import MendedBroker  # noqa: PLC0415 — takes a second, only needed here
+        from simulators.network.amqtt_fixes import PatchedBroker  # noqa: PLC0415 — takes a second, only needed here
 
-        broker = MendedBroker(_configuration(settings, password_file))
+        broker = PatchedBroker(_configuration(settings, password_file))
         await broker.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,13 +170,13 @@ async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentia
     if settings.port_file is not None:
         write_atomically(settings.port_file, "\n".join(map(str, ports)).encode(), sync="nothing")
     if shown is not None:
-        print("\n".join(_told(ports, shown)), flush=True)
+        print("\n".join(_instructions(ports, shown)), flush=True)
     await stop.wait()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(broker.shutdown(), 3.0)
 
 
-def _told(ports: list[int], credentials: Credentials) -> list[str]:
+def _instructions(ports: list[int], credentials: Credentials) -> list[str]:
     """For whoever started it by hand."""
     user = f"{quote(credentials.username, safe='')}:{quote(credentials.password, safe='')}"
     lines = ["The broker listens on this machine; Ctrl-C ends it, and what it holds is lost. For the other programs:"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulators.processes.fork_server import MESSAGE_BYTES_MAX
-from simulators.processes.signals import interruptions_deferred
+from simulators.processes.signals import signals_deferred
 
 READY_SECONDS_MAX = 300.0
 """It imports torch, on a machine that may be slow and busy; its death is seen at once."""
@@ -26,7 +26,7 @@ class ForkServerError(Exception):
     """It ended, or does not answer."""
 
 
-class Forked:
+class ForkedProcess:
     """One forked program; of `subprocess.Popen` what is needed here."""
 
     def __init__(self, server: "ForkServer", *, pid: int, descriptor: int) -> None:
@@ -100,8 +100,8 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        self._running: dict[int, Forked] = {}
-        self._started: Callable[[Forked], object] = lambda _forked: None
+        self._running: dict[int, ForkedProcess] = {}
+        self._started: Callable[[ForkedProcess], object] = lambda _forked: None
         self._is_ready = False
 
     def await_ready(self) -> None:
@@ -116,7 +116,7 @@ class ForkServer:
 
     def start(
         self, name: str, arguments: Sequence[str], *, environment: Mapping[str, str], out: str, log: str
-    ) -> Forked:
+    ) -> ForkedProcess:
         """`python ARGUMENTS…`, where the first is `-m`.
 
         Args:
@@ -131,7 +131,7 @@ class ForkServer:
         """
         self.await_ready()
         self._ask(name=name, out=out, log=log, arguments=arguments, environment=dict(environment))
-        started: list[Forked] = []
+        started: list[ForkedProcess] = []
         self._started = started.append
         self._listen_until(lambda: bool(started))
         return started[0]
@@ -139,7 +139,7 @@ class ForkServer:
     def listen(self, timeout_seconds: float | None) -> None:
         """Takes what the server tells; waits so long at most for the first word (None: for ever)."""
         while select.select([self._socket], [], [], timeout_seconds)[0]:
-            with interruptions_deferred():  # or a word that was just read would be lost
+            with signals_deferred():  # or a word that was just read would be lost
                 try:
                     message, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES_MAX, 1)
                 except ConnectionError:
@@ -181,7 +181,7 @@ class ForkServer:
             case {"ready": True}:
                 self._is_ready = True
             case {"pid": pid}:
-                forked = Forked(self, pid=pid, descriptor=descriptors[0])
+                forked = ForkedProcess(self, pid=pid, descriptor=descriptors[0])
                 self._running[pid] = forked
                 self._started(forked)
             case {"ended": pid, "code": code}:

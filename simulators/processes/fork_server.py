@@ -95,7 +95,7 @@ def serve(requests: socket.socket, folder: Path) -> None:
             if "call" in asked:
                 _call(asked["call"], asked["arguments"])
                 continue
-            program = forking.Process(target=_become, args=(asked, folder, (requests.fileno(), *running)))
+            program = forking.Process(target=_run_forked, args=(asked, folder, (requests.fileno(), *running)))
             program.start()
             assert program.pid is not None
             descriptor = os.pidfd_open(program.pid)
@@ -120,7 +120,7 @@ def _end_all(programs: Iterable[BaseProcess]) -> None:
     orphan_guard.end({program.pid for program in programs if program.pid is not None})
 
 
-def _become(request: dict[str, Any], folder: Path, inherited: Sequence[int]) -> None:
+def _run_forked(request: dict[str, Any], folder: Path, inherited: Sequence[int]) -> None:
     """In the fork: makes it a process of its own, and does what its command line says."""
     os.setsid()
     for descriptor in inherited:

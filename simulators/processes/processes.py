@@ -17,7 +17,7 @@ from typing import Protocol, Self
 
 from simulators.processes import fork_server, orphan_guard
 from simulators.processes.fork_client import ForkServer, ForkServerError
-from simulators.processes.signals import interruptions_deferred
+from simulators.processes.signals import signals_deferred
 
 STOP_SECONDS_MAX = 8.0
 LAST_LINES = 12
@@ -66,9 +66,9 @@ class Child:
     """Its standard output."""
     log: Path
     """Its standard error; may be the same file."""
-    lasting: bool = True
+    long_running: bool = True
     """It is meant to go on until it is stopped."""
-    needed: bool = True
+    required: bool = True
     """The run is worth nothing without it."""
     stopping: bool = False
 
@@ -103,7 +103,7 @@ class Processes:
             self._forks = ForkServer(folder, preload, child_environment(os.environ))
         # -I -S: it needs nothing of ours, and is up in 20 ms.
         command = [sys.executable, "-I", "-S", orphan_guard.__file__]
-        self._leash = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._orphan_guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +117,8 @@ class Processes:
         arguments: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
-        lasting: bool = True,
-        needed: bool = True,
+        long_running: bool = True,
+        required: bool = True,
         events: bool = False,
         forked: bool = False,
     ) -> Child:
@@ -128,8 +128,8 @@ class Processes:
             name: of the program, and of the files that take its output.
             arguments: of the interpreter; of a forked program the first is `-m`.
             environment: besides our own.
-            lasting: it is meant to go on until it is stopped.
-            needed: its failure ends the run (see `check`); else whoever started it looks how it ended.
+            long_running: it is meant to go on until it is stopped.
+            required: its failure ends the run (see `check`); else whoever started it looks how it ended.
             events: standard output goes to a file of its own, NAME.events.
             forked: from the fork server, where there is one.
 
@@ -139,9 +139,9 @@ class Processes:
         if forked and self._forks is not None:
             with self._fork_errors():
                 self._forks.await_ready()  # here, where an interruption comes through
-        with interruptions_deferred():  # or one that was just started would be known to nobody
+        with signals_deferred():  # or one that was just started would be known to nobody
             child = self._start(name, arguments, environment or {}, events=events, forked=forked)
-        child.lasting, child.needed = lasting, needed
+        child.long_running, child.required = long_running, required
         return child
 
     def _start(
@@ -161,7 +161,7 @@ class Processes:
                 process = self._forks.start(name, arguments, environment=environment, out=out.name, log=log.name)
         else:
             process = self._execute(arguments, environment, out, log)
-        self._tell_leash("+", process.pid)
+        self._tell_orphan_guard("+", process.pid)
         child = Child(name, process, out, log)
         self._children.append(child)
         return child
@@ -202,7 +202,7 @@ class Processes:
             raise ChildDied("fork server", code=code, last_lines=last_lines(self._forks.log))
         for child in self._children:
             code = child.process.poll()
-            if code is not None and child.needed and not child.stopping and (child.lasting or code != 0):
+            if code is not None and child.required and not child.stopping and (child.long_running or code != 0):
                 raise ChildDied(child.name, code=code, last_lines=child.last_lines())
 
     def stop(self, *children: Child, patience_seconds: float = STOP_SECONDS_MAX) -> None:
@@ -232,21 +232,21 @@ class Processes:
         self.stop(*self._children, patience_seconds=3.0)
         if self._forks is not None:
             self._forks.close()
-        if self._leash.stdin is not None:
+        if self._orphan_guard.stdin is not None:
             with contextlib.suppress(OSError):
-                self._leash.stdin.close()
-        self._leash.wait()
+                self._orphan_guard.stdin.close()
+        self._orphan_guard.wait()
 
     def _forget(self, child: Child) -> None:
         if child in self._children:
             self._children.remove(child)
-            self._tell_leash("-", child.process.pid)
+            self._tell_orphan_guard("-", child.process.pid)
 
-    def _tell_leash(self, sign: str, pid: int) -> None:
-        assert self._leash.stdin is not None
+    def _tell_orphan_guard(self, sign: str, pid: int) -> None:
+        assert self._orphan_guard.stdin is not None
         with contextlib.suppress(OSError):  # a leash that somebody ended is not worth the run
-            self._leash.stdin.write(f"{sign}{pid}\n".encode())
-            self._leash.stdin.flush()
+            self._orphan_guard.stdin.write(f"{sign}{pid}\n".encode())
+            self._orphan_guard.stdin.flush()
 
 
 def child_environment(own: Mapping[str, str]) -> dict[str, str]:

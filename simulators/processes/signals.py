@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interruptions_deferred() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """SIGINT and SIGTERM wait until the end. Not blocked, since programs started meanwhile would inherit that."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(kw_only=True)
-class Baselines:
+class BaselineResults:
     """What was measured so far; a slow machine may never get to all of it."""
 
     epochs: int

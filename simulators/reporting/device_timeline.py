@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["starting", "training", "waiting", "sending", "held", "offline", "killed", "done"]
-Trouble = Literal["offline", "killed", "held"]
+OutageKind = Literal["offline", "killed", "held"]
 SpanKind = Literal["training", "offline", "killed", "held"]
 
 
@@ -26,7 +26,7 @@ class Span:
 
 
 @dataclass(kw_only=True)
-class Story:
+class DeviceTimeline:
     """One device so far."""
 
     device: str
@@ -54,9 +54,9 @@ class Story:
     @property
     def state(self) -> State:
         """What somebody who looks on should see."""
-        for trouble in ("killed", "offline"):
-            if self._open(trouble) is not None:
-                return trouble
+        for kind in ("killed", "offline"):
+            if self._open(kind) is not None:
+                return kind
         if self.is_done:
             return "done"
         if self.held_reason and self.made > self.settled:
@@ -72,7 +72,7 @@ class Story:
         """Updates whose fate the device knows."""
         return self.merged + self.duplicates + len(self.refused)
 
-    def trouble(self, kind: Trouble, at: float) -> None:
+    def begin_outage(self, kind: OutageKind, at: float) -> None:
         """Something begins that the device cannot tell itself."""
         if kind == "killed":
             self.end_span("training", at)
@@ -80,7 +80,7 @@ class Story:
         if self._open(kind) is None:
             self.spans.append(Span(kind=kind, start=at))
 
-    def over(self, kind: Trouble, at: float) -> None:
+    def end_outage(self, kind: OutageKind, at: float) -> None:
         self.end_span(kind, at)
 
     def take(self, event: Mapping[str, Any]) -> None:
@@ -110,71 +110,71 @@ class Story:
             span.stop = max(at, span.start)
 
 
-def _started(story: Story, _event: Mapping[str, Any], _at: float) -> None:
-    story.starts += 1
+def _started(timeline: DeviceTimeline, _event: Mapping[str, Any], _at: float) -> None:
+    timeline.starts += 1
 
 
-def _connected(story: Story, _event: Mapping[str, Any], _at: float) -> None:
-    story.is_connected = True
+def _connected(timeline: DeviceTimeline, _event: Mapping[str, Any], _at: float) -> None:
+    timeline.is_connected = True
 
 
-def _disconnected(story: Story, _event: Mapping[str, Any], _at: float) -> None:
-    story.is_connected = story.is_sending = False
+def _disconnected(timeline: DeviceTimeline, _event: Mapping[str, Any], _at: float) -> None:
+    timeline.is_connected = timeline.is_sending = False
 
 
-def _model(story: Story, event: Mapping[str, Any], _at: float) -> None:
-    story.base_version = int(event["version"])
+def _model(timeline: DeviceTimeline, event: Mapping[str, Any], _at: float) -> None:
+    timeline.base_version = int(event["version"])
 
 
-def _training(story: Story, _event: Mapping[str, Any], at: float) -> None:
-    story.rest(at)  # a round that was given up says nothing of its end
-    story.is_training = True
-    story.spans.append(Span(kind="training", start=at))
+def _training(timeline: DeviceTimeline, _event: Mapping[str, Any], at: float) -> None:
+    timeline.rest(at)  # a round that was given up says nothing of its end
+    timeline.is_training = True
+    timeline.spans.append(Span(kind="training", start=at))
 
 
-def _trained(story: Story, _event: Mapping[str, Any], at: float) -> None:
-    story.is_training = False
-    story.end_span("training", at)
+def _trained(timeline: DeviceTimeline, _event: Mapping[str, Any], at: float) -> None:
+    timeline.is_training = False
+    timeline.end_span("training", at)
 
 
-def _queued(story: Story, _event: Mapping[str, Any], _at: float) -> None:
-    story.made += 1
+def _queued(timeline: DeviceTimeline, _event: Mapping[str, Any], _at: float) -> None:
+    timeline.made += 1
 
 
-def _sent(story: Story, _event: Mapping[str, Any], _at: float) -> None:
-    story.is_sending = True
+def _sent(timeline: DeviceTimeline, _event: Mapping[str, Any], _at: float) -> None:
+    timeline.is_sending = True
 
 
-def _receipt(story: Story, event: Mapping[str, Any], at: float) -> None:
-    story.is_sending = False
+def _receipt(timeline: DeviceTimeline, event: Mapping[str, Any], at: float) -> None:
+    timeline.is_sending = False
     match event["outcome"]:
         case "merged":
-            story.merged += 1
-            story.staleness.append(int(event["staleness"]))
-            story.merges.append(at)
+            timeline.merged += 1
+            timeline.staleness.append(int(event["staleness"]))
+            timeline.merges.append(at)
         case "duplicate":
-            story.duplicates += 1
+            timeline.duplicates += 1
         case "refused" if event["reason"] != "rate":  # a rate refusal is sent again
-            story.refused[int(event["sequence"])] = str(event["reason"])
+            timeline.refused[int(event["sequence"])] = str(event["reason"])
 
 
-def _held(story: Story, event: Mapping[str, Any], at: float) -> None:
+def _held(timeline: DeviceTimeline, event: Mapping[str, Any], at: float) -> None:
     match event["what"]:
         case "upload":
-            story.held_reason = "; ".join(event.get("reasons", ()))
+            timeline.held_reason = "; ".join(event.get("reasons", ()))
         case "training":  # a round under way is given up, which is told by nothing else
-            story.rest(at)
+            timeline.rest(at)
 
 
-def _stopped(story: Story, _event: Mapping[str, Any], at: float) -> None:
-    story.rest(at)
+def _stopped(timeline: DeviceTimeline, _event: Mapping[str, Any], at: float) -> None:
+    timeline.rest(at)
 
 
-def _warning(story: Story, event: Mapping[str, Any], _at: float) -> None:
-    story.warnings.append(str(event["message"]))
+def _warning(timeline: DeviceTimeline, event: Mapping[str, Any], _at: float) -> None:
+    timeline.warnings.append(str(event["message"]))
 
 
-_ACTS: Mapping[str, Callable[[Story, Mapping[str, Any], float], None]] = {
+_ACTS: Mapping[str, Callable[[DeviceTimeline, Mapping[str, Any], float], None]] = {
     "started": _started,
     "connected": _connected,
     "disconnected": _disconnected,
@@ -192,7 +192,7 @@ _ACTS: Mapping[str, Callable[[Story, Mapping[str, Any], float], None]] = {
 """What each event of device_client/events.py means here."""
 
 
-class EventLines:
+class EventReader:
     """The complete JSON lines of a growing file, each once. A line cut short by a kill is skipped."""
 
     def __init__(self, path: Path) -> None:

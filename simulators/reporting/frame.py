@@ -1,4 +1,4 @@
-"""One frame of the live view: a scene drawn for a terminal of any size.
+"""One frame of the live view: a snapshot drawn for a terminal of any size.
 
 What does not fit is left out, the least important first: at the side columns of the table, below the news, then notes,
 then devices.
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulators.reporting.device_timeline import State
-from simulators.reporting.snapshot import DeviceRow, Scene
+from simulators.reporting.snapshot import DeviceRow, Snapshot
 
 NEWS_KEPT = 5
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -56,7 +56,7 @@ def _or_dash(value: int | None) -> str:
 
 _SHOWN: Sequence[_Column] = (
     _Column("device", lambda row: row.name, is_number=False),
-    _Column("character", lambda row: row.title, columns_max=30, is_number=False),
+    _Column("profile", lambda row: row.title, columns_max=30, is_number=False),
     # Wide enough for most states from the beginning, so that the table does not jump.
     _Column("state", lambda row: f"● {row.state}{row.detail}", columns_min=17, columns_max=30, is_number=False),
     _Column("base", lambda row: _or_dash(row.base_version)),
@@ -67,14 +67,14 @@ _SHOWN: Sequence[_Column] = (
     _Column("kB down", lambda row: f"{row.bytes_down / _KB:.0f}"),
 )
 """As they stand in the table."""
-_BY_IMPORTANCE = ("device", "state", "merged", "character", "base", "stale", "outbox", "kB up", "kB down")
+_BY_IMPORTANCE = ("device", "state", "merged", "profile", "base", "stale", "outbox", "kB up", "kB down")
 
 
 @dataclass(frozen=True)
 class Frame:
     """One frame, as large as the terminal allows."""
 
-    scene: Scene
+    snapshot: Snapshot
     news: Sequence[str] = ()
     """Lines of text, the newest last."""
 
@@ -82,16 +82,16 @@ class Frame:
         columns = max(1, options.max_width - _FRAME_COLUMNS)
         # One line is the cursor's: a frame that fills the last line makes the terminal scroll.
         lines_left = max(1, options.size.height - _FRAME_LINES - 1)
-        parts = _head(self.scene, columns)[:lines_left]
+        parts = _head(self.snapshot, columns)[:lines_left]
         lines_left -= len(parts)
-        rows = self.scene.devices
+        rows = self.snapshot.devices
         if rows and lines_left > 1:
             parts.append(_table(_fitting(rows, columns), rows[: lines_left - 1]))
             lines_left -= 1 + len(rows[: lines_left - 1])
-        below = [_line(" · ".join(self.scene.notes), "dim")] if self.scene.notes else []
+        below = [_line(" · ".join(self.snapshot.notes), "dim")] if self.snapshot.notes else []
         left_for_news = max(0, lines_left - len(below))
         below += [_line(text) for text in self.news[-left_for_news:]] if left_for_news else []
-        page = f"in a browser: {self.scene.page_url}" if self.scene.page_url else None
+        page = f"in a browser: {self.snapshot.page_url}" if self.snapshot.page_url else None
         yield Panel(
             Group(*parts, *below[: max(0, lines_left)]),
             title=_line("asyncfedkd · asynchronous federated distillation over MQTT", "bold"),
@@ -112,36 +112,40 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _head(scene: Scene, columns: int) -> list[RenderableType]:
+def _head(snapshot: Snapshot, columns: int) -> list[RenderableType]:
     """Stage, progress, accuracy and counts; one line each."""
     progress = accuracy = ""
-    if scene.version >= 0:
-        progress = _progress(scene)
-    if scene.accuracies:
-        accuracy = f"accuracy {scene.accuracies[-1]:.1%} on persons never seen (version {scene.accuracy_version})"
+    if snapshot.version >= 0:
+        progress = _progress(snapshot)
+    if snapshot.accuracies:
+        accuracy = f"accuracy {snapshot.accuracies[-1]:.1%} on persons never seen (version {snapshot.accuracy_version})"
     pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(accuracy)))
-    parts: list[RenderableType] = [_line(f"{scene.stage}  {scene.seconds:.0f} s", "bold")]
+    parts: list[RenderableType] = [_line(f"{snapshot.stage}  {snapshot.seconds:.0f} s", "bold")]
     if pictures < _SPARK_COLUMNS_MIN:
         parts += [_line(text) for text in (progress, accuracy) if text]
     else:
         if progress:
-            parts.append(_beside(ProgressBar(total=1.0, completed=_share(scene), width=pictures), pictures, progress))
+            parts.append(
+                _beside(ProgressBar(total=1.0, completed=_share(snapshot), width=pictures), pictures, progress)
+            )
         if accuracy:
-            parts.append(_beside(_line(sparkline(scene.accuracies, pictures), "green"), pictures, accuracy))
-    if scene.devices:
-        stale = "" if scene.staleness_mean is None else f", mean staleness {scene.staleness_mean:.1f}"
-        counts = f"{scene.merged} updates merged{stale}, {scene.duplicates} duplicates, {scene.refused} refused"
+            parts.append(_beside(_line(sparkline(snapshot.accuracies, pictures), "green"), pictures, accuracy))
+    if snapshot.devices:
+        stale = "" if snapshot.staleness_mean is None else f", mean staleness {snapshot.staleness_mean:.1f}"
+        counts = (
+            f"{snapshot.merged} updates merged{stale}, {snapshot.duplicates} duplicates, {snapshot.refused} refused"
+        )
         parts.append(_line(counts))
     return parts
 
 
-def _progress(scene: Scene) -> str:
+def _progress(snapshot: Snapshot) -> str:
     """What drains from the outboxes at the end makes versions beyond the planned ones."""
-    if scene.versions_planned is None:
-        return f"version {scene.version}"
-    if scene.version > scene.versions_planned:
-        return f"version {scene.version}, {scene.versions_planned} were planned"
-    return f"version {scene.version} of {scene.versions_planned}"
+    if snapshot.versions_planned is None:
+        return f"version {snapshot.version}"
+    if snapshot.version > snapshot.versions_planned:
+        return f"version {snapshot.version}, {snapshot.versions_planned} were planned"
+    return f"version {snapshot.version} of {snapshot.versions_planned}"
 
 
 def _beside(picture: RenderableType, columns: int, text: str) -> RenderableType:
@@ -152,9 +156,9 @@ def _beside(picture: RenderableType, columns: int, text: str) -> RenderableType:
     return grid
 
 
-def _share(scene: Scene) -> float:
+def _share(snapshot: Snapshot) -> float:
     """Of the planned versions, 0 to 1; 0 while nobody knows how many are planned."""
-    return min(1.0, scene.version / scene.versions_planned) if scene.versions_planned else 0.0
+    return min(1.0, snapshot.version / snapshot.versions_planned) if snapshot.versions_planned else 0.0
 
 
 def _fitting(rows: Sequence[DeviceRow], columns: int) -> list[tuple[_Column, int]]:
@@ -183,7 +187,7 @@ def _table(shown: Sequence[tuple[_Column, int]], rows: Sequence[DeviceRow]) -> R
             no_wrap=True,
             overflow="ellipsis",
             justify="right" if column.is_number else "left",
-            style="dim" if column.heading == "character" else "",
+            style="dim" if column.heading == "profile" else "",
         )
     for row in rows:
         styles = {"state": STYLES[row.state]}

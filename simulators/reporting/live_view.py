@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from simulators.reporting.frame import NEWS_KEPT, Frame
-from simulators.reporting.snapshot import Scene
+from simulators.reporting.snapshot import Snapshot
 
 PLAIN_SECONDS = 5.0
 """Between two lines of the same stage."""
@@ -29,7 +29,7 @@ class View(Protocol):
     def news(self, seconds: float, text: str) -> None:
         """Something happened."""
 
-    def show(self, scene: Scene) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """How things stand; may be called often."""
 
 
@@ -56,30 +56,30 @@ class PlainView:
     def news(self, seconds: float, text: str) -> None:
         self._write(f"{seconds:6.1f} s  {text}")
 
-    def show(self, scene: Scene) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         now = self._clock()
-        if scene.page_url and scene.page_url != self._page_url:
-            self._page_url = scene.page_url
-            self.news(scene.seconds, f"watch it in a browser, as long as the demo runs: {scene.page_url}")
-        if scene.stage == self._stage and self._shown_at is not None and now - self._shown_at < PLAIN_SECONDS:
+        if snapshot.page_url and snapshot.page_url != self._page_url:
+            self._page_url = snapshot.page_url
+            self.news(snapshot.seconds, f"watch it in a browser, as long as the demo runs: {snapshot.page_url}")
+        if snapshot.stage == self._stage and self._shown_at is not None and now - self._shown_at < PLAIN_SECONDS:
             return
-        self._stage, self._shown_at = scene.stage, now
-        self._write(f"{scene.seconds:6.1f} s  {plain_line(scene)}")
+        self._stage, self._shown_at = snapshot.stage, now
+        self._write(f"{snapshot.seconds:6.1f} s  {plain_line(snapshot)}")
 
 
-def plain_line(scene: Scene) -> str:
-    """The scene in one line."""
-    parts = [scene.stage]
-    if scene.version >= 0:
-        planned = "" if scene.versions_planned is None else f"/{scene.versions_planned}"
-        parts.append(f"version {scene.version}{planned}")
-    if scene.accuracies:
-        parts.append(f"accuracy {scene.accuracies[-1]:.3f}")
-    if scene.devices:
-        parts.append(f"{scene.merged} merged, {scene.refused} refused")
-        away = [f"{row.name} {row.state}" for row in scene.devices if row.state in {"offline", "killed", "held"}]
+def plain_line(snapshot: Snapshot) -> str:
+    """The snapshot in one line."""
+    parts = [snapshot.stage]
+    if snapshot.version >= 0:
+        planned = "" if snapshot.versions_planned is None else f"/{snapshot.versions_planned}"
+        parts.append(f"version {snapshot.version}{planned}")
+    if snapshot.accuracies:
+        parts.append(f"accuracy {snapshot.accuracies[-1]:.3f}")
+    if snapshot.devices:
+        parts.append(f"{snapshot.merged} merged, {snapshot.refused} refused")
+        away = [f"{row.name} {row.state}" for row in snapshot.devices if row.state in {"offline", "killed", "held"}]
         parts += away
-    return " · ".join([*parts, *scene.notes])
+    return " · ".join([*parts, *snapshot.notes])
 
 
 class LiveView:
@@ -91,7 +91,7 @@ class LiveView:
         self._shown_at = -FRAME_SECONDS
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._news: deque[str] = deque(maxlen=NEWS_KEPT)
-        self._scene: Scene | None = None
+        self._scene: Snapshot | None = None
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -105,12 +105,12 @@ class LiveView:
     def news(self, seconds: float, text: str) -> None:
         self._news.append(f"{seconds:6.1f} s  {text}")
 
-    def show(self, scene: Scene) -> None:
-        self._scene = scene
+    def show(self, snapshot: Snapshot) -> None:
+        self._scene = snapshot
         now = self._clock()
         if now - self._shown_at >= FRAME_SECONDS:
             self._shown_at = now
-            self._live.update(Frame(scene, tuple(self._news)), refresh=True)
+            self._live.update(Frame(snapshot, tuple(self._news)), refresh=True)
 
 
 def make_view(*, plain: bool) -> View:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from simulators.reporting.results import DeviceRecord, Record
+from simulators.reporting.results import DeviceResults, RunResults
 
 COLOURS = {
     "ink": "#010203",
@@ -67,11 +67,11 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def plots(record: Record) -> dict[str, str]:
+def plots(results: RunResults) -> dict[str, str]:
     """SVG by the name of its place in the template."""
-    rows = len(record.devices)
+    rows = len(results.devices)
     timeline_inches, bars_inches = 1.0 + ROW_INCHES * rows, 0.8 + 1.35 * ROW_INCHES * rows
-    drawings: dict[str, tuple[Callable[[Axes, Record], None], float, float]] = {
+    drawings: dict[str, tuple[Callable[[Axes, RunResults], None], float, float]] = {
         "accuracy_over_time": (accuracy_over_time, WIDTH_INCHES, HEIGHT_INCHES),
         "accuracy_over_version": (accuracy_over_version, WIDTH_INCHES, HEIGHT_INCHES),
         "accuracy_over_bytes": (accuracy_over_bytes, WIDTH_INCHES, HEIGHT_INCHES),
@@ -82,17 +82,17 @@ def plots(record: Record) -> dict[str, str]:
         "contributions": (contributions, WIDTH_INCHES, bars_inches),
         "traffic": (traffic, WIDTH_INCHES, bars_inches),
     }
-    return {name: _svg(name, draw, record, size) for name, (draw, *size) in drawings.items()}
+    return {name: _svg(name, draw, results, size) for name, (draw, *size) in drawings.items()}
 
 
-def _svg(name: str, draw: Callable[[Axes, Record], None], record: Record, size: Sequence[float]) -> str:
+def _svg(name: str, draw: Callable[[Axes, RunResults], None], results: RunResults, size: Sequence[float]) -> str:
     style: Any = _STYLE | {"svg.hashsalt": name}  # matplotlib's type is the literal list of all its settings
     with mpl.rc_context(style):
         figure = Figure(figsize=(size[0], size[1]), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
-        draw(axes, record)
+        draw(axes, results)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return themed(out.getvalue(), name)
@@ -113,40 +113,40 @@ def themed(svg: str, name: str) -> str:
 # --- accuracy -------------------------------------------------------------------------------------------------------
 
 
-def accuracy_over_time(axes: Axes, record: Record) -> None:
+def accuracy_over_time(axes: Axes, results: RunResults) -> None:
     """Against seconds since the first device was started."""
-    told = sorted(record.evaluations, key=lambda one: one.at)
-    seconds = [max(0.0, one.at - record.started_at) for one in told]
+    told = sorted(results.evaluations, key=lambda one: one.at)
+    seconds = [max(0.0, one.at - results.started_at) for one in told]
     # A version holds until the next one: no line leads from one to the other.
-    _accuracy(axes, record, seconds, [one.metrics["accuracy"] for one in told], drawstyle="steps-post")
+    _accuracy(axes, results, seconds, [one.metrics["accuracy"] for one in told], drawstyle="steps-post")
     axes.set_xlabel("seconds since the devices were started")
 
 
-def accuracy_over_version(axes: Axes, record: Record) -> None:
+def accuracy_over_version(axes: Axes, results: RunResults) -> None:
     """Against the version of the model."""
-    told = sorted(record.evaluations, key=lambda one: one.version)
-    _accuracy(axes, record, [one.version for one in told], [one.metrics["accuracy"] for one in told])
+    told = sorted(results.evaluations, key=lambda one: one.version)
+    _accuracy(axes, results, [one.version for one in told], [one.metrics["accuracy"] for one in told])
     axes.set_xlabel("version of the shared model")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def accuracy_over_bytes(axes: Axes, record: Record) -> None:
+def accuracy_over_bytes(axes: Axes, results: RunResults) -> None:
     """Against what a device had sent and received by then, in the mean."""
-    told = sorted(record.evaluations, key=lambda one: one.at)
-    kilobytes = [record.bytes_by(one.at) / _KB for one in told]
-    _accuracy(axes, record, kilobytes, [one.metrics["accuracy"] for one in told])
+    told = sorted(results.evaluations, key=lambda one: one.at)
+    kilobytes = [results.bytes_by(one.at) / _KB for one in told]
+    _accuracy(axes, results, kilobytes, [one.metrics["accuracy"] for one in told])
     axes.set_xlabel("kB a device, up and down together")
 
 
 def _accuracy(
     axes: Axes,
-    record: Record,
+    results: RunResults,
     places: Sequence[float],
     accuracies: Sequence[float],
     *,
     drawstyle: Literal["default", "steps-post"] = "default",
 ) -> None:
-    alone = [metrics["accuracy"] for metrics in record.baselines.local.values()]
+    alone = [metrics["accuracy"] for metrics in results.baselines.local.values()]
     # What matters happens near the floor and the ceiling; the way up from chance enters from below.
     bottom = max(0.0, math.floor(10 * min([*alone, accuracies[-1]]) - 2) / 10)
     axes.set_ylim(bottom, 1)
@@ -154,8 +154,8 @@ def _accuracy(
     if alone:
         axes.axhspan(min(alone), max(alone), color=COLOURS["floor"], alpha=0.12, linewidth=0)
     for name, what, height in (
-        ("ceiling", "pooled", record.baselines.pooled()),
-        ("floor", "alone", record.baselines.local_mean()),
+        ("ceiling", "pooled", results.baselines.pooled()),
+        ("floor", "alone", results.baselines.local_mean()),
     ):
         if height is not None:
             axes.axhline(height, color=COLOURS[name], linewidth=1.3, linestyle=(0, (4, 3)))
@@ -204,12 +204,12 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 # --- who did what ---------------------------------------------------------------------------------------------------
 
 
-def timeline(axes: Axes, record: Record) -> None:
-    """Training, absences and merges of each device."""
-    for row, device in enumerate(record.devices):
+def timeline(axes: Axes, results: RunResults) -> None:
+    """Training, outages and merges of each device."""
+    for row, device in enumerate(results.devices):
         placed = [
-            (span.kind, span.start - record.started_at, (span.stop or record.stopped_at) - span.start)
-            for span in device.story.spans
+            (span.kind, span.start - results.started_at, (span.stop or results.stopped_at) - span.start)
+            for span in device.timeline.spans
         ]
         training = [(start, seconds) for kind, start, seconds in placed if kind == "training"]
         axes.broken_barh(training, (row - 0.16, 0.32), color=COLOURS["training"], linewidth=0)
@@ -219,9 +219,9 @@ def timeline(axes: Axes, record: Record) -> None:
                 axes.annotate(
                     kind, (start + seconds / 2, row - 0.28), ha="center", va="center", fontsize=FONT_POINTS - 2
                 )
-        merges = [at - record.started_at for at in device.story.merges]
+        merges = [at - results.started_at for at in device.timeline.merges]
         axes.plot(merges, [row + 0.3] * len(merges), "|", color=COLOURS["federated"], markersize=4.5)
-    stopped = record.stopped_at - record.started_at
+    stopped = results.stopped_at - results.started_at
     axes.axvline(stopped, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
     axes.annotate(
         "training stops",
@@ -233,14 +233,14 @@ def timeline(axes: Axes, record: Record) -> None:
         fontsize=FONT_POINTS - 1.5,
         color=COLOURS["muted"],
     )
-    _device_rows(axes, record.devices)
+    _device_rows(axes, results.devices)
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds since the devices were started")
 
 
-def staleness(axes: Axes, record: Record) -> None:
+def staleness(axes: Axes, results: RunResults) -> None:
     """How many versions had gone by when an update was merged."""
-    values = record.staleness
+    values = results.staleness
     counts = [values.count(value) for value in range(max(values, default=0) + 1)]
     axes.bar(range(len(counts)), counts, color=COLOURS["federated"], width=0.8)
     axes.set_xlabel("staleness: versions published since the one it started from")
@@ -249,13 +249,13 @@ def staleness(axes: Axes, record: Record) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def contributions(axes: Axes, record: Record) -> None:
+def contributions(axes: Axes, results: RunResults) -> None:
     """Merged updates, and what they weighed."""
-    merged, shares = record.merged_by_device(), record.weight_shares()
-    rows = range(len(record.devices))
-    counts = [merged[device.name] for device in record.devices]
+    merged, shares = results.merged_by_device(), results.weight_shares()
+    rows = range(len(results.devices))
+    counts = [merged[device.name] for device in results.devices]
     axes.barh(rows, counts, color=COLOURS["federated"], height=0.42)
-    for row, device in enumerate(record.devices):
+    for row, device in enumerate(results.devices):
         axes.annotate(
             f"{counts[row]} update{'' if counts[row] == 1 else 's'}, {shares[device.name]:.0%} of all weight",
             (counts[row], row),
@@ -263,19 +263,19 @@ def contributions(axes: Axes, record: Record) -> None:
             textcoords="offset points",
             va="center",
         )
-    _device_rows(axes, record.devices, titles=True)
+    _device_rows(axes, results.devices, titles=True)
     axes.set_xlim(0, max([*counts, 1]) * 1.75)
     _only_rows(axes)
 
 
-def traffic(axes: Axes, record: Record) -> None:
+def traffic(axes: Axes, results: RunResults) -> None:
     """Bytes on each device's own line."""
     thickness = 0.2
     for offset, colour, values in (
-        (-thickness / 2 - 0.02, "up", [device.bytes_up / _KB for device in record.devices]),
-        (thickness / 2 + 0.02, "down", [device.bytes_down / _KB for device in record.devices]),
+        (-thickness / 2 - 0.02, "up", [device.bytes_up / _KB for device in results.devices]),
+        (thickness / 2 + 0.02, "down", [device.bytes_down / _KB for device in results.devices]),
     ):
-        places = [row + offset for row in range(len(record.devices))]
+        places = [row + offset for row in range(len(results.devices))]
         axes.barh(places, values, color=COLOURS[colour], height=thickness)
         for place, value in zip(places, values, strict=True):
             axes.annotate(
@@ -286,13 +286,13 @@ def traffic(axes: Axes, record: Record) -> None:
                 va="center",
                 fontsize=FONT_POINTS - 1,
             )
-    _device_rows(axes, record.devices, titles=True)
-    axes.set_xlim(0, max([1.0, *(device.bytes_down / _KB for device in record.devices)]) * 1.3)
+    _device_rows(axes, results.devices, titles=True)
+    axes.set_xlim(0, max([1.0, *(device.bytes_down / _KB for device in results.devices)]) * 1.3)
     _only_rows(axes)
 
 
-def _device_rows(axes: Axes, devices: Iterable[DeviceRecord], *, titles: bool = False) -> None:
-    """One row a device, the first at the top; its character small above its bar where there is room."""
+def _device_rows(axes: Axes, devices: Iterable[DeviceResults], *, titles: bool = False) -> None:
+    """One row a device, the first at the top; its profile small above its bar where there is room."""
     names = [device.name for device in devices]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.75 if titles else -0.6)

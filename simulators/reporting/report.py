@@ -9,97 +9,97 @@ from statistics import fmean
 from string import Template
 
 from simulators.reporting.plots import plots
-from simulators.reporting.results import LAST_VERSIONS, DeviceRecord, Record
+from simulators.reporting.results import LAST_VERSIONS, DeviceResults, RunResults
 
 _KB = 1_000
 
 
-def write_report(record: Record, path: Path) -> None:
+def write_report(results: RunResults, path: Path) -> None:
     """Writes the page."""
-    path.write_text(page(record), encoding="utf-8")
+    path.write_text(page(results), encoding="utf-8")
 
 
-def page(record: Record) -> str:
+def page(results: RunResults) -> str:
     """The whole page."""
     template = Template(files("simulators.reporting").joinpath("report.html").read_text(encoding="utf-8"))
     told = {
-        "title": escape(f"{record.final.metrics['accuracy']:.1%} on {record.task}"),
-        "task": escape(record.task),
-        "broker": escape(f"broker {record.broker}"),
-        "seed": str(record.seed),
-        "headline": escape(headline(record)),
-        "lead": escape(lead(record)),
-        "kpis": _kpis(record),
-        "held_out": escape(_held_out(record)),
-        "evaluated": str(len({one.version for one in record.evaluations})),
-        "published": str(len(record.versions)),
-        "bytes_caption": escape(_bytes_caption(record)),
-        "staleness_caption": escape(_staleness(record)),
-        "devices": _devices(record),
-        "wire_caption": escape(_wire_caption(record)),
-        "wire": _wire(record),
-        "reading": _reading(record),
-        "footer": escape(_footer(record)),
+        "title": escape(f"{results.final.metrics['accuracy']:.1%} on {results.task}"),
+        "task": escape(results.task),
+        "broker": escape(f"broker {results.broker}"),
+        "seed": str(results.seed),
+        "headline": escape(headline(results)),
+        "lead": escape(lead(results)),
+        "kpis": _kpis(results),
+        "held_out": escape(_held_out(results)),
+        "evaluated": str(len({one.version for one in results.evaluations})),
+        "published": str(len(results.versions)),
+        "bytes_caption": escape(_bytes_caption(results)),
+        "staleness_caption": escape(_staleness(results)),
+        "devices": _devices(results),
+        "wire_caption": escape(_wire_caption(results)),
+        "wire": _wire(results),
+        "reading": _reading(results),
+        "footer": escape(_footer(results)),
     }
-    return template.substitute(told, **plots(record))
+    return template.substitute(told, **plots(results))
 
 
-def headline(record: Record) -> str:
+def headline(results: RunResults) -> str:
     """The result in one sentence."""
-    accuracy = record.final.metrics["accuracy"]
-    ceiling, floor = record.baselines.pooled(), record.baselines.local_mean()
+    accuracy = results.final.metrics["accuracy"]
+    ceiling, floor = results.baselines.pooled(), results.baselines.local_mean()
     compared = []
     if ceiling is not None:
         compared.append(f"{_points(accuracy - ceiling)} training on all their data in one place")
     if floor is not None:
         compared.append(f"{_points(accuracy - floor)} one person's data alone")
-    devices = len(record.devices)
+    devices = len(results.devices)
     return (
         f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} taught one model that is right"
         f" {accuracy:.1%} of the time about people it has never seen{': ' if compared else ''}{', '.join(compared)}."
     )
 
 
-def lead(record: Record) -> str:
+def lead(results: RunResults) -> str:
     """What was done and whether the ledgers agree."""
-    balance = record.balance
+    audit = results.audit
     agrees = (
-        f"Each of the {len(balance.sent)} updates that left a device"
-        + (f", without the {len(balance.refused)} refused," if balance.refused else "")
+        f"Each of the {len(audit.sent)} updates that left a device"
+        + (f", without the {len(audit.refused)} refused," if audit.refused else "")
         + " was merged exactly once: the devices' outboxes and the aggregator's ledger agree."
-        if balance.agrees
-        else f"But {balance}."
+        if audit.agrees
+        else f"But {audit}."
     )
-    seconds = record.stopped_at - record.started_at
+    seconds = results.stopped_at - results.started_at
     return (
-        f"Nobody waited for anybody: {record.version} versions in {seconds:.0f} s, while devices went offline, were"
-        f" killed, were held back or were slow. {agrees}{_missing(record)}"
+        f"Nobody waited for anybody: {results.version} versions in {seconds:.0f} s, while devices went offline, were"
+        f" killed, were held back or were slow. {agrees}{_missing(results)}"
     )
 
 
-def _missing(record: Record) -> str:
+def _missing(results: RunResults) -> str:
     """Which baselines the report goes without, and why; a sentence."""
-    if not record.missing:
+    if not results.missing:
         return ""
-    return f" Missing here: {', '.join(record.missing)} ({record.baselines.given_up or 'not measured'})."
+    return f" Missing here: {', '.join(results.missing)} ({results.baselines.given_up or 'not measured'})."
 
 
-def _kpis(record: Record) -> str:
-    balance, baselines, wire = record.balance, record.baselines, record.wire
+def _kpis(results: RunResults) -> str:
+    audit, baselines, wire = results.audit, results.baselines, results.wire
     ratio = f"{wire.teacher_parameters / wire.student_parameters:.1f} times" if wire.student_parameters else "-"
     rows: Sequence[tuple[str, str, str]] = (
-        ("federated", f"{record.final.metrics['accuracy']:.1%}", f"accuracy of version {record.final.version}"),
+        ("federated", f"{results.final.metrics['accuracy']:.1%}", f"accuracy of version {results.final.version}"),
         ("ceiling", _percent(baselines.pooled()), "pooled data: the same student, centralised"),
-        ("floor", _percent(baselines.local_mean()), f"one person alone, mean over {_measured(record)}"),
+        ("floor", _percent(baselines.local_mean()), f"one person alone, mean over {_measured(results)}"),
         (
-            "good" if balance.agrees else "bad",
-            f"{len(balance.merged)} / {len(balance.sent - balance.refused)}",
-            f"updates merged / sent; {record.duplicates} duplicates, {record.refused} refused",
+            "good" if audit.agrees else "bad",
+            f"{len(audit.merged)} / {len(audit.sent - audit.refused)}",
+            f"updates merged / sent; {results.duplicates} duplicates, {results.refused} refused",
         ),
         (
             "",
-            f"{record.update_payload_bytes / _KB:.1f} kB",
-            f"an update; {record.bytes_up / _KB:,.0f} kB up and {record.bytes_down / _KB:,.0f} kB down in all",
+            f"{results.update_payload_bytes / _KB:.1f} kB",
+            f"an update; {results.bytes_up / _KB:,.0f} kB up and {results.bytes_down / _KB:,.0f} kB down in all",
         ),
         (
             "good" if wire.is_student_only else "bad",
@@ -112,26 +112,26 @@ def _kpis(record: Record) -> str:
     )
 
 
-def _staleness(record: Record) -> str:
-    values = record.staleness
+def _staleness(results: RunResults) -> str:
+    values = results.staleness
     if not values:
         return "No update was merged."
     fresh = sum(value == 0 for value in values) / len(values)
     return f"Mean {fmean(values):.1f} versions, at most {max(values)}; {fresh:.0%} started from the newest version."
 
 
-def _bytes_caption(record: Record) -> str:
-    if record.bytes_per_point is None:
+def _bytes_caption(results: RunResults) -> str:
+    if results.bytes_per_point is None:
         return ""
-    return f"{record.bytes_per_point / _KB:.1f} kB for each point of accuracy gained."
+    return f"{results.bytes_per_point / _KB:.1f} kB for each point of accuracy gained."
 
 
-def _devices(record: Record) -> str:
-    merged, shares = record.merged_by_device(), record.weight_shares()
+def _devices(results: RunResults) -> str:
+    merged, shares = results.merged_by_device(), results.weight_shares()
 
-    def row(device: DeviceRecord) -> Sequence[str]:
-        stale = [one.staleness for one in record.contributions if one.device == device.name]
-        alone = record.baselines.local.get(device.name, {}).get("accuracy")
+    def row(device: DeviceResults) -> Sequence[str]:
+        stale = [one.staleness for one in results.contributions if one.device == device.name]
+        alone = results.baselines.local.get(device.name, {}).get("accuracy")
         return (
             device.name,
             device.title,
@@ -140,7 +140,7 @@ def _devices(record: Record) -> str:
             str(merged[device.name]),
             f"{shares[device.name]:.1%}",
             f"{fmean(stale):.1f} / {max(stale)}" if stale else "-",
-            str(device.story.starts),
+            str(device.timeline.starts),
             f"{device.update_bytes / merged[device.name]:,.0f}" if merged[device.name] else "-",
             f"{device.bytes_up / _KB:,.0f}",
             f"{device.bytes_down / _KB:,.0f}",
@@ -148,30 +148,30 @@ def _devices(record: Record) -> str:
         )
 
     heads = (
-        *("device", "character", "examples", "computes", "updates merged", "share of weight"),
+        *("device", "profile", "examples", "computes", "updates merged", "share of weight"),
         *("staleness mean / max", "starts", "bytes an update", "kB up", "kB down", "accuracy alone"),
     )
-    return _table(heads, [row(device) for device in record.devices], text=1)
+    return _table(heads, [row(device) for device in results.devices], text=1)
 
 
-def _wire_caption(record: Record) -> str:
-    wire = record.wire
+def _wire_caption(results: RunResults) -> str:
+    wire = results.wire
     if not wire.teacher_parameters:
         return "Payloads as a client of its own saw them. This task has no teacher."
     verdict = "so no message could have held it" if wire.is_student_only else "which does NOT rule it out"
     return (
         f"Payloads as a client of its own saw them. The largest one ({wire.largest_kind}) had {wire.largest_bytes:,}"
-        f" bytes. The teacher has {wire.teacher_parameters:,} numbers, {record.teacher_bytes:,} bytes as a file, and"
+        f" bytes. The teacher has {wire.teacher_parameters:,} numbers, {results.teacher_bytes:,} bytes as a file, and"
         f" {wire.teacher_bytes_min:,} at four bits a number; {verdict}. Every update was decoded:"
         f" at most {wire.numbers_max:,} numbers, the student has {wire.student_parameters:,};"
         f" {wire.foreign_updates} were of another form."
     )
 
 
-def _wire(record: Record) -> str:
+def _wire(results: RunResults) -> str:
     rows = [
         (kind, _KINDS.get(kind, ""), f"{flow.messages:,}", f"{flow.size_bytes:,}")
-        for kind, flow in sorted(record.wire.by_kind.items(), key=lambda item: -item[1].size_bytes)
+        for kind, flow in sorted(results.wire.by_kind.items(), key=lambda item: -item[1].size_bytes)
     ]
     return _table(("kind", "from → to", "messages", "payload bytes"), rows, text=1)
 
@@ -188,23 +188,23 @@ _KINDS = {
 }
 
 
-def _reading(record: Record) -> str:
-    epochs, devices = record.baselines.epochs, len(record.devices)
-    stopped = record.stopped_at - record.started_at
-    teacher = record.baselines.teacher.get("accuracy")
+def _reading(results: RunResults) -> str:
+    epochs, devices = results.baselines.epochs, len(results.devices)
+    stopped = results.stopped_at - results.started_at
+    teacher = results.baselines.teacher.get("accuracy")
     alone = f"; by itself it reaches {teacher:.1%}" if teacher is not None else ""
     entries = {
         "Pooled data": f"The same student from the same first weights, under the same teacher, on all {devices} "
         f"devices' examples in one heap: {epochs} passes, the budget that the federation planned. Macro F1 "
-        f"{_figure(record.baselines.pooled('macro_f1'))}; federated {record.final.metrics['macro_f1']:.3f}.",
+        f"{_figure(results.baselines.pooled('macro_f1'))}; federated {results.final.metrics['macro_f1']:.3f}.",
         "One person alone": f"The same again for each device with its own data only, {epochs} passes each.",
-        "Accuracy": f"Share of windows recognised, on {_held_out(record)}. The mean of the last {LAST_VERSIONS} "
-        f"evaluated versions is {record.accuracy_of_last():.1%}.",
+        "Accuracy": f"Share of windows recognised, on {_held_out(results)}. The mean of the last {LAST_VERSIONS} "
+        f"evaluated versions is {results.accuracy_of_last():.1%}.",
         "Teacher": f"A larger network, pre-trained on persons who are neither devices nor tested{alone}. Each device "
         "has it, none sends it.",
-        "Version and staleness": f"A version comes when {record.updates_per_version} devices have handed something in. "
-        "An update is stale by the versions that came since the one it started from; it then counts less, and is not "
-        "thrown away.",
+        "Version and staleness": f"A version is published when {results.updates_per_version} devices have contributed. "
+        "An update's staleness is the number of versions published since the one it started from; stale updates get "
+        "less weight, but are never discarded.",
         "Offline, killed, held": "Offline: this device's connection was cut, the broker was not touched. Killed: "
         "SIGKILL in the middle of training, started again with its own state. Held: its policy says upload only while "
         "charging.",
@@ -214,20 +214,20 @@ def _reading(record: Record) -> str:
     return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in entries.items())
 
 
-def _footer(record: Record) -> str:
-    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record.phases.items())
-    day = datetime.fromtimestamp(record.started_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"One run on one machine, {day}; {record.seconds:.0f} s: {phases}. summary.json has these figures."
+def _footer(results: RunResults) -> str:
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results.phases.items())
+    day = datetime.fromtimestamp(results.started_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"One run on one machine, {day}; {results.seconds:.0f} s: {phases}. summary.json has these figures."
 
 
-def _held_out(record: Record) -> str:
-    windows = f"{record.held_out_examples:,} windows"
-    return f"{windows} of {_number(record.held_out_persons)} persons" if record.held_out_persons else windows
+def _held_out(results: RunResults) -> str:
+    windows = f"{results.held_out_examples:,} windows"
+    return f"{windows} of {_number(results.held_out_persons)} persons" if results.held_out_persons else windows
 
 
-def _measured(record: Record) -> str:
+def _measured(results: RunResults) -> str:
     """The devices that were trained alone."""
-    measured, devices = len(record.baselines.local), len(record.devices)
+    measured, devices = len(results.baselines.local), len(results.devices)
     return "the devices" if measured == devices else f"{measured} of {devices} devices"
 
 

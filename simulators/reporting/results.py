@@ -6,24 +6,24 @@ from statistics import fmean
 from typing import Any
 
 from aggregator.ledger.reading import Contribution
-from simulators.audit.exactly_once import Balance
-from simulators.audit.observer import Flow, SeenEvaluation
-from simulators.reporting.baselines import Baselines
-from simulators.reporting.device_timeline import Story
+from simulators.audit.exactly_once import Audit
+from simulators.audit.observer import MessageTotals, ObservedEvaluation
+from simulators.reporting.baselines import BaselineResults
+from simulators.reporting.device_timeline import DeviceTimeline
 
 LAST_VERSIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceRecord:
+class DeviceResults:
     """One device."""
 
     name: str
     title: str
-    """Its character, in a few words."""
+    """Its profile, in a few words."""
     examples: int
     duty_cycle: float
-    story: Story
+    timeline: DeviceTimeline
     bytes_up: int
     """TCP payload on its own line, from the device; MQTT's own bytes included, and what was sent again."""
     bytes_down: int
@@ -32,17 +32,16 @@ class DeviceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WireRecord:
+class WireResults:
     """What the observer saw."""
 
-    by_kind: Mapping[str, Flow]
+    by_kind: Mapping[str, MessageTotals]
     largest_bytes: int
     largest_kind: str
     numbers_max: int
     """Most numbers in one update."""
     foreign_updates: int
     """Updates of another layout than the student's."""
-    unreadable: int
     teacher_parameters: int
     student_parameters: int
 
@@ -72,7 +71,7 @@ class TrafficSample:
 
 
 @dataclass(kw_only=True)
-class Record:
+class RunResults:
     """One run."""
 
     task: str
@@ -80,22 +79,22 @@ class Record:
     broker: str
     held_out_examples: int
     held_out_persons: int
-    devices: Sequence[DeviceRecord]
+    devices: Sequence[DeviceResults]
     started_at: float
     """Unix seconds at which the first device was started."""
     stopped_at: float
     """…and at which training was stopped."""
     versions: Mapping[int, float]
     """Version to the Unix seconds of its commit, from the ledger."""
-    evaluations: Sequence[SeenEvaluation]
+    evaluations: Sequence[ObservedEvaluation]
     contributions: Sequence[Contribution]
-    balance: Balance
+    audit: Audit
     duplicates: int
     refused: int
     updates_per_version: int
     server_rate: float
-    baselines: Baselines
-    wire: WireRecord
+    baselines: BaselineResults
+    wire: WireResults
     traffic: Sequence[TrafficSample]
     """In the order of time."""
     teacher_bytes: int
@@ -106,13 +105,13 @@ class Record:
     """Of all programs together: what the run costs, however busy the machine is."""
 
     @property
-    def final(self) -> SeenEvaluation:
+    def final(self) -> ObservedEvaluation:
         """Of the newest evaluated version."""
         return max(self.evaluations, key=lambda told: told.version)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Baselines that were not measured, for a person."""
+        """BaselineResults that were not measured, for a person."""
         return self.baselines.missing(device.name for device in self.devices)
 
     @property
@@ -173,55 +172,55 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
-def summary(record: Record) -> dict[str, Any]:
+def summary(results: RunResults) -> dict[str, Any]:
     """`summary.json`. What was not measured is null."""
-    final, baselines, wire = record.final, record.baselines, record.wire
+    final, baselines, wire = results.final, results.baselines, results.wire
     # The three that everything is about are not rounded: whoever rounds them again would show other digits.
-    staleness = record.staleness or [0]
+    staleness = results.staleness or [0]
     return {
-        "task": record.task,
-        "devices": len(record.devices),
-        "versions": record.version,
-        "updates_sent": len(record.balance.sent),
-        "updates_merged": len(record.balance.merged),
-        "duplicates": record.duplicates,
-        "refused": record.refused,
-        "balanced": record.balance.agrees,
+        "task": results.task,
+        "devices": len(results.devices),
+        "versions": results.version,
+        "updates_sent": len(results.audit.sent),
+        "updates_merged": len(results.audit.merged),
+        "duplicates": results.duplicates,
+        "refused": results.refused,
+        "balanced": results.audit.agrees,
         "accuracy": final.metrics["accuracy"],
         "accuracy_version": final.version,
-        "accuracy_mean_last_versions": round(record.accuracy_of_last(), 4),
+        "accuracy_mean_last_versions": round(results.accuracy_of_last(), 4),
         "accuracy_centralised": baselines.pooled(),
         "accuracy_local_mean": baselines.local_mean(),
         "accuracy_local": {name: round(metrics["accuracy"], 4) for name, metrics in baselines.local.items()},
         "macro_f1": round(final.metrics["macro_f1"], 4),
         "macro_f1_centralised": _rounded(baselines.pooled("macro_f1")),
         "macro_f1_local_mean": _rounded(baselines.local_mean("macro_f1")),
-        "missing": list(record.missing),
+        "missing": list(results.missing),
         "missing_reason": baselines.given_up,
         "accuracy_teacher": round(baselines.teacher["accuracy"], 4) if baselines.teacher else None,
-        "held_out_examples": record.held_out_examples,
+        "held_out_examples": results.held_out_examples,
         "student_parameters": wire.student_parameters,
         "teacher_parameters": wire.teacher_parameters,
         "staleness_mean": round(fmean(staleness), 3),
         "staleness_max": max(staleness),
-        "bytes_up": record.bytes_up,
-        "bytes_down": record.bytes_down,
-        "bytes_per_update": round(record.update_payload_bytes, 1),
-        "bytes_per_device": round((record.bytes_up + record.bytes_down) / len(record.devices), 1),
-        "bytes_per_point": None if record.bytes_per_point is None else round(record.bytes_per_point, 1),
+        "bytes_up": results.bytes_up,
+        "bytes_down": results.bytes_down,
+        "bytes_per_update": round(results.update_payload_bytes, 1),
+        "bytes_per_device": round((results.bytes_up + results.bytes_down) / len(results.devices), 1),
+        "bytes_per_point": None if results.bytes_per_point is None else round(results.bytes_per_point, 1),
         "update_bytes": wire.by_kind["update"].size_bytes if "update" in wire.by_kind else 0,
         "largest_payload_bytes": wire.largest_bytes,
-        "teacher_bytes": record.teacher_bytes,
+        "teacher_bytes": results.teacher_bytes,
         "teacher_on_the_wire": not wire.is_student_only,
         "payload_bytes_by_kind": {kind: flow.size_bytes for kind, flow in sorted(wire.by_kind.items())},
-        "updates_by_device": record.merged_by_device(),
-        "weight_share_by_device": {name: round(share, 4) for name, share in record.weight_shares().items()},
+        "updates_by_device": results.merged_by_device(),
+        "weight_share_by_device": {name: round(share, 4) for name, share in results.weight_shares().items()},
         "baseline_epochs": baselines.epochs,
-        "updates_per_version": record.updates_per_version,
-        "server_rate": record.server_rate,
-        "seed": record.seed,
-        "broker": record.broker,
-        "seconds_by_phase": {phase: round(seconds, 1) for phase, seconds in record.phases.items()},
-        "cpu_seconds": round(record.cpu_seconds, 1),
-        "seconds": round(record.seconds, 1),
+        "updates_per_version": results.updates_per_version,
+        "server_rate": results.server_rate,
+        "seed": results.seed,
+        "broker": results.broker,
+        "seconds_by_phase": {phase: round(seconds, 1) for phase, seconds in results.phases.items()},
+        "cpu_seconds": round(results.cpu_seconds, 1),
+        "seconds": round(results.seconds, 1),
     }

@@ -25,7 +25,7 @@ class DeviceRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class Snapshot:
     """Everything now."""
 
     stage: str

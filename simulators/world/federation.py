@@ -13,7 +13,7 @@ from typing import Protocol
 from aggregator.admission import Merge
 from device_client.trainer import Trained
 from device_client.uplink.rounds import Line, Round, make_update, next_round
-from simulators.world.server import History, Rules, VirtualServer
+from simulators.world.server import Rules, SimulationState, VirtualServer
 from wire_contract.layout import Layout, Vector
 from wire_contract.messages import INCARNATION_BYTES, Identity
 from wire_contract.publication.manifest import Published
@@ -40,7 +40,7 @@ class VirtualDevice:
         return moment
 
 
-class Learner(Protocol):
+class LocalTrainer(Protocol):
     """Trains one round on one device, from the weights `start`, which must not be changed.
 
     `version` is of the published model behind them: `start` is that model, or what the device learned on it so far
@@ -50,11 +50,11 @@ class Learner(Protocol):
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained: ...
 
 
-Observe = Callable[[History], None]
+Observe = Callable[[SimulationState], None]
 """Told of each new version."""
 
 
-class Hostile(Protocol):
+class Adversary(Protocol):
     """One device of the world that does harm. It is told of each version before anybody else is, so that what it hands
     in is fresh and comes first.
     """
@@ -105,7 +105,7 @@ class _Student:
 
 def run_asynchronous(
     devices: Sequence[VirtualDevice],
-    learner: Learner,
+    trainer: LocalTrainer,
     initial: Vector,
     layout: Layout,
     *,
@@ -113,30 +113,30 @@ def run_asynchronous(
     versions: int,
     task: str = "world",
     observe: Observe = lambda _history: None,
-    hostile: Hostile | None = None,
-) -> History:
+    adversary: Adversary | None = None,
+) -> SimulationState:
     """Runs until `versions` versions are published.
 
     Args:
         devices: at least `rules.updates_per_version` of them, or no version ever comes.
-        learner: real training, or a test's.
+        trainer: real training, or a test's.
         initial: version 0, (layout.size,).
         layout: of the weights.
         rules: of merging and encoding.
         versions: how many to publish after version 0.
         task: its name, which stands in the messages.
         observe: told each version, 0 included.
-        hostile: one of the devices. Without it, an update that is not merged is a broken invariant.
+        adversary: one of the devices. Without it, an update that is not merged is a broken invariant.
     """
     assert len(devices) >= rules.updates_per_version, "a version needs one update each of so many devices"
     server = VirtualServer([device.name for device in devices], initial, layout, task=task, rules=rules)
-    history = server.history
+    state = server.state
 
     def published() -> None:
-        observe(history)
-        if hostile is not None:
-            for payload in hostile.payloads(server.newest):
-                server.take(hostile.device, payload)
+        observe(state)
+        if adversary is not None:
+            for payload in adversary.payloads(server.newest):
+                server.take(adversary.device, payload)
 
     published()
     students = {device.name: _Student(device.name, task=task, rules=rules) for device in devices}
@@ -146,24 +146,24 @@ def run_asynchronous(
         for order, device in enumerate(devices)
     ]
     heapq.heapify(queue)
-    while history.version < versions:
+    while state.version < versions:
         now, order, device, todo, number = heapq.heappop(queue)
-        history.seconds = now
+        state.seconds = now
         student = students[device.name]
-        if hostile is None or device.name != hostile.device or hostile.takes_part(history.version):
-            trained = learner(device.name, todo.start, version=todo.base.version, round_number=number)
+        if adversary is None or device.name != adversary.device or adversary.takes_part(state.version):
+            trained = trainer(device.name, todo.start, version=todo.base.version, round_number=number)
             verdict = server.take(device.name, student.update(todo, trained))
-            assert hostile is not None or isinstance(verdict, Merge), f"{device.name}: {verdict}"
+            assert adversary is not None or isinstance(verdict, Merge), f"{device.name}: {verdict}"
         if server.publish_when_due():
             published()
         handed_in = device.online_from(now + device.round_seconds)
         heapq.heappush(queue, (handed_in, order, device, student.round_on(server.newest), number + 1))
-    return history
+    return state
 
 
 def run_synchronous(
     devices: Sequence[str],
-    learner: Learner,
+    trainer: LocalTrainer,
     initial: Vector,
     layout: Layout,
     *,
@@ -172,12 +172,12 @@ def run_synchronous(
     versions: int,
     task: str = "world",
     observe: Observe = lambda _history: None,
-) -> History:
+) -> SimulationState:
     """FedAvg: each round everybody trains on the same version, and the whole mean difference is taken (η = 1).
 
     Args:
         devices: names.
-        learner: as above.
+        trainer: as above.
         initial: version 0.
         layout: of the weights.
         rules: the encodings count; K is everybody.
@@ -190,15 +190,15 @@ def run_synchronous(
     everybody = replace(rules, updates_per_version=len(devices), server_rate=1.0)
     server = VirtualServer(devices, initial, layout, task=task, rules=everybody)
     students = {device: _Student(device, task=task, rules=everybody) for device in devices}
-    observe(server.history)
+    observe(server.state)
     for number in range(rounds):
         newest, progress = server.newest, number * versions // rounds
         for device in devices:
             todo = students[device].round_on(newest)
-            trained = learner(device, todo.start, version=progress, round_number=number)
+            trained = trainer(device, todo.start, version=progress, round_number=number)
             verdict = server.take(device, students[device].update(todo, trained))
             assert isinstance(verdict, Merge), f"{device}: {verdict}"
         published = server.publish_when_due()
         assert published
-        observe(server.history)
-    return server.history
+        observe(server.state)
+    return server.state

@@ -60,7 +60,7 @@ def unbounded(rules: Rules) -> Rules:
 
 
 @dataclass(kw_only=True)
-class History:
+class SimulationState:
     """What happened."""
 
     weights: Vector
@@ -118,7 +118,7 @@ class VirtualServer:
             recall=lambda _key: None,
             horizon=lambda: 0,
         )
-        self.history = History(
+        self.state = SimulationState(
             weights=shelf.published.weights,
             bytes_up=dict.fromkeys(self._devices, 0),
             bytes_down=dict.fromkeys(self._devices, 0),
@@ -134,16 +134,16 @@ class VirtualServer:
         """One update as it arrives, and what becomes of it."""
         topic = parse(build("update", root=ROOT, task=self._task, shard=0, device=device), root=ROOT)
         judged = self._line.judge(topic, payload)
-        history = self.history
+        state = self.state
         if isinstance(judged.verdict, Merge):
-            history.staleness.append(judged.verdict.staleness)
-            history.merged[device] = history.merged.get(device, 0) + 1
-            history.scales.setdefault(device, []).append(judged.verdict.scale)
+            state.staleness.append(judged.verdict.staleness)
+            state.merged[device] = state.merged.get(device, 0) + 1
+            state.scales.setdefault(device, []).append(judged.verdict.scale)
         else:
-            history.refused[device] = history.refused.get(device, 0) + 1
-        history.bytes_up[device] += len(payload)
+            state.refused[device] = state.refused.get(device, 0) + 1
+        state.bytes_up[device] += len(payload)
         receipt = receipt_for(judged.verdict, version=judged.version, update=judged.update, payload=payload)
-        history.bytes_down[device] += len(encode(receipt))
+        state.bytes_down[device] += len(encode(receipt))
         return judged.verdict
 
     def publish_when_due(self) -> bool:
@@ -153,7 +153,7 @@ class VirtualServer:
         step = self._line.next_step()
         shelf = self._line.next_shelf(step.weights, at=float(self._line.version + 1))
         self._line.advance(shelf, step)
-        self.history.weights, self.history.version = shelf.published.weights, shelf.version
+        self.state.weights, self.state.version = shelf.published.weights, shelf.version
         self._count_down()
         return True
 
@@ -165,4 +165,4 @@ class VirtualServer:
             newest = announced.deltas.get(announced.manifest.version)
             size += sum(map(len, announced.chunks)) if newest is None else len(newest)
         for device in self._devices:
-            self.history.bytes_down[device] += size
+            self.state.bytes_down[device] += size

@@ -23,7 +23,7 @@ from aggregator.merging.fedbuff import FEDBUFF
 from aggregator.merging.rule import Step
 from aggregator.service import Clock, Service, subscriptions
 from benchmarks import long_ledgers
-from benchmarks.long_ledgers import Life, batch, counted_steps, write
+from benchmarks.long_ledgers import LedgerSize, batch, counted_steps, write
 from tests.aggregator.synthetic import ROOT, SETTINGS, T0, TASK, SyntheticDevice, accounts
 from tests.aggregator.test_admission import Bench
 from wire_contract.link.memory import MemoryBroker, MemoryLink
@@ -64,7 +64,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The ledgers of a short life and of one twenty times as long."""
     folder = tmp_path_factory.mktemp("lives")
     for name, versions in (("short", 1_000), ("long", 20_000)):
-        write(folder / name, Life(versions=versions))
+        write(folder / name, LedgerSize(versions=versions))
     return folder / "short", folder / "long"
 
 
@@ -78,7 +78,7 @@ def test_a_commit_does_not_grow_with_history(lives: tuple[Path, Path], tmp_path:
 def test_a_turn_does_not_grow_with_the_number_of_devices(tmp_path: Path) -> None:
     found = []
     for devices in (10, 1_000, 100_000):
-        write(tmp_path / f"{devices}", Life(versions=50, updates_per_version=2_000, devices=devices))
+        write(tmp_path / f"{devices}", LedgerSize(versions=50, updates_per_version=2_000, devices=devices))
         found.append(steps_of_turns(tmp_path / f"{devices}"))
     (few_steps, _), (some_steps, some_lines), (many_steps, many_lines) = found
     assert many_steps == pytest.approx(few_steps, rel=0.2)
@@ -172,7 +172,7 @@ def test_a_long_ledger_opens_by_reading_little_of_it(lives: tuple[Path, Path], m
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Ledger]:
     """An open ledger with 300 versions of 20 updates."""
-    write(tmp_path / "ledger", Life(versions=300, devices=30))
+    write(tmp_path / "ledger", LedgerSize(versions=300, devices=30))
     with Ledger(tmp_path / "ledger", task=long_ledgers.TASK) as ledger:
         yield ledger
 
@@ -265,7 +265,7 @@ def test_the_file_does_not_grow_once_old_rows_go(one: Ledger) -> None:
 
 @pytest.mark.usefixtures("exact")
 def test_the_rows_of_snapshots_and_deltas_stay_whatever_their_numbers(tmp_path: Path) -> None:
-    write(tmp_path / "ledger", Life(versions=100))
+    write(tmp_path / "ledger", LedgerSize(versions=100))
     with Ledger(tmp_path / "ledger", task=long_ledgers.TASK) as ledger:
         row, weights = ledger.newest()
         ledger.move_forward(replace(row, version=50_000), weights, before=100)

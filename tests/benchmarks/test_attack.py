@@ -1,4 +1,4 @@
-"""The attack benchmark, run small on the example task. What the bounds withstand: tests/simulators/test_hostile.py."""
+"""The attack benchmark, run small on the example task. What the bounds withstand: simulators/world/test_attacks.py."""
 
 import json
 from pathlib import Path

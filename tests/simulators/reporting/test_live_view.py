@@ -1,4 +1,4 @@
-"""Every scene that can occur is drawn, on a terminal of any size."""
+"""Every snapshot that can occur is drawn, on a terminal of any size."""
 
 import io
 from dataclasses import replace
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from simulators.demo.plan import CHARACTERS
+from simulators.demo.plan import PROFILES
 from simulators.reporting.device_timeline import State
 from simulators.reporting.frame import Frame
 from simulators.reporting.live_view import LiveView, PlainView, plain_line
-from simulators.reporting.snapshot import DeviceRow, Scene
+from simulators.reporting.snapshot import DeviceRow, Snapshot
 
 COUNTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63))
 NAMES = st.one_of(
@@ -34,8 +34,8 @@ ROWS = st.builds(
     bytes_up=COUNTS,
     bytes_down=COUNTS,
 )
-SCENES = st.builds(
-    Scene,
+SNAPSHOTS = st.builds(
+    Snapshot,
     stage=NAMES,
     seconds=st.floats(0, 1e9),
     version=st.integers(-1, 300) | COUNTS,
@@ -50,32 +50,32 @@ SCENES = st.builds(
     notes=st.lists(NAMES, max_size=3),
     page_url=st.sampled_from(["", "http://127.0.0.1:8090/"]) | NAMES,
 )
-NOTHING_YET = Scene(stage="data and broker", seconds=0.0, version=-1, versions_planned=None)
-VERSION_WITHOUT_A_PLAN = Scene(stage="teacher", seconds=3.0, version=0, versions_planned=None)
+NOTHING_YET = Snapshot(stage="data and broker", seconds=0.0, version=-1, versions_planned=None)
+VERSION_WITHOUT_A_PLAN = Snapshot(stage="teacher", seconds=3.0, version=0, versions_planned=None)
 
 
-def drawn(scene: Scene, columns: int, rows: int, *news: str) -> list[str]:
+def drawn(snapshot: Snapshot, columns: int, rows: int, *news: str) -> list[str]:
     """The lines of one frame."""
     console = Console(file=io.StringIO(), force_terminal=True, width=columns, height=rows, color_system=None)
     with LiveView(console) as view:
         for text in news:
             view.news(3.0, text)
-        view.show(scene)
+        view.show(snapshot)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @settings(max_examples=40)
-@given(scene=SCENES, news=st.lists(NAMES, max_size=6))
-def test_every_scene_fits_on_every_terminal(scene: Scene, news: list[str], size: tuple[int, int]) -> None:
+@given(snapshot=SNAPSHOTS, news=st.lists(NAMES, max_size=6))
+def test_every_scene_fits_on_every_terminal(snapshot: Snapshot, news: list[str], size: tuple[int, int]) -> None:
     columns, rows = size
     console = Console(file=io.StringIO(), force_terminal=True, width=columns, height=rows, color_system=None)
-    lines = console.render_lines(Frame(scene, news), console.options)
+    lines = console.render_lines(Frame(snapshot, news), console.options)
     assert len(lines) < max(rows, 5), "the last line is the cursor's"
     assert {sum(segment.cell_length for segment in line) for line in lines} == {columns}
-    assert drawn(scene, columns, rows, *news)
-    assert plain_line(scene).splitlines() or not scene.stage
+    assert drawn(snapshot, columns, rows, *news)
+    assert plain_line(snapshot).splitlines() or not snapshot.stage
 
 
 def test_a_version_comes_before_it_is_known_how_many_are_planned() -> None:
@@ -85,14 +85,14 @@ def test_a_version_comes_before_it_is_known_how_many_are_planned() -> None:
     assert plain_line(VERSION_WITHOUT_A_PLAN) == "teacher · version 0"
 
 
-def six_devices() -> Scene:
+def six_devices() -> Snapshot:
     """As the demo has them, with its longest titles and states."""
     rows = [
         DeviceRow(
             name=f"person-{number:02d}",
-            title=character.title,
-            state="held" if character.has_upload_policy else "training",
-            detail=" (not charging)" if character.has_upload_policy else "",
+            title=profile.title,
+            state="held" if profile.has_upload_policy else "training",
+            detail=" (not charging)" if profile.has_upload_policy else "",
             base_version=120 + number,
             staleness_last=number,
             waiting=number,
@@ -100,9 +100,9 @@ def six_devices() -> Scene:
             bytes_up=250_000,
             bytes_down=1_250_000,
         )
-        for number, character in enumerate(CHARACTERS, start=3)
+        for number, profile in enumerate(PROFILES, start=3)
     ]
-    return Scene(
+    return Snapshot(
         stage="federation",
         seconds=61.0,
         version=128,
@@ -129,8 +129,8 @@ def test_nothing_is_cut_on_a_terminal_of_100_columns() -> None:
     """Once "10 times slow…" was cut while the next column was half blank."""
     frame = "\n".join(drawn(six_devices(), 100, 30, *NEWS))
     assert "…" not in frame
-    for character in CHARACTERS:
-        assert character.title in frame
+    for profile in PROFILES:
+        assert profile.title in frame
     for word in (
         "kB down",
         "1250",

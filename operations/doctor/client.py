@@ -19,7 +19,7 @@ ANSWER_SECONDS_MAX = 3.0
 _STEP_SECONDS = 0.05
 _EVENTS_MAX = 256
 
-Fate = Literal["taken", "refused", "too large", "lost", "silent"]
+PublishOutcome = Literal["acknowledged", "refused", "too large", "disconnected", "timed out"]
 """Of a publication: acknowledged; said no to; over the limit that the broker announced; the connection ended; nothing
 came in time."""
 
@@ -28,11 +28,11 @@ class ProbeError(Exception):
     """A probe cannot go on."""
 
 
-class TimeUp(ProbeError):
+class OutOfTime(ProbeError):
     """The examination has taken as long as it may."""
 
 
-class NotLetIn(ProbeError):
+class ConnectionFailed(ProbeError):
     """No connection came about."""
 
     def __init__(self, reason: str, *, refused: bool) -> None:
@@ -41,43 +41,43 @@ class NotLetIn(ProbeError):
         """The broker answered and said no."""
 
 
-class Broken(ProbeError):
+class ConnectionLost(ProbeError):
     """The connection ended in the middle of a probe."""
 
 
-class Allowance:
+class TimeBudget:
     """The time that is left; no wait is longer."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until = clock() + seconds
 
-    def of(self, seconds: float) -> float:
+    def limit(self, seconds: float) -> float:
         """So long at most.
 
         Raises:
-            TimeUp: nothing is left.
+            OutOfTime: nothing is left.
         """
         left = self._until - self._clock()
         if left <= 0:
-            raise TimeUp("the examination has taken as long as it may")
+            raise OutOfTime("the examination has taken as long as it may")
         return min(seconds, left)
 
 
-class Visitor:
+class ProbeClient:
     """Connects when it is made; leaves when the block ends.
 
     Raises:
-        NotLetIn: no connection comes about.
-        TimeUp: in any method, when the allowance is used up.
+        ConnectionFailed: no connection comes about.
+        OutOfTime: in any method, when the budget is used up.
     """
 
-    def __init__(self, settings: MqttSettings, allowance: Allowance) -> None:
-        self._allowance = allowance
-        self._heard: deque[Delivery] = deque()
-        until = time.monotonic() + allowance.of(CONNECT_SECONDS_MAX)
+    def __init__(self, settings: MqttSettings, budget: TimeBudget) -> None:
+        self._budget = budget
+        self._received: deque[Delivery] = deque()
+        until = time.monotonic() + budget.limit(CONNECT_SECONDS_MAX)
         self._link = MqttLink(settings)
-        self.endings: list[str] = []
+        self.disconnects: list[str] = []
         """Why connections ended, oldest first."""
         self.session_present = False
         try:
@@ -96,74 +96,76 @@ class Visitor:
     def granted(self) -> Mapping[str, int]:
         return self._link.granted
 
-    def listen(self, topic_filter: str) -> None:
+    def subscribe(self, topic_filter: str) -> None:
         """One more filter, which the broker may refuse."""
         self._link.subscribe(topic_filter)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, seconds: float | None = None) -> Fate:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, seconds: float | None = None
+    ) -> PublishOutcome:
         """And waits for the acknowledgement."""
-        (fate,) = self.publish_all([(topic, payload)], retain=retain, seconds=seconds)
-        return fate
+        (outcome,) = self.publish_all([(topic, payload)], retain=retain, seconds=seconds)
+        return outcome
 
     def publish_all(
         self, messages: Iterable[tuple[str, bytes]], *, retain: bool = False, seconds: float | None = None
-    ) -> Sequence[Fate]:
-        """As many at a time as the broker takes. The fate of each, in order."""
-        ended_before = len(self.endings)
+    ) -> Sequence[PublishOutcome]:
+        """As many at a time as the broker takes. The outcome of each, in order."""
+        ended_before = len(self.disconnects)
         sent = [self._send(topic, payload, retain=retain) for topic, payload in messages]
-        until = time.monotonic() + self._allowance.of(ANSWER_SECONDS_MAX if seconds is None else seconds)
+        until = time.monotonic() + self._budget.limit(ANSWER_SECONDS_MAX if seconds is None else seconds)
         for message in sent:
             while message is not None and not message.is_settled and time.monotonic() < until:
                 message.wait(_STEP_SECONDS)
                 self._take(0)
-                if len(self.endings) > ended_before:
+                if len(self.disconnects) > ended_before:
                     break
-        late: Fate = "lost" if len(self.endings) > ended_before else "silent"
+        late: PublishOutcome = "disconnected" if len(self.disconnects) > ended_before else "timed out"
         return [
             "too large" if message is None else late if not message.is_settled else _settled(message.wait(0))
             for message in sent
         ]
 
-    def hear(
+    def receive(
         self,
         enough: Callable[[Sequence[Delivery]], bool],
         *,
         seconds: float = ANSWER_SECONDS_MAX,
         quiet_seconds: float | None = None,
         ack: bool = True,
-        through_cuts: bool = False,
+        across_reconnects: bool = False,
     ) -> list[Delivery]:
         """What comes until it is enough, until nothing has come for `quiet_seconds`, or so long at most.
 
         Args:
-            enough: of all that was heard in this call.
+            enough: of all that was received in this call.
             seconds: for the whole call.
             quiet_seconds: None: silence does not end it.
-            ack: whether the broker may forget what was heard.
-            through_cuts: a connection that ends does not end the call.
+            ack: whether the broker may forget what was received.
+            across_reconnects: a connection that ends does not end the call.
         """
-        heard: list[Delivery] = []
-        ended_before = len(self.endings)
+        received: list[Delivery] = []
+        ended_before = len(self.disconnects)
         quiet = seconds if quiet_seconds is None else quiet_seconds
-        until = time.monotonic() + self._allowance.of(seconds)
+        until = time.monotonic() + self._budget.limit(seconds)
         quiet_until = time.monotonic() + quiet
-        while not enough(heard):
-            if len(self.endings) > ended_before and not through_cuts:
+        while not enough(received):
+            if len(self.disconnects) > ended_before and not across_reconnects:
                 break
             # Asked before the look: what came while this machine was busy elsewhere was not silence.
             is_late, is_quiet = time.monotonic() >= until, time.monotonic() >= quiet_until
             self._take(0 if is_late or is_quiet else _STEP_SECONDS)
-            if is_quiet and not self._heard:
+            if is_quiet and not self._received:
                 break
-            while self._heard:
-                delivery = self._heard.popleft()
-                heard.append(delivery)
+            while self._received:
+                delivery = self._received.popleft()
+                received.append(delivery)
                 if ack:
                     self._link.ack(delivery)
                 quiet_until = time.monotonic() + quiet
             if is_late:
                 break
-        return heard
+        return received
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
@@ -177,14 +179,14 @@ class Visitor:
             return None
 
     def _take(self, seconds: float) -> None:
-        if self._heard:
+        if self._received:
             seconds = 0
         for event in self._link.receive(count=_EVENTS_MAX, timeout_seconds=seconds):
             match event:
                 case Delivery():
-                    self._heard.append(event)
+                    self._received.append(event)
                 case Disconnected(reason):
-                    self.endings.append(reason)
+                    self.disconnects.append(reason)
                 case Connected(session_present=present):
                     self.session_present = present
 
@@ -195,11 +197,11 @@ class Visitor:
                     self.session_present = present
                     return
                 case Disconnected(reason, refused):
-                    raise NotLetIn(reason, refused=refused)
+                    raise ConnectionFailed(reason, refused=refused)
                 case _:
                     pass
-        raise NotLetIn("it does not answer as an MQTT broker", refused=False)
+        raise ConnectionFailed("it does not answer as an MQTT broker", refused=False)
 
 
-def _settled(taken: bool) -> Fate:
-    return "taken" if taken else "refused"
+def _settled(taken: bool) -> PublishOutcome:
+    return "acknowledged" if taken else "refused"

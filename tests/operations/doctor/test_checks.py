@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from operations.doctor import capacity, delivery, entry, examination
-from operations.doctor.bench import Bench
-from operations.doctor.examination import bench_of, guarded
+from operations.doctor import capacity, command, connection, delivery
+from operations.doctor.broker_under_test import BrokerUnderTest
+from operations.doctor.client import ProbeClient
+from operations.doctor.command import broker_under_test, guarded
 from operations.doctor.finding import Finding, exit_code
 from operations.doctor.settings import DoctorSettings
-from operations.doctor.visitor import Visitor
 from tests.broker.mosquitto import await_listener, free_port
 from tests.conftest import MakeMosquitto
-from tests.simulators.doctor.conftest import QUEUE_MESSAGES, Examine, Patience, nothing_is_left
+from tests.operations.doctor.conftest import QUEUE_MESSAGES, Examine, PatientBudget, nothing_is_left
 from wire_contract.link.mqtt import MqttSettings
 from wire_contract.program.command_settings import UsageError, read_settings
 
@@ -77,7 +77,7 @@ def test_an_open_broker_that_is_set_well(make_mosquitto: MakeMosquitto, examine_
     assert examined.named("not checked") == NOT_GIVEN | ({"session's life"} if protocol == "3.1.1" else set())
     assert exit_code(examined.findings) == 0
     assert examined.one("queue limit").line.startswith(f"{QUEUE_MESSAGES:,} ")
-    assert examined.bench.kind == "mosquitto"
+    assert examined.broker.kind == "mosquitto"
     nothing_is_left(examined)
 
 
@@ -120,7 +120,7 @@ def test_one_setting_is_wrong(
     broker.start()
     examined = examine_broker(broker.url, mqtt=protocol)
     assert examined.one(name).verdict == verdict
-    assert setting in examined.one(name).mending["mosquitto"]
+    assert setting in examined.one(name).remedies["mosquitto"]
     assert examined.named("missing") == ({name} if verdict == "missing" else set())
     assert examined.named("warning") == OF_AN_OPEN_BROKER | ({name} if verdict == "warning" else set())
     nothing_is_left(examined)
@@ -132,7 +132,7 @@ def test_no_retained_messages(make_mosquitto: MakeMosquitto, examine_broker: Exa
     broker.start()
     examined = examine_broker(broker.url, mqtt=protocol)
     assert examined.one("retained").verdict == "missing"
-    assert "retain_available true" in examined.one("retained").mending["mosquitto"]
+    assert "retain_available true" in examined.one("retained").remedies["mosquitto"]
     assert examined.named("missing") <= {"retained", "will"}  # the contract's will is a retained message too
     nothing_is_left(examined)
 
@@ -142,13 +142,13 @@ def test_no_quality_of_service(make_mosquitto: MakeMosquitto, examine_broker: Ex
     broker.start()
     examined = examine_broker(broker.url)
     assert examined.named("missing") == {"QoS 1"}  # and nothing more can be looked at
-    assert "max_qos" in examined.one("QoS 1").mending["mosquitto"]
+    assert "max_qos" in examined.one("QoS 1").remedies["mosquitto"]
 
 
 def test_it_wants_a_user_and_none_is_given(make_guarded, examine_broker: Examine) -> None:  # noqa: ANN001
     examined = examine_broker(make_guarded().url)
     assert examined.named("missing") == {"login"}
-    assert "--username" in examined.one("login").mend
+    assert "--username" in examined.one("login").advice
     assert exit_code(examined.findings) == 1
 
 
@@ -182,7 +182,7 @@ def test_an_access_list_that_is_too_open(
 ) -> None:
     examined = examine_broker(make_guarded(f"{ACL}\nuser watch\n{rule}\n").url, **BOTH, mqtt=protocol)
     assert deed in examined.one("isolation").line
-    assert "acl_file" in examined.one("isolation").mending["mosquitto"]
+    assert "acl_file" in examined.one("isolation").remedies["mosquitto"]
     assert examined.named("missing") == {"isolation"}
     nothing_is_left(examined, reader=LOOKER)
 
@@ -206,7 +206,7 @@ def test_an_access_list_that_is_too_closed(
     assert rule in ACL
     examined = examine_broker(make_guarded(ACL.replace(rule, "")).url, **BOTH, mqtt=protocol)
     assert topic in examined.one("access").line
-    assert topic in examined.one("access").mending["mosquitto"]
+    assert topic in examined.one("access").remedies["mosquitto"]
     assert examined.named("missing") == {"access"}
     nothing_is_left(examined, reader=LOOKER)
 
@@ -216,7 +216,7 @@ def test_strangers_beside_users(make_mosquitto: MakeMosquitto, examine_broker: E
     broker.start()
     examined = examine_broker(broker.url, username="watch", password="a")
     assert examined.one("anonymous access").verdict == "warning"
-    assert "allow_anonymous false" in examined.one("anonymous access").mending["mosquitto"]
+    assert "allow_anonymous false" in examined.one("anonymous access").remedies["mosquitto"]
     assert examined.one("isolation").verdict == "warning"  # this one user may do everything
     assert examined.named("missing") == set()
 
@@ -243,7 +243,7 @@ def test_all_of_it_over_websockets(make_mosquitto: MakeMosquitto, examine_broker
 
 def look_for_websockets(url: str, websocket: str) -> Finding:
     settings = read_settings(DoctorSettings, ["--broker", url, "--websocket", websocket], program="doctor")
-    (finding,) = guarded("WebSocket", entry.websocket, bench_of(settings, Patience(60)))
+    (finding,) = guarded("WebSocket", connection.websocket, broker_under_test(settings, PatientBudget(60)))
     return finding
 
 
@@ -256,7 +256,7 @@ def test_a_second_listener_for_websockets(make_mosquitto: MakeMosquitto) -> None
     assert look_for_websockets(broker.url, f"ws://127.0.0.1:{await_listener(port)}/mqtt").verdict == "ok"
     nowhere = look_for_websockets(broker.url, f"ws://127.0.0.1:{broker.port}/mqtt")
     assert nowhere.verdict == "missing"
-    assert "protocol websockets" in nowhere.mending["mosquitto"]
+    assert "protocol websockets" in nowhere.remedies["mosquitto"]
     gc.collect()
 
 
@@ -281,11 +281,11 @@ def test_it_takes_nobodys_session(make_mosquitto: MakeMosquitto, examine_broker:
         password="b",
         subscriptions=("fedkd/v1/har/update/0/+",),
     )
-    with Visitor(mine, Patience(60)):
+    with ProbeClient(mine, PatientBudget(60)):
         pass
     with pytest.raises(UsageError, match="one session a user, and that of the aggregator"):
         examine_broker(broker.url, **BOTH)
-    with Visitor(mine, Patience(60)) as still:
+    with ProbeClient(mine, PatientBudget(60)) as still:
         assert still.session_present
 
     alone = examine_broker(broker.url, username="watch", password="a")
@@ -298,14 +298,14 @@ def test_it_is_done_within_a_minute_whatever_the_broker(
 ) -> None:
     """With no time left, what is left is said to be not checked, and cleaned up all the same."""
 
-    def slow(bench: Bench) -> Iterator[Finding]:
-        yield from delivery.retained(bench)
-        with bench.session("aggregator") as session, bench.visit("aggregator", session=session):
-            bench.allowance._until = time.monotonic()
-        yield from capacity.packet_limit(bench)
+    def slow(broker: BrokerUnderTest) -> Iterator[Finding]:
+        yield from delivery.retained(broker)
+        with broker.session("aggregator") as session, broker.connect("aggregator", session=session):
+            broker.budget._until = time.monotonic()
+        yield from capacity.packet_limit(broker)
 
-    checks = [examination.CHECKS[2], ("slow", slow), *examination.CHECKS[9:]]
-    monkeypatch.setattr(examination, "CHECKS", checks)
+    checks = [command.CHECKS[2], ("slow", slow), *command.CHECKS[9:]]
+    monkeypatch.setattr(command, "CHECKS", checks)
     broker = make_mosquitto(lines=GOOD)
     broker.start()
     examined = examine_broker(broker.url)

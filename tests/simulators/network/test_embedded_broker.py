@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.network.embedded_broker import PROTOCOL, Launched, await_url, launch
+from simulators.network.embedded_broker import PROTOCOL, StartedBroker, await_url, launch
 from simulators.processes.processes import Processes
 from tests.waiting import eventually
 from wire_contract.link.mqtt import MqttLink, MqttSettings
@@ -23,7 +23,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
         yield processes
 
 
-def settings(broker: Launched, url: str, client_id: str, *, password: str | None = None) -> MqttSettings:
+def settings(broker: StartedBroker, url: str, client_id: str, *, password: str | None = None) -> MqttSettings:
     return MqttSettings.from_url(
         url,
         client_id=client_id,

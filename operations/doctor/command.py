@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from operations.doctor import access, capacity, delivery, entry
-from operations.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench, NotChecked, Role
+from operations.doctor import access, capacity, connection, delivery
+from operations.doctor.broker_under_test import CLEAN_UP_SECONDS_MAX, BrokerUnderTest, NotChecked, Role
+from operations.doctor.client import OutOfTime, ProbeError, TimeBudget
 from operations.doctor.finding import REACHABLE, Finding, exit_code
-from operations.doctor.reach import Reached, Unreached, reach
+from operations.doctor.reachability import Reached, Unreached, reach
 from operations.doctor.report import as_json, shown, summary
 from operations.doctor.settings import PROBE_PREFIX, DoctorSettings
-from operations.doctor.visitor import Allowance, ProbeError, TimeUp
 from wire_contract.errors import LinkError, TopicError
 from wire_contract.link.mqtt import MqttSettings
 from wire_contract.program.command_settings import UsageError
@@ -28,12 +28,12 @@ EXAMINATION_SECONDS_MAX = 50.0
 """And then what was left at the broker is taken away, so that a minute is enough for all."""
 REACH_SECONDS_MAX = 5.0
 
-Check = Callable[[Bench], Iterator[Finding]]
+Check = Callable[[BrokerUnderTest], Iterator[Finding]]
 
 CHECKS: Sequence[tuple[str, Check]] = (
-    ("broker's memory", entry.identity),
-    ("anonymous access", entry.strangers),
-    ("access", access.rights),
+    ("broker's memory", connection.identity),
+    ("anonymous access", connection.anonymous_access),
+    ("access", access.permissions),
     ("isolation", access.isolation),
     ("retained", delivery.retained),
     ("durable session", delivery.durable_session),
@@ -43,7 +43,7 @@ CHECKS: Sequence[tuple[str, Check]] = (
     ("packet limit", capacity.packet_limit),
     ("queue limit", capacity.queue_and_flight),
     ("topic depth", delivery.depth),
-    ("WebSocket", entry.websocket),
+    ("WebSocket", connection.websocket),
     ("QoS 1 redelivery", delivery.redelivery),
 )
 """In this order: the first say what the later ones can be asked, and the last may take half a minute."""
@@ -55,18 +55,18 @@ def main(settings: DoctorSettings) -> int:
     Raises:
         UsageError: settings that cannot work together.
     """
-    bench = bench_of(settings, Allowance(EXAMINATION_SECONDS_MAX))
-    address = bench.roles["device"].address
-    print(f"broker {address}, probed below {bench.root}/{bench.task}\n", flush=True)
+    broker = broker_under_test(settings, TimeBudget(EXAMINATION_SECONDS_MAX))
+    address = broker.roles["device"].address
+    print(f"broker {address}, probed below {broker.root}/{broker.task}\n", flush=True)
     started = time.monotonic()
     findings = []
     # Ctrl-C and SIGTERM alike: what was left at the broker is taken away first.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _quiet(), contextlib.closing(examine(bench, now_unix=time.time())) as found:
+        with _quiet(), contextlib.closing(examine(broker, now_unix=time.time())) as found:
             for finding in found:
                 findings.append(finding)
-                print(shown(finding, bench.kind), flush=True)
+                print(shown(finding, broker.kind), flush=True)
     except KeyboardInterrupt:
         print("doctor: stopped; the rest was not looked at", file=sys.stderr)
         return INTERRUPTED
@@ -75,7 +75,7 @@ def main(settings: DoctorSettings) -> int:
     seconds = time.monotonic() - started
     print(f"\n{summary(findings, seconds)}")
     if settings.json_file is not None:
-        report = as_json(findings, address=address, broker=bench.kind, seconds=seconds)
+        report = as_json(findings, address=address, broker=broker.kind, seconds=seconds)
         try:
             settings.json_file.parent.mkdir(parents=True, exist_ok=True)
             settings.json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +84,7 @@ def main(settings: DoctorSettings) -> int:
     return exit_code(findings)
 
 
-def bench_of(settings: DoctorSettings, allowance: Allowance) -> Bench:
+def broker_under_test(settings: DoctorSettings, budget: TimeBudget) -> BrokerUnderTest:
     """What the settings say, before anything was asked of the broker.
 
     Raises:
@@ -97,7 +97,7 @@ def bench_of(settings: DoctorSettings, allowance: Allowance) -> Bench:
         "device": _mqtt(settings, task),
         "aggregator": _mqtt(aggregator or settings, task),
     }
-    return Bench(
+    return BrokerUnderTest(
         roles=roles,
         two_roles=aggregator is not None,
         root=settings.root,
@@ -106,7 +106,7 @@ def bench_of(settings: DoctorSettings, allowance: Allowance) -> Bench:
         client_prefix=prefix,
         queue_messages=settings.queue_messages,
         websocket=_websocket(settings, roles["device"], task),
-        allowance=allowance,
+        budget=budget,
         protocol=settings.mqtt,
         kind=settings.kind,
     )
@@ -150,59 +150,59 @@ def _device(username: str | None, task: str) -> str:
         return f"{task}-device"
 
 
-def examine(bench: Bench, *, now_unix: float) -> Generator[Finding, None, None]:
+def examine(broker: BrokerUnderTest, *, now_unix: float) -> Generator[Finding, None, None]:
     """All findings, one by one; leaves nothing at the broker, also when it is not asked for the rest of them.
 
     Raises:
         UsageError: the users given have sessions in use.
     """
-    device = bench.roles["device"]
+    device = broker.roles["device"]
     reached = reach(device.host, device.port, device.tls_context(), seconds_max=REACH_SECONDS_MAX, clock=time.monotonic)
     if isinstance(reached, Unreached):
-        yield Finding(name=REACHABLE, verdict="missing", line=reached.line, mend=reached.mend)
+        yield Finding(name=REACHABLE, verdict="missing", line=reached.line, advice=reached.advice)
         return
-    bench.is_local, bench.certificate_ends_unix = reached.is_local, reached.certificate_ends_unix
+    broker.is_local, broker.certificate_ends_unix = reached.is_local, reached.certificate_ends_unix
     try:
-        yield from _inside(bench, reached, now_unix)
+        yield from _inside(broker, reached, now_unix)
     finally:
-        left = bench.clean_up(Allowance(CLEAN_UP_SECONDS_MAX))
+        left = broker.clean_up(TimeBudget(CLEAN_UP_SECONDS_MAX))
     if left:
         line = f"could not be taken away: {', '.join(left)}"
-        yield Finding(name="cleaning up", verdict="warning", line=line, mend="delete it by hand")
+        yield Finding(name="cleaning up", verdict="warning", line=line, advice="delete it by hand")
 
 
-def _inside(bench: Bench, reached: Reached, now_unix: float) -> Iterator[Finding]:
+def _inside(broker: BrokerUnderTest, reached: Reached, now_unix: float) -> Iterator[Finding]:
     """From the first CONNECT on."""
     try:
-        entered = list(entry.versions_and_login(bench))
-    except entry.NoEntry as none:
+        entered = list(connection.versions_and_login(broker))
+    except connection.CannotContinue as none:
         if none.finding.name != REACHABLE:
             yield _reached(reached.seconds)
         yield none.finding
         return
     yield _reached(reached.seconds)
-    yield from entry.encryption(bench, now_unix)
+    yield from connection.encryption(broker, now_unix)
     yield from entered
     for name, check in CHECKS:
-        yield from guarded(name, check, bench)
+        yield from guarded(name, check, broker)
 
 
 def _reached(seconds: float) -> Finding:
     return Finding(name=REACHABLE, verdict="ok", line=f"answers within {1000 * seconds:.0f} ms")
 
 
-def guarded(name: str, check: Check, bench: Bench) -> Iterator[Finding]:
+def guarded(name: str, check: Check, broker: BrokerUnderTest) -> Iterator[Finding]:
     """The findings of one check; whatever becomes of it is a finding too."""
     try:
-        bench.allowance.of(1.0)
-        yield from check(bench)
+        broker.budget.limit(1.0)
+        yield from check(broker)
     except NotChecked as needed:
         yield Finding(name=name, verdict="not checked", line=str(needed))
-    except TimeUp as late:
+    except OutOfTime as late:
         yield Finding(name=name, verdict="not checked", line=str(late))
     except (ProbeError, LinkError) as error:
         line = f"the probe broke off: {error}"
-        yield Finding(name=name, verdict="missing", line=line, mend="look at the broker's log")
+        yield Finding(name=name, verdict="missing", line=line, advice="look at the broker's log")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from tests.waiting import ended
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 
-HOUSE = Path(__file__).parents[2]
+HOUSE = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "asyncfedkd", "broker"]
 
 

@@ -16,7 +16,7 @@ from device_client.trainer import Trained
 from wire_contract.layout import Layout, Vector
 
 
-class StudentLearner:
+class StudentTrainer:
     """A task's student under its frozen teacher, who is asked once about each device's data."""
 
     def __init__(
@@ -27,9 +27,9 @@ class StudentLearner:
         layout: Layout,
         *,
         seed: int,
-        answers: Mapping[str, Tensor] | None = None,
+        teacher_logits: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`answers` are the teacher's logits (example, class) by device, where it was asked before."""
+        """`teacher_logits` are the teacher's logits (example, class) by device, where it was asked before."""
         self._recipe = task.recipe
         self._data = data
         self._layout = layout
@@ -38,9 +38,9 @@ class StudentLearner:
         with seeded(seed):
             self._student = task.student()
         wanted = teacher is not None and task.recipe.alpha > 0
-        self._answers: dict[str, Tensor | None] = dict.fromkeys(data)
+        self._teacher_logits: dict[str, Tensor | None] = dict.fromkeys(data)
         if teacher is not None and wanted:
-            self._answers |= answers or answers_of(teacher, data)
+            self._teacher_logits |= teacher_logits or teacher_logits_of(teacher, data)
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         load_vector(self._student, self._layout, start)
@@ -51,12 +51,12 @@ class StudentLearner:
             self._recipe,
             seed=seed_of(self._seed, self._numbers[device], round_number),
             version=version,
-            teacher_logits=self._answers[device],
+            teacher_logits=self._teacher_logits[device],
         )
         return trained_of(self._student, self._layout, result)
 
 
-def answers_of(teacher: nn.Module, data: Mapping[str, Examples]) -> dict[str, Tensor]:
+def teacher_logits_of(teacher: nn.Module, data: Mapping[str, Examples]) -> dict[str, Tensor]:
     """A teacher's logits (example, class) of each device's data."""
     return {device: logits_of(teacher, examples.inputs) for device, examples in data.items()}
 
@@ -71,7 +71,7 @@ def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Tr
     )
 
 
-class MutualLearner:
+class FedKDTrainer:
     """FedKD: each device trains a teacher of its own together with the student (`device_client/learning/fedkd.py`)."""
 
     def __init__(

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from operations.doctor.client import ConnectionFailed, OutOfTime, ProbeClient, ProbeError, TimeBudget
 from operations.doctor.finding import Broker
-from operations.doctor.visitor import Allowance, NotLetIn, ProbeError, TimeUp, Visitor
-from operations.proxy import Exchange, Line, Target
+from operations.proxy import Proxy, ProxyPool, Upstream
 from wire_contract.errors import LinkError
 from wire_contract.limits import MIB
 from wire_contract.link.mqtt import MqttSettings
@@ -39,7 +39,7 @@ class NotChecked(ProbeError):
 
 
 @dataclass
-class Bench:
+class BrokerUnderTest:
     """Filled by the first checks, used by the later ones."""
 
     roles: dict[Role, MqttSettings]
@@ -53,7 +53,7 @@ class Bench:
     """Of the client ids; nobody has used it before."""
     queue_messages: int
     websocket: MqttSettings | None
-    allowance: Allowance
+    budget: TimeBudget
     protocol: Protocol = "auto"
     """Found by the first connections."""
     is_local: bool = False
@@ -63,7 +63,7 @@ class Bench:
     """What the broker says it is."""
     one_client_a_user: bool = False
     """The session belongs to the user, whatever client id is sent."""
-    open_ways: set[Kind] = field(default_factory=set)
+    working_kinds: set[Kind] = field(default_factory=set)
     """Kinds of topic on which a message was seen to pass from its writer to its reader."""
     _sessions: set[Session] = field(default_factory=set)
     _entered: set[Role] = field(default_factory=set)
@@ -110,21 +110,21 @@ class Bench:
         }
         return levels.get(kind, {"device": name})
 
-    def need_both(self) -> None:
+    def require_two_clients(self) -> None:
         """Raises:
         NotChecked: two clients cannot be connected at once.
         """
         if self.one_client_a_user and not self.two_roles:
             raise NotChecked("give --aggregator-username too: here a user can connect only once at a time")
 
-    def need(self, kind: Kind) -> str:
+    def require(self, kind: Kind) -> str:
         """The topic, if messages of this kind pass.
 
         Raises:
             NotChecked: they do not.
         """
-        self.need_both()
-        if kind not in self.open_ways:
+        self.require_two_clients()
+        if kind not in self.working_kinds:
             raise NotChecked(
                 f"messages on …/{self.topic(kind).rsplit(self.task + '/', maxsplit=1)[-1]} do not pass, see access"
                 if self.two_roles
@@ -132,7 +132,7 @@ class Bench:
             )
         return self.topic(kind)
 
-    def visit(
+    def connect(
         self,
         role: Role,
         *subscriptions: str,
@@ -140,16 +140,16 @@ class Bench:
         session: Session | None = None,
         session_seconds: int = SESSION_SECONDS,
         will: Will | None = None,
-        line: Line | None = None,
+        proxy: Proxy | None = None,
         receive_maximum: int = 256,
-    ) -> Visitor:
+    ) -> ProbeClient:
         """A client of this role, one at a time of each; without `session` the broker keeps nothing for it.
 
         Raises:
-            NotLetIn: no connection comes about.
+            ConnectionFailed: no connection comes about.
         """
         settings = dataclasses.replace(
-            self._visiting(role),
+            self._settings_of(role),
             subscriptions=dict.fromkeys(subscriptions, quality),
             will=will,
             receive_maximum=receive_maximum,
@@ -161,15 +161,15 @@ class Bench:
                 clean_start=False,
                 session_expiry_seconds=session_seconds,
             )
-        if line is not None:
-            settings = dataclasses.replace(settings, host="127.0.0.1", port=line.port, tls=None)
+        if proxy is not None:
+            settings = dataclasses.replace(settings, host="127.0.0.1", port=proxy.port, tls=None)
         if session is not None and role in self._entered:  # before: we may be interrupted when the broker has made it
             self._sessions.add(session)
-        visitor = Visitor(settings, self.allowance)
+        client = ProbeClient(settings, self.budget)
         if session is not None:
             self._sessions.add(session)
             self._entered.add(role)
-        return visitor
+        return client
 
     @contextlib.contextmanager
     def session(self, role: Role) -> Iterator[Session]:
@@ -183,61 +183,65 @@ class Bench:
             yield session
         finally:
             if session in self._sessions:
-                with contextlib.suppress(NotLetIn, TimeUp, LinkError):  # then it is tried once more in the end
+                with contextlib.suppress(
+                    ConnectionFailed, OutOfTime, LinkError
+                ):  # then it is tried once more in the end
                     self._end(session)
 
-    def stranger(self) -> Visitor:
+    def anonymous_client(self) -> ProbeClient:
         """A client that says no name and shows no certificate."""
-        settings = self._visiting("device")
+        settings = self._settings_of("device")
         tls = settings.tls
         if isinstance(tls, Tls):
             tls = dataclasses.replace(tls, certificate_file=None, key_file=None)
-        return Visitor(
+        return ProbeClient(
             dataclasses.replace(
                 settings, client_id=self.client_id("any"), username=None, password=None, password_file=None, tls=tls
             ),
-            self.allowance,
+            self.budget,
         )
 
-    def retain(self, visitor: Visitor, role: Role, topic: str, payload: bytes) -> str:
+    def retain(self, client: ProbeClient, role: Role, topic: str, payload: bytes) -> str:
         """Publishes what must be deleted later. What became of it."""
         self._retained[topic] = role
-        return visitor.publish(topic, payload, retain=True)
+        return client.publish(topic, payload, retain=True)
 
-    def may_be_retained(self, topic: str, role: Role) -> None:
+    def note_retained(self, topic: str, role: Role) -> None:
         """The broker may keep something there, without our publishing it (a will)."""
         self._retained[topic] = role
 
-    def leave(self, session: Session) -> None:
+    def disown(self, session: Session) -> None:
         """It is somebody else's."""
         self._sessions.discard(session)
 
     def _end(self, session: Session) -> None:
-        with Visitor(dataclasses.replace(self._visiting(session.role), client_id=session.client_id), self.allowance):
+        with ProbeClient(
+            dataclasses.replace(self._settings_of(session.role), client_id=session.client_id), self.budget
+        ):
             self._sessions.discard(session)
 
     @contextlib.contextmanager
-    def line(self, role: Role) -> Iterator[Line]:
+    def proxy(self, role: Role) -> Iterator[Proxy]:
         """A way to the broker that can be cut."""
         settings = self.roles[role]
-        target = Target(host=settings.host, port=settings.port, tls=settings.tls_context())
-        with Exchange(target) as exchange:
-            yield exchange.line()
+        upstream = Upstream(host=settings.host, port=settings.port, tls=settings.tls_context())
+        with ProxyPool(upstream) as proxies:
+            yield proxies.open()
 
-    def clean_up(self, allowance: Allowance) -> list[str]:
+    def clean_up(self, budget: TimeBudget) -> list[str]:
         """Ends our sessions, deletes our retained messages. What could not be done, in words."""
-        self.allowance = allowance
+        self.budget = budget
         left = []
         for session in tuple(self._sessions):
             try:
                 self._end(session)
-            except (NotLetIn, TimeUp, LinkError):
+            except (ConnectionFailed, OutOfTime, LinkError):
                 left.append(f"the session {session.client_id}")
         for topic, role in self._retained.items():
             try:
-                with self.visit(role) as visitor:
-                    deleted = visitor.publish(topic, b"", retain=True) == "taken"
-            except (NotLetIn, TimeUp, LinkError):
+                with self.connect(role) as client:
+                    deleted = client.publish(topic, b"", retain=True) == "acknowledged"
+            except (ConnectionFailed, OutOfTime, LinkError):
                 deleted = False
             left += [] if deleted else [topic]
         return left
@@ -246,7 +250,7 @@ class Bench:
         """At most 23 characters: MQTT 3.1.1 promises no more."""
         return f"{self.client_prefix}-{who[:3]}"
 
-    def _visiting(self, role: Role) -> MqttSettings:
+    def _settings_of(self, role: Role) -> MqttSettings:
         return dataclasses.replace(
             self.roles[role],
             client_id=self.client_id(role),

@@ -9,27 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from operations.doctor import finding as mends
+from operations.doctor import remedies as known
 from operations.doctor.capacity import _queue, largest
-from operations.doctor.entry import durability, encryption, kind_of
-from operations.doctor.examination import bench_of
+from operations.doctor.client import OutOfTime, ProbeClient, TimeBudget
+from operations.doctor.command import broker_under_test
+from operations.doctor.connection import durability, encryption, kind_of
 from operations.doctor.finding import Finding, exit_code
-from operations.doctor.reach import Unreached, explained
+from operations.doctor.reachability import Unreached, explained
 from operations.doctor.report import WIDTH_CHARACTERS, as_json, shown, summary
 from operations.doctor.settings import DoctorSettings
-from operations.doctor.visitor import Allowance, TimeUp, Visitor
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
 from tests.documents import README
-from tests.simulators.doctor.conftest import Patience
+from tests.operations.doctor.conftest import PatientBudget
 from tests.waiting import ended, eventually
 from wire_contract.link.mqtt import MqttSettings
 from wire_contract.program.command_settings import UsageError, read_settings
 
 OK = Finding(name="will", verdict="ok", line="published when a connection breaks")
-WARNING = Finding(name="TLS", verdict="warning", line="not encrypted", mending=mends.ENCRYPTION)
-MISSING = Finding(name="queue limit", verdict="missing", line="of 3,000 messages 1,000 were kept", mending=mends.QUEUE)
-GONE = Finding(name="reachable", verdict="missing", line="nobody listens on x:1", mend="start the broker")
+WARNING = Finding(name="TLS", verdict="warning", line="not encrypted", remedies=known.ENCRYPTION)
+MISSING = Finding(name="queue limit", verdict="missing", line="of 3,000 messages 1,000 were kept", remedies=known.QUEUE)
+GONE = Finding(name="reachable", verdict="missing", line="nobody listens on x:1", advice="start the broker")
 
 
 def read(*arguments: str) -> DoctorSettings:
@@ -43,7 +43,7 @@ def test_the_exit_code(findings: list[Finding], code: int) -> None:
 
 
 def test_lines_fit_a_terminal_and_say_the_verdict_in_words() -> None:
-    long = Finding(name="queue limit", verdict="missing", line="word " * 60, mending=mends.QUEUE)
+    long = Finding(name="queue limit", verdict="missing", line="word " * 60, remedies=known.QUEUE)
     for one in (OK, WARNING, MISSING, GONE, long):
         text = shown(one, None)
         assert text.startswith(one.verdict)
@@ -57,7 +57,7 @@ def test_only_the_settings_of_a_known_broker_are_shown() -> None:
     assert "max_queued_messages 100000" in known
     assert "EMQX" not in known
     assert {"mosquitto:", "EMQX:", "HiveMQ:", "NATS:"} <= set(unknown.split())
-    assert "→" not in shown(Finding(name="x", verdict="ok", line="fine", mending=mends.QUEUE), None)
+    assert "→" not in shown(Finding(name="x", verdict="ok", line="fine", remedies=known.QUEUE), None)
 
 
 def test_the_main_remedy_comes_before_the_other() -> None:
@@ -85,9 +85,9 @@ def test_what_is_known_of_versions() -> None:
     assert kind_of("$SYS/broker/version", "mosquitto version 2.0.11") == "mosquitto"
     assert kind_of("$SYS/brokers/a@b/version", "5.8.0") == "EMQX"
     assert kind_of("$SYS/broker/version", "7.1") is None
-    assert "autosave_interval" in durability("mosquitto version 2.0.18", "mosquitto").mending["mosquitto"]
+    assert "autosave_interval" in durability("mosquitto version 2.0.18", "mosquitto").remedies["mosquitto"]
     assert durability("mosquitto version 2.0.18", "mosquitto").verdict == "warning"
-    assert "flush_period 0" in durability("mosquitto version 2.1.2", "mosquitto").mending["mosquitto"]
+    assert "flush_period 0" in durability("mosquitto version 2.1.2", "mosquitto").remedies["mosquitto"]
     assert "in memory" in durability("aMQTT version 0.12.1", None).line
     assert durability("", None).verdict == "not checked"
 
@@ -104,10 +104,10 @@ def test_what_is_known_of_versions() -> None:
 )
 def test_what_encryption_is_worth(is_local: bool, password: str | None, days: int | None, verdict: str) -> None:
     user = f"u:{password}@" if password else ""
-    bench = bench_of(read("--broker", f"mqtt://{user}broker.example"), Allowance(10))
-    bench.is_local = is_local
-    bench.certificate_ends_unix = None if days is None else 86_400.0 * days
-    (found,) = encryption(bench, now_unix=0.0)
+    broker = broker_under_test(read("--broker", f"mqtt://{user}broker.example"), TimeBudget(10))
+    broker.is_local = is_local
+    broker.certificate_ends_unix = None if days is None else 86_400.0 * days
+    (found,) = encryption(broker, now_unix=0.0)
     assert found.verdict == verdict
 
 
@@ -116,38 +116,38 @@ def test_errors_of_sockets_in_words() -> None:
         found = explained(error, host="h", port=1)
         assert isinstance(found, Unreached)
         assert "h:1" in found.line
-        assert found.mend
+        assert found.advice
 
 
-def test_waits_end_with_the_allowance() -> None:
+def test_waits_end_with_the_budget() -> None:
     now = 0.0
-    allowance = Allowance(10, clock=lambda: now)
-    assert allowance.of(3) == 3
+    budget = TimeBudget(10, clock=lambda: now)
+    assert budget.limit(3) == 3
     now = 8.0
-    assert allowance.of(3) == 2
+    assert budget.limit(3) == 2
     now = 10.0
-    with pytest.raises(TimeUp):
-        allowance.of(3)
+    with pytest.raises(OutOfTime):
+        budget.limit(3)
 
 
 def test_what_is_there_is_heard_however_late_one_looks(mosquitto: Mosquitto) -> None:
     """A machine that was busy elsewhere takes no silence for the broker's."""
     settings = MqttSettings.from_url(mosquitto.url, client_id="ear", clean_start=True, subscriptions=("#",))
-    with Visitor(settings, Allowance(60)) as visitor:
-        assert visitor.publish("mark", b"mark") == "taken"
-        eventually(lambda: bool(visitor._heard or visitor._link.waiting))
-        assert [one.topic for one in visitor.hear(bool, seconds=0.0)] == ["mark"]
+    with ProbeClient(settings, TimeBudget(60)) as client:
+        assert client.publish("mark", b"mark") == "acknowledged"
+        eventually(lambda: bool(client._received or client._link.waiting))
+        assert [one.topic for one in client.receive(bool, seconds=0.0)] == ["mark"]
 
 
 def test_probes_stay_apart_from_what_is_in_use() -> None:
     settings = read("--broker", "mqtt://watch:s@h", "--task", "har", "--client-id", "live", "--root", "mine/v1")
-    bench = bench_of(settings, Allowance(10))
-    assert bench.task.startswith("doctor-")
-    assert bench.topic("model").startswith(f"mine/v1/{bench.task}/")
-    assert all(role.client_id != "live" for role in bench.roles.values())
-    assert bench.device == "watch"
-    assert not bench.two_roles
-    assert len(bench.client_id("aggregator")) + 2 <= 23  # what every MQTT 3.1.1 broker takes
+    broker = broker_under_test(settings, TimeBudget(10))
+    assert broker.task.startswith("doctor-")
+    assert broker.topic("model").startswith(f"mine/v1/{broker.task}/")
+    assert all(role.client_id != "live" for role in broker.roles.values())
+    assert broker.device == "watch"
+    assert not broker.two_roles
+    assert len(broker.client_id("aggregator")) + 2 <= 23  # what every MQTT 3.1.1 broker takes
     with pytest.raises(UsageError, match="--probe-task: must begin with doctor"):
         read("--broker", "mqtt://h", "--probe-task", "har")
     with pytest.raises(UsageError, match="--websocket: must be like ws://"):
@@ -156,11 +156,11 @@ def test_probes_stay_apart_from_what_is_in_use() -> None:
 
 def test_the_aggregators_user_is_not_the_devices() -> None:
     flags = ("--aggregator-username", "boss", "--aggregator-password", "p")
-    bench = bench_of(read("--broker", "mqtt://watch:s@h", *flags), Allowance(10))
-    assert bench.two_roles
-    assert (bench.roles["aggregator"].username, bench.roles["aggregator"].password) == ("boss", "p")
-    bench = bench_of(read("--broker", "mqtt://watch:s@h", *flags[:2]), Allowance(10))
-    assert bench.roles["aggregator"].password is None  # and not that of the device, out of the URL
+    broker = broker_under_test(read("--broker", "mqtt://watch:s@h", *flags), TimeBudget(10))
+    assert broker.two_roles
+    assert (broker.roles["aggregator"].username, broker.roles["aggregator"].password) == ("boss", "p")
+    broker = broker_under_test(read("--broker", "mqtt://watch:s@h", *flags[:2]), TimeBudget(10))
+    assert broker.roles["aggregator"].password is None  # and not that of the device, out of the URL
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -202,9 +202,9 @@ def test_it_can_be_stopped_and_leaves_nothing(mosquitto: Mosquitto) -> None:
     assert process.returncode == 130
     assert complaint == "doctor: stopped; the rest was not looked at\n"
     looker = MqttSettings.from_url(mosquitto.url, client_id="looker", clean_start=True, subscriptions=("#",))
-    with Visitor(looker, Patience(20)) as visitor:
-        visitor.publish("mark", b"mark")
-        assert [one.topic for one in visitor.hear(bool)] == ["mark"]
+    with ProbeClient(looker, PatientBudget(20)) as client:
+        client.publish("mark", b"mark")
+        assert [one.topic for one in client.receive(bool)] == ["mark"]
     # What was not ended would be there still: neither session nor connection is.
     begun = set(re.findall(r"as (doctor-\S+) \(p\d, c0", mosquitto.log))
     gone = set(re.findall(r"as (doctor-\S+) \(p\d, c1", mosquitto.log))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from operations.doctor.finding import exit_code
-from operations.doctor.reach import Reached, Unreached, reach
+from operations.doctor.reachability import Reached, Unreached, reach
 from tests.broker.conftest import scripted_broker  # noqa: F401 — a fixture
-from tests.broker.locked import Bench as Enrolled
+from tests.broker.locked import BrokerUnderTest as Enrolled
 from tests.broker.locked import LockedBroker, bench, locked  # noqa: F401 — fixtures
 from tests.broker.mosquitto import program
-from tests.simulators.doctor.conftest import Examine
+from tests.operations.doctor.conftest import Examine
 from wire_contract.link.mqtt import MqttLink
 
 StartScripted = Callable[..., int]
@@ -78,7 +78,7 @@ def test_what_is_wrong_with_a_certificate_is_said_in_words(
     elsewhere = reached(scripted_broker(silent, authority.server(name="DNS:other.example")), authority.client())
     unknown = reached(scripted_broker(silent, authority.server()), ssl.create_default_context())
     plain = reached(scripted_broker(silent), authority.client())
-    for found, words, mend in (
+    for found, words, advice in (
         (expired, "has expired", "renew"),
         (elsewhere, "is for another host", "subjectAltName"),
         (unknown, "unknown authority", "--tls-ca"),
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_a_certificate_is_said_in_words(
     ):
         assert isinstance(found, Unreached)
         assert words in found.line
-        assert mend in found.mend
+        assert advice in found.advice
 
 
 def test_names_that_do_not_exist() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from operations.doctor import capacity, examination
-from operations.doctor.bench import CLEAN_UP_SECONDS_MAX, Bench
-from operations.doctor.examination import EXAMINATION_SECONDS_MAX, bench_of, examine
+from operations.doctor import capacity, command
+from operations.doctor.broker_under_test import CLEAN_UP_SECONDS_MAX, BrokerUnderTest
+from operations.doctor.client import ProbeClient, TimeBudget
+from operations.doctor.command import EXAMINATION_SECONDS_MAX, broker_under_test, examine
 from operations.doctor.finding import Finding
 from operations.doctor.settings import DoctorSettings
-from operations.doctor.visitor import Allowance, Visitor
 from wire_contract.link.mqtt import MqttSettings
 from wire_contract.program.command_settings import read_settings
 
@@ -21,18 +21,18 @@ QUEUE_MESSAGES = 1_500
 """Above mosquitto's default limit of 1,000."""
 
 
-class Patience(Allowance):
+class PatientBudget(TimeBudget):
     """Each wait may take several times as long as a person would let it, on a machine that does other things too."""
 
-    def of(self, seconds: float) -> float:
-        return super().of(PATIENCE_FACTOR * seconds)
+    def limit(self, seconds: float) -> float:
+        return super().limit(PATIENCE_FACTOR * seconds)
 
 
 @dataclass(frozen=True)
 class Examined:
     """One examination."""
 
-    bench: Bench
+    broker: BrokerUnderTest
     findings: Sequence[Finding]
 
     def verdicts(self) -> Mapping[str, str]:
@@ -61,15 +61,15 @@ Examine = Callable[..., Examined]
 def examine_broker(monkeypatch: pytest.MonkeyPatch) -> Examine:
     """With these flags: `examine_broker(url, username="x")`."""
     monkeypatch.delenv("FEDKD_BROKER", raising=False)
-    monkeypatch.setattr(examination, "CLEAN_UP_SECONDS_MAX", PATIENCE_FACTOR * CLEAN_UP_SECONDS_MAX)
+    monkeypatch.setattr(command, "CLEAN_UP_SECONDS_MAX", PATIENCE_FACTOR * CLEAN_UP_SECONDS_MAX)
     monkeypatch.setattr(capacity, "_QUIET_SECONDS", 2.0)
 
     def run(url: str, **flags: object) -> Examined:
         flags = {"queue_messages": QUEUE_MESSAGES, **flags}
         arguments = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
         settings = read_settings(DoctorSettings, ["--broker", url, *arguments], program="doctor")
-        bench = bench_of(settings, Patience(PATIENCE_FACTOR * EXAMINATION_SECONDS_MAX))
-        return Examined(bench, list(examine(bench, now_unix=time.time())))
+        broker = broker_under_test(settings, PatientBudget(PATIENCE_FACTOR * EXAMINATION_SECONDS_MAX))
+        return Examined(broker, list(examine(broker, now_unix=time.time())))
 
     return run
 
@@ -82,28 +82,31 @@ def nothing_is_left(examined: Examined, *, reader: Mapping[str, Any] | None = No
         reader: user, password and the like of somebody who may read all; None: as the device.
         sessions: False for amqtt, which says that it has a session when it has just ended it.
     """
-    bench = examined.bench
-    device = bench.roles["device"]
+    broker = examined.broker
+    device = broker.roles["device"]
     base: dict[str, Any] = {
         "host": device.host,
         "port": device.port,
         "transport": device.transport,
-        "protocol": bench.protocol,
+        "protocol": broker.protocol,
         "session_expiry_seconds": 0,
         "reconnect_delay_max_seconds": 0.05,
     }
-    allowance = Patience(60)
-    for role, client_id in bench.sessions_made if sessions else ():
-        settings = bench.roles[role]
+    budget = PatientBudget(60)
+    for role, client_id in broker.sessions_made if sessions else ():
+        settings = broker.roles[role]
         own = {"username": settings.username, "password": settings.password, "tls": settings.tls}
-        with Visitor(MqttSettings(client_id=client_id, **base, **own), allowance) as visitor:
-            assert not visitor.session_present, f"the session {client_id} is left"
+        with ProbeClient(MqttSettings(client_id=client_id, **base, **own), budget) as client:
+            assert not client.session_present, f"the session {client_id} is left"
     own = {"username": device.username, "password": device.password, "tls": device.tls}
     who = own if reader is None else reader
-    topics = f"{bench.root}/{bench.task}/#"
+    topics = f"{broker.root}/{broker.task}/#"
     looking = MqttSettings(client_id="looker", clean_start=True, subscriptions=(topics,), **base, **who)
-    with Visitor(looking, allowance) as looker:
+    with ProbeClient(looking, budget) as looker:
         # What is retained comes before the answer to what is published on the same connection after it.
-        looker.publish(f"{bench.root}/{bench.task}/model", b"mark")
-        left = [one.topic for one in looker.hear(lambda heard: any(one.payload == b"mark" for one in heard), seconds=2)]
-    assert left == [f"{bench.root}/{bench.task}/model"]
+        looker.publish(f"{broker.root}/{broker.task}/model", b"mark")
+        left = [
+            one.topic
+            for one in looker.receive(lambda received: any(one.payload == b"mark" for one in received), seconds=2)
+        ]
+    assert left == [f"{broker.root}/{broker.task}/model"]

@@ -24,7 +24,7 @@ Learned = Callable[[], Vector]
 
 
 @dataclass(frozen=True)
-class Forged:
+class ForgedUpdate:
     """One update that is made up."""
 
     difference: Vector
@@ -32,7 +32,7 @@ class Forged:
     """None: what this attacker claims otherwise."""
 
 
-Forge = Callable[[Published, Learned], Sequence[Forged]]
+Attack = Callable[[Published, Learned], Sequence[ForgedUpdate]]
 
 
 def _direction(model: Published, norm: float) -> Vector:
@@ -53,19 +53,19 @@ def _norm(model: Published) -> float:
     return float(np.linalg.norm(model.weights))
 
 
-ATTACKS: Mapping[str, Forge] = {
-    "huge": lambda model, _: [Forged(_direction(model, 9.9 * _norm(model)))],
-    "large": lambda model, _: [Forged(_direction(model, 0.99 * _norm(model)))],
-    "huge bias": lambda model, _: [Forged(_bias(model, 9.9 * _norm(model)))],
-    "large bias": lambda model, _: [Forged(_bias(model, 0.99 * _norm(model)))],
-    "flip": lambda _, learned: [Forged(-10 * learned())],
-    "flood": lambda _, learned: [Forged(-learned())] * _FLOOD,
-    "flood of biases": lambda model, _: [Forged(_bias(model, 1.0))] * _FLOOD,
+ATTACKS: Mapping[str, Attack] = {
+    "huge": lambda model, _: [ForgedUpdate(_direction(model, 9.9 * _norm(model)))],
+    "large": lambda model, _: [ForgedUpdate(_direction(model, 0.99 * _norm(model)))],
+    "huge bias": lambda model, _: [ForgedUpdate(_bias(model, 9.9 * _norm(model)))],
+    "large bias": lambda model, _: [ForgedUpdate(_bias(model, 0.99 * _norm(model)))],
+    "flip": lambda _, learned: [ForgedUpdate(-10 * learned())],
+    "flood": lambda _, learned: [ForgedUpdate(-learned())] * _FLOOD,
+    "flood of biases": lambda model, _: [ForgedUpdate(_bias(model, 1.0))] * _FLOOD,
     "heavy among light": lambda _, learned: [
-        Forged(-10 * learned(), SAMPLES_CLAIMED_MAX),
-        *[Forged(-0.001 * learned(), 1)] * _FLOOD,
+        ForgedUpdate(-10 * learned(), SAMPLES_CLAIMED_MAX),
+        *[ForgedUpdate(-0.001 * learned(), 1)] * _FLOOD,
     ],
-    "nothing": lambda model, _: [Forged(_direction(model, 1e-9))],
+    "nothing": lambda model, _: [ForgedUpdate(_direction(model, 1e-9))],
 }
 """By name. `huge` stays just under the norm that is refused as diverged, `large` under the norm of the model, `flip` is
 meant to be sent in several versions, and `nothing` to make honest updates look large."""
@@ -77,7 +77,7 @@ class Attacker:
     def __init__(
         self,
         device: str,
-        forge: Forge,
+        forge: Attack,
         learn: Callable[[Published], Vector],
         *,
         task: str,
@@ -115,7 +115,7 @@ class Attacker:
             return ()
         return [self._payload(forged, newest) for forged in self._forge(newest, lambda: self._learn(newest))]
 
-    def _payload(self, forged: Forged, model: Published) -> bytes:
+    def _payload(self, forged: ForgedUpdate, model: Published) -> bytes:
         self._sequence += 1
         update = Update(
             task=self._task,

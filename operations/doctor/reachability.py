@@ -33,7 +33,7 @@ class Unreached:
     """Nobody does, or not as they should."""
 
     line: str
-    mend: str
+    advice: str
 
 
 def reach(
@@ -92,12 +92,12 @@ def explained(error: Exception, *, host: str, port: int) -> Unreached:
         return _untrusted(error, where)
     if isinstance(error, ssl.SSLError):
         line = f"{where} does not speak TLS as asked: {getattr(error, 'reason', None) or error}"
-        return Unreached(line=line, mend="use mqtt:// or ws:// if this port is not encrypted; else give another port")
-    for kind, what, mend in _ERRORS:
+        return Unreached(line=line, advice="use mqtt:// or ws:// if this port is not encrypted; else give another port")
+    for kind, what, advice in _ERRORS:
         if isinstance(error, kind):
-            return Unreached(line=what.format(where=where, host=host), mend=mend)
+            return Unreached(line=what.format(where=where, host=host), advice=advice)
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Unreached(line=f"{where} cannot be reached: {reason}", mend="look at --broker")
+    return Unreached(line=f"{where} cannot be reached: {reason}", advice="look at --broker")
 
 
 _ERRORS: Sequence[tuple[type[Exception], str, str]] = (
@@ -110,4 +110,4 @@ _ERRORS: Sequence[tuple[type[Exception], str, str]] = (
 
 def _untrusted(error: ssl.SSLCertVerificationError, where: str) -> Unreached:
     cause = untrusted(error)
-    return Unreached(line=f"the certificate of {where} {cause.what}", mend=cause.mend)
+    return Unreached(line=f"the certificate of {where} {cause.what}", advice=cause.mend)

@@ -15,13 +15,13 @@ from device_client.learning.seeding import seeded
 from device_client.tasks.loading import load_task
 from device_client.trainer import Trained
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
-from simulators.world.learners import MutualLearner, StudentLearner
+from simulators.world.local_trainers import FedKDTrainer, StudentTrainer
 from simulators.world.server import Rules
 from wire_contract.compression.choice import TopShare
 from wire_contract.compression.planner import Plan
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_task.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "own_task.py"
 LAYOUT = Layout((TensorSpec("weight", (2, 2)), TensorSpec("bias", (2,))))
 ZERO = np.zeros(LAYOUT.size, dtype=np.float32)
 EXACT = Rules(
@@ -44,7 +44,7 @@ def learned(weights: Vector) -> Trained:
 
 
 def stepping(calls: list[tuple[str, int, int]]) -> Callable[..., Trained]:
-    """A learner that adds one to every weight and writes down when it was asked."""
+    """A trainer that adds one to every weight and writes down when it was asked."""
 
     def learn(device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         calls.append((device, version, round_number))
@@ -56,18 +56,18 @@ def stepping(calls: list[tuple[str, int, int]]) -> Callable[..., Trained]:
 def test_fast_devices_hand_in_more_and_slow_ones_are_stale() -> None:
     calls: list[tuple[str, int, int]] = []
     devices = [VirtualDevice(name="fast", round_seconds=1.0), VirtualDevice(name="slow", round_seconds=3.5)]
-    history = run_asynchronous(devices, stepping(calls), ZERO, LAYOUT, rules=EXACT, versions=5)
+    state = run_asynchronous(devices, stepping(calls), ZERO, LAYOUT, rules=EXACT, versions=5)
     assert calls == [("fast", 0, 0), ("fast", 1, 1), ("fast", 2, 2), ("slow", 0, 0), ("fast", 3, 3)]
-    assert history.staleness == [0, 0, 0, 3, 1], "fast was training on version 3 when slow's update made version 4"
-    assert history.merged == {"fast": 4, "slow": 1}
-    assert history.seconds == 4.0
+    assert state.staleness == [0, 0, 0, 3, 1], "fast was training on version 3 when slow's update made version 4"
+    assert state.merged == {"fast": 4, "slow": 1}
+    assert state.seconds == 4.0
 
 
 def test_a_version_is_base_plus_the_rated_mean_difference() -> None:
     devices = [VirtualDevice(name=f"d{number}", round_seconds=1.0) for number in range(3)]
     rules = replace(EXACT, updates_per_version=3, server_rate=0.5)
     versions: list[tuple[int, float]] = []
-    history = run_asynchronous(
+    state = run_asynchronous(
         devices,
         stepping([]),
         ZERO,
@@ -77,7 +77,7 @@ def test_a_version_is_base_plus_the_rated_mean_difference() -> None:
         observe=lambda told: versions.append((told.version, float(told.weights[0]))),
     )
     assert versions == [(0, 0.0), (1, 0.5), (2, 1.0)], "differences, not weights; each buffer is forgotten once merged"
-    np.testing.assert_array_equal(history.weights, np.full(LAYOUT.size, 1.0, dtype=np.float32))
+    np.testing.assert_array_equal(state.weights, np.full(LAYOUT.size, 1.0, dtype=np.float32))
 
 
 def test_without_a_newer_version_a_device_goes_on_along_its_own_line() -> None:
@@ -90,9 +90,9 @@ def test_without_a_newer_version_a_device_goes_on_along_its_own_line() -> None:
 
     devices = [VirtualDevice(name="fast", round_seconds=1.0), VirtualDevice(name="slow", round_seconds=2.5)]
     rules = replace(EXACT, updates_per_version=2)
-    history = run_asynchronous(devices, learn, ZERO, LAYOUT, rules=rules, versions=1)
+    state = run_asynchronous(devices, learn, ZERO, LAYOUT, rules=rules, versions=1)
     assert starts == [("fast", 0.0), ("fast", 1.0), ("slow", 0.0)]
-    assert float(history.weights[0]) == 1.5, "fast went 2 and slow 1; one slot each"
+    assert float(state.weights[0]) == 1.5, "fast went 2 and slow 1; one slot each"
 
 
 def test_what_is_learned_offline_is_handed_in_late_and_stale() -> None:
@@ -101,10 +101,10 @@ def test_what_is_learned_offline_is_handed_in_late_and_stale() -> None:
         VirtualDevice(name="here", round_seconds=1.0),
         VirtualDevice(name="away", round_seconds=1.5, offline=((1.0, 4.2),)),
     ]
-    history = run_asynchronous(devices, stepping(calls), ZERO, LAYOUT, rules=EXACT, versions=5)
+    state = run_asynchronous(devices, stepping(calls), ZERO, LAYOUT, rules=EXACT, versions=5)
     assert [device for device, _, _ in calls] == ["here", "here", "here", "here", "away"]
-    assert history.staleness[-1] == 4
-    assert history.seconds == pytest.approx(4.2)
+    assert state.staleness[-1] == 4
+    assert state.seconds == pytest.approx(4.2)
 
 
 def test_models_and_updates_travel_encoded() -> None:
@@ -129,10 +129,10 @@ def test_fewer_devices_than_a_version_needs_is_a_broken_invariant() -> None:
 
 def test_synchronous_rounds_wait_for_everybody() -> None:
     calls: list[tuple[str, int, int]] = []
-    history = run_synchronous(["a", "b"], stepping(calls), ZERO, LAYOUT, rules=EXACT, rounds=3, versions=9)
+    state = run_synchronous(["a", "b"], stepping(calls), ZERO, LAYOUT, rules=EXACT, rounds=3, versions=9)
     assert calls == [("a", 0, 0), ("b", 0, 0), ("a", 3, 1), ("b", 3, 1), ("a", 6, 2), ("b", 6, 2)]
-    assert history.staleness == [0] * 6
-    np.testing.assert_array_equal(history.weights, np.full(LAYOUT.size, 3.0, dtype=np.float32))
+    assert state.staleness == [0] * 6
+    np.testing.assert_array_equal(state.weights, np.full(LAYOUT.size, 3.0, dtype=np.float32))
 
 
 def test_real_training_is_repeatable_and_learns() -> None:
@@ -145,9 +145,9 @@ def test_real_training_is_repeatable_and_learns() -> None:
     devices = [VirtualDevice(name=device, round_seconds=1.0 + at / 7) for at, device in enumerate(task.devices)]
 
     def run() -> Vector:
-        learner = StudentLearner(task, data, None, layout, seed=3)
+        trainer = StudentTrainer(task, data, None, layout, seed=3)
         return run_asynchronous(
-            devices, learner, initial, layout, rules=Rules(updates_per_version=5), versions=9
+            devices, trainer, initial, layout, rules=Rules(updates_per_version=5), versions=9
         ).weights
 
     weights = run()
@@ -169,9 +169,9 @@ def bytes_of(rules: Rules) -> tuple[int, int]:
     """Up and down of the first of three devices, after ten versions."""
     devices = [VirtualDevice(name="d" * number, round_seconds=1.0) for number in (1, 2, 3)]
     zero = np.zeros(WIDE.size, dtype=np.float32)
-    history = run_asynchronous(devices, small_steps, zero, WIDE, rules=rules, versions=10)
-    assert history.bytes_up.keys() == history.bytes_down.keys() == {"d", "dd", "ddd"}
-    return history.bytes_up["d"], history.bytes_down["d"]
+    state = run_asynchronous(devices, small_steps, zero, WIDE, rules=rules, versions=10)
+    assert state.bytes_up.keys() == state.bytes_down.keys() == {"d", "dd", "ddd"}
+    return state.bytes_up["d"], state.bytes_down["d"]
 
 
 def test_bytes_are_those_of_the_payloads() -> None:
@@ -213,12 +213,12 @@ def test_teachers_that_learn_stay_with_their_devices() -> None:
         student, teacher = task.student(), task.teacher()
     layout = layout_of(student)
     data = {device: task.examples_of(device) for device in task.devices[:2]}
-    learner = MutualLearner(task, data, teacher, layout, seed=3)
-    before = {device: vector_of(own, layout_of(own)) for device, own in learner.teachers.items()}
+    trainer = FedKDTrainer(task, data, teacher, layout, seed=3)
+    before = {device: vector_of(own, layout_of(own)) for device, own in trainer.teachers.items()}
     devices = [VirtualDevice(name=device, round_seconds=1.0) for device in data]
     rules = Rules(updates_per_version=2, server_rate=1.0)
-    run_asynchronous(devices, learner, vector_of(student, layout), layout, rules=rules, versions=1)
-    after = {device: vector_of(own, layout_of(own)) for device, own in learner.teachers.items()}
+    run_asynchronous(devices, trainer, vector_of(student, layout), layout, rules=rules, versions=1)
+    after = {device: vector_of(own, layout_of(own)) for device, own in trainer.teachers.items()}
     one, other = data
     assert np.array_equal(before[one], before[other])
     assert not np.array_equal(after[one], before[one])
@@ -244,7 +244,7 @@ def test_version_20_of_a_seeded_world_is_still_the_one_that_was_recorded() -> No
     ]
     rules = Rules(updates_per_version=4, devices_min=2, update_encoding="float16", delta_encoding="float16")
     zero = np.zeros(WIDE.size, dtype=np.float32)
-    history = run_asynchronous(devices, dyadic_steps, zero, WIDE, rules=rules, versions=20)
-    assert history.version == 20
-    assert max(history.staleness) > 1
-    assert digest(history.weights).hex() == VERSION_20
+    state = run_asynchronous(devices, dyadic_steps, zero, WIDE, rules=rules, versions=20)
+    assert state.version == 20
+    assert max(state.staleness) > 1
+    assert digest(state.weights).hex() == VERSION_20

@@ -1,22 +1,22 @@
-"""A small record of a run that never was, with all that a real one has."""
+"""A small results of a run that never was, with all that a real one has."""
 
 from aggregator.ledger.reading import Contribution
-from simulators.audit.exactly_once import Balance, OutboxCount, balance
-from simulators.audit.observer import Flow, SeenEvaluation
-from simulators.reporting.baselines import Baselines
-from simulators.reporting.device_timeline import Span, Story
-from simulators.reporting.results import DeviceRecord, Record, TrafficSample, WireRecord
+from simulators.audit.exactly_once import Audit, OutboxState, audit_exactly_once
+from simulators.audit.observer import MessageTotals, ObservedEvaluation
+from simulators.reporting.baselines import BaselineResults
+from simulators.reporting.device_timeline import DeviceTimeline, Span
+from simulators.reporting.results import DeviceResults, RunResults, TrafficSample, WireResults
 
 STARTED = 1_000.0
 
 
-def device(name: str, *, merged: int, title: str = "usual") -> DeviceRecord:
-    return DeviceRecord(
+def device(name: str, *, merged: int, title: str = "usual") -> DeviceResults:
+    return DeviceResults(
         name=name,
         title=title,
         examples=100,
         duty_cycle=0.5,
-        story=Story(
+        timeline=DeviceTimeline(
             device=name,
             made=merged,
             merged=merged,
@@ -49,19 +49,19 @@ def contribution(name: str, sequence: int, *, staleness: int = 1, weight: float 
     )
 
 
-def sample_balance(*, lost: int = 0) -> Balance:
+def sample_audit(*, lost: int = 0) -> Audit:
     counts = [
-        OutboxCount(device="person-03", incarnation="aa", last_sequence=3, waiting={}),
-        OutboxCount(device="person-<4>", incarnation="bb", last_sequence=2, waiting={}),
+        OutboxState(device="person-03", incarnation="aa", last_sequence=3, waiting={}),
+        OutboxState(device="person-<4>", incarnation="bb", last_sequence=2, waiting={}),
     ]
     merged = [("person-03", 1), ("person-03", 2), ("person-03", 3), ("person-<4>", 1)]
-    return balance(counts, {"person-<4>": [2]}, merged[: len(merged) - lost])
+    return audit_exactly_once(counts, {"person-<4>": [2]}, merged[: len(merged) - lost])
 
 
-def sample_record(*, lost: int = 0, largest_bytes: int = 32_768) -> Record:
+def sample_results(*, lost: int = 0, largest_bytes: int = 32_768) -> RunResults:
     """Two devices, three versions; `lost` updates are missing in the ledger."""
     metrics = {"accuracy": 0.5, "macro_f1": 0.4}
-    return Record(
+    return RunResults(
         task="physiotherapy",
         seed=7,
         broker="amqtt, embedded",
@@ -72,7 +72,9 @@ def sample_record(*, lost: int = 0, largest_bytes: int = 32_768) -> Record:
         stopped_at=STARTED + 9,
         versions={0: STARTED - 1, 1: STARTED + 3, 2: STARTED + 6},
         evaluations=[
-            SeenEvaluation(version=version, at=STARTED + 3 * version, metrics={"accuracy": value, "macro_f1": value})
+            ObservedEvaluation(
+                version=version, at=STARTED + 3 * version, metrics={"accuracy": value, "macro_f1": value}
+            )
             for version, value in enumerate((0.15, 0.7, 0.85))
         ],
         contributions=[
@@ -81,25 +83,24 @@ def sample_record(*, lost: int = 0, largest_bytes: int = 32_768) -> Record:
             contribution("person-03", 3),
             contribution("person-<4>", 1, staleness=4, weight=45.0),
         ],
-        balance=sample_balance(lost=lost),
+        audit=sample_audit(lost=lost),
         duplicates=1,
         refused=1,
         updates_per_version=2,
         server_rate=0.5,
-        baselines=Baselines(
+        baselines=BaselineResults(
             epochs=40,
             centralised={"accuracy": 0.875, "macro_f1": 0.87},
             local={"person-03": metrics, "person-<4>": {"accuracy": 0.7, "macro_f1": 0.6}},
             teacher={"accuracy": 0.75},
             seconds=12.0,
         ),
-        wire=WireRecord(
-            by_kind={"update": Flow(4, 80_000), "chunk": Flow(6, 120_000)},
+        wire=WireResults(
+            by_kind={"update": MessageTotals(4, 80_000), "chunk": MessageTotals(6, 120_000)},
             largest_bytes=largest_bytes,
             largest_kind="chunk",
             numbers_max=20_151,
             foreign_updates=0,
-            unreadable=0,
             teacher_parameters=205_767,
             student_parameters=20_151,
         ),

@@ -8,21 +8,21 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from operations.proxy import Exchange
+from operations.proxy import ProxyPool
 from operations.watch.server import PageServer
 from simulators.demo import page as of_demo
-from simulators.demo.collect_results import record_of
+from simulators.demo.collect_results import collect_results
 from simulators.demo.connection import Connection, connect
 from simulators.demo.devices import Device
-from simulators.demo.monitor import TICK_SECONDS, Clockwork
-from simulators.demo.preparation import Prepared, is_data_kept, prepare
+from simulators.demo.monitor import TICK_SECONDS, Monitor
+from simulators.demo.preparation import PreparedRun, is_data_kept, prepare
 from simulators.demo.settings import LAST_PAGE, DemoSettings
-from simulators.network.embedded_broker import Launched, launch
+from simulators.network.embedded_broker import StartedBroker, launch
 from simulators.processes.processes import Child, Processes
-from simulators.reporting.baselines import Baselines
-from simulators.reporting.device_timeline import EventLines
+from simulators.reporting.baselines import BaselineResults
+from simulators.reporting.device_timeline import EventReader
 from simulators.reporting.live_view import View
-from simulators.reporting.results import Record
+from simulators.reporting.results import RunResults
 
 TEACHER_THREADS = 1
 """Two would be faster on an idle machine, and many times slower on a busy one, where they wait for each other."""
@@ -35,7 +35,7 @@ GOODBYE_SECONDS_MAX = 2.0
 """For the aggregator's last words to come over the broker."""
 
 
-class Stages:
+class DemoRun:
     """One run. What it takes is given back by the caller's `ExitStack`, however it ends."""
 
     def __init__(
@@ -53,13 +53,13 @@ class Stages:
         self._folder = folder
         self._resources = resources
         self._processes = processes
-        self._clockwork = Clockwork(view, processes, began=began)
+        self._monitor = Monitor(view, processes, began=began)
         self._teacher = self._folder / "teacher.safetensors"
         self._ledger = self._folder / "ledger.sqlite3"
         self._baseline_programs: list[Child] = []
         self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
 
-    def run(self) -> Record:
+    def run(self) -> RunResults:
         """All of it.
 
         Raises:
@@ -67,8 +67,8 @@ class Stages:
             Unreachable: no broker, or it says no.
             ProcessError: a program of the demo failed.
         """
-        clockwork = self._clockwork
-        clockwork.tick()
+        monitor = self._monitor
+        monitor.tick()
         page_wanted = self._settings.page
         broker = None if self._settings.broker else launch(self._processes, self._folder, websocket=page_wanted)
         prepared = prepare(self._settings, self._folder)
@@ -86,32 +86,32 @@ class Stages:
             seconds_max=prepared.plan.network_seconds_max if broker is None else START_SECONDS_MAX,
         )
         self._resources.callback(connection.observer.close)
-        clockwork.observer = connection.observer
+        monitor.observer = connection.observer
         page = self._serve_page(prepared, connection, broker)
         servers = self._start_servers(prepared, connection)
-        clockwork.begin("teacher")
+        monitor.begin("teacher")
         if teacher is not None:
-            clockwork.until(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
+            monitor.until(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
         if pace is not None:
-            prepared = prepared.paced(self._epoch_seconds(pace))
-        clockwork.versions_planned = prepared.versions
+            prepared = prepared.fitted_to(self._epoch_seconds(pace))
+        monitor.versions_planned = prepared.versions
         started_at = time.time()
-        clockwork.begin("devices start")
+        monitor.begin("devices start")
         self._start_devices(prepared, connection)
-        clockwork.begin("federation")
+        monitor.begin("federation")
         self._federate(prepared)
         stopped_at = time.time()
-        clockwork.begin("outboxes drain")
+        monitor.begin("outboxes drain")
         self._drain(prepared)
         self._finish(prepared, connection, servers, page)
-        clockwork.begin("baselines")
+        monitor.begin("baselines")
         self._await_baselines(prepared)
-        clockwork.page_url = ""  # what stays on the screen should not lead to where nothing is served any more
-        clockwork.begin("report")
-        return record_of(
+        monitor.page_url = ""  # what stays on the screen should not lead to where nothing is served any more
+        monitor.begin("report")
+        return collect_results(
             prepared,
             connection,
-            clockwork,
+            monitor,
             seed=self._settings.seed,
             ledger=self._ledger,
             teacher_file=self._teacher if teacher is not None else None,
@@ -119,14 +119,16 @@ class Stages:
             stopped_at=stopped_at,
         )
 
-    def _serve_page(self, prepared: Prepared, connection: Connection, broker: Launched | None) -> PageServer | None:
-        page = of_demo.serve(self._settings, broker, root=connection.wiring.root, task=prepared.task.name)
+    def _serve_page(
+        self, prepared: PreparedRun, connection: Connection, broker: StartedBroker | None
+    ) -> PageServer | None:
+        page = of_demo.serve(self._settings, broker, root=connection.access.root, task=prepared.task.name)
         if page is not None:
             self._resources.callback(page.close)
-            self._clockwork.page_url = page.url
+            self._monitor.page_url = page.url
         return page
 
-    def _start_teacher(self, prepared: Prepared) -> Child | None:
+    def _start_teacher(self, prepared: PreparedRun) -> Child | None:
         if prepared.task.teacher is None:
             return None
         arguments = [
@@ -135,7 +137,7 @@ class Stages:
         ]
         if prepared.plan.teacher_epochs is not None:
             arguments += ["--epochs", str(prepared.plan.teacher_epochs)]
-        return self._processes.start("teacher", arguments, lasting=False, forked=True)
+        return self._processes.start("teacher", arguments, long_running=False, forked=True)
 
     def _start_pace(self) -> Child | None:
         """Beside the teacher, so that both cores are as busy as they will be."""
@@ -144,18 +146,18 @@ class Stages:
         arguments = ["-m", "simulators", "pace", "--task", self._settings.task, *self._data_flags]
         if self._settings.devices is not None:
             arguments += ["--devices", str(self._settings.devices)]
-        return self._processes.start("pace", arguments, lasting=False, events=True, forked=True)
+        return self._processes.start("pace", arguments, long_running=False, events=True, forked=True)
 
     def _epoch_seconds(self, pace: Child) -> float:
-        self._clockwork.until(lambda: pace.ended, seconds_max=TEACHER_SECONDS_MAX, what="measuring the pace")
+        self._monitor.until(lambda: pace.ended, seconds_max=TEACHER_SECONDS_MAX, what="measuring the pace")
         self._processes.check()
-        return float(next(event["epoch_seconds"] for event in EventLines(pace.out).new()))
+        return float(next(event["epoch_seconds"] for event in EventReader(pace.out).new()))
 
-    def _start_servers(self, prepared: Prepared, connection: Connection) -> tuple[Child, Child]:
+    def _start_servers(self, prepared: PreparedRun, connection: Connection) -> tuple[Child, Child]:
         """The evaluator and the aggregator: the order in which they are stopped."""
-        plan, wiring = prepared.plan, connection.wiring
+        plan, access = prepared.plan, connection.access
         aggregator = [
-            *("-m", "aggregator", *wiring.arguments("aggregator", task=prepared.task.name)),
+            *("-m", "aggregator", *access.flags("aggregator", task=prepared.task.name)),
             *("--ledger", str(self._ledger), "--initial-model", str(prepared.initial_model)),
             *("--updates-per-version", str(plan.updates_per_version), "--server-rate", str(plan.server_rate)),
             *("--sample-weight", plan.sample_weight),
@@ -163,25 +165,25 @@ class Stages:
             *("--version-seconds", str(plan.version_seconds)),
         ]
         evaluator = [
-            *("-m", "device_client", "evaluate", *wiring.arguments("evaluator", task=self._settings.task)),
+            *("-m", "device_client", "evaluate", *access.flags("evaluator", task=self._settings.task)),
             *(*self._data_flags, "--log-format", "json"),
         ]
-        start, environment = self._processes.start, wiring.environment
+        start, environment = self._processes.start, access.environment
         return (
             start("evaluator", evaluator, environment=environment, forked=True),
             start("aggregator", aggregator, environment=environment),  # a program of its own: it must do without torch
         )
 
-    def _start_devices(self, prepared: Prepared, connection: Connection) -> None:
-        exchange = self._resources.enter_context(Exchange(connection.target))
-        for name, character in prepared.characters.items():
+    def _start_devices(self, prepared: PreparedRun, connection: Connection) -> None:
+        proxies = self._resources.enter_context(ProxyPool(connection.upstream))
+        for name, profile in prepared.profiles.items():
             device = Device(
                 name=name,
-                character=character,
-                wiring=connection.wiring,
+                profile=profile,
+                access=connection.access,
                 task=self._settings.task,
                 data_flags=self._data_flags,
-                line=exchange.line(),
+                proxy=proxies.open(),
                 folder=self._folder / name,
                 teacher=self._teacher if prepared.task.teacher is not None else None,
                 seed=self._settings.seed,
@@ -189,40 +191,40 @@ class Stages:
                 processes=self._processes,
             )
             device.start()
-            self._clockwork.devices.append(device)
-        self._clockwork.until(
-            lambda: all(device.story.is_connected for device in self._clockwork.devices),
+            self._monitor.devices.append(device)
+        self._monitor.until(
+            lambda: all(device.timeline.is_connected for device in self._monitor.devices),
             seconds_max=START_SECONDS_MAX,
             what="the start of the devices",
         )
 
-    def _start_baselines(self, prepared: Prepared) -> None:
+    def _start_baselines(self, prepared: PreparedRun) -> None:
         """Two programs, so that they use what the devices leave of both cores."""
         teacher = ["--teacher", str(self._teacher)] if prepared.task.teacher is not None else []
         arguments = [
             *("-m", "simulators", "baselines", "--task", self._settings.task, *self._data_flags, *teacher),
-            *("--initial-model", str(prepared.initial_model), "--devices", str(len(prepared.characters))),
+            *("--initial-model", str(prepared.initial_model), "--devices", str(len(prepared.profiles))),
             *("--epochs", str(prepared.epochs), "--seed", str(self._settings.seed)),
             *("--nice", str(prepared.plan.baselines_nice)),
         ]
-        self._clockwork.baselines = Baselines(epochs=prepared.epochs)
+        self._monitor.baselines = BaselineResults(epochs=prepared.epochs)
         for who in ("centralised", "local"):
             child = self._processes.start(
-                who, [*arguments, "--who", who], lasting=False, needed=False, events=True, forked=True
+                who, [*arguments, "--who", who], long_running=False, required=False, events=True, forked=True
             )
-            self._clockwork.baseline_lines.append(EventLines(child.out))
+            self._monitor.baseline_lines.append(EventReader(child.out))
             self._baseline_programs.append(child)
 
-    def _await_baselines(self, prepared: Prepared) -> None:
+    def _await_baselines(self, prepared: PreparedRun) -> None:
         """Gives up those that take too long or failed: a report without them says more than none."""
-        baselines, seconds_max = self._clockwork.baselines, prepared.plan.baselines_seconds_max
-        names = tuple(prepared.characters)
+        baselines, seconds_max = self._monitor.baselines, prepared.plan.baselines_seconds_max
+        names = tuple(prepared.profiles)
 
         def is_over() -> bool:
             return baselines.is_complete(names) or all(child.ended for child in self._baseline_programs)
 
-        self._clockwork.over_within(is_over, seconds_max=seconds_max)
-        self._clockwork.tick()  # takes in the last words of those that have just ended
+        self._monitor.over_within(is_over, seconds_max=seconds_max)
+        self._monitor.tick()  # takes in the last words of those that have just ended
         if baselines.is_complete(names):
             return
         failed = [child for child in self._baseline_programs if child.process.poll() not in {None, 0}]
@@ -232,30 +234,30 @@ class Stages:
             reasons.append(f"not done {seconds_max:g} s after the federation")
         baselines.given_up = "; ".join(reasons)
         self._processes.stop(*late, patience_seconds=1.0)  # nothing is lost with them
-        self._clockwork.tell(f"the report goes without {', '.join(baselines.missing(names))}: {baselines.given_up}")
+        self._monitor.announce(f"the report goes without {', '.join(baselines.missing(names))}: {baselines.given_up}")
 
-    def _federate(self, prepared: Prepared) -> None:
-        """Until so many versions, or so long; the absences happen at their share of it."""
+    def _federate(self, prepared: PreparedRun) -> None:
+        """Until so many versions, or so long; the outages happen at their share of it."""
         began = time.monotonic()
         # Not before: the first round of a program is its dearest, and all of them have it now.
-        self._clockwork.over_within(lambda: self._clockwork.version > 0, seconds_max=prepared.fleet_seconds_max / 2)
+        self._monitor.over_within(lambda: self._monitor.version > 0, seconds_max=prepared.fleet_seconds_max / 2)
         self._start_baselines(prepared)
 
         def is_over() -> bool:
             seconds_share = (time.monotonic() - began) / prepared.fleet_seconds_max
-            versions_share = self._clockwork.version / prepared.versions
-            if not all(device.story.merged for device in self._clockwork.devices):
+            versions_share = self._monitor.version / prepared.versions
+            if not all(device.timeline.merged for device in self._monitor.devices):
                 versions_share = min(versions_share, 0.99)  # the slowest is waited for with the end, with nothing else
             share = max(versions_share, seconds_share)
-            for device in self._clockwork.devices:
+            for device in self._monitor.devices:
                 device.follow(share)
             return share >= 1.0
 
-        self._clockwork.over_within(is_over, seconds_max=prepared.fleet_seconds_max + 10 * TICK_SECONDS)
+        self._monitor.over_within(is_over, seconds_max=prepared.fleet_seconds_max + 10 * TICK_SECONDS)
 
-    def _drain(self, prepared: Prepared) -> None:
+    def _drain(self, prepared: PreparedRun) -> None:
         """Everybody is online and nobody trains, until all outboxes have been empty for a while."""
-        devices, plan = self._clockwork.devices, prepared.plan
+        devices, plan = self._monitor.devices, prepared.plan
         for device in devices:
             device.stop_training()
             device.come_back()
@@ -269,32 +271,34 @@ class Stages:
             empty_since = empty_since or time.monotonic()
             return time.monotonic() - empty_since >= plan.settle_seconds
 
-        if not self._clockwork.over_within(is_settled, seconds_max=plan.drain_seconds_max):
+        if not self._monitor.over_within(is_settled, seconds_max=plan.drain_seconds_max):
             full = [device.name for device in devices if not device.is_drained]
-            self._clockwork.tell(f"not drained within {plan.drain_seconds_max:g} s: {', '.join(full)}")
+            self._monitor.announce(f"not drained within {plan.drain_seconds_max:g} s: {', '.join(full)}")
 
     def _finish(
-        self, prepared: Prepared, connection: Connection, servers: tuple[Child, Child], page: PageServer | None
+        self, prepared: PreparedRun, connection: Connection, servers: tuple[Child, Child], page: PageServer | None
     ) -> None:
         """The devices end, the last version is evaluated, and the rest ends."""
-        devices = self._clockwork.devices
+        devices = self._monitor.devices
         with connection.observer.lock:
-            present = connection.observer.sightings.kept("presence")  # before everybody says goodbye
+            present = connection.observer.observations.retained_payloads("presence")  # before everybody says goodbye
         self._processes.stop(*(device.child for device in devices if device.child is not None))
         for device in devices:
             device.look()
-            device.story.finish(time.time())
+            device.timeline.finish(time.time())
 
         def is_evaluated() -> bool:
             with connection.observer.lock:
-                sightings = connection.observer.sightings
-                return any(told.version == sightings.version for told in sightings.evaluations)
+                observations = connection.observer.observations
+                return any(told.version == observations.version for told in observations.evaluations)
 
         seconds_max = prepared.plan.evaluation_seconds_max
-        if not self._clockwork.over_within(is_evaluated, seconds_max=seconds_max):
-            self._clockwork.tell(f"the last version was not evaluated within {seconds_max:g} s; an earlier one counts")
-            self._clockwork.until(
-                lambda: bool(connection.observer.sightings.evaluations),
+        if not self._monitor.over_within(is_evaluated, seconds_max=seconds_max):
+            self._monitor.announce(
+                f"the last version was not evaluated within {seconds_max:g} s; an earlier one counts"
+            )
+            self._monitor.until(
+                lambda: bool(connection.observer.observations.evaluations),
                 seconds_max=START_SECONDS_MAX,
                 what="the evaluation of any version",
             )
@@ -308,10 +312,10 @@ class Stages:
 
         def has_said_goodbye() -> bool:
             with connection.observer.lock:
-                status = connection.observer.sightings.aggregator
+                status = connection.observer.observations.aggregator
             return status is None or status.status != "online"
 
-        self._clockwork.over_within(has_said_goodbye, seconds_max=GOODBYE_SECONDS_MAX)
+        self._monitor.over_within(has_said_goodbye, seconds_max=GOODBYE_SECONDS_MAX)
         with connection.observer.lock:
-            told = connection.observer.sightings.kept("model", "aggregator")
+            told = connection.observer.observations.retained_payloads("model", "aggregator")
         of_demo.end(page, told | present, at=time.time(), path=self._settings.out / LAST_PAGE)

@@ -1,4 +1,4 @@
-"""The report and the summary of a record, and what they may not claim."""
+"""The report and the summary of a results, and what they may not claim."""
 
 import re
 from dataclasses import replace
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from simulators.demo.command import conclude
-from simulators.reporting.baselines import Baselines
+from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.plots import COLOURS, plots, spread
 from simulators.reporting.report import headline, page, write_report
 from simulators.reporting.results import summary
-from tests.simulators.sample_record import sample_record
+from tests.simulators.reporting.sample_results import sample_results
 
 PROMISED = (
     *("task", "devices", "versions", "updates_sent", "updates_merged", "duplicates", "refused", "accuracy"),
@@ -48,7 +48,7 @@ class _Tags(HTMLParser):
 
 
 def test_summary_has_what_is_promised() -> None:
-    facts = summary(sample_record())
+    facts = summary(sample_results())
     assert set(PROMISED) <= set(facts)
     assert (facts["updates_sent"], facts["updates_merged"], facts["refused"]) == (5, 4, 1)
     assert facts["accuracy"] == 0.85
@@ -59,7 +59,7 @@ def test_summary_has_what_is_promised() -> None:
 
 
 def test_page_is_whole_and_needs_nothing_else() -> None:
-    html = page(sample_record())
+    html = page(sample_results())
     tags = _Tags()
     tags.feed(html)
     tags.close()
@@ -73,15 +73,15 @@ def test_page_is_whole_and_needs_nothing_else() -> None:
 
 
 def test_names_are_escaped() -> None:
-    html = page(sample_record())
+    html = page(sample_results())
     assert "person-<4>" not in html
     assert "person-&lt;4&gt;" in html
     assert "offline &amp; back" in html
 
 
 def test_plots_follow_the_page() -> None:
-    template = page(sample_record())
-    for name, svg in plots(sample_record()).items():
+    template = page(sample_results())
+    for name, svg in plots(sample_results()).items():
         assert svg.startswith("<svg"), name
         assert not any(colour in svg for colour in COLOURS.values()), name
         used = set(re.findall(r"var\(--([a-z]+)\)", svg))
@@ -93,13 +93,13 @@ def test_plots_follow_the_page() -> None:
 
 
 def test_headline_says_over_and_under() -> None:
-    assert "2.5 points under training" in headline(sample_record())
-    assert "25.0 points over one" in headline(sample_record())
+    assert "2.5 points under training" in headline(sample_results())
+    assert "25.0 points over one" in headline(sample_results())
 
 
 def test_one_version_and_no_updates_is_still_a_page() -> None:
-    record = sample_record()
-    alone = replace(record, contributions=[], versions={0: 1.0}, evaluations=record.evaluations[:1])
+    results = sample_results()
+    alone = replace(results, contributions=[], versions={0: 1.0}, evaluations=results.evaluations[:1])
     assert "No update was merged." in page(alone)
 
 
@@ -110,17 +110,17 @@ def test_baselines_that_are_missing_are_named_and_the_rest_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], *, pooled: bool, alone: bool
 ) -> None:
     """A machine may be too slow for them; the run has its report all the same."""
-    record = sample_record()
-    record.baselines = Baselines(
+    results = sample_results()
+    results.baselines = BaselineResults(
         epochs=40,
-        centralised=record.baselines.centralised if pooled else {},
-        local={"person-03": record.baselines.local["person-03"]} if alone else {},
+        centralised=results.baselines.centralised if pooled else {},
+        local={"person-03": results.baselines.local["person-03"]} if alone else {},
         given_up="not done 120 s after the federation",
     )
-    write_report(record, tmp_path / "report.html")
-    assert conclude(record, tmp_path) == 0
+    write_report(results, tmp_path / "report.html")
+    assert conclude(results, tmp_path) == 0
     said, html = capsys.readouterr().out, (tmp_path / "report.html").read_text()
-    assert "85.0%" in headline(record)
+    assert "85.0%" in headline(results)
     for text in (said, html):
         assert "85.0%" in text
         assert ("87.5%" in text) is pooled
@@ -128,7 +128,7 @@ def test_baselines_that_are_missing_are_named_and_the_rest_is_shown(
         assert bool(re.search("issing(?: here)?: pooled data", text)) is not pooled
         assert "person-&lt;4&gt; alone" in text or "person-<4> alone" in text
         assert "not done 120 s after the federation" in text
-    facts = summary(record)
+    facts = summary(results)
     assert (facts["accuracy_centralised"] is None) is not pooled
     assert (facts["accuracy_local_mean"] is None) is not alone
     assert facts["missing"][-1] == "person-<4> alone"
@@ -142,20 +142,20 @@ def test_labels_beside_lines_keep_apart_and_in_order() -> None:
 
 
 def test_balanced_run_ends_well(tmp_path: Path) -> None:
-    write_report(sample_record(), tmp_path / "report.html")
-    assert conclude(sample_record(), tmp_path) == 0
+    write_report(sample_results(), tmp_path / "report.html")
+    assert conclude(sample_results(), tmp_path) == 0
     assert (tmp_path / "summary.json").is_file()
 
 
 def test_a_lost_update_is_said_and_fails(tmp_path: Path) -> None:
-    record = sample_record(lost=1)
-    assert conclude(record, tmp_path) == 1
-    assert "DIFFER" in page(record)
-    assert summary(record)["balanced"] is False
+    results = sample_results(lost=1)
+    assert conclude(results, tmp_path) == 1
+    assert "DIFFER" in page(results)
+    assert summary(results)["balanced"] is False
 
 
 def test_a_payload_of_the_teachers_size_fails(tmp_path: Path) -> None:
-    record = sample_record(largest_bytes=300_000)
-    assert conclude(record, tmp_path) == 1
-    assert summary(record)["teacher_on_the_wire"] is True
-    assert "suspect" in page(record)
+    results = sample_results(largest_bytes=300_000)
+    assert conclude(results, tmp_path) == 1
+    assert summary(results)["teacher_on_the_wire"] is True
+    assert "suspect" in page(results)

@@ -12,9 +12,9 @@ import pytest
 from aggregator.model_line import LineSettings
 from benchmarks.attack import rules_of
 from device_client.trainer import Trained
+from simulators.world.attacks import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.federation import VirtualDevice, run_asynchronous
-from simulators.world.hostile import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
-from simulators.world.server import History, Rules, unbounded
+from simulators.world.server import Rules, SimulationState, unbounded
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.publication.manifest import Published
 
@@ -47,9 +47,9 @@ def run(
     honest: Collection[int] = (),
     strikes: Collection[int] = (),
     versions: int = VERSIONS,
-) -> tuple[float, History]:
+) -> tuple[float, SimulationState]:
     """How far from the middle it ends, in parts of where it began; without an attack the device is silent."""
-    hostile = Attacker(
+    adversary = Attacker(
         HOSTILE,
         ATTACKS[attack] if attack else lambda _model, _learned: (),
         from_newest,
@@ -58,8 +58,8 @@ def run(
         honest=honest,
         strikes=strikes,
     )
-    history = run_asynchronous(DEVICES, learn, START, LAYOUT, rules=rules, versions=versions, hostile=hostile)
-    return float(np.linalg.norm(history.weights - MIDDLE)) / DISTANCE, history
+    state = run_asynchronous(DEVICES, learn, START, LAYOUT, rules=rules, versions=versions, adversary=adversary)
+    return float(np.linalg.norm(state.weights - MIDDLE)) / DISTANCE, state
 
 
 PLACES = {
@@ -77,10 +77,10 @@ def test_what_one_device_breaks_is_mended(attack: str, place: str, samples: int)
     honest, begin = PLACES[place]
     strikes = range(begin, begin + (5 if attack == "flip" else 1))
     alone, _ = run(RULES)
-    attacked, history = run(RULES, attack, samples=samples, honest=honest, strikes=strikes)
+    attacked, state = run(RULES, attack, samples=samples, honest=honest, strikes=strikes)
     assert alone < 0.1
     assert attacked < 0.15
-    assert history.refused.keys() <= {HOSTILE}
+    assert state.refused.keys() <= {HOSTILE}
 
 
 @pytest.mark.parametrize("attack", ["huge", "huge bias", "flip", "flood"])
@@ -99,13 +99,13 @@ def test_right_after_an_attack_the_model_is_no_further_off_than_it_began(attack:
 
 def test_tiny_updates_in_every_version_starve_nobody() -> None:
     alone, _ = run(RULES)
-    attacked, history = run(RULES, "nothing", samples=1, strikes=range(VERSIONS))
+    attacked, state = run(RULES, "nothing", samples=1, strikes=range(VERSIONS))
     assert attacked < alone + 0.1
-    assert np.mean([scale for name, scales in history.scales.items() if name != HOSTILE for scale in scales]) > 0.8
+    assert np.mean([scale for name, scales in state.scales.items() if name != HOSTILE for scale in scales]) > 0.8
 
 
 def test_nobody_hostile_and_nothing_is_refused() -> None:
-    honest, history = run(RULES, honest=range(VERSIONS))
+    honest, state = run(RULES, honest=range(VERSIONS))
     believed, _ = run(unbounded(RULES), honest=range(VERSIONS))
-    assert not history.refused
+    assert not state.refused
     assert honest == pytest.approx(believed, abs=0.02)

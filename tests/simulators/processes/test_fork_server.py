@@ -104,9 +104,9 @@ def test_a_fork_is_a_process_of_its_own(processes: Processes) -> None:
 
 
 def test_forks_have_what_a_call_left_behind(processes: Processes) -> None:
-    before = processes.start("before", ["-m", "fork_server_kept"], lasting=False, forked=True)
+    before = processes.start("before", ["-m", "fork_server_kept"], long_running=False, forked=True)
     processes.let_forks_have("fork_server_kept:keep", "a", "b")
-    after = processes.start("after", ["-m", "fork_server_kept"], lasting=False, forked=True)
+    after = processes.start("after", ["-m", "fork_server_kept"], long_running=False, forked=True)
     for child in (before, after):
         assert child.process.wait(PATIENCE_SECONDS) == 0
     assert before.last_lines() == ["{}"]
@@ -115,7 +115,7 @@ def test_forks_have_what_a_call_left_behind(processes: Processes) -> None:
 
 
 def test_forks_end_as_other_programs_do(processes: Processes) -> None:
-    done = processes.start("done", program("code", "0"), environment=TOLD, lasting=False, forked=True)
+    done = processes.start("done", program("code", "0"), environment=TOLD, long_running=False, forked=True)
     done.process.wait(PATIENCE_SECONDS)
     processes.check()
     killed = processes.start("killed", program("wait"), environment=TOLD, forked=True)
@@ -147,7 +147,7 @@ def test_a_fork_that_somebody_kills_is_noticed(processes: Processes) -> None:
 
 
 def test_an_interruption_loses_no_word_of_the_server(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = processes.start("done", program("code", "3"), environment=TOLD, lasting=False, forked=True)
+    child = processes.start("done", program("code", "3"), environment=TOLD, long_running=False, forked=True)
 
     def read(message: bytes) -> object:
         signal.raise_signal(signal.SIGINT)
@@ -228,7 +228,7 @@ def test_no_fork_outlives_a_demo_that_is_killed_by_force(tmp_path: Path, program
 def test_a_fork_of_the_demos_server_learns_the_same_bits(tmp_path: Path) -> None:
     with Processes(tmp_path / "logs", preload=PRELOADED) as processes:
         started = [
-            processes.start(f"learner-{number}", ["-m", "fork_server_learner"], lasting=False, forked=forked)
+            processes.start(f"learner-{number}", ["-m", "fork_server_learner"], long_running=False, forked=forked)
             for number, forked in enumerate((False, True, True))
         ]
         assert [child.process.wait(120) for child in started] == [0, 0, 0]

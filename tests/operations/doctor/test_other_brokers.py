@@ -12,7 +12,7 @@ from simulators.network.embedded_broker import await_url, launch
 from simulators.processes.processes import Processes
 from tests.broker.mosquitto import START_SECONDS_MAX, free_port, listens
 from tests.broker.nats import nats_program
-from tests.simulators.doctor.conftest import Examine, nothing_is_left
+from tests.operations.doctor.conftest import Examine, nothing_is_left
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def nats_port(tmp_path: Path) -> Iterator[int]:
 def test_nats(nats_port: int, examine_broker: Examine) -> None:
     examined = examine_broker(f"mqtt://127.0.0.1:{nats_port}", kind="NATS", queue_messages=300)
     assert examined.named("missing") == set()
-    assert examined.bench.protocol == "3.1.1"
+    assert examined.broker.protocol == "3.1.1"
     assert "3.1.1 only, which is enough" in examined.one("MQTT versions").line
     assert "does not tell its version" in examined.one("broker's memory").line
     assert examined.one("durable session").verdict == "ok"
