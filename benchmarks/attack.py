@@ -39,7 +39,7 @@ from device_client.settings import UPDATE_BYTES
 from device_client.task import Task, TaskError, scheduled
 from simulators.world.attacks import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.federation import run_asynchronous
-from simulators.world.local_trainers import StudentTrainer, teacher_logits_of
+from simulators.world.local_trainers import AsyncFedKDTrainer, teacher_logits_of
 from simulators.world.server import Rules, SimulationState, unbounded
 from wire_contract.compression.planner import Plan as ByteBudget
 from wire_contract.layout import Vector
@@ -127,7 +127,7 @@ def _measure(asked: _RunSpec) -> dict[str, Any]:
     task, names = prepared.task, prepared.task.devices
     student = task.student()
     layout = layout_of(student)
-    trainer = StudentTrainer(
+    trainer = AsyncFedKDTrainer(
         task, prepared.data, prepared.teacher, layout, seed=asked.seed, teacher_logits=prepared.teacher_logits
     )
     rules = rules_of(LineSettings(task=_TASK_NAME), bounded=asked.name != BELIEVED)

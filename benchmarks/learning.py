@@ -35,7 +35,7 @@ from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from device_client.tasks import har
 from device_client.tasks.loading import load_task
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
-from simulators.world.local_trainers import StudentTrainer
+from simulators.world.local_trainers import AsyncFedKDTrainer
 from simulators.world.server import Rules, unbounded
 from wire_contract.compression.planner import Plan as ByteBudget
 from wire_contract.layout import Vector
@@ -122,7 +122,7 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
         train_alone(student, teacher, examples, task.recipe, epochs=epochs, seed=asked.seed)
         return accuracy(student)
 
-    trainer = StudentTrainer(task, data, teacher, layout, seed=asked.seed)
+    trainer = AsyncFedKDTrainer(task, data, teacher, layout, seed=asked.seed)
     state = run_asynchronous(
         fleet(task.devices, asked.seed), trainer, initial, layout, rules=plan.rules, versions=plan.versions
     )

@@ -19,7 +19,7 @@ from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from simulators.world.federation import LocalTrainer, run_asynchronous, run_synchronous
-from simulators.world.local_trainers import FedKDTrainer, StudentTrainer, teacher_logits_of
+from simulators.world.local_trainers import AsyncFedKDTrainer, FedKDTrainer, teacher_logits_of
 from simulators.world.server import Rules, SimulationState
 from wire_contract.compression.choice import EncodingChoice, Energy, encode_as
 from wire_contract.layout import Layout, Vector
@@ -176,14 +176,14 @@ def federated(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str, Any]:
 
 def _trainer(
     setup: _Setup, task: Task, arm: Arm, layout: Layout, pretrained: PretrainedTeacher
-) -> StudentTrainer | FedKDTrainer:
+) -> AsyncFedKDTrainer | FedKDTrainer:
     if arm.network == "teacher":
-        return StudentTrainer(task, setup.data, None, layout, seed=setup.seed)
+        return AsyncFedKDTrainer(task, setup.data, None, layout, seed=setup.seed)
     teacher = setup.teacher(pretrained)
     if arm.mutual:
         return FedKDTrainer(task, setup.data, teacher, layout, seed=setup.seed)
     teacher_logits = {device: torch.from_numpy(logits) for device, logits in pretrained.teacher_logits.items()}
-    return StudentTrainer(task, setup.data, teacher, layout, seed=setup.seed, teacher_logits=teacher_logits)
+    return AsyncFedKDTrainer(task, setup.data, teacher, layout, seed=setup.seed, teacher_logits=teacher_logits)
 
 
 def _teacher_accuracies(

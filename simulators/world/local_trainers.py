@@ -16,7 +16,7 @@ from device_client.trainer import Trained
 from wire_contract.layout import Layout, Vector
 
 
-class StudentTrainer:
+class AsyncFedKDTrainer:
     """A task's student under its frozen teacher, who is asked once about each device's data."""
 
     def __init__(

@@ -15,7 +15,7 @@ from device_client.learning.seeding import seeded
 from device_client.tasks.loading import load_task
 from device_client.trainer import Trained
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
-from simulators.world.local_trainers import FedKDTrainer, StudentTrainer
+from simulators.world.local_trainers import AsyncFedKDTrainer, FedKDTrainer
 from simulators.world.server import Rules
 from wire_contract.compression.choice import TopShare
 from wire_contract.compression.planner import Plan
@@ -145,7 +145,7 @@ def test_real_training_is_repeatable_and_learns() -> None:
     devices = [VirtualDevice(name=device, round_seconds=1.0 + at / 7) for at, device in enumerate(task.devices)]
 
     def run() -> Vector:
-        trainer = StudentTrainer(task, data, None, layout, seed=3)
+        trainer = AsyncFedKDTrainer(task, data, None, layout, seed=3)
         return run_asynchronous(
             devices, trainer, initial, layout, rules=Rules(updates_per_version=5), versions=9
         ).weights
