@@ -117,10 +117,10 @@ def test_subscriptions_come_and_go_while_the_broker_goes_through_them() -> None:
     """As they do, since amqtt awaits in these loops: when a client connects, and when a message is delivered."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
-        from simulators.network.amqtt_fixes import MendedBroker  # noqa: PLC0415
+        from simulators.network.amqtt_fixes import PatchedBroker  # noqa: PLC0415
 
     async def subscribers() -> dict[str, list[object]]:
-        made: dict[str, list[object]] = MendedBroker(
+        made: dict[str, list[object]] = PatchedBroker(
             {"listeners": {"default": {"type": "tcp"}}, "plugins": {}}
         )._subscriptions
         return made
