@@ -67,7 +67,7 @@ def test_a_real_outbox_is_read_while_it_is_open(tmp_path: Path) -> None:
         assert head is not None
         outbox.attempted(head)
         outbox.settle(1)
-        outbox.results()
+        outbox.record()
         second = outbox.head()
         assert second is not None
         outbox.attempted(second)

@@ -37,8 +37,9 @@ import hashlib
 import torch
 from device_client.task import Examples
 from device_client.tasks.loading import load_task
-from device_client.learning.student_trainer import AsyncFedKDTrainer
-from device_client.learning.distillation import evaluate, logits_of, seeded
+from device_client.learning.student_trainer import StudentTrainer
+from device_client.learning.evaluation import evaluate, logits_of
+from device_client.learning.seeding import seeded
 from device_client.learning.parameters import layout_of, vector_of
 torch.set_num_threads(1)
 task = load_task("physiotherapy", data=None)  # its networks and recipe; the data is only read when it is asked for
@@ -47,7 +48,7 @@ with seeded(3):
     examples = Examples(
         inputs=torch.randn(200, 6, 100), labels=torch.randint(len(task.classes), (200,))
     )
-trainer = AsyncFedKDTrainer(
+trainer = StudentTrainer(
     device="a", student=student, layout=layout_of(student), examples=examples, recipe=task.recipe, teacher=teacher
 )
 start = vector_of(student, layout_of(student))
