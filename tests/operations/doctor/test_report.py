@@ -53,10 +53,10 @@ def test_lines_fit_a_terminal_and_say_the_verdict_in_words() -> None:
 
 
 def test_only_the_settings_of_a_known_broker_are_shown() -> None:
-    known, unknown = shown(MISSING, "mosquitto"), shown(MISSING, None)
-    assert "max_queued_messages 100000" in known
-    assert "EMQX" not in known
-    assert {"mosquitto:", "EMQX:", "HiveMQ:", "NATS:"} <= set(unknown.split())
+    of_one, of_all = shown(MISSING, "mosquitto"), shown(MISSING, None)
+    assert "max_queued_messages 100000" in of_one
+    assert "EMQX" not in of_one
+    assert {"mosquitto:", "EMQX:", "HiveMQ:", "NATS:"} <= set(of_all.split())
     assert "→" not in shown(Finding(name="x", verdict="ok", line="fine", remedies=known.QUEUE), None)
 
 
