@@ -30,10 +30,10 @@ from aggregator.ledger.reading import Totals, read_history, read_totals
 from aggregator.ledger.records import row_of
 from aggregator.ledger.renumber import move_forward
 from aggregator.ledger.restoring import restore
-from aggregator.log_lines import write_log
+from aggregator.ledger.retrying import retry_while_busy
+from aggregator.log_format import configure_logging
 from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf
-from aggregator.patience import patiently
 from aggregator.service import Clock, Service, subscriptions
 from aggregator.settings import (
     AggregatorHealthSettings,
@@ -43,7 +43,7 @@ from aggregator.settings import (
     StatusSettings,
     health_file_of,
 )
-from aggregator.status import History
+from aggregator.status import StatusHistory
 from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection, watch_broker
 from aggregator.telemetry.broker_watch import BrokerWatch
 from aggregator.telemetry.collecting import Telemetry
@@ -70,7 +70,7 @@ CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
 
 def run(settings: RunSettings) -> int:
     """Works until SIGTERM or SIGINT."""
-    write_log(sys.stderr, log_format=settings.log_format, level=settings.log_level)
+    configure_logging(sys.stderr, log_format=settings.log_format, level=settings.log_level)
     limit_blas_threads(1)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,7 +88,7 @@ def run(settings: RunSettings) -> int:
             if settings.metrics_file is None
             else MetricsFile(settings.metrics_file, task=settings.task, shard=settings.shard)
         )
-        opened = patiently(
+        opened = retry_while_busy(
             lambda: _open(settings, line_settings),
             heartbeat=beats,
             pause=lambda seconds: _pause(stopped, seconds),
@@ -145,7 +145,7 @@ class _Opened:
     ledger: Ledger
     line: ModelLine
     totals: Totals
-    history: History
+    history: StatusHistory
 
 
 def _open(settings: RunSettings, line_settings: LineSettings) -> _Opened:

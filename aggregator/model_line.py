@@ -28,9 +28,9 @@ from aggregator.admission import (
     read_update,
 )
 from aggregator.merging.buffer import Buffer
-from aggregator.merging.fedbuff import FEDBUFF
 from aggregator.merging.peers import Claim, Peers
 from aggregator.merging.rule import Contribution, Rule, Step
+from aggregator.merging.rules import RULES
 from wire_contract.compression.choice import EncodingChoice, encode_as
 from wire_contract.compression.planner import Plan
 from wire_contract.encoding import EncodingName
@@ -56,7 +56,7 @@ class LineSettings:
     """T: a version is due this long after the first update in the buffer, also with fewer devices than K."""
     devices_min: int = 2
     """Of so many devices at least a version is made: one of a single device would publish that person's update."""
-    rule: Rule = FEDBUFF
+    rule: Rule = RULES["fedbuff"]
     """How updates become the weights of a version."""
     server_rate: float = 1.0
     """η of the rule."""

@@ -8,9 +8,8 @@ a version that a restart still has.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from aggregator.admission import Judged, Refuse, receipt_for
+from aggregator.admission import Judged, receipt_for
 from aggregator.enrolment.roles import is_evaluator
 from aggregator.evaluations import Evaluated, EvaluationReader
 from aggregator.ledger.file_format import LedgerBusy
@@ -18,18 +17,17 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.pruning import Kept
 from aggregator.ledger.reading import Totals
 from aggregator.ledger.records import batch_of, row_of
-from aggregator.metrics_file import Figures, MetricsFile
+from aggregator.ledger.retrying import retry_while_busy
+from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import ModelLine
-from aggregator.patience import patiently
-from aggregator.publishing.own_topics import SETTLE_SECONDS
+from aggregator.publishing.inspection import SETTLE_SECONDS
 from aggregator.publishing.publication import Publication
-from aggregator.status import Counters, History, Tally
-from aggregator.status_publisher import Telling
+from aggregator.reporting import Reporter
+from aggregator.status import StatusHistory
 from aggregator.telemetry.recording import Recording, Stopwatch
 from wire_contract.errors import ContractError, EncodeError, TopicError
 from wire_contract.layout import Vector
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
-from wire_contract.messages import AggregatorStatus
 from wire_contract.program.health import Heartbeat, no_heartbeat
 from wire_contract.program.repeated_complaints import Told
 from wire_contract.publication.release import Shelf
@@ -80,7 +78,7 @@ class Service:
         pause: Callable[[float], None],
         signing_keys: Sequence[SigningKey] = (),
         model_lifetime_seconds: float | None = None,
-        history: History | None = None,
+        history: StatusHistory | None = None,
         recording: Recording | None = None,
         is_evaluator: Callable[[str], bool] = is_evaluator,
         heartbeat: Heartbeat = no_heartbeat,
@@ -115,7 +113,6 @@ class Service:
         self._root = root
         self._clock = clock
         self._pause = pause
-        self._counters = Counters(merged=totals.merged, duplicates=totals.duplicates, refused=totals.refused)
         self._publication = Publication(
             line,
             ledger,
@@ -134,13 +131,18 @@ class Service:
         self._unreachable = ""
         self._told_unreachable = Told(clock.monotonic)
         self._is_missing = False
-        self._tally = Tally(history or History(), now=clock.unix())
-        self._tally.committed(line.version, at=line.shelf.published_at)
-        self._recording = recording or Recording()
         self._evaluations = EvaluationReader(is_evaluator)
         self._heartbeat = heartbeat
-        self._metrics = metrics
-        self._telling = Telling(self._publication.publisher.status)
+        self._reporter = Reporter(
+            line,
+            self._publication,
+            monotonic=clock.monotonic,
+            unix=clock.unix,
+            totals=totals,
+            history=history,
+            recording=recording,
+            metrics=metrics,
+        )
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Works until told to stop.
@@ -164,20 +166,18 @@ class Service:
             self._take(self._receive(0.0), should_stop)
         if publication.look_is_over():
             publication.settle()
-            # Also when there is no news: the status that stands there may be somebody else's, or gone.
-            self._telling.tell(self._status("online"), now=self._clock.monotonic(), anyway=True)
+            self._reporter.publish_status(devices_missing=self._devices_missing())
             self._take(publication.release(), should_stop)
         # What waits in the ledger may make a version due at once; who may be refused must not have changed anything.
         if publication.is_open and self.line.is_due(waited_seconds=self._waited_seconds()) and not should_stop():
             self._new_version(should_stop)
         self._note_missing()
         publication.keep_up()
-        self._report()
+        self._reporter.turn(devices_missing=self._devices_missing())
 
     def farewell(self) -> None:
-        """Says on the status topic that it goes; without a connection the will has said so."""
-        if self._publication.is_online:
-            self._publication.publisher.status(self._status("offline"))
+        """Says on the status topic that the aggregator stops."""
+        self._reporter.farewell(devices_missing=self._devices_missing())
 
     # -- one batch
 
@@ -197,14 +197,14 @@ class Service:
             receipt = receipt_for(one.verdict, version=one.version, update=one.update, payload=one.payload)
             self._publication.publisher.receipt(one.device, receipt)
         answer_seconds = watch.lap()
-        self._observe(judged, evaluated)
-        if batch:
-            self._recording.batch_committed(
-                len(deliveries),
-                judge_seconds=judge_seconds,
-                commit_seconds=commit_seconds,
-                answer_seconds=answer_seconds,
-            )
+        self._reporter.answered(
+            judged,
+            evaluated,
+            deliveries=len(deliveries),
+            judge_seconds=judge_seconds,
+            commit_seconds=commit_seconds,
+            answer_seconds=answer_seconds,
+        )
         self._forget_old_incarnations()
 
     def _judge(self, deliveries: Sequence[Delivery]) -> tuple[list[Judged], list[Evaluated]]:
@@ -227,16 +227,6 @@ class Service:
         if was_empty and self.line.buffer.slots:
             self._waiting_since = self._clock.monotonic()
         return judged, evaluated
-
-    def _observe(self, judged: Sequence[Judged], evaluated: Sequence[Evaluated]) -> None:
-        """Everybody who counts or records gets the same sequences, now that the ledger has them."""
-        self._counters.judged(judged)
-        self._tally.judged(judged, at=self._clock.unix())
-        self._recording.judged(judged)
-        _log_refusals(judged)
-        for one in evaluated:
-            self._tally.evaluated(one.evaluation)
-            self._recording.evaluated(one.evaluation, newest_version=self.line.version, size_bytes=one.size_bytes)
 
     def _sort(self, events: Sequence[Event]) -> list[Delivery]:
         """What is to be worked on now. What is about the connection, or on the aggregator's own topics, is seen to
@@ -282,7 +272,7 @@ class Service:
             write()
             return True
 
-        return bool(patiently(attempt, heartbeat=self._heartbeat, pause=self._pause, should_stop=should_stop))
+        return bool(retry_while_busy(attempt, heartbeat=self._heartbeat, pause=self._pause, should_stop=should_stop))
 
     # -- versions
 
@@ -320,12 +310,9 @@ class Service:
         commit_seconds = watch.lap()
         wait_seconds = self._waited_seconds()
         self.line.advance(shelf, step)
-        self._tally.committed(row.version, at=row.committed_at)
         self._publication.new_version()
-        self._recording.version_committed(
-            shelf,
+        self._reporter.version_published(
             before,
-            step.weights,
             updates=updates,
             devices=slots,
             wait_seconds=wait_seconds,
@@ -333,7 +320,6 @@ class Service:
             commit_seconds=commit_seconds,
             publish_seconds=watch.lap(),
         )
-        log.info("version %d: %d updates of %d devices", row.version, updates, slots)
         self._prune()
 
     def _next_shelf(self, weights: Vector) -> Shelf:
@@ -372,42 +358,3 @@ class Service:
         if not self.line.buffer.slots or self._is_missing:
             return _RECEIVE_SECONDS_MAX
         return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - self._waited_seconds()))
-
-    # -- what is told of it
-
-    def _report(self) -> None:
-        """Status, telemetry and the file for Prometheus, each when it is due."""
-        now, connected = self._clock.monotonic(), self._publication.is_online
-        if connected and self._telling.is_due(now):
-            self._telling.tell(self._status("online"), now=now)
-        self._recording.stands(self.line, self._totals(), connected=connected, now=now)
-        if self._metrics is not None:
-            self._metrics.stands(self._figures(), now=now)
-
-    def _status(self, status: Literal["online", "offline"]) -> AggregatorStatus:
-        summary = self._tally.summary(now=self._clock.unix(), bytes_down=self._publication.publisher.published_bytes)
-        counters = self._totals()
-        if missing := self._devices_missing():
-            counters["devices_missing"] = missing
-        return AggregatorStatus(status=status, version=self.line.version, counters=counters, summary=summary)
-
-    def _totals(self) -> dict[str, int]:
-        strangers = self._publication.strangers
-        found = {"strangers": strangers} if strangers else {}
-        return {**found, **self._counters.totals(), "devices": self.line.devices}
-
-    def _figures(self) -> Figures:
-        return Figures(
-            version=self.line.version,
-            committed_at=self.line.shelf.published_at,
-            waiting_devices=self.line.buffer.slots,
-            counters=self._totals(),
-            connected=self._publication.is_online,
-        )
-
-
-def _log_refusals(judged: Sequence[Judged]) -> None:
-    for one in judged:
-        match one.verdict:
-            case Refuse(reason, detail, seen_before=False):
-                log.warning("refused an update of %s: %s, %s", one.device, reason, detail)

@@ -6,11 +6,11 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from aggregator.admission import AdmissionPolicy
-from aggregator.log_lines import LogFormat, LogLevel
+from aggregator.log_format import LogFormat, LogLevel
 from aggregator.merging.peers import BUDGET_RATIO
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
 from aggregator.model_line import DELTA_BYTES, LineSettings
-from aggregator.publishing.line_check import MOVED_VERSION_MAX
+from aggregator.publishing.ownership import MOVED_VERSION_MAX
 from aggregator.telemetry.settings import TelemetrySettings
 from wire_contract.compression.choice import EncodingChoice, Energy
 from wire_contract.compression.planner import Plan

@@ -1,7 +1,7 @@
 """What has happened so far, in short: the summary in the aggregator's status, for whoever looks on and comes late.
 
-`History` is what a ledger knows of it; `Tally` goes on counting from there. Neither reads a clock or a disk. A tally
-has one row a device, as the model line has; everything else in it is bounded, and so is each summary.
+`StatusHistory` is what a ledger knows of it; `Tally` goes on counting from there. Neither reads a clock or a disk. A
+tally has one row a device, as the model line has; everything else in it is bounded, and so is each summary.
 """
 
 import heapq
@@ -26,7 +26,7 @@ ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class StatusHistory:
     """What was before, as the ledger has it; empty for a new one."""
 
     committed_at: Mapping[int, float] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Counters:
 class Tally:
     """Counts what the aggregator sees."""
 
-    def __init__(self, history: History, *, now: float) -> None:
+    def __init__(self, history: StatusHistory, *, now: float) -> None:
         """Goes on from `history`; `now` and every `at` below are Unix seconds."""
         self._since = now
         self._committed_at = dict(history.committed_at)

@@ -23,7 +23,7 @@ _ASIDE_MAX = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class LedgerContents:
     """What a whole ledger holds."""
 
     task: str
@@ -38,12 +38,12 @@ class Held:
 class Restored:
     """What came into place, and what went."""
 
-    held: Held
+    held: LedgerContents
     aside: Path | None
     """Where the ledger that was there is now; None: there was none."""
 
 
-def check_ledger(path: Path) -> Held:
+def check_ledger(path: Path) -> LedgerContents:
     """Reads all of a ledger, of any format that this program can migrate; an aggregator may be using it.
 
     Raises:
@@ -69,7 +69,7 @@ def check_ledger(path: Path) -> Held:
         raise damaged(path, f"version {version} has not the weights of its layout")
     if lost:
         raise damaged(path, f"{lost} updates that wait for the next version are without their bytes")
-    return Held(
+    return LedgerContents(
         task=meta["task"],
         shard=int(meta["shard"]),
         version=version,
@@ -78,7 +78,7 @@ def check_ledger(path: Path) -> Held:
     )
 
 
-def back_up(path: Path, out: Path) -> Held:
+def back_up(path: Path, out: Path) -> LedgerContents:
     """Writes a checked copy of the ledger `path`, for its owner only, to the new file `out`; returns what it holds.
 
     Raises:
@@ -127,7 +127,7 @@ def restore_backup(backup: Path, path: Path, *, replace: bool, task: str | None 
     return Restored(held=held, aside=aside)
 
 
-def _check_replaceable(path: Path, held: Held, *, replace: bool) -> None:
+def _check_replaceable(path: Path, held: LedgerContents, *, replace: bool) -> None:
     try:
         with reading(path, formats=READABLE) as db:
             there = dict(db.execute("SELECT key, value FROM meta"))
@@ -143,7 +143,7 @@ def _check_replaceable(path: Path, held: Held, *, replace: bool) -> None:
 
 
 @contextmanager
-def _copy(path: Path, *, beside: Path) -> Iterator[tuple[Path, Held]]:
+def _copy(path: Path, *, beside: Path) -> Iterator[tuple[Path, LedgerContents]]:
     """A checked and flushed copy under a passing name in the folder of `beside`; gone afterwards unless moved."""
     with ExitStack() as until_moved:
         try:

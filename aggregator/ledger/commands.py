@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from aggregator.ledger.backup import Held, back_up, check_ledger, restore_backup
+from aggregator.ledger.backup import LedgerContents, back_up, check_ledger, restore_backup
 from wire_contract.program.command_settings import CommandSettings
 
 
@@ -55,6 +55,6 @@ def check(settings: CheckLedgerSettings) -> None:
     print(f"ledger {settings.ledger} is whole: {_told(check_ledger(settings.ledger))}")
 
 
-def _told(held: Held) -> str:
+def _told(held: LedgerContents) -> str:
     waiting = f", {held.waiting} updates wait for the next" if held.waiting else ""
     return f"version {held.version} of task {held.task}, shard {held.shard}{waiting}; {held.size_bytes} bytes"

@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from aggregator.ledger.file_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
-from aggregator.status import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, History
+from aggregator.status import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, StatusHistory
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
 from wire_contract.messages import Measured, SeenDevice
 
@@ -50,7 +50,7 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contribution:
+class JournalEntry:
     """One merged update."""
 
     device: str
@@ -121,7 +121,7 @@ def read_totals(path: Path) -> Totals:
         )
 
 
-def read_contributions(path: Path) -> list[Contribution]:
+def read_journal(path: Path) -> list[JournalEntry]:
     """Every merged update that the journal still has, in the order of merging.
 
     Raises:
@@ -133,7 +133,7 @@ def read_contributions(path: Path) -> list[Contribution]:
             " FROM journal ORDER BY id"
         )
         names = [column[0] for column in rows.description]
-        return [Contribution(**dict(zip(names, row, strict=True))) for row in rows]
+        return [JournalEntry(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 def read_shares(path: Path) -> list[tuple[str, float, float]]:
@@ -160,7 +160,7 @@ def read_versions(path: Path) -> list[VersionMoment]:
         return [VersionMoment(version=version, committed_at=at) for version, at in rows]
 
 
-def read_history(path: Path, *, now: float) -> History:
+def read_history(path: Path, *, now: float) -> StatusHistory:
     """What an aggregator that starts at `now`, Unix seconds, tells of the time before.
 
     Raises:
@@ -172,7 +172,7 @@ def read_history(path: Path, *, now: float) -> History:
         )
         newest_first = db.execute("SELECT merged_at FROM journal ORDER BY id DESC LIMIT ?", (_RATE_UPDATES_MAX,))
         recent = [at for (at,) in takewhile(lambda row: row[0] > now - RATE_SECONDS, newest_first)]
-        return History(
+        return StatusHistory(
             committed_at=dict(versions.fetchall()),
             evaluations=_newest_measured(db),
             staleness=dict(db.execute("SELECT staleness, updates FROM merged_staleness").fetchall()),

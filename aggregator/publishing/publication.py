@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from aggregator.ledger.file_format import LedgerBusy
 from aggregator.ledger.ledger import Ledger
 from aggregator.model_line import ModelLine, announcement
-from aggregator.publishing.line_check import STANDS_IN_THE_WAY
-from aggregator.publishing.line_entry import Entry, publish_anew
-from aggregator.publishing.own_topics import SETTLE_SECONDS, OwnTopics
+from aggregator.publishing.inspection import SETTLE_SECONDS, Inspection
+from aggregator.publishing.ownership import STANDS_IN_THE_WAY
 from aggregator.publishing.publisher import Publisher
+from aggregator.publishing.startup import StartupGate, publish_anew
 from wire_contract.link.protocol import Delivery, Link
 from wire_contract.signatures.signing import SigningKey
 
@@ -53,7 +53,7 @@ class Publication:
             ledger: of that line.
             link: subscribed to `filters`.
             root: of the topics.
-            filters: see `Entry`.
+            filters: see `StartupGate`.
             monotonic: seconds that never go back.
             unix: Unix seconds.
             signing_keys: each signs every manifest; none: manifests go out plain.
@@ -67,7 +67,7 @@ class Publication:
         self.publisher = Publisher(
             link, root=root, task=settings.task, shard=settings.policy.shard, signing_keys=signing_keys
         )
-        self._own = OwnTopics(
+        self._inspection = Inspection(
             self.publisher,
             link,
             ledger,
@@ -77,7 +77,9 @@ class Publication:
             monotonic=monotonic,
             settle_seconds=settle_seconds,
         )
-        self._entry = Entry(line, ledger, link, filters=filters, topic=self.publisher.model_topic, replaces=replaces)
+        self._gate = StartupGate(
+            line, ledger, link, filters=filters, topic=self.publisher.model_topic, replaces=replaces
+        )
         self._lifetime_seconds = lifetime_seconds
         self._expires_at: float | None = None
         """Of the manifest that was published last, Unix seconds."""
@@ -92,48 +94,48 @@ class Publication:
 
     def __contains__(self, topic: str) -> bool:
         """Whether messages of this topic are to be given to `hear`."""
-        return topic in self._own
+        return topic in self._inspection
 
     def hear(self, topic: str, payload: bytes) -> None:
         """A message on a topic that is in here."""
-        self._own.hear(topic, payload)
+        self._inspection.hear(topic, payload)
 
     def connected(self, *, session_present: bool) -> None:
         """A broker may have lost what it retained, or hold what is not ours: every connection begins with a look."""
-        self._entry.connected(session_present=session_present)
-        self._own.connected()
+        self._gate.connected(session_present=session_present)
+        self._inspection.connected()
 
     def disconnected(self) -> None:
         self.is_online = False
-        self._own.disconnected()
-        self._entry.disconnected()
+        self._inspection.disconnected()
+        self._gate.disconnected()
 
     @property
     def is_open(self) -> bool:
         """Whether the first look is over; before that nothing is answered, and deliveries are held."""
-        return self._entry.is_open
+        return self._gate.is_open
 
     def hold(self, delivery: Delivery) -> None:
         """Until the first look is over."""
-        self._entry.hold(delivery)
+        self._gate.hold(delivery)
 
     def release(self) -> Sequence[Delivery]:
         """What was held, in its order."""
-        return self._entry.release()
+        return self._gate.release()
 
     @property
     def is_looking(self) -> bool:
         """Whether it is not known yet what stands on the broker."""
-        return self._own.is_looking
+        return self._inspection.is_looking
 
     def look_is_over(self) -> bool:
         """True once for each look: `settle` is next."""
-        return self._own.look_is_over()
+        return self._inspection.look_is_over()
 
     @property
     def strangers(self) -> int:
         """Messages of others on the model topic while this program ran."""
-        return self._own.strangers
+        return self._inspection.strangers
 
     # -- what is published
 
@@ -144,11 +146,11 @@ class Publication:
             LineRefused: another line stands there; nothing was changed.
             LedgerBusy: the disk refused.
         """
-        found = self._own.found()
-        if not self._entry.is_open:
-            self._entry.decide(found, now=self._unix())
+        found = self._inspection.found()
+        if not self._gate.is_open:
+            self._gate.decide(found, now=self._unix())
         elif found is not None and found.whose in STANDS_IN_THE_WAY:
-            self._own.report(found)
+            self._inspection.report(found)
         if not self.is_online:
             log.info("publishing what is missing of version %d", self._line.version)
         self.is_online = True
@@ -165,7 +167,7 @@ class Publication:
         """Publishes again what has to be; called in every turn."""
         if self._is_unpublished and self.is_online and self._monotonic() >= self._publish_again_at:
             self._publish()
-        if self.is_online and self._own.is_to_be_healed():
+        if self.is_online and self._inspection.is_to_be_healed():
             self._publish()
         if self.is_online and self._monotonic() >= self._renew_at:
             self._publish(renew=True)
@@ -181,19 +183,19 @@ class Publication:
             self._renew_at = now + self._lifetime_seconds / 2  # who is away for the other half does no harm
         stands = announcement(self._line.settings, self._line.shelf, expires_at=self._expires_at)
         is_published = self.publisher.model(stands)
-        self._is_unpublished = not (self._own.tidy() and is_published and is_above)
+        self._is_unpublished = not (self._inspection.tidy() and is_published and is_above)
         self._publish_again_at = now + PUBLISH_AGAIN_SECONDS
 
     def _surpass(self) -> bool:
         """Gives the newest version a later moment than what somebody else announced, so that devices take it again,
         whatever number that had. False: the disk does not take it now.
         """
-        if self._own.rival_at is None:
+        if self._inspection.rival_at is None:
             return True
         try:
-            publish_anew(self._line, self._ledger, above=self._own.rival_at, now=self._unix())
+            publish_anew(self._line, self._ledger, above=self._inspection.rival_at, now=self._unix())
         except LedgerBusy as error:
             log.warning("%s; version %d is published above the stranger's later", error, self._line.version)
             return False
-        self._own.rival_at = None
+        self._inspection.rival_at = None
         return True

@@ -7,7 +7,7 @@ queue is full, still counts as missing, or as left over, and is tried again.
 import logging
 from collections.abc import Collection, Sequence
 
-from aggregator.publishing.retained_state import Upkeep, sha256
+from aggregator.publishing.retained_state import RetainedState, sha256
 from wire_contract.codec import encode
 from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.link.protocol import Link
@@ -32,7 +32,7 @@ class Publisher:
         self._signing_keys = signing_keys
         self._status_topic = build("aggregator", root=root, task=task, shard=shard)
         self.model_topic = build("model", root=root, task=task)
-        self.upkeep = Upkeep()
+        self.retained = RetainedState()
         self.newest: Manifest | None = None
         """What was announced last; None: nothing yet."""
         self.published_bytes = 0
@@ -49,14 +49,14 @@ class Publisher:
         topics = [self.chunk_topic(newest.snapshot_version, index) for index in range(len(announcement.chunks))]
         chunks = dict(zip(topics, announcement.chunks, strict=True))
         manifest = sign(newest, self._signing_keys)
-        self.upkeep.want(
+        self.retained.want(
             {
                 **{topic: sha256(delta) for topic, delta in deltas.items()},
                 **dict(zip(topics, newest.chunk_digests, strict=True)),
                 self.model_topic: sha256(manifest),
             }
         )
-        missing = self.upkeep.missing()
+        missing = self.retained.missing()
         try:
             for topic in missing:
                 if topic in deltas:
@@ -73,7 +73,7 @@ class Publisher:
     def tidy(self, kept: Collection[str]) -> bool:
         """Deletes what stands there and is neither of the newest version nor in `kept`; False: not all of it yet."""
         try:
-            for topic in self.upkeep.surplus(kept):
+            for topic in self.retained.surplus(kept):
                 self._send(topic, b"", retain=True)
         except LinkError as error:
             log.warning("old deltas and chunks stay on the broker for now: %s", error)
@@ -107,7 +107,7 @@ class Publisher:
         try:
             self._send(topic, delta, retain=True)
         except PayloadTooLarge as error:
-            self.upkeep.given_up(topic)
+            self.retained.given_up(topic)
             log.warning(
                 "%s was not published, so devices fall back to snapshots: %s; lower --delta-message-bytes-max",
                 topic,
@@ -118,4 +118,4 @@ class Publisher:
         self._link.publish(topic, payload, retain=retain)
         self.published_bytes += len(payload)
         if retain and topic != self._status_topic:
-            self.upkeep.published(topic, payload)
+            self.retained.published(topic, payload)

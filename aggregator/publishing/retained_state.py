@@ -17,7 +17,7 @@ _ECHOES_MAX = 64
 """So many publications on one topic can be under way; a version may come with every batch."""
 
 
-class Upkeep:
+class RetainedState:
     """Knows topics and digests, and nothing of their meaning."""
 
     def __init__(self) -> None:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from aggregator.telemetry.influx import Server
 from aggregator.telemetry.lines import LineWriter, Point, Value
-from aggregator.telemetry.participation import Contribution, Participation
+from aggregator.telemetry.participation import Activity, Participation
 from aggregator.telemetry.schema import EVALUATOR
-from aggregator.telemetry.sending import REST_SECONDS_MAX, Sender
+from aggregator.telemetry.sending import REST_SECONDS_MAX, SpoolSender
 from aggregator.telemetry.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Clocks(NamedTuple):
 class _Told(NamedTuple):
     at_ns: int
     points: Sequence[Point]
-    contributions: Sequence[Contribution]
+    contributions: Sequence[Activity]
 
 
 class Telemetry:
@@ -86,7 +86,7 @@ class Telemetry:
         self._sender = (
             None
             if server is None
-            else Sender(spool, server, monotonic=self._clocks.monotonic, uniform=self._clocks.uniform)
+            else SpoolSender(spool, server, monotonic=self._clocks.monotonic, uniform=self._clocks.uniform)
         )
         self._threads = [Thread(target=self._work, name="telemetry worker", daemon=True)]
         if self._sender is not None:
@@ -94,7 +94,7 @@ class Telemetry:
         for thread in self._threads:
             thread.start()
 
-    def record(self, points: Sequence[Point], contributions: Sequence[Contribution] = ()) -> None:
+    def record(self, points: Sequence[Point], contributions: Sequence[Activity] = ()) -> None:
         """Takes what happened at this moment, or drops it and counts the points; never waits and never raises.
 
         The sequences must not be changed afterwards.
@@ -208,7 +208,7 @@ class Telemetry:
 
     # -- the sender
 
-    def _send(self, sender: Sender) -> None:
+    def _send(self, sender: SpoolSender) -> None:
         rest = 0.0
         while not self._closing.is_set():
             self._spooled.wait()
@@ -219,7 +219,7 @@ class Telemetry:
         if not rest:
             self._turn(sender, self._closed)
 
-    def _turn(self, sender: Sender, stop: Event) -> float:
+    def _turn(self, sender: SpoolSender, stop: Event) -> float:
         try:
             return sender.turn(stop)
         except Exception:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.lines import Point, Tags, Value
-from aggregator.telemetry.participation import Contribution
+from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.schema import NO_REASON, UPDATE_METRICS
 from wire_contract.messages import Outcome
 
@@ -56,10 +56,10 @@ class UpdatePoints:
                 points.append(_sum(tags, kind[singles:]))
         return points
 
-    def contributions(self) -> list[Contribution]:
+    def contributions(self) -> list[Activity]:
         """All of them, however few points there are."""
         return [
-            Contribution(one.device, one.verdict.weight if isinstance(one.verdict, Merge) else None)
+            Activity(one.device, one.verdict.weight if isinstance(one.verdict, Merge) else None)
             for kind in self._kinds.values()
             for one in kind
         ]

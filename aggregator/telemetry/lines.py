@@ -42,7 +42,7 @@ class Point(NamedTuple):
     fields: Mapping[str, Value]
 
 
-class Line(NamedTuple):
+class ParsedPoint(NamedTuple):
     """A point as it was read back."""
 
     measurement: str
@@ -146,7 +146,7 @@ _WRITERS: Mapping[FieldType, Callable[[str], Write]] = {
 _FIELD = re.compile(r'([^=]+)=(?:"((?:[^"\\]|\\.)*)"|([^", ]+))(,|$)')
 
 
-def read_line(text: str) -> Line | None:
+def read_line(text: str) -> ParsedPoint | None:
     """What a line of this program says; None when it is not a whole one."""
     try:
         head, rest = _split_unescaped(text)
@@ -156,7 +156,7 @@ def read_line(text: str) -> Line | None:
         for pair in pairs:
             name, value = re.split(r"(?<!\\)=", pair, maxsplit=1)
             tags[name] = re.sub(r"\\([,= ])", r"\1", value)
-        return Line(measurement, tags, _read_fields(fields), int(stamp))
+        return ParsedPoint(measurement, tags, _read_fields(fields), int(stamp))
     except ValueError:
         return None
 

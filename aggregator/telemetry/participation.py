@@ -12,7 +12,7 @@ DEVICES_MAX = 1_000_000
 """Further ones are not counted."""
 
 
-class Contribution(NamedTuple):
+class Activity(NamedTuple):
     """An update, as far as taking part goes."""
 
     device: str
@@ -51,7 +51,7 @@ class Participation:
         self._online: set[str] = set()
         self._evaluators: set[str] = set()
 
-    def contributed(self, contribution: Contribution, at: float) -> None:
+    def contributed(self, contribution: Activity, at: float) -> None:
         """An update was judged at Unix second `at`."""
         share = self._share(contribution.device)
         if share is not None and contribution.weight is not None:

@@ -14,7 +14,7 @@ from aggregator.admission import Judged
 from aggregator.model_line import ModelLine
 from aggregator.telemetry.condensing import UpdatePoints
 from aggregator.telemetry.lines import Point, Value
-from aggregator.telemetry.participation import Contribution
+from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.schema import (
     ALL_COHORT,
     COHORTS_MAX,
@@ -31,10 +31,10 @@ from wire_contract.publication.release import Shelf
 GAUGE_SECONDS = 10.0
 
 
-class Record(Protocol):
+class PointSink(Protocol):
     """Takes what happened just now."""
 
-    def __call__(self, points: Sequence[Point], contributions: Sequence[Contribution] = (), /) -> None:
+    def __call__(self, points: Sequence[Point], contributions: Sequence[Activity] = (), /) -> None:
         """`contributions` are all updates that `points` are about, also those which have no point of their own."""
 
 
@@ -62,7 +62,7 @@ class Recording:
 
     def __init__(
         self,
-        record: Record | None = None,
+        record: PointSink | None = None,
         *,
         queue_depth: Callable[[], int] = _nothing_waits,
         traffic: Callable[[], Traffic] = Traffic,

@@ -24,7 +24,7 @@ REST_SECONDS_MAX = 30.0
 NOT_ALLOWED_SECONDS = 60.0
 
 
-class Sender:
+class SpoolSender:
     """`turn` until told to stop. One thread."""
 
     def __init__(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from aggregator.telemetry.lines import Line, Value, read_line
+from aggregator.telemetry.lines import ParsedPoint, Value, read_line
 from aggregator.telemetry.schema import MEASUREMENTS, Measurement
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.spool import read_counters, read_spool
@@ -21,7 +21,7 @@ _NS = 1_000_000_000
 
 
 @dataclass
-class Found:
+class MeasurementSummary:
     """Of one measurement."""
 
     points: int = 0
@@ -29,9 +29,9 @@ class Found:
     """That the points stand for, where they stand for updates."""
     series: set[tuple[str, ...]] = field(default_factory=set)
     first_ns: int = 0
-    newest: Line | None = None
+    newest: ParsedPoint | None = None
 
-    def add(self, line: Line) -> None:
+    def add(self, line: ParsedPoint) -> None:
         if not self.points:
             self.first_ns = line.at_ns
         self.points += 1
@@ -63,9 +63,9 @@ def show_telemetry(settings: TelemetrySummarySettings) -> None:
 
 def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
     """The lines to print."""
-    found: dict[str, Found] = {}
+    found: dict[str, MeasurementSummary] = {}
     for line in _lines(settings):
-        found.setdefault(line.measurement, Found()).add(line)
+        found.setdefault(line.measurement, MeasurementSummary()).add(line)
     counters = read_counters(settings.folder)
     yield f"spool        {settings.folder}: {sum(one.points for one in found.values())} points"
     yield f"recorded     {counters.recorded} points since the spool began, {counters.sent} sent to a server"
@@ -87,7 +87,7 @@ def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
         yield "  newest: " + ", ".join(f"{printable(label)} {_shown(value)}" for label, value in values)
 
 
-def write_csv(lines: Iterator[Line], file: TextIO, measurement: str | None) -> int:
+def write_csv(lines: Iterator[ParsedPoint], file: TextIO, measurement: str | None) -> int:
     """Rows, in the order of the spool: one column each tag and field of the schema; returns their count."""
     chosen = list(MEASUREMENTS.values()) if measurement is None else [MEASUREMENTS[measurement]]
     columns = ["time", "time_ns", "measurement", *_columns(chosen)]
@@ -108,7 +108,7 @@ def write_csv(lines: Iterator[Line], file: TextIO, measurement: str | None) -> i
     return rows
 
 
-def _lines(settings: TelemetrySummarySettings) -> Iterator[Line]:
+def _lines(settings: TelemetrySummarySettings) -> Iterator[ParsedPoint]:
     for text in read_spool(settings.folder):
         line = read_line(text)
         if line is not None and line.measurement in MEASUREMENTS and settings.measurement in {None, line.measurement}:

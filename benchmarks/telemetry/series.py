@@ -8,7 +8,7 @@ from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
-from aggregator.telemetry.participation import Contribution
+from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.recording import Recording
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB
 from benchmarks.telemetry.workload import TASK
@@ -29,7 +29,7 @@ def series_of_fleet(devices: int, server: InfluxDB | None) -> int:
 def _lines_of_fleet(devices: int) -> Iterator[str]:
     points: list[Point] = []
 
-    def record(some: Sequence[Point], _: Sequence[Contribution] = ()) -> None:
+    def record(some: Sequence[Point], _: Sequence[Activity] = ()) -> None:
         points.extend(some)
 
     recording = Recording(record)

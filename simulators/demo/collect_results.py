@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aggregator.ledger.reading import read_contributions, read_totals, read_versions
+from aggregator.ledger.reading import read_journal, read_totals, read_versions
 from simulators.audit.exactly_once import audit_exactly_once
 from simulators.audit.observer import Observations
 from simulators.demo.connection import Connection
@@ -23,7 +23,7 @@ def collect_results(
     stopped_at: float,
 ) -> RunResults:
     """The results of a run whose programs have ended."""
-    contributions, totals = read_contributions(ledger), read_totals(ledger)
+    contributions, totals = read_journal(ledger), read_totals(ledger)
     outboxes = [count for device in monitor.devices if (count := device.outbox()) is not None]
     with connection.observer.lock:
         observations = connection.observer.observations

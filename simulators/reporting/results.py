@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from aggregator.ledger.reading import Contribution
+from aggregator.ledger.reading import JournalEntry
 from simulators.audit.exactly_once import Audit
 from simulators.audit.observer import MessageTotals, ObservedEvaluation
 from simulators.reporting.baselines import BaselineResults
@@ -87,7 +87,7 @@ class RunResults:
     versions: Mapping[int, float]
     """Version to the Unix seconds of its commit, from the ledger."""
     evaluations: Sequence[ObservedEvaluation]
-    contributions: Sequence[Contribution]
+    contributions: Sequence[JournalEntry]
     audit: Audit
     duplicates: int
     refused: int

@@ -7,10 +7,10 @@ import pytest
 from aggregator.__main__ import _lines
 from aggregator.admission import Merge
 from aggregator.ledger.reading import read_totals
-from aggregator.status import History, Tally
+from aggregator.status import StatusHistory, Tally
 from aggregator.telemetry.collecting import Clocks, Telemetry
 from aggregator.telemetry.lines import read_line
-from aggregator.telemetry.participation import SILENT_SECONDS, Contribution, Participation
+from aggregator.telemetry.participation import SILENT_SECONDS, Activity, Participation
 from aggregator.telemetry.spool import Spool, read_spool
 from tests.aggregator.synthetic import SyntheticDevice, judged
 from tests.aggregator.telemetry.points import update_point
@@ -39,15 +39,15 @@ def test_points_are_stamped_by_the_clock_as_soon_as_it_is_right(tmp_path: Path, 
 
 def test_a_device_that_fell_silent_is_silent_although_it_was_merged_in_the_future() -> None:
     fleet = Participation()
-    fleet.contributed(Contribution("watch-1", 1.0), NOW + YEAR_SECONDS)
+    fleet.contributed(Activity("watch-1", 1.0), NOW + YEAR_SECONDS)
     assert fleet.figures(NOW)["devices_contributing"] == 1, "when it was, nobody knows; from now on time counts"
     assert fleet.figures(NOW + SILENT_SECONDS + 1)["devices_contributing"] == 0
-    fleet.contributed(Contribution("watch-1", 1.0), NOW + 2 * SILENT_SECONDS)
+    fleet.contributed(Activity("watch-1", 1.0), NOW + 2 * SILENT_SECONDS)
     assert fleet.figures(NOW + 2 * SILENT_SECONDS)["devices_contributing"] == 1
 
 
 def test_the_rate_forgets_what_was_merged_in_the_future() -> None:
-    tally = Tally(History(), now=NOW + YEAR_SECONDS)
+    tally = Tally(StatusHistory(), now=NOW + YEAR_SECONDS)
     tally.judged([judged("watch-1", Merge(1.0, 0), size_bytes=1)], at=NOW + YEAR_SECONDS)
     tally.judged([judged("watch-1", Merge(1.0, 0), size_bytes=1)], at=NOW)
     summary = tally.summary(now=NOW + 1, bytes_down=0)

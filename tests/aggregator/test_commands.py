@@ -21,7 +21,7 @@ from aggregator.ledger import file_format
 from aggregator.ledger.file_format import LedgerBusy
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.records import batch_of
-from aggregator.patience import patiently
+from aggregator.ledger.retrying import retry_while_busy
 from aggregator.settings import RunSettings, health_file_of
 from tests.aggregator.synthetic import (
     CHUNKED,
@@ -207,7 +207,7 @@ def test_a_start_that_waits_can_be_stopped() -> None:
         raise LedgerBusy("database is locked")
 
     pauses: list[float] = []
-    ended = patiently(busy, heartbeat=no_heartbeat, pause=pauses.append, should_stop=lambda: len(pauses) > 2)
+    ended = retry_while_busy(busy, heartbeat=no_heartbeat, pause=pauses.append, should_stop=lambda: len(pauses) > 2)
     assert ended is None
 
 

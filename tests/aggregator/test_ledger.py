@@ -16,7 +16,7 @@ from aggregator.admission import AdmissionPolicy
 from aggregator.ledger.file_format import LedgerBusy, LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.pruning import SNAPSHOTS_KEPT
-from aggregator.ledger.reading import read_contributions, read_totals, read_versions
+from aggregator.ledger.reading import read_journal, read_totals, read_versions
 from aggregator.ledger.records import Batch, MergedUpdate, batch_of, row_of
 from aggregator.ledger.restoring import restore
 from aggregator.merging.fedbuff import FEDBUFF
@@ -226,7 +226,7 @@ def test_only_the_newest_versions_keep_their_weights(path: Path) -> None:
         restored = restore(ledger, SETTINGS)
         assert (restored.version, restored.weights.tobytes()) == (5, initial_weights().tobytes())
     assert [moment.version for moment in read_versions(path)] == [0, 1, 2, 3, 4, 5]
-    assert [row.sequence for row in read_contributions(path)] == [1, 2, 3, 4, 5]
+    assert [row.sequence for row in read_journal(path)] == [1, 2, 3, 4, 5]
 
 
 def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from aggregator.ledger import backup
 from aggregator.ledger.backup import back_up, check_ledger, restore_backup
 from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.ledger import Ledger
-from aggregator.ledger.reading import read_contributions, read_totals
+from aggregator.ledger.reading import read_journal, read_totals
 from aggregator.ledger.records import batch_of, row_of
 from aggregator.ledger.restoring import restore
 from aggregator.model_line import ModelLine
@@ -147,14 +147,14 @@ def test_a_check_looks_at_what_a_start_needs(path: Path, statement: str, said: s
 
 
 def test_a_restored_ledger_has_the_bits_of_the_backup(path: Path, tmp_path: Path) -> None:
-    expected, everything = bits(path), read_contributions(path)
+    expected, everything = bits(path), read_journal(path)
     out = tmp_path / "backup"
     back_up(path, out)
     shutil.rmtree(path.parent)
     restored = restore_backup(out, path, replace=False)
     assert (restored.held.version, restored.held.waiting, restored.aside) == (3, 2, None)
     assert bits(path) == expected
-    assert read_contributions(path) == everything
+    assert read_journal(path) == everything
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert out.exists()
 

@@ -25,7 +25,7 @@ import pytest
 from aggregator.ledger import file_format
 from aggregator.ledger.file_format import FORMAT, LedgerBusy, LedgerError
 from aggregator.ledger.ledger import Ledger
-from aggregator.ledger.reading import read_contributions, read_history, read_shares, read_task, read_totals
+from aggregator.ledger.reading import read_history, read_journal, read_shares, read_task, read_totals
 from aggregator.ledger.records import Batch, MergedUpdate
 from aggregator.ledger.renumber import move_forward
 from aggregator.ledger.restoring import restore
@@ -245,9 +245,7 @@ def test_other_formats_are_refused_by_name(old: Path, opened: Callable[[Path], o
     assert content(old) == before
 
 
-@pytest.mark.parametrize(
-    "reading", [read_totals, read_shares, read_contributions, lambda path: read_history(path, now=0)]
-)
+@pytest.mark.parametrize("reading", [read_totals, read_shares, read_journal, lambda path: read_history(path, now=0)])
 def test_readers_say_that_the_aggregator_has_to_migrate_it(old: Path, reading: Callable[[Path], object]) -> None:
     before = content(old)
     with pytest.raises(LedgerError, match=r"has format 2, from an earlier version .*; start the aggregator on it once"):

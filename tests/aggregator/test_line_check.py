@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.ledger.records import Mark
-from aggregator.publishing.line_check import Found, judge, outranks, refusal, way_forward
+from aggregator.publishing.ownership import RetainedManifest, identify, outranks, refusal, way_forward
 from tests.wire_contract.keys import key
 from wire_contract import codec
 from wire_contract.messages import Manifest
@@ -53,7 +53,7 @@ def manifest(version: int, *, digest: bytes = HERE, at: float = 0.0, task: str =
 
 
 def whose(found: Manifest, *versions: Mark) -> str:
-    return judge(codec.encode(found), task="toy", marks=Marks(versions)).whose
+    return identify(codec.encode(found), task="toy", marks=Marks(versions)).whose
 
 
 def test_a_version_that_the_ledger_has_is_ours() -> None:
@@ -112,7 +112,7 @@ def test_only_what_devices_would_keep_outranks_ours() -> None:
 
 
 def test_no_number_is_named_that_leads_to_the_end_of_numbers() -> None:
-    found = Found("another line", manifest(2**53))
+    found = RetainedManifest("another line", manifest(2**53))
     said = str(refusal(found, task="toy", topic=TOPIC, ledger=Path("ledger.sqlite3"), version=2))
     assert "move-forward" not in said
     assert "--replace-line" in said
@@ -120,11 +120,11 @@ def test_no_number_is_named_that_leads_to_the_end_of_numbers() -> None:
 
 def test_what_cannot_be_read_serves_nobody_and_a_newer_program_may_be_right() -> None:
     marks = Marks((mark(0),))
-    assert judge(b"nonsense", task="toy", marks=marks).whose == "unreadable"
-    assert judge(codec.encode(manifest(0, task="other")), task="toy", marks=marks).whose == "unreadable"
+    assert identify(b"nonsense", task="toy", marks=marks).whose == "unreadable"
+    assert identify(codec.encode(manifest(0, task="other")), task="toy", marks=marks).whose == "unreadable"
     newer = codec.frame(b"\x81\xa1v\x63")
-    assert judge(newer, task="toy", marks=marks).whose == "a newer program"
-    said = str(refusal(judge(newer, task="toy", marks=marks), task="toy", topic=TOPIC, ledger=Path("l"), version=0))
+    assert identify(newer, task="toy", marks=marks).whose == "a newer program"
+    said = str(refusal(identify(newer, task="toy", marks=marks), task="toy", topic=TOPIC, ledger=Path("l"), version=0))
     assert "Update this program, or give --replace-line" in said
 
 
@@ -132,15 +132,17 @@ def test_with_keys_only_what_they_signed_is_a_line() -> None:
     marks, ours = Marks((mark(0),)), [key(1).public]
     stranger = manifest(78, digest=ELSEWHERE)
     for payload in (codec.encode(stranger), sign(stranger, [key(2)]), b"nonsense", codec.frame(b"\x81\xa1v\x63")):
-        assert judge(payload, task="toy", marks=marks, keys=ours).whose in {"untrusted", "unreadable"}
-    assert judge(sign(stranger, [key(2), key(1)]), task="toy", marks=marks, keys=ours).whose == "another line"
-    assert judge(sign(manifest(0), [key(1)]), task="toy", marks=marks, keys=ours).whose == "ours"
-    assert judge(sign(stranger, [key(2)]), task="toy", marks=marks).whose == "another line", "without keys any counts"
+        assert identify(payload, task="toy", marks=marks, keys=ours).whose in {"untrusted", "unreadable"}
+    assert identify(sign(stranger, [key(2), key(1)]), task="toy", marks=marks, keys=ours).whose == "another line"
+    assert identify(sign(manifest(0), [key(1)]), task="toy", marks=marks, keys=ours).whose == "ours"
+    assert identify(sign(stranger, [key(2)]), task="toy", marks=marks).whose == "another line", (
+        "without keys any counts"
+    )
 
 
 @pytest.mark.parametrize("moment", [0.0, 1e300, float("inf"), float("nan"), -1e300])
 def test_the_refusal_is_one_line_that_names_both_ways_out(moment: float) -> None:
-    found = Found("another line", manifest(78, at=moment))
+    found = RetainedManifest("another line", manifest(78, at=moment))
     said = str(refusal(found, task="toy", topic=TOPIC, ledger=Path("ledger.sqlite3"), version=2))
     assert "\n" not in said
     assert f"another line stands on {TOPIC}, at version 78" in said

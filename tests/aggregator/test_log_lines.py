@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from aggregator.log_lines import LogFormat, LogLevel, write_log
+from aggregator.log_format import LogFormat, LogLevel, configure_logging
 from aggregator.settings import RunSettings
 from wire_contract.program.command_settings import read_settings
 
@@ -25,7 +25,7 @@ def as_it_was() -> Iterator[None]:
 def logged(log_format: LogFormat, level: LogLevel) -> list[str]:
     out = io.StringIO()
     logging.getLogger().handlers[:] = []  # pytest's own
-    write_log(out, log_format=log_format, level=level)
+    configure_logging(out, log_format=log_format, level=level)
     logging.getLogger("aggregator").debug("a detail")
     logging.getLogger("aggregator").info("version %d", 3)
     try:

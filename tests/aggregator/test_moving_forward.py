@@ -8,7 +8,7 @@ import pytest
 from aggregator.__main__ import main
 from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.renumber import move_forward
-from aggregator.publishing.line_check import LineRefused
+from aggregator.publishing.ownership import LineRefused
 from device_client.downlink.model_trust import ModelTrust, VolatileMemory
 from tests.aggregator.synthetic import TASK, newest_weights
 from tests.aggregator.test_service import MODEL

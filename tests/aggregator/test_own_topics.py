@@ -13,8 +13,8 @@ import pytest
 from msgspec import structs
 
 from aggregator.ledger.renumber import move_forward
-from aggregator.publishing.line_check import LineRefused
-from aggregator.publishing.own_topics import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
+from aggregator.publishing.inspection import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
+from aggregator.publishing.ownership import LineRefused
 from device_client.downlink.inbox import Inbox
 from device_client.downlink.outcome import NewModel
 from tests.aggregator.synthetic import CHUNKED, LAYOUT, ROOT, SETTINGS, T0, TASK
@@ -134,7 +134,7 @@ def test_a_version_that_is_due_waits_until_the_line_may_be_published(stage: Stag
     stage.vandal(MODEL, other.broker.retained[MODEL])
     stage.settings = replace(stage.settings, updates_per_version=2)
     stage.start()
-    stage.service._publication._own._settle_seconds = 0.5
+    stage.service._publication._inspection._settle_seconds = 0.5
     stage.step()
     assert stage.line.version == 0, "the look is not over"
     stage.now += 1
@@ -468,17 +468,17 @@ def test_what_a_broker_loses_without_a_word_is_found_by_looking_now_and_then(sta
 
 def test_updates_are_merged_while_it_looks_again(stage: Stage) -> None:
     stage.teach(1)
-    stage.service._publication._own._settle_seconds = 1.0
+    stage.service._publication._inspection._settle_seconds = 1.0
     stage.now += CHECK_SECONDS
     stage.step()
-    assert stage.service._publication._own.is_looking
+    assert stage.service._publication._inspection.is_looking
     stage.teach(1)
     assert stage.manifest.version == 2
     stage.now += 1.0
     stage.step()
     stage.heard()
     stage.step(2)
-    assert not stage.service._publication._own.is_looking
+    assert not stage.service._publication._inspection.is_looking
     assert stage.heard() == [], "what was published meanwhile stands"
 
 

@@ -18,7 +18,7 @@ from aggregator.ledger.records import Batch
 from aggregator.metrics_file import WRITE_SECONDS, MetricsFile
 from aggregator.model_line import LineSettings
 from aggregator.service import Clock, RefusedByBroker, Service, subscriptions
-from aggregator.status import History
+from aggregator.status import StatusHistory
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -75,7 +75,7 @@ class Stage:
         self.mailbox = MemoryLink(self.broker, "devices", subscriptions=(f"{ROOT}/{TASK}/receipt/+",))
         self.start()
 
-    def start(self, *, history: History | None = None, replace_line: bool = False) -> None:
+    def start(self, *, history: StatusHistory | None = None, replace_line: bool = False) -> None:
         self.ledger = Ledger(self.path, task=TASK)
         self.line = begin(self.ledger, self.settings, self.layout)
         self.link = self.link_type(

@@ -12,7 +12,7 @@ from aggregator.admission import AdmissionPolicy
 from aggregator.ledger.reading import read_totals
 from aggregator.model_line import LineSettings
 from aggregator.service import Service
-from aggregator.status import History
+from aggregator.status import StatusHistory
 from tests.aggregator.synthetic import ROOT, SETTINGS, T0, SyntheticDevice, identities, newest_weights
 from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_service import Stage as PlainStage
@@ -46,7 +46,7 @@ class Stage(PlainStage):
         super().__init__(path, settings)
         self.reader = MemoryLink(self.broker, "reader", subscriptions=(MODEL,))
 
-    def start(self, *, history: History | None = None, replace_line: bool = False) -> None:
+    def start(self, *, history: StatusHistory | None = None, replace_line: bool = False) -> None:
         super().start()
         self.service = Service(
             self.line,

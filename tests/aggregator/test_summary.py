@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.admission import Duplicate, Merge, Refuse
 from aggregator.ledger.reading import read_history
-from aggregator.status import VERSIONS_KEPT, History, Tally
+from aggregator.status import VERSIONS_KEPT, StatusHistory, Tally
 from tests.aggregator.synthetic import ROOT, T0, TASK, judged
 from tests.aggregator.test_service import STATUS, Stage
 from wire_contract.codec import decode, encode
@@ -38,7 +38,7 @@ def updates_by_bucket(summary: Summary) -> dict[int, int]:
 
 
 def test_each_outcome_is_counted_where_it_belongs() -> None:
-    tally = Tally(History(), now=100.0)
+    tally = Tally(StatusHistory(), now=100.0)
     tally.judged([judged("a", Merge(1.0, 0), size_bytes=10)], at=101.0)
     tally.judged([judged("b", Merge(0.5, 7), size_bytes=10)], at=102.0)
     tally.judged([judged("a", Duplicate(), size_bytes=10)], at=103.0)
@@ -57,13 +57,13 @@ def test_each_outcome_is_counted_where_it_belongs() -> None:
 
 def test_every_staleness_has_one_bucket() -> None:
     for staleness, least in [(0, 0), (4, 4), (5, 5), (8, 5), (9, 9), (128, 65), (129, 129), (10**9, 129)]:
-        tally = Tally(History(), now=0.0)
+        tally = Tally(StatusHistory(), now=0.0)
         tally.judged([judged("a", Merge(1.0, staleness), size_bytes=1)], at=0.0)
         assert updates_by_bucket(tally.summary(now=0.0, bytes_down=0)) == {least: 1}
 
 
 def test_the_rate_is_of_the_last_minute() -> None:
-    tally = Tally(History(), now=0.0)
+    tally = Tally(StatusHistory(), now=0.0)
     for second in range(600):
         tally.judged([judged("a", Merge(1.0, 0), size_bytes=1)], at=float(second))
     assert tally.summary(now=600.0, bytes_down=0).updates_per_minute == 59
@@ -73,7 +73,7 @@ def test_the_rate_is_of_the_last_minute() -> None:
 
 
 def test_only_the_newest_evaluations_and_those_whose_moment_is_known() -> None:
-    tally = Tally(History(), now=0.0)
+    tally = Tally(StatusHistory(), now=0.0)
     for version in range(2_000):
         tally.committed(version, at=float(version))
         tally.evaluated(evaluation(version, 0.5))
@@ -97,7 +97,7 @@ def test_only_the_newest_evaluations_and_those_whose_moment_is_known() -> None:
 def test_the_largest_status_stays_below_its_limit() -> None:
     letters = (string.ascii_letters + string.digits) * 2
     names = [(letters[n % 62 :] + letters)[: NAME_CHARACTERS_MAX - 4] + f"{n:04}" for n in range(500)]
-    tally = Tally(History(bytes_up=500 * 2**40), now=1.7e9)
+    tally = Tally(StatusHistory(bytes_up=500 * 2**40), now=1.7e9)
     for n, name in enumerate(names):
         tally.committed(2**52 + n, at=1.7e9 + n / 7)
         tally.evaluated(evaluation(2**52 + n, 1 / (3 + n), judge=name))

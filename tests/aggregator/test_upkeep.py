@@ -1,11 +1,11 @@
 """What stands on the broker beside what should, out of echoes, retained messages and strangers."""
 
-from aggregator.publishing.retained_state import Upkeep, sha256
+from aggregator.publishing.retained_state import RetainedState, sha256
 
 
-def standing(**topics: bytes) -> Upkeep:
+def standing(**topics: bytes) -> RetainedState:
     """All was published and heard."""
-    upkeep = Upkeep()
+    upkeep = RetainedState()
     upkeep.begin_census()
     upkeep.end_census(hears=True)
     upkeep.want({topic: sha256(payload) for topic, payload in topics.items()})
@@ -17,7 +17,7 @@ def standing(**topics: bytes) -> Upkeep:
 
 
 def test_what_was_published_is_taken_to_stand_until_something_else_is_heard() -> None:
-    upkeep = Upkeep()
+    upkeep = RetainedState()
     upkeep.want({"a": sha256(b"1"), "b": sha256(b"2")})
     assert upkeep.missing() == ["a", "b"]
     upkeep.published("a", b"1")
@@ -82,7 +82,7 @@ def test_surplus_is_what_nobody_wants_or_keeps() -> None:
 
 
 def test_what_the_broker_would_not_take_is_not_tried_again_before_the_next_census() -> None:
-    upkeep = Upkeep()
+    upkeep = RetainedState()
     upkeep.want({"a": sha256(b"1")})
     upkeep.given_up("a")
     assert upkeep.missing() == []

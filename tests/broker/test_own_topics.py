@@ -11,7 +11,7 @@ import pytest
 
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
-from aggregator.publishing.line_check import LineRefused
+from aggregator.publishing.ownership import LineRefused
 from aggregator.service import Clock, Service, subscriptions
 from tests.aggregator.synthetic import CHUNKED, ROOT, SyntheticDevice, begin
 from tests.aggregator.test_own_topics import LINE
@@ -101,13 +101,16 @@ def retained(settings: MqttSettings) -> dict[str, bytes]:
 def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: SettingsOf, tmp_path: Path) -> None:
     with ExitStack() as at_the_end:
         first = Aggregator(tmp_path / "first", settings_of("aggregator"), at_the_end)
-        first.until(lambda: first.service._telling.told is not None)  # before its session there is nobody to queue for
+        first.until(
+            lambda: first.service._reporter.status_publisher.published is not None
+        )  # before its session there is nobody to queue for
         device = SyntheticDevice("watch-1", CHUNKED)
         sender = at_the_end.enter_context(closing(MqttLink(settings_of("watch-1"))))
         for version in range(1, 4):
             sender.publish(device.topic, device.payload(first.line))
             first.until(lambda version=version: first.line.version == version)  # type: ignore[misc]
-        first.until(lambda: not first.service._publication.publisher.upkeep._echoes)  # all of it has reached the broker
+        # all of it has reached the broker
+        first.until(lambda: not first.service._publication.publisher.retained._echoes)
         before = retained(settings_of("viewer"))
         assert {parse(topic, root=ROOT).kind for topic in before} == {"model", "chunk", "delta"}
 
@@ -118,11 +121,11 @@ def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: Setting
         assert retained(settings_of("viewer")) == before, "nothing was changed"
 
         gone = next(topic for topic in before if parse(topic, root=ROOT).kind == "chunk")
-        upkeep = first.service._publication.publisher.upkeep
+        state = first.service._publication.publisher.retained
         other = at_the_end.enter_context(closing(MqttLink(settings_of("aggregator-1"))))
         other.publish(gone, b"", retain=True)
-        first.until(lambda: bool(upkeep.missing()))
-        first.until(lambda: not upkeep.missing() and not upkeep._echoes)
+        first.until(lambda: bool(state.missing()))
+        first.until(lambda: not state.missing() and not state._echoes)
         assert retained(settings_of("viewer")) == before
 
         sender.publish(device.topic, device.payload(first.line))
@@ -132,7 +135,7 @@ def test_another_line_is_seen_and_what_vanishes_is_put_back(settings_of: Setting
 def test_after_a_restart_nothing_is_published_that_stands(settings_of: SettingsOf, tmp_path: Path) -> None:
     with ExitStack() as at_the_end:
         first = Aggregator(tmp_path / "ledger", settings_of("aggregator"), at_the_end)
-        first.until(lambda: first.service._telling.told is not None)
+        first.until(lambda: first.service._reporter.status_publisher.published is not None)
     with ExitStack() as at_the_end:
         again = Aggregator(tmp_path / "ledger", settings_of("aggregator"), at_the_end)
         sent: list[str] = []
@@ -143,5 +146,5 @@ def test_after_a_restart_nothing_is_published_that_stands(settings_of: SettingsO
             return publish(topic, payload, retain=retain)
 
         again.link.publish = noting  # type: ignore[assignment,method-assign]
-        again.until(lambda: again.service._telling.told is not None)
+        again.until(lambda: again.service._reporter.status_publisher.published is not None)
         assert [topic.removeprefix(f"{ROOT}/{TASK}/") for topic in sent] == ["delta/0", "aggregator/0"]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aggregator.ledger.reading import read_contributions, read_totals
+from aggregator.ledger.reading import read_journal, read_totals
 from device_client.learning.parameters import layout_of, vector_of
 from device_client.model_files import ModelFile, write_model
 from device_client.tasks import physiotherapy
@@ -127,7 +127,7 @@ def a_device_joins_as_documented(stack: Uncontained, device: str) -> None:
     ):
         ledger = stack.volume("ledger") / "ledger.sqlite3"
         eventually(
-            lambda: process.poll() is not None or any(one.device == device for one in read_contributions(ledger)),
+            lambda: process.poll() is not None or any(one.device == device for one in read_journal(ledger)),
             seconds_max=SECONDS_MAX,
         )
         assert process.poll() is None, log.read_text()

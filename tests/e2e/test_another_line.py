@@ -16,7 +16,7 @@ import pytest
 
 from aggregator.__main__ import main as aggregator_main
 from aggregator.ledger.file_format import LedgerError
-from aggregator.ledger.reading import read_contributions, read_totals
+from aggregator.ledger.reading import read_journal, read_totals
 from device_client.__main__ import main as device_main
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import REPOSITORY, AggregatorProcess
@@ -201,7 +201,7 @@ def test_ledgers_that_are_not_the_line_s(scene: Scene, retained: Callable[[], di
     assert aggregator_main(forward) == 0
     aggregator = scene.start("older")
     scene.reaches("older", newest + 4, aggregator)
-    merged = [(one.device, one.sequence) for one in read_contributions(scene.ledger("older"))]
+    merged = [(one.device, one.sequence) for one in read_journal(scene.ledger("older"))]
     assert len(merged) == len(set(merged)), "exactly once"
     assert {name for name, _ in merged[-6:]} == {"d1", "d2"}
 
@@ -209,7 +209,7 @@ def test_ledgers_that_are_not_the_line_s(scene: Scene, retained: Callable[[], di
     assert aggregator.stop() == 0
     aggregator = scene.start("new", "--replace-line")
     scene.reaches("new", 3, aggregator)
-    assert {one.device for one in read_contributions(scene.ledger("new"))} == {"d1", "d2"}
+    assert {one.device for one in read_journal(scene.ledger("new"))} == {"d1", "d2"}
     for device in devices:
         assert device.process.poll() is None, device.log
         answered_once(device)

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from aggregator.admission import AdmissionPolicy
 from aggregator.ledger.ledger import Ledger
-from aggregator.ledger.reading import read_contributions, read_totals
+from aggregator.ledger.reading import read_journal, read_totals
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.model_line import LineSettings, opening_shelf
@@ -171,7 +171,7 @@ class World:
         return all(any(one in warning for warning in self.warnings()) for one in said)
 
     def bases(self) -> set[int]:
-        return {one.base_version for one in read_contributions(self.folder / "ledger")}
+        return {one.base_version for one in read_journal(self.folder / "ledger")}
 
 
 @pytest.fixture(params=["memory", pytest.param("mosquitto", marks=pytest.mark.e2e)])

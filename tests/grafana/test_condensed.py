@@ -8,7 +8,7 @@ from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.influx import InfluxAccess, InfluxServer
 from aggregator.telemetry.lines import LineWriter, Point
-from aggregator.telemetry.participation import Contribution
+from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.recording import Recording
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB, Row
 from grafana.panels import Query
@@ -31,7 +31,7 @@ def staleness(number: int) -> int:
 def busy(influxdb: InfluxDB) -> InfluxDB:
     points: list[Point] = []
 
-    def record(some: Sequence[Point], _: Sequence[Contribution] = ()) -> None:
+    def record(some: Sequence[Point], _: Sequence[Activity] = ()) -> None:
         points.extend(some)
 
     recording = Recording(record)

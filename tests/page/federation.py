@@ -59,7 +59,7 @@ class Federation:
 
     @property
     def answered(self) -> int:
-        return sum(self.service._counters.totals().values())
+        return sum(self.service._reporter.counters.totals().values())
 
     @property
     def base(self) -> tuple[int, bytes]:
@@ -71,7 +71,7 @@ class Federation:
             task=TASK, device=judge, version=version, digest=digest, samples=9, metrics={"accuracy": accuracy}
         )
         self.publish(build("evaluation", root=ROOT, task=TASK, device=judge), encode(told))
-        self.until(lambda: (version, judge) in self.service._tally._evaluations)
+        self.until(lambda: (version, judge) in self.service._reporter.tally._evaluations)
 
     def present(self, device: str, *, online: bool) -> None:
         status = Presence(status="online" if online else "offline")
@@ -91,7 +91,7 @@ class Federation:
 
     def tell(self) -> None:
         """The status with everything so far goes out now, whenever it would be due; the broker has it then."""
-        self.service._telling.next_at = 0.0
+        self.service._reporter.status_publisher.next_at = 0.0
         self.service.step()
         self.until(lambda: self._has_told_all)
 

@@ -29,7 +29,7 @@ def test_a_page_that_comes_late_shows_the_whole_history(
     assert page.run(shows("#accuracy-note", "version 7 · best 87.5 % at version 6"))
     assert page.text("#version") == "7"
     assert (page.text("#count-merged"), page.text("#count-duplicate"), page.text("#count-refused")) == ("15", "0", "1")
-    told = toy.service._telling.told
+    told = toy.service._reporter.status_publisher.published
     assert told is not None
     assert told.summary is not None
     assert page.text("#rate") == str(told.summary.updates_per_minute)  # all 15, unless the last minute was too short
@@ -124,7 +124,7 @@ def test_it_says_when_the_aggregator_is_gone(toy: Federation, websocket: WithWeb
     page.eventually(shows("#state", "Aggregator offline"))
     page.eventually(is_state("quiet"))
     page.eventually(shows("#accuracy", "50.0 %"))
-    toy.service._publication.publisher.status(toy.service._status("online"))
+    toy.service._publication.publisher.status(toy.service._reporter.status("online"))
     page.eventually(is_state("live"))
     will = AggregatorStatus(status="offline", version=1)
     toy.publish(build("aggregator", root=ROOT, task=TASK, shard=0), encode(will))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.telemetry.participation import SILENT_SECONDS, Contribution, Participation, Share, gini
+from aggregator.telemetry.participation import SILENT_SECONDS, Activity, Participation, Share, gini
 
 
 def test_gini_of_known_sets() -> None:
@@ -31,8 +31,8 @@ def test_gini_is_half_the_mean_difference_whatever_the_scale(values: list[float]
 
 def test_figures_of_a_small_fleet() -> None:
     fleet = Participation({"old": Share(2.0, 100.0), "never": Share()})
-    fleet.contributed(Contribution("new", 4.0), at=10_000.0)
-    fleet.contributed(Contribution("refused", None), at=10_000.0)
+    fleet.contributed(Activity("new", 4.0), at=10_000.0)
+    fleet.contributed(Activity("refused", None), at=10_000.0)
     fleet.present("new", online=True)
     fleet.present("old", online=True)
     fleet.present("old", online=False)
@@ -56,7 +56,7 @@ def test_evaluators_are_not_expected_to_take_part() -> None:
     fleet.evaluates("eval")
     fleet.present("eval", online=True)
     fleet.present("eval", online=False)
-    fleet.contributed(Contribution("eval", None), at=0.0)
+    fleet.contributed(Activity("eval", None), at=0.0)
     assert fleet.figures(now=0.0) == {
         "devices_known": 0,
         "devices_online": 0,

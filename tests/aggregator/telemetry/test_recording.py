@@ -10,7 +10,7 @@ import pytest
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.lines import LineWriter, Point
-from aggregator.telemetry.participation import Contribution
+from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.recording import GAUGE_SECONDS, Recording
 from aggregator.telemetry.schema import COHORTS_MAX, MEASUREMENTS, RECALL_CLASSES_MAX, series_max
 from aggregator.telemetry.spool import Spool
@@ -36,13 +36,13 @@ class Recorded:
 
     def __init__(self, path: Path, layout: Layout = LAYOUT) -> None:
         self.points: list[Point] = []
-        self.contributions: list[Contribution] = []
+        self.contributions: list[Activity] = []
         self.stage = Stage(path, replace(SETTINGS, updates_per_version=3), layout)
-        self.stage.service._recording = Recording(
+        self.stage.service._reporter.recording = Recording(
             self.record, queue_depth=lambda: self.stage.link.waiting, traffic=lambda: self.stage.link.traffic
         )
 
-    def record(self, points: Sequence[Point], contributions: Sequence[Contribution] = ()) -> None:
+    def record(self, points: Sequence[Point], contributions: Sequence[Activity] = ()) -> None:
         self.points += points
         self.contributions += contributions
 
@@ -195,7 +195,7 @@ def test_how_it_stands_is_told_now_and_then(recorded: Recorded) -> None:
 def test_watching_begins_once_the_broker_has_let_the_service_in(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "ledger.sqlite3")
     begun: list[bool] = []
-    stage.service._recording = Recording(lambda *_: None, on_connected=lambda: begun.append(True))
+    stage.service._reporter.recording = Recording(lambda *_: None, on_connected=lambda: begun.append(True))
     stage.broker.stop()
     stage.step(3)
     assert not begun
@@ -272,7 +272,7 @@ def test_telemetry_that_fails_changes_nothing(tmp_path: Path, caplog: pytest.Log
             spool = Spool(tmp_path / "spool", bytes_max=1 << 16)
             spool._file.close()
             telemetry = Telemetry(spool, task="t", shard=0, points_max=3, flush_seconds=0.05)
-            stage.service._recording = Recording(telemetry.record, queue_depth=lambda: 0)
+            stage.service._reporter.recording = Recording(telemetry.record, queue_depth=lambda: 0)
         stage.teach(5)
         outcomes.append((stage.outcomes(), identities(stage.path), newest_weights(stage.path).tobytes()))
         if telemetry is not None:

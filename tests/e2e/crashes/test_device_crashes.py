@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from aggregator.ledger.file_format import LedgerError
-from aggregator.ledger.reading import read_contributions, read_totals
+from aggregator.ledger.reading import read_journal, read_totals
 from device_client.uplink.outbox import Outbox
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
@@ -86,7 +86,7 @@ def aggregator(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[subprocess.Pope
 
 
 def assert_balanced(folder: Path, device: Device, *, updates: int) -> None:
-    contributions = read_contributions(folder / "ledger.sqlite3")
+    contributions = read_journal(folder / "ledger.sqlite3")
     assert [row.sequence for row in contributions if row.device == device.name] == list(range(1, updates + 1))
     assert device.queued_ever() == updates
     assert read_totals(folder / "ledger.sqlite3").refused == 0
@@ -139,7 +139,7 @@ def test_offline_for_long_then_everything_arrives_in_order(tmp_path: Path, mosqu
         end(aggregator)
     assert_balanced(tmp_path, device, updates=9)
     # All of the offline updates name the base that the device had, so the later ones are stale and weigh less.
-    rows = read_contributions(tmp_path / "ledger.sqlite3")
+    rows = read_journal(tmp_path / "ledger.sqlite3")
     assert {row.base_version for row in rows[2:]} == {rows[2].base_version}
     assert [row.staleness for row in rows[2:]] == sorted(row.staleness for row in rows[2:])
     assert rows[-1].weight < rows[2].weight

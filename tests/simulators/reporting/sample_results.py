@@ -1,6 +1,6 @@
 """A small results of a run that never was, with all that a real one has."""
 
-from aggregator.ledger.reading import Contribution
+from aggregator.ledger.reading import JournalEntry
 from simulators.audit.exactly_once import Audit, OutboxState, audit_exactly_once
 from simulators.audit.observer import MessageTotals, ObservedEvaluation
 from simulators.reporting.baselines import BaselineResults
@@ -35,8 +35,8 @@ def device(name: str, *, merged: int, title: str = "usual") -> DeviceResults:
     )
 
 
-def contribution(name: str, sequence: int, *, staleness: int = 1, weight: float = 70.0) -> Contribution:
-    return Contribution(
+def contribution(name: str, sequence: int, *, staleness: int = 1, weight: float = 70.0) -> JournalEntry:
+    return JournalEntry(
         device=name,
         sequence=sequence,
         base_version=0,

@@ -44,7 +44,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def write_log(out: TextIO, *, log_format: LogFormat, level: LogLevel) -> None:
+def configure_logging(out: TextIO, *, log_format: LogFormat, level: LogLevel) -> None:
     """From now on every logger of this process writes to `out`."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())

@@ -10,12 +10,12 @@ STATUS_SECONDS = 2.0
 """Between two statuses, however many versions and updates there are: each is up to 24 KiB."""
 
 
-class Telling:
+class StatusPublisher:
     """Knows what was told last."""
 
     def __init__(self, publish: Callable[[AggregatorStatus], None]) -> None:
         self._publish = publish
-        self.told: AggregatorStatus | None = None
+        self.published: AggregatorStatus | None = None
         self.next_at = 0.0
         """On the monotonic clock."""
 
@@ -23,12 +23,12 @@ class Telling:
         """Whether it is time to look for news."""
         return now >= self.next_at
 
-    def tell(self, status: AggregatorStatus, *, now: float, anyway: bool = False) -> None:
+    def publish(self, status: AggregatorStatus, *, now: float, anyway: bool = False) -> None:
         """Publishes it if it says anything new; `anyway`: in any case."""
         self.next_at = now + STATUS_SECONDS
-        if anyway or self.told is None or not _says_the_same(status, self.told):
+        if anyway or self.published is None or not _says_the_same(status, self.published):
             self._publish(status)
-            self.told = status
+            self.published = status
 
 
 def _says_the_same(status: AggregatorStatus, earlier: AggregatorStatus) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from aggregator.ledger.ledger import Ledger
-from aggregator.publishing.line_check import Found, judge, outranks
+from aggregator.publishing.ownership import RetainedManifest, identify, outranks
 from aggregator.publishing.publisher import Publisher
 from wire_contract.errors import LinkError
 from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
@@ -46,7 +46,7 @@ _SWEPT = 8
 """Where nothing can be heard, so many snapshots and deltas below the kept ones are deleted at each connection."""
 
 
-class OwnTopics:
+class Inspection:
     """See the module."""
 
     def __init__(
@@ -63,7 +63,7 @@ class OwnTopics:
     ) -> None:
         """`keys` are the public halves of the signing keys; with them, only what they signed is taken for a line."""
         self._publisher = publisher
-        self._upkeep = publisher.upkeep
+        self._retained = publisher.retained
         self._link = link
         self._ledger = ledger
         self._task = task
@@ -118,7 +118,7 @@ class OwnTopics:
                 self._echo_at = self._monotonic()
             return
         self._model_bytes += len(payload) if self.is_looking else 0
-        is_strange = self._upkeep.heard(topic, payload)
+        is_strange = self._retained.heard(topic, payload)
         if topic == self._publisher.model_topic:
             self._model = payload or None
             if is_strange and payload:
@@ -134,20 +134,20 @@ class OwnTopics:
         if self._state != "looking" or not self._is_settled(now):
             return False
         self._state = "watching"
-        self._upkeep.end_census(hears=self._can_hear)
+        self._retained.end_census(hears=self._can_hear)
         if not self._can_hear:
             self._note_deaf()
         pause = max(CHECK_SECONDS, self._model_bytes / CHECK_BYTES_PER_SECOND)
         self._look_again_at = now + pause
         return True
 
-    def found(self) -> Found | None:
+    def found(self) -> RetainedManifest | None:
         """The manifest that stands on the broker, and whose it is; None: there is none."""
         if self._model is None:
             return None
-        return judge(self._model, task=self._task, marks=self._ledger, keys=self._keys)
+        return identify(self._model, task=self._task, marks=self._ledger, keys=self._keys)
 
-    def report(self, found: Found) -> None:
+    def report(self, found: RetainedManifest) -> None:
         """Tells of a manifest that is not of this line; now and then, should it come again and again."""
         self.strangers += 1
         if self.strangers > 1 and self._monotonic() < self._tell_at:
@@ -166,7 +166,7 @@ class OwnTopics:
         if self._heal_at is None or self._monotonic() < self._heal_at:
             return False
         self._heal_at = None
-        missing = self._upkeep.missing()
+        missing = self._retained.missing()
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             log.warning("%s%s: not what this aggregator published; publishing again", missing[0], more)
@@ -186,7 +186,7 @@ class OwnTopics:
 
     def _begin(self) -> None:
         self._state = "looking"
-        self._upkeep.begin_census()
+        self._retained.begin_census()
         self._begun_at = self._monotonic()
         self._echo_at = self._taken_at = self._heal_at = None
         self._model = None
@@ -223,9 +223,11 @@ class OwnTopics:
                 "line stands there, nor mend what is lost; bring the broker's access list up to date (broker_config/)",
                 ", ".join(self._filters),
             )
-        self._upkeep.suspect(self._publisher.delta_topic(one) for one in self._ledger.newest_versions(2 * KEPT_DELTAS))
+        self._retained.suspect(
+            self._publisher.delta_topic(one) for one in self._ledger.newest_versions(2 * KEPT_DELTAS)
+        )
         for version, chunks in self._ledger.chunked_snapshots(KEPT_SNAPSHOTS + _SWEPT):
-            self._upkeep.suspect(self._publisher.chunk_topic(version, index) for index in range(chunks))
+            self._retained.suspect(self._publisher.chunk_topic(version, index) for index in range(chunks))
 
     def _note_rival(self) -> None:
         found, newest = self.found(), self._publisher.newest

@@ -15,7 +15,7 @@ RETRY_SECONDS_MAX = 15.0
 Result = TypeVar("Result")
 
 
-def patiently(
+def retry_while_busy(
     attempt: Callable[[], Result],
     *,
     heartbeat: Heartbeat,

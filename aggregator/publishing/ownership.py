@@ -50,7 +50,7 @@ class Marks(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class RetainedManifest:
     """A retained manifest, and whose it is."""
 
     whose: Whose
@@ -60,7 +60,7 @@ class Found:
     """Why it was not taken for ours; one line for a person."""
 
 
-def judge(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKey] = ()) -> Found:
+def identify(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKey] = ()) -> RetainedManifest:
     """Whose manifest `payload` is.
 
     Args:
@@ -75,14 +75,14 @@ def judge(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKey] 
             signers(message, keys)
         manifest = message.open()
     except NotTrusted as error:
-        return Found("untrusted", reason=str(error))
+        return RetainedManifest("untrusted", reason=str(error))
     except UnknownSchema as error:
-        return Found("untrusted" if keys else "a newer program", reason=str(error))
+        return RetainedManifest("untrusted" if keys else "a newer program", reason=str(error))
     except DecodeError as error:
-        return Found("unreadable", reason=str(error))
+        return RetainedManifest("unreadable", reason=str(error))
     if manifest.task != task:
-        return Found("unreadable", reason=f"it is of task {manifest.task!r}")
-    return Found(_whose(manifest, marks), manifest)
+        return RetainedManifest("unreadable", reason=f"it is of task {manifest.task!r}")
+    return RetainedManifest(_whose(manifest, marks), manifest)
 
 
 def _whose(manifest: Manifest, marks: Marks) -> Whose:
@@ -115,7 +115,7 @@ def moment_above(moment: float, *, now: float) -> float:
     return min(max(now, moment + 1.0), float(MOMENT_MAX))
 
 
-def refusal(found: Found, *, task: str, topic: str, ledger: Path, version: int) -> LineRefused:
+def refusal(found: RetainedManifest, *, task: str, topic: str, ledger: Path, version: int) -> LineRefused:
     """What an operator is told who starts an aggregator, at `version`, where something stands in its way."""
     if found.manifest is None:
         return LineRefused(

@@ -6,13 +6,20 @@ from dataclasses import replace
 
 from aggregator.ledger.ledger import Ledger
 from aggregator.model_line import ModelLine
-from aggregator.publishing.line_check import STANDS_IN_THE_WAY, Found, LineRefused, moment_above, outranks, refusal
+from aggregator.publishing.ownership import (
+    STANDS_IN_THE_WAY,
+    LineRefused,
+    RetainedManifest,
+    moment_above,
+    outranks,
+    refusal,
+)
 from wire_contract.link.protocol import Delivery, Link
 
 log = logging.getLogger(__name__)
 
 
-class Entry:
+class StartupGate:
     """Before the first look is over nothing is answered: a ledger that is not of this line must leave it alone."""
 
     def __init__(
@@ -40,7 +47,7 @@ class Entry:
     def disconnected(self) -> None:
         self._held.clear()  # not acknowledged, so all of it comes again
 
-    def decide(self, found: Found | None, *, now: float) -> None:
+    def decide(self, found: RetainedManifest | None, *, now: float) -> None:
         """After the first look; later ones find nothing that would end an aggregator at work.
 
         Raises:
@@ -57,7 +64,9 @@ class Entry:
         self.is_open = True
 
 
-def enter(found: Found | None, line: ModelLine, ledger: Ledger, *, topic: str, replaces: bool, now: float) -> None:
+def enter(
+    found: RetainedManifest | None, line: ModelLine, ledger: Ledger, *, topic: str, replaces: bool, now: float
+) -> None:
     """Returns where this line may be published.
 
     Args:
