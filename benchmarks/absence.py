@@ -23,7 +23,7 @@ import numpy as np
 from aggregator.model_line import LineSettings, opening_shelf
 from aggregator.publishing.publisher import Publisher
 from benchmarks.settings import AbsenceSettings
-from device_client.downlink.receiver import Downlink
+from device_client.downlink.receiver import ModelReceiver
 from wire_contract.compression.choice import encode_as
 from wire_contract.encoding import EncodedTensor
 from wire_contract.layout import Layout, TensorSpec, Vector
@@ -161,7 +161,7 @@ def _come(url: str, root: str, quality: Quality, *, newest: int) -> Received:
     """A device connects, takes what comes until it has the newest version and nothing more comes, and goes."""
     received = Received()
     with contextlib.closing(MqttLink(_device(url, root, quality))) as link:
-        downlink = Downlink(link, root=root, task=TASK)
+        downlink = ModelReceiver(link, root=root, task=TASK)
         is_connected = False
         deadline = time.monotonic() + PATIENCE_SECONDS
         quiet_until = time.monotonic() + QUIET_SECONDS

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from device_client.downlink.model_feed import ModelFeed, models_only
-from device_client.downlink.model_trust import Memory, ModelTrust, VolatileMemory
+from device_client.downlink.model_trust import ModelTrust, TrustMemory, VolatileTrustMemory
 from device_client.evaluator import Evaluator, Measured
 from device_client.events import Emit, EventLog
 from device_client.export import ExportError, await_model, export
@@ -26,7 +26,7 @@ from device_client.learning.seeding import seeded
 from device_client.learning.student_trainer import StudentTrainer
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
 from device_client.policy.approval import ApprovalFile
-from device_client.policy.conditions import Policy, unmet
+from device_client.policy.conditions import Conditions, unmet
 from device_client.policy.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
 from device_client.presence import subscriptions, this_firmware, will
 from device_client.runner import Runner, RunnerSettings
@@ -44,7 +44,7 @@ from device_client.task import Examples, Recipe, Task, TaskError, scheduled
 from device_client.tasks.loading import load_task
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxError
-from device_client.uplink.write_retry import Disk
+from device_client.uplink.write_retry import WriteRetry
 from wire_contract.errors import ContractError, LayoutError, LinkError
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.model_roles import STUDENTS, TEACHERS
@@ -105,7 +105,7 @@ def _client_id(task: Task, device: str) -> str:
 @user_errors()
 def run(settings: RunSettings) -> None:
     """The device at work, until it is stopped."""
-    task = task_as_told(_task(settings), settings)
+    task = task_with_flags(_task(settings), settings)
     # What can be wrong is found before the first connection.
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
@@ -133,8 +133,8 @@ def run(settings: RunSettings) -> None:
             root=settings.root,
             outbox=outbox,
             trainer=trainer,
-            training_unmet=_unmet(settings.training_policy, probe),
-            upload_unmet=_unmet(settings.upload_policy, probe),
+            training_unmet=_unmet(settings.training_conditions, probe),
+            upload_unmet=_unmet(settings.upload_conditions, probe),
             clock=SYSTEM_CLOCK,
             uniform=random.uniform,
             emit=emit,
@@ -142,7 +142,7 @@ def run(settings: RunSettings) -> None:
             traffic=lambda: link.traffic,
             trust=_trust(model_keys, task, outbox),
             update_signing_key=update_key,
-            vitals=lambda: _vitals(probe),
+            device_metrics=lambda: _device_metrics(probe),
             heartbeat=beats,
         )
         on_stop(runner.stop)
@@ -153,7 +153,7 @@ def run(settings: RunSettings) -> None:
     emit("stopped")
 
 
-def task_as_told(task: Task, settings: RunSettings) -> Task:
+def task_with_flags(task: Task, settings: RunSettings) -> Task:
     """The task with what the flags say otherwise."""
     if settings.method is not None:
         task = replace(task, recipe=replace(task.recipe, method=settings.method))
@@ -189,7 +189,7 @@ def _trainer(
     )
 
 
-def _trust(keys: tuple[PublicKey, ...], task: Task, memory: Memory) -> ModelTrust | None:
+def _trust(keys: tuple[PublicKey, ...], task: Task, memory: TrustMemory) -> ModelTrust | None:
     return ModelTrust(keys, task=task.name, memory=memory, unix=SYSTEM_CLOCK.unix) if keys else None
 
 
@@ -211,8 +211,8 @@ def open_outbox(
     """The outbox, as soon as the disk has the little space that opening it takes."""
     path = settings.state / OUTBOX_NAME
     opened: list[Outbox] = []
-    disk = Disk(monotonic=SYSTEM_CLOCK.monotonic, emit=emit)
-    while not disk.takes(
+    disk = WriteRetry(monotonic=SYSTEM_CLOCK.monotonic, emit=emit)
+    while not disk.try_write(
         "outbox",
         lambda: opened.append(Outbox(path, task=task, device=settings.device, entries_max=settings.outbox_updates_max)),
     ):
@@ -264,13 +264,13 @@ def _probe(settings: RunSettings, task: Task) -> Probe:
     return SystemProbe(unmetered=unmetered, approve=approve)
 
 
-def _unmet(policy: Policy, probe: Probe) -> Callable[[], tuple[str, ...]]:
+def _unmet(policy: Conditions, probe: Probe) -> Callable[[], tuple[str, ...]]:
     if not policy:
         return tuple
     return lambda: tuple(unmet(policy, probe.read(SYSTEM_CLOCK.local())).values())
 
 
-def _vitals(probe: Probe) -> dict[str, float]:
+def _device_metrics(probe: Probe) -> dict[str, float]:
     charge = probe.read(SYSTEM_CLOCK.local()).battery_percent
     return {} if charge is None else {"battery_percent": charge}
 
@@ -282,7 +282,7 @@ def _vitals(probe: Probe) -> dict[str, float]:
 def evaluate_models(settings: EvaluateSettings) -> None:
     """The evaluator at work, until it is stopped or has measured once."""
     task = _task(settings)
-    trust = _trust(read_all_public_keys(settings.model_key), task, VolatileMemory())
+    trust = _trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     emit, student, held_out = _event_log(settings), task.student(), task.held_out()
 
     def measure(published: Published) -> Measured:
@@ -334,7 +334,7 @@ def export_model(settings: ExportSettings) -> None:
 
 
 def _newest(task: Task, settings: ExportSettings) -> ModelFile:
-    trust = _trust(read_all_public_keys(settings.model_key), task, VolatileMemory())
+    trust = _trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     connection = replace(
         settings.mqtt_settings(
             client_id=f"fedkd-export:{task.name}:{secrets.token_hex(4)}",  # several people may export at once

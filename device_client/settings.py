@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from device_client.events import LogFormat
-from device_client.policy.conditions import Policy, PredicateName, parse_quiet_hours
+from device_client.policy.conditions import Conditions, PredicateName, parse_quiet_hours
 from wire_contract.compression.choice import EncodingChoice, Energy
 from wire_contract.compression.planner import Plan
 from wire_contract.encoding import EncodingName
@@ -155,8 +155,8 @@ class RunSettings(OnlineSettings):
                 return name
 
     @property
-    def upload_policy(self) -> Policy:
-        return _policy(
+    def upload_conditions(self) -> Conditions:
+        return _conditions(
             charging=self.upload_charging,
             unmetered=self.upload_unmetered,
             battery=self.upload_battery_percent_min,
@@ -165,8 +165,8 @@ class RunSettings(OnlineSettings):
         )
 
     @property
-    def training_policy(self) -> Policy:
-        return _policy(
+    def training_conditions(self) -> Conditions:
+        return _conditions(
             charging=self.train_charging,
             unmetered=False,
             battery=self.train_battery_percent_min,
@@ -175,9 +175,9 @@ class RunSettings(OnlineSettings):
         )
 
 
-def _policy(
+def _conditions(
     *, charging: bool, unmetered: bool, battery: float | None, quiet_hours: str | None, approval: bool
-) -> Policy:
+) -> Conditions:
     asked: dict[PredicateName, Any] = {
         "charging": charging or None,
         "unmetered": unmetered or None,

@@ -1,19 +1,19 @@
-"""The learning half of a device: makes the round that is due, when it may, and leaves its update in the outbox.
+"""When a device trains: starts the round that is due as soon as the policy allows it, and queues its update.
 
-While the trainer computes it calls back before each batch. In that call the device does everything else that it has to
-do (`turn`), rests as its duty cycle wants it, and waits while the policy no longer lets it train.
+The trainer calls back before each batch. In that call the device does all its other work (`turn`), rests as its duty
+cycle requires, and waits while the policy no longer allows training.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from device_client.events import Emit
-from device_client.policy.duty_cycle import Pace
+from device_client.policy.duty_cycle import DutyCycle
 from device_client.policy.gate import Gate
 from device_client.trainer import Trained, Trainer, is_finite
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import Round, dropped, make_update, next_round, telling_again
-from device_client.uplink.write_retry import Disk
+from device_client.uplink.rounds import Round, after_failed_round, make_update, next_round, with_unmerged
+from device_client.uplink.write_retry import WriteRetry
 from wire_contract.compression.choice import EncodingChoice
 from wire_contract.errors import EncodeError
 from wire_contract.program.clock import Clock
@@ -21,16 +21,16 @@ from wire_contract.publication.manifest import Published
 from wire_contract.signatures.signing import SigningKey
 
 PATIENCE_SECONDS = 0.25
-"""Longest wait for the link: so late at most a stop request, an open gate or a due round is seen."""
+"""Longest wait for an event of the link; a stop request, an open gate or a due round is noticed at most this late."""
 
 Turn = Callable[[float], bool]
-"""Does all else, waiting for the link so many seconds at most. Whether the device goes on working."""
-Vitals = Callable[[], Mapping[str, float]]
-"""How the device itself is, by name (battery_percent); told with each update."""
+"""Does all other work, waiting for the link at most so many seconds. Returns whether the device goes on running."""
+DeviceMetrics = Callable[[], Mapping[str, float]]
+"""Metrics of the device itself, by name (battery_percent); sent with each update."""
 
 
-class Study:
-    """Knows the local student; it is kept in the outbox."""
+class TrainingSchedule:
+    """Keeps the local student, which is stored in the outbox."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class Study:
         outbox: Outbox,
         trainer: Trainer,
         gate: Gate,
-        pace: Pace,
-        disk: Disk,
+        duty_cycle: DutyCycle,
+        writes: WriteRetry,
         clock: Clock,
         emit: Emit,
         turn: Turn,
@@ -48,14 +48,14 @@ class Study:
         local_rounds_max: int,
         retrain_after_seconds: float,
         signing_key: SigningKey | None = None,
-        vitals: Vitals = dict,
+        device_metrics: DeviceMetrics = dict,
     ) -> None:
         self._task = task
         self._outbox = outbox
         self._trainer = trainer
         self._gate = gate
-        self._pace = pace
-        self._disk = disk
+        self._duty_cycle = duty_cycle
+        self._writes = writes
         self._clock = clock
         self._emit = emit
         self._turn = turn
@@ -63,49 +63,49 @@ class Study:
         self._local_rounds_max = local_rounds_max
         self._retrain_after_seconds = retrain_after_seconds
         self._signing_key = signing_key
-        self._vitals = vitals
-        self._line = outbox.line()
+        self._device_metrics = device_metrics
+        self._local_student = outbox.local_student()
 
     def due(self, newest: Published) -> Round | None:
-        """The round to make now, if there is one and it may be made.
+        """The round to train now; None: no round is due, or it has to wait.
 
         Args:
-            newest: the newest model; it fits the student.
+            newest: the newest model; it has the student's layout.
         """
         todo = next_round(
             newest,
-            self._line,
+            self._local_student,
             now=self._clock.unix(),
             rounds_max=self._local_rounds_max,
             retrain_after_seconds=self._retrain_after_seconds,
         )
         if todo is None:
             return None
-        # Nothing that was learned is thrown away, so a full outbox stops the learning.
-        against = []
+        # No update is ever discarded to make room, so a full outbox stops training.
+        reasons = []
         if self._outbox.is_full:
-            against.append(f"the outbox is full ({len(self._outbox)} updates wait)")
-        if self._disk.is_blocked:
-            against.append("the disk takes no writes")
-        return todo if self._gate.is_open(*against) else None
+            reasons.append(f"the outbox is full ({len(self._outbox)} updates wait)")
+        if self._writes.is_blocked:
+            reasons.append("the disk takes no writes")
+        return todo if self._gate.is_open(*reasons) else None
 
-    def make(self, todo: Round) -> None:
-        """Trains, and queues the update. Stopped halfway: nothing has happened, the round is made anew.
+    def train(self, todo: Round) -> None:
+        """Trains the round and queues its update. If it is stopped halfway, nothing is kept and the round is repeated.
 
-        While the disk takes no write, it waits with what was learned, and the device does all else meanwhile.
+        While the disk takes no writes, it keeps the result in memory and the device does its other work.
 
         Raises:
-            OutboxError: the outbox cannot be read or written any more.
+            OutboxError: the outbox can no longer be read or written.
         """
-        todo = telling_again(todo, self._outbox.untold())
+        todo = with_unmerged(todo, self._outbox.unmerged())
         self._emit("training", base_version=todo.base.version, round=todo.number)
-        self._pace.begin()
+        self._duty_cycle.begin()
         trained = self._trainer.train(
             todo.start, version=todo.base.version, round=todo.number, tick=self._between_batches
         )
         if trained is None:
             return
-        seconds = self._pace.seconds
+        seconds = self._duty_cycle.seconds
         if is_finite(trained):
             self._emit(
                 "trained",
@@ -116,15 +116,15 @@ class Study:
                 loss=trained.metrics.get("loss"),
                 accuracy=trained.metrics.get("accuracy"),
             )
-            self._queue(todo, replace(trained, metrics={**trained.metrics, **self._vitals()}), seconds)
+            self._queue(todo, replace(trained, metrics={**trained.metrics, **self._device_metrics()}), seconds)
         else:
             self._drop(todo, "training diverged (a value is not finite)")
-        self._rest()  # for the last batch, and only now: a kill while resting costs nothing
+        self._rest()  # for the last batch; only after queueing, so that a kill while resting loses nothing
 
     def _queue(self, todo: Round, trained: Trained, seconds: float) -> None:
         identity = self._outbox.next_identity
         try:
-            payload, line = make_update(
+            payload, student = make_update(
                 todo,
                 trained,
                 task=self._task,
@@ -137,38 +137,38 @@ class Study:
         except EncodeError as error:
             self._drop(todo, str(error))
             return
-        if not self._written(lambda: self._outbox.add(identity, payload, line, retold=todo.retold)):
+        if not self._written(lambda: self._outbox.add(identity, payload, student, carried_over=todo.carried_over)):
             return
-        self._line = line
+        self._local_student = student
         self._emit("queued", sequence=identity.sequence, base_version=todo.base.version, bytes=len(payload))
 
     def _drop(self, todo: Round, reason: str) -> None:
-        """The round counts, so that a base which always diverges is not trained on without end."""
-        line = dropped(todo, now=self._clock.unix())
-        if not self._written(lambda: self._outbox.save_line(line, retold=todo.retold)):
+        """The round counts, so that a device does not train forever on a base that always diverges."""
+        student = after_failed_round(todo, now=self._clock.unix())
+        if not self._written(lambda: self._outbox.save_local_student(student, carried_over=todo.carried_over)):
             return
-        self._line = line
-        self._emit("warning", message=f"round {todo.number} on model {todo.base.version} is dropped: {reason}")
+        self._local_student = student
+        self._emit("warning", message=f"round {todo.number} on model {todo.base.version} is discarded: {reason}")
 
     def _written(self, write: Callable[[], object]) -> bool:
-        """Whether the disk took it; False: told to stop before that."""
-        while not self._disk.takes("round", write):
+        """Retries until the disk takes the write; False: stopped before that."""
+        while not self._writes.try_write("round", write):
             if not self._turn(PATIENCE_SECONDS):
                 return False
         return True
 
     def _between_batches(self) -> bool:
-        """Whether training may go on."""
+        """The tick of the trainer; returns whether training goes on."""
         goes_on = self._rest()
-        holding_since = self._clock.monotonic()
+        held_since = self._clock.monotonic()
         while goes_on and not self._gate.is_open():
             goes_on = self._turn(PATIENCE_SECONDS)
-        self._pace.resume(held_seconds=self._clock.monotonic() - holding_since)
+        self._duty_cycle.resume(held_seconds=self._clock.monotonic() - held_since)
         return goes_on
 
     def _rest(self) -> bool:
-        """As long as the duty cycle wants it, with an ear at the link."""
-        resting_until = self._pace.rest_until()
+        """Rests as long as the duty cycle requires, while serving the link. Returns whether to go on."""
+        resting_until = self._duty_cycle.rest_until()
         goes_on = self._turn(0.0)
         while goes_on and (left := resting_until - self._clock.monotonic()) > 0:
             goes_on = self._turn(min(left, PATIENCE_SECONDS))

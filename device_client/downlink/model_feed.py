@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from device_client.downlink.model_trust import ModelTrust
-from device_client.downlink.no_model_warning import FirstModel
+from device_client.downlink.no_model_warning import NoModelWarning
 from device_client.downlink.outcome import NewModel, Rejected
-from device_client.downlink.receiver import Downlink
+from device_client.downlink.receiver import ModelReceiver
 from device_client.events import Emit
 from wire_contract.errors import TopicError
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link, Quality
@@ -43,15 +43,15 @@ class ModelFeed:
         self._root = root
         self._emit = emit
         self._greet = greet
-        self._downlink = Downlink(link, root=root, task=task, trust=trust)
-        self._first_model = FirstModel(self._downlink, monotonic=time.monotonic, emit=emit)
+        self._receiver = ModelReceiver(link, root=root, task=task, trust=trust)
+        self._no_model_warning = NoModelWarning(self._receiver, monotonic=time.monotonic, emit=emit)
         self._was_connected = False
         self._told = Told()
 
     @property
     def is_behind(self) -> bool:
         """Whether a newer version was announced than has arrived."""
-        return self._downlink.is_behind
+        return self._receiver.is_behind
 
     def newest(self, *, timeout_seconds: float) -> NewModel | None:
         """The newest model that arrived since the last call, waiting so long at most for something to arrive.
@@ -69,8 +69,8 @@ class ModelFeed:
                     newest, more, timeout_seconds = self._take(event) or newest, True, 0.0
                 else:
                     self._note(event)
-        self._downlink.renew()
-        self._first_model.look(connected=self.trouble is None)
+        self._receiver.renew()
+        self._no_model_warning.look(connected=self.trouble is None)
         return newest
 
     def _take(self, delivery: Delivery) -> NewModel | None:
@@ -80,7 +80,7 @@ class ModelFeed:
             return None  # of a subscription that the broker kept of an earlier program
         finally:
             self._link.ack(delivery)
-        taken = self._downlink.take(topic, delivery.payload)
+        taken = self._receiver.take(topic, delivery.payload)
         if isinstance(taken, Rejected):
             self._emit("warning", message=taken.reason)
             return None

@@ -24,7 +24,7 @@ CLOCK_SKEW_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Believed:
+class TrustedVersion:
     """A version that a pinned key has vouched for."""
 
     version: int
@@ -33,24 +33,24 @@ class Believed:
     """Of the pinned keys that signed it."""
 
 
-class Memory(Protocol):
+class TrustMemory(Protocol):
     """Keeps one `Believed`; on a device that trains, for ever."""
 
-    def believed(self) -> Believed | None: ...
+    def trusted_version(self) -> TrustedVersion | None: ...
 
-    def save_believed(self, believed: Believed) -> None: ...
+    def save_trusted_version(self, believed: TrustedVersion) -> None: ...
 
 
-class VolatileMemory:
+class VolatileTrustMemory:
     """For who starts anew each time: an evaluator, an export."""
 
     def __init__(self) -> None:
-        self._believed: Believed | None = None
+        self._believed: TrustedVersion | None = None
 
-    def believed(self) -> Believed | None:
+    def trusted_version(self) -> TrustedVersion | None:
         return self._believed
 
-    def save_believed(self, believed: Believed) -> None:
+    def save_trusted_version(self, believed: TrustedVersion) -> None:
         self._believed = believed
 
 
@@ -62,7 +62,7 @@ class ModelTrust:
         keys: Sequence[PublicKey],
         *,
         task: str,
-        memory: Memory,
+        memory: TrustMemory,
         unix: Callable[[], float],
         clock_skew_seconds: float = CLOCK_SKEW_SECONDS,
     ) -> None:
@@ -73,7 +73,7 @@ class ModelTrust:
         self._memory = memory
         self._unix = unix
         self._clock_skew_seconds = clock_skew_seconds
-        known = memory.believed()
+        known = memory.trusted_version()
         self._known = known if known is not None and known.key_ids & self.key_ids else None
 
     @property
@@ -106,9 +106,9 @@ class ModelTrust:
                     f"version {manifest.version} was announced before with other weights; {_remedy(known.version)}"
                 )
             key_ids |= known.key_ids
-        believed = Believed(manifest.version, manifest.digest, key_ids)
+        believed = TrustedVersion(manifest.version, manifest.digest, key_ids)
         if believed != known:
-            self._memory.save_believed(believed)
+            self._memory.save_trusted_version(believed)
             self._known = believed
         return manifest
 

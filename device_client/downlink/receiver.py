@@ -9,14 +9,14 @@ from device_client.downlink.download_plan import Wanted
 from device_client.downlink.inbox import Inbox
 from device_client.downlink.model_trust import ModelTrust, refusal
 from device_client.downlink.outcome import NewModel, Outcome, Rejected
-from device_client.downlink.resubscription import Renewal
+from device_client.downlink.resubscription import ResubscriptionTimer
 from wire_contract.errors import DecodeError, LinkError
 from wire_contract.link.protocol import Link
 from wire_contract.messages import Manifest
 from wire_contract.topics import ParsedTopic, build, listened, topic_filter
 
 
-class Downlink:
+class ModelReceiver:
     """Subscribes to deltas and chunks only while they are wanted: a broker sends to everybody who has asked."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Downlink:
         self._trust = trust
         self._asked_for: dict[str, None] = {}
         self._monotonic = monotonic
-        self._renewal = Renewal(monotonic(), uniform=uniform)
+        self._resubscription = ResubscriptionTimer(monotonic(), uniform=uniform)
 
     @property
     def held(self) -> NewModel | None:
@@ -80,7 +80,7 @@ class Downlink:
 
     def renew(self) -> None:
         """Called now and then: asks for the newest manifest again when none has come for long."""
-        if self._renewal.is_due(self._monotonic()):
+        if self._resubscription.is_due(self._monotonic()):
             with contextlib.suppress(LinkError):  # as below
                 for name, quality in listened("model", root=self._root, task=self._task).items():
                     self._link.subscribe(name, quality=quality)
@@ -93,7 +93,7 @@ class Downlink:
         match topic.kind:
             case "model":
                 outcome = self._manifest(payload)
-                self._renewal.heard(self._monotonic(), news=self.is_behind or isinstance(outcome, NewModel))
+                self._resubscription.heard(self._monotonic(), news=self.is_behind or isinstance(outcome, NewModel))
             case "delta":
                 outcome = self._inbox.delta(int(topic.parts["version"]), payload)
             case "chunk":

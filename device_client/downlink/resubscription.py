@@ -12,7 +12,7 @@ SILENCE_SECONDS = 600.0
 SILENCE_SECONDS_MAX = 4 * 60 * 60.0
 
 
-class Renewal:
+class ResubscriptionTimer:
     """Of one subscription. Moments are of the monotonic clock, in seconds."""
 
     def __init__(self, now: float, *, uniform: Callable[[float, float], float]) -> None:

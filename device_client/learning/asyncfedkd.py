@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from device_client.learning.evaluation import logits_of
 from device_client.learning.losses import LossOfLabels, distillation_loss, loss_of_labels, task_loss_of
 from device_client.learning.seeding import seed_of
-from device_client.learning.training_loop import Learned, Rate, TrainingResult, optimise, right_ones, summed
+from device_client.learning.training_loop import BatchLoss, Rate, TrainingResult, correct_count, loss_sum, optimise
 from device_client.task import Examples, Recipe
 
 _WARM_UP_SHARE = 0.03
@@ -147,7 +147,7 @@ def _train(
 ) -> TrainingResult:
     """One network, under a teacher's answers or none."""
 
-    def learn(inputs: Tensor, labels: Tensor, chosen: Tensor) -> Learned:
+    def learn(inputs: Tensor, labels: Tensor, chosen: Tensor) -> BatchLoss:
         logits = model(inputs)  # (batch, class)
         loss = distillation_loss(
             logits,
@@ -157,7 +157,7 @@ def _train(
             alpha=recipe.alpha,
             task_loss=task_loss,
         )
-        return Learned(loss, {"loss": summed(loss, labels), "accuracy": right_ones(logits, labels)})
+        return BatchLoss(loss, {"loss": loss_sum(loss, labels), "accuracy": correct_count(logits, labels)})
 
     return optimise(
         [(model, rate)],

@@ -16,7 +16,7 @@ from torch import Tensor, nn, no_grad
 
 from device_client.learning.losses import mutual_losses, task_loss_of
 from device_client.learning.seeding import seed_of, seeded
-from device_client.learning.training_loop import Learned, TrainingResult, optimise, right_ones, summed
+from device_client.learning.training_loop import BatchLoss, TrainingResult, correct_count, loss_sum, optimise
 from device_client.task import Examples, Recipe, TaskError
 
 
@@ -95,7 +95,7 @@ def train_mutually(
         teacher.requires_grad_(True)
     task_loss = task_loss_of(recipe)
 
-    def learn(inputs: Tensor, labels: Tensor, _chosen: Tensor) -> Learned:
+    def learn(inputs: Tensor, labels: Tensor, _chosen: Tensor) -> BatchLoss:
         hidden = None
         if projection is None:
             student_logits, teacher_logits = student(inputs), teacher(inputs)  # (batch, class)
@@ -111,13 +111,13 @@ def train_mutually(
             task_loss=task_loss,
             hidden=hidden,
         )
-        return Learned(
+        return BatchLoss(
             losses.student + losses.teacher,
             {
-                "loss": summed(losses.student_task, labels),
-                "accuracy": right_ones(student_logits, labels),
-                "teacher_loss": summed(losses.teacher_task, labels),
-                "teacher_accuracy": right_ones(teacher_logits, labels),
+                "loss": loss_sum(losses.student_task, labels),
+                "accuracy": correct_count(student_logits, labels),
+                "teacher_loss": loss_sum(losses.teacher_task, labels),
+                "teacher_accuracy": correct_count(teacher_logits, labels),
             },
         )
 

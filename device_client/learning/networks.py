@@ -155,7 +155,7 @@ class SeparableConvolution(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disturb:
+class WindowAugmentation:
     """Changes windows as another wearer, or the same one tomorrow, might: a `task.Augment`."""
 
     rotation_max: float = 0.3

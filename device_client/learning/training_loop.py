@@ -34,7 +34,7 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class Learned:
+class BatchLoss:
     """What one batch said."""
 
     loss: Tensor
@@ -43,23 +43,23 @@ class Learned:
     """By name, over the batch; over an epoch and divided by its examples they become the metrics."""
 
 
-Learn = Callable[[Tensor, Tensor, Tensor], Learned]
+ComputeLoss = Callable[[Tensor, Tensor, Tensor], BatchLoss]
 """Of inputs (batch, …), labels (batch,) and their places among the examples (batch,)."""
 
 
-def summed(mean_loss: Tensor, labels: Tensor) -> float:
+def loss_sum(mean_loss: Tensor, labels: Tensor) -> float:
     """A batch's mean loss as a sum."""
     return float(mean_loss.detach()) * len(labels)
 
 
-def right_ones(logits: Tensor, labels: Tensor) -> int:
+def correct_count(logits: Tensor, labels: Tensor) -> int:
     """How many of logits (batch, class) say what labels (batch,) say."""
     return int((logits.detach().argmax(dim=1) == labels).sum())
 
 
 def optimise(
     networks: Sequence[tuple[nn.Module, Rate]],
-    learn: Learn,
+    learn: ComputeLoss,
     examples: Examples,
     recipe: Recipe,
     *,

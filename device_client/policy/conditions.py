@@ -12,7 +12,7 @@ from datetime import datetime, time
 from typing import Any, Literal
 
 PredicateName = Literal["charging", "unmetered", "battery", "quiet_hours", "approval"]
-Policy = Mapping[PredicateName, Any]
+Conditions = Mapping[PredicateName, Any]
 """Predicate to parameter: True, a percentage, or quiet hours."""
 
 
@@ -106,7 +106,7 @@ PREDICATES: Mapping[PredicateName, Callable[[DeviceState, Any], str | None]] = {
 """Each says why it is not met, or None when it is."""
 
 
-def unmet(policy: Policy, state: DeviceState) -> dict[PredicateName, str]:
+def unmet(policy: Conditions, state: DeviceState) -> dict[PredicateName, str]:
     """The predicates that do not hold now, each with its reason; empty when the policy is met."""
     reasons = {name: PREDICATES[name](state, parameter) for name, parameter in policy.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}

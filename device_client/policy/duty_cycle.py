@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 
-class Pace:
+class DutyCycle:
     """Measures computing, and says how long to rest for a duty cycle (share of time spent computing, 0 < d ≤ 1)."""
 
     def __init__(self, duty_cycle: float, *, monotonic: Callable[[], float]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_client.learning.networks import SEPARABLE_STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.networks import SEPARABLE_STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
 
 FILE = "spsw_sw_win50.npz"
@@ -36,7 +36,7 @@ RECIPE = Recipe(
     alpha=0.3,
     temperature=2.0,
     label_smoothing=0.05,
-    augment=Disturb(rotation_max=0.6, strength_deviation=0.15, tempo_max=0.2, noise=0.1),
+    augment=WindowAugmentation(rotation_max=0.6, strength_deviation=0.15, tempo_max=0.2, noise=0.1),
     teacher_epochs=25,
 )
 

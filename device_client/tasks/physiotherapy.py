@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.networks import STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
 from wire_contract.files.atomic_write import write_atomically
 
@@ -53,7 +53,7 @@ RECIPE = Recipe(
     alpha=0.1,
     temperature=2.0,
     label_smoothing=0.05,
-    augment=Disturb(rotation_max=0.6, strength_deviation=0.2, tempo_max=0.25, noise=0.03),
+    augment=WindowAugmentation(rotation_max=0.6, strength_deviation=0.2, tempo_max=0.25, noise=0.03),
 )
 
 

@@ -1,57 +1,47 @@
-"""The durable memory of a device: what it learned and has not been thanked for, its local student, the newest model.
+"""The durable memory of a device: updates still without a receipt, the local student, and the newest model.
 
-One SQLite file (WAL, synchronous=FULL: a commit survives the power cut), written by one process at a time. Its tables
-stand in `outbox.sql` and the files that follow it; `outbox_schema.py` brings older files up to date.
+One SQLite file (WAL, synchronous=FULL: a commit survives a power cut), written by one process at a time. Its tables are
+in `outbox.sql` and the files that follow it; `outbox_schema` upgrades older files.
 
-What is promised: an update, the sequence it took and the student it left behind are committed together or not at all,
-and nothing is sent before; so a sequence never stands for two different updates, whenever the device is killed.
+The guarantee: an update, its sequence number and the local student that it left behind are committed together or not at
+all, and nothing is sent before that. So a sequence number never names two different updates, whenever the device is
+killed.
 
-A disk that takes no write for now (full, an input/output error) raises `OutboxBlocked` and changes nothing. Updates
-whose fate is known are then left out by this process all the same, and `record` writes it down when it can. A process
-that dies before that sends them again, and the aggregator answers that it has had them.
+A disk that takes no writes for now (full, or an input/output error) raises `OutboxBlocked` and changes nothing. Updates
+that were settled meanwhile are not sent again by this process, and `record` deletes them when the disk takes writes
+again. A process that dies before that sends them again, and the aggregator answers that they are duplicates.
 """
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
-from device_client.downlink.model_trust import Believed
+from device_client.downlink.model_trust import TrustedVersion
 from device_client.presence import this_firmware
-from device_client.uplink.error_feedback import Untold
+from device_client.uplink.error_feedback import UnmergedUpdate
 from device_client.uplink.outbox_errors import OutboxBlocked, OutboxFull, OutboxInUse, of_sqlite, of_the_system
+from device_client.uplink.outbox_rows import (
+    CACHED_MANIFEST_LIMITS,
+    Entry,
+    joined_key_ids,
+    key_ids_of,
+    payload_digest,
+    student_of,
+    student_row,
+)
 from device_client.uplink.outbox_schema import bring_up_to_date
-from device_client.uplink.rounds import Line
+from device_client.uplink.rounds import LocalStudent
 from wire_contract import codec
 from wire_contract.errors import DecodeError
 from wire_contract.files.file_lock import FileLock, FileLocked
-from wire_contract.limits import MODEL_LIMITS, Limits
-from wire_contract.messages import KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity, Manifest
+from wire_contract.messages import Identity, Manifest
 
 ENTRIES_MAX = 64
-"""Default bound of the queue, in updates."""
+"""Default for the most updates that may wait; at 2 kB each they take 128 kB."""
 _KEEP_CONTENT = "INSERT INTO untold SELECT sequence, payload, base_version FROM queue WHERE sequence = ?"
-_CACHED_MANIFEST_LIMITS = Limits(
-    compressed_bytes=MODEL_LIMITS.compressed_bytes * 2, decompressed_bytes=MODEL_LIMITS.decompressed_bytes * 2
-)
-"""A manifest with a large model inline is over the limits of the wire, which it never travels."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One update that waits for its receipt."""
-
-    identity: Identity
-    payload: bytes
-    base_version: int
-    attempts: int
-    """Times sent so far, by all processes."""
 
 
 class Outbox:
@@ -66,27 +56,27 @@ class Outbox:
         random_bytes: Callable[[int], bytes] = os.urandom,
         entries_max: int = ENTRIES_MAX,
     ) -> None:
-        """Opens the outbox at `path`, or makes it.
+        """Opens the outbox at `path`, or creates it.
 
         Raises:
             OutboxInUse: another process has it open.
             OutboxForeign: it belongs to another task or device, or to a newer program.
-            OutboxDamaged: the file is not what was written.
+            OutboxDamaged: the file is corrupt.
             OutboxUnwritable: the folder or the file cannot be written.
-            OutboxBlocked: the disk is full; opening it later may go well.
+            OutboxBlocked: the disk is full; opening it later may succeed.
         """
         self.path = path
         self.entries_max = entries_max
         self._is_open = False
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # nobody else may read what a device learned
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates tell about private data
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except FileLocked:
             raise OutboxInUse(path) from None
         except OSError as error:
             raise of_the_system(path, error) from None
         try:
-            # The file may tell about its owner's data, so nobody else may read it; SQLite's side files follow it.
+            # Readable by its owner only, for the same reason; SQLite's side files get the same mode.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             self._lock.release()
@@ -96,8 +86,8 @@ class Outbox:
             try:
                 row = self._open(task, device, random_bytes)
             except OutboxBlocked:
-                # Alone on the file SQLite does without the one of shared memory, for which a full disk has no room. So
-                # what waits is sent all the same, if nothing else has to be written.
+                # With exclusive access SQLite needs no shared-memory file, for which a full disk has no room. So
+                # waiting updates can be sent even then, if nothing else has to be written.
                 row = self._open(task, device, random_bytes, "PRAGMA locking_mode = EXCLUSIVE")
         except BaseException:
             self.close()
@@ -108,7 +98,7 @@ class Outbox:
         self._device = device
         self._is_open = True
         self._settled: dict[int, bool] = {}
-        """Sequences in the file whose fate is known and not written down; True: their content is to be told again."""
+        """Sequences that are settled but still in the file; True: their content is to be carried over."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,10 +111,10 @@ class Outbox:
             self._database.close()
         self._lock.release()
 
-    # The queue.
+    # --- the queue
 
     def __len__(self) -> int:
-        """Updates that wait."""
+        """Updates that wait for a receipt."""
         return self._count - len(self._settled)
 
     @property
@@ -137,20 +127,23 @@ class Outbox:
 
     @property
     def next_identity(self) -> Identity:
-        """Of the update that is added next."""
+        """The identity of the next update to be added."""
         return Identity(self._device, self._incarnation, self._last_sequence + 1)
 
-    def add(self, identity: Identity, payload: bytes, line: Line, *, retold: Collection[int] = ()) -> Entry:
-        """Keeps an update, together with the student it led to.
+    def add(
+        self, identity: Identity, payload: bytes, student: LocalStudent, *, carried_over: Collection[int] = ()
+    ) -> Entry:
+        """Queues an update, and saves the local student after it in the same transaction.
 
         Args:
-            identity: `next_identity`, which stands in the payload.
+            identity: `next_identity`, which the payload states.
             payload: the encoded update.
-            line: the local student after it.
-            retold: sequences of `untold` whose content is in the update and the line's residual.
+            student: the local student after it.
+            carried_over: sequences of `unmerged` updates whose content is in the update and the student's residual;
+                they are deleted.
 
         Raises:
-            OutboxFull: so many wait already; nothing was changed.
+            OutboxFull: too many updates wait already; nothing was changed.
             OutboxBlocked: nothing was changed.
         """
         assert identity == self.next_identity, f"{identity} is not the next identity, {self.next_identity}"
@@ -163,15 +156,15 @@ class Outbox:
                 identity.sequence,
                 payload,
                 payload_digest(payload),
-                line.base_version,
+                student.base_version,
             )
-            self._put_line(line, retold)
+            self._put_local_student(student, carried_over)
         self._last_sequence = identity.sequence
         self._count += 1
-        return Entry(identity, payload, line.base_version, 0)
+        return Entry(identity, payload, student.base_version, 0)
 
     def head(self) -> Entry | None:
-        """The oldest update that is to be sent."""
+        """The oldest update that waits."""
         marks = ", ".join("?" * len(self._settled))
         return self._entry(f"WHERE sequence NOT IN ({marks}) ORDER BY sequence LIMIT 1", *self._settled)
 
@@ -179,37 +172,37 @@ class Outbox:
         return self._entry("WHERE sequence = ?", sequence)
 
     def find_payload(self, digest: bytes) -> Entry | None:
-        """By the first 8 bytes of the payload's SHA-256."""
+        """The update with this `payload_digest`."""
         return self._entry("WHERE payload_digest = ?", digest)
 
     def attempted(self, entry: Entry) -> Entry:
-        """Counts one more time sent; to be called before, so that a kill in between cannot hide it."""
+        """Counts one more attempt. Called before sending, so that a kill in between cannot hide the attempt."""
         with self._transaction():
             self._execute("UPDATE queue SET attempts = attempts + 1 WHERE sequence = ?", entry.identity.sequence)
         return Entry(entry.identity, entry.payload, entry.base_version, entry.attempts + 1)
 
-    def settle(self, sequence: int, *, untold: bool = False) -> bool:
-        """An update is not to be sent any more; `record` writes that down.
+    def settle(self, sequence: int, *, carry_over: bool = False) -> bool:
+        """Marks an update as settled: it is not sent again. `record` writes that to the disk.
 
         Args:
-            sequence: of an update in the queue; of any other, nothing happens.
-            untold: nobody took in what it told, so that has to be told again (see `untold`).
+            sequence: of an update in the queue; otherwise nothing happens.
+            carry_over: it was not merged, and its content is to be sent with a later update (see `unmerged`).
 
         Returns:
-            Whether that is new.
+            Whether it was in the queue and not settled before.
         """
         if sequence in self._settled or self.find(sequence) is None:
             return False
-        self._settled[sequence] = untold
+        self._settled[sequence] = carry_over
         return True
 
     @property
     def is_recorded(self) -> bool:
-        """Whether each known fate is written down."""
+        """Whether everything that `settle` marked is on the disk."""
         return not self._settled
 
     def record(self) -> None:
-        """Writes down what `settle` was told.
+        """Writes to the disk what `settle` marked.
 
         Raises:
             OutboxBlocked: nothing was changed.
@@ -217,85 +210,80 @@ class Outbox:
         if not self._settled:
             return
         with self._transaction():
-            for sequence, untold in self._settled.items():
-                if untold:
+            for sequence, carry_over in self._settled.items():
+                if carry_over:
                     self._execute(_KEEP_CONTENT, sequence)
                 self._execute("DELETE FROM queue WHERE sequence = ?", sequence)
         self._count -= len(self._settled)
         self._settled.clear()
 
-    def untold(self) -> list[Untold]:
-        """The updates that were not taken in, whose content is to be told again; oldest first."""
+    def unmerged(self) -> list[UnmergedUpdate]:
+        """Updates that were not merged and whose content is to be carried over, oldest first."""
         with self._errors():
             rows = self._execute("SELECT sequence, payload, base_version FROM untold ORDER BY sequence").fetchall()
-        return [Untold(int(row[0]), bytes(row[1]), int(row[2])) for row in rows]
+        return [UnmergedUpdate(int(row[0]), bytes(row[1]), int(row[2])) for row in rows]
 
-    # The local student and the newest model.
+    # --- the local student and the newest model
 
-    def line(self) -> Line | None:
+    def local_student(self) -> LocalStudent | None:
         with self._errors():
             row = self._row("SELECT base_version, base_digest, rounds, weights, finished_at, residual FROM line")
-        if row is None:
-            return None
-        weights = np.frombuffer(row[3], dtype="<f4").astype(np.float32)
-        residual = None if row[5] is None else np.frombuffer(row[5], dtype="<f4").astype(np.float32)
-        return Line(int(row[0]), bytes(row[1]), int(row[2]), weights, float(row[4]), residual)
+        return None if row is None else student_of(row)
 
-    def save_line(self, line: Line, *, retold: Collection[int] = ()) -> None:
-        """The local student without an update: its last round gave none. `retold`: as for `add`."""
+    def save_local_student(self, student: LocalStudent, *, carried_over: Collection[int] = ()) -> None:
+        """Saves the local student of a round that gave no update. `carried_over`: as for `add`."""
         with self._transaction():
-            self._put_line(line, retold)
+            self._put_local_student(student, carried_over)
 
     def model(self, *, pinned: Collection[bytes] = ()) -> Manifest | None:
         """The cached model, as a manifest with the model inline; to be verified like any other.
 
-        None where there is none, or where it cannot be read: the broker has it, and a cache must not stop the updates
-        that wait here. None as well where it rests on the word of a key that is not among the `pinned` ones (ids), or
-        on nobody's; without pinned keys any will do.
+        None if there is none, or if it cannot be read: the broker has it, and a broken cache must not stop the updates
+        that wait here. With pinned keys (their ids), also None if it was checked with other keys or with none.
         """
         with self._errors():
             row = self._row("SELECT manifest, pins FROM model")
         if row is None:
             return None
-        trusted_then = _key_ids(bytes(row[1]))
-        if pinned and not (trusted_then and trusted_then <= set(pinned)):
+        pinned_then = key_ids_of(bytes(row[1]))
+        if pinned and not (pinned_then and pinned_then <= set(pinned)):
             return None
         try:
-            return codec.decode(bytes(row[0]), Manifest, limits=_CACHED_MANIFEST_LIMITS)
+            return codec.decode(bytes(row[0]), Manifest, limits=CACHED_MANIFEST_LIMITS)
         except DecodeError:
             return None
 
     def save_model(self, manifest: Manifest, *, pinned: Collection[bytes] = ()) -> None:
-        """Keeps the newest global model: `manifest` has it inline, and was checked with the `pinned` keys (ids)."""
+        """Caches the newest global model: `manifest` has it inline, and was checked with the `pinned` keys (ids)."""
         assert manifest.inline is not None
         with self._transaction():
             self._execute(
-                "INSERT OR REPLACE INTO model VALUES (1, ?, ?)", codec.encode(manifest), b"".join(sorted(pinned))
+                "INSERT OR REPLACE INTO model VALUES (1, ?, ?)", codec.encode(manifest), joined_key_ids(pinned)
             )
 
     def drop_model(self) -> None:
-        """The cached model is of no use any more."""
+        """Deletes the cached model."""
         with self._transaction():
             self._execute("DELETE FROM model")
 
-    def believed(self) -> Believed | None:
-        """The highest version that a pinned key vouched for."""
+    def trusted_version(self) -> TrustedVersion | None:
+        """The highest version signed by a pinned key."""
         with self._errors():
             row = self._row("SELECT version, digest, key_ids FROM believed")
-        return None if row is None else Believed(int(row[0]), bytes(row[1]), _key_ids(bytes(row[2])))
+        return None if row is None else TrustedVersion(int(row[0]), bytes(row[1]), key_ids_of(bytes(row[2])))
 
-    def save_believed(self, believed: Believed) -> None:
-        """So that no older one is taken after a restart."""
-        key_ids = b"".join(sorted(believed.key_ids))
+    def save_trusted_version(self, trusted: TrustedVersion) -> None:
+        """Remembers it, so that no older version is accepted after a restart."""
+        key_ids = joined_key_ids(trusted.key_ids)
         with self._transaction():
             self._execute(
-                "INSERT OR REPLACE INTO believed VALUES (1, ?, ?, ?)", believed.version, believed.digest, key_ids
+                "INSERT OR REPLACE INTO believed VALUES (1, ?, ?, ?)", trusted.version, trusted.digest, key_ids
             )
 
-    # SQLite.
+    # --- SQLite
 
     def _open(self, task: str, device: str, random_bytes: Callable[[int], bytes], *pragmas: str) -> tuple[Any, ...]:
-        """Incarnation, last sequence, and how many wait."""
+        """Opens the database. Returns incarnation, last sequence and number of queued updates."""
         with self._errors():
             self._database.close()
             self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -314,23 +302,15 @@ class Outbox:
         assert row is not None
         return row
 
-    def _put_line(self, line: Line, retold: Collection[int]) -> None:
-        self._execute(
-            "INSERT OR REPLACE INTO line VALUES (1, ?, ?, ?, ?, ?, ?)",
-            line.base_version,
-            line.base_digest,
-            line.rounds,
-            line.weights.astype("<f4").tobytes(),
-            line.finished_at,
-            None if line.residual is None else line.residual.astype("<f4").tobytes(),
-        )
-        for sequence in retold:
+    def _put_local_student(self, student: LocalStudent, carried_over: Collection[int]) -> None:
+        self._execute("INSERT OR REPLACE INTO line VALUES (1, ?, ?, ?, ?, ?, ?)", *student_row(student))
+        for sequence in carried_over:
             self._execute("DELETE FROM untold WHERE sequence = ?", sequence)
 
     def _entry(self, which: str, *values: object) -> Entry | None:
         with self._errors():
             row = self._row(
-                f"SELECT sequence, payload, base_version, attempts FROM queue {which}",  # noqa: S608 — our own words
+                f"SELECT sequence, payload, base_version, attempts FROM queue {which}",  # noqa: S608 — only our own clauses
                 *values,
             )
         if row is None:
@@ -354,7 +334,7 @@ class Outbox:
             except BaseException:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._execute("ROLLBACK")
-                with suppress(sqlite3.Error):  # what is folded into the main file, the log may write over
+                with suppress(sqlite3.Error):  # then the log reuses its space, and need not grow
                     self._execute("PRAGMA wal_checkpoint")
                 raise
 
@@ -364,12 +344,3 @@ class Outbox:
             yield
         except sqlite3.DatabaseError as error:
             raise of_sqlite(self.path, error, at_work=self._is_open) from error
-
-
-def payload_digest(payload: bytes) -> bytes:
-    """What a receipt names an update by when the aggregator could not read it."""
-    return hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES]
-
-
-def _key_ids(joined: bytes) -> frozenset[bytes]:
-    return frozenset(joined[start : start + KEY_ID_BYTES] for start in range(0, len(joined), KEY_ID_BYTES))

@@ -3,10 +3,10 @@
 OutboxError
 ├── OutboxInUse        another process has it open
 ├── OutboxForeign      it belongs to another task, device or program
-├── OutboxDamaged      the file is not what was written
-├── OutboxFull         its bound is reached
-├── OutboxUnwritable   no permission, no such folder; what was there before is untouched
-└── OutboxBlocked      the disk takes no write for now: full, or an input/output error; nothing was changed
+├── OutboxDamaged      the file is corrupt
+├── OutboxFull         its limit is reached
+├── OutboxUnwritable   no permission, or no such folder; existing content is untouched
+└── OutboxBlocked      the disk takes no writes for now: full, or an input/output error; nothing was changed
 """
 
 import errno
@@ -16,17 +16,18 @@ from pathlib import Path
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _PASSING_ON_OPENING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY})
 _PASSING = _PASSING_ON_OPENING | {sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-"""What SQLite may stop to say. A disk that turns read-only at work may come back; at the start somebody has to act."""
+"""SQLite errors that may go away by themselves. A disk that becomes read-only while the program runs may recover; at
+the start, somebody has to act."""
 
 
 class OutboxError(Exception):
-    """The outbox cannot do what was asked."""
+    """The outbox cannot be used, or cannot do what was asked."""
 
 
 class OutboxInUse(OutboxError):
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"outbox {path} is in use by another process; a device runs once, or give another state folder"
+            f"outbox {path} is in use by another process; run each device only once, or give another state folder"
         )
 
 
@@ -38,7 +39,7 @@ class OutboxForeign(OutboxError):
 class OutboxDamaged(OutboxError):
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
-            f"outbox {path} is damaged ({why}); move it away to begin a new one, updates not yet sent are lost"
+            f"outbox {path} is damaged ({why}); move it away to start a new one; updates not yet sent are lost"
         )
 
 
@@ -51,26 +52,26 @@ class OutboxFull(OutboxError):
 class OutboxUnwritable(OutboxError):
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
-            f"outbox {path} cannot be written ({why}); mend the permissions or give another state folder, and start "
-            "again; what it holds is untouched"
+            f"outbox {path} cannot be written ({why}); fix the permissions or give another state folder, and start "
+            "again; its content is untouched"
         )
 
 
 class OutboxBlocked(OutboxError):
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
-            f"outbox {path} cannot be written now ({why}); free some space or check the disk, nothing is lost"
+            f"outbox {path} cannot be written now ({why}); free some space or check the disk; nothing is lost"
         )
 
 
 def of_the_system(path: Path, error: OSError) -> OutboxError:
-    """What an error of the system means for the outbox at `path`."""
+    """The outbox error for an error of the operating system."""
     why = error.strerror or str(error)
     return OutboxBlocked(path, why) if error.errno in _DISK_ERRORS else OutboxUnwritable(path, why)
 
 
 def of_sqlite(path: Path, error: sqlite3.DatabaseError, *, at_work: bool) -> OutboxError:
-    """What an error of SQLite means for the outbox at `path`; `at_work`: it has been opened."""
+    """The outbox error for an error of SQLite; `at_work`: the outbox has been opened successfully."""
     if not isinstance(error, sqlite3.OperationalError):
         return OutboxDamaged(path, str(error))
     is_gone = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_DBMOVED

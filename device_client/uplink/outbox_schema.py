@@ -1,11 +1,11 @@
-"""The form of an outbox file: how a new one is made, and how an older one is brought up to date on opening.
+"""The schema of an outbox file: how a new file is created, and how an older one is upgraded on opening.
 
-The schema number stands in the file's header (`user_version`). Each schema adds to the one before, by the statements of
-one file, so a new outbox and one that has come all the way from schema 1 have the same tables. All steps of one opening
-are one transaction: a program that is killed in between leaves the file as it was.
+The schema number is in the file's header (`user_version`). Each schema adds to the one before by the statements of one
+SQL file, so a new outbox and one upgraded from schema 1 have the same tables. All upgrades of one opening are one
+transaction: a program that is killed in between leaves the file as it was.
 
-A newer schema is refused, because an older program would not keep what it does not know. What only needs to be
-remembered by name goes into the table `note` and needs no new schema.
+A newer schema is refused, because an older program would not maintain what it does not know. Values that only need a
+name go into the table `note` and need no new schema.
 """
 
 import sqlite3
@@ -19,15 +19,15 @@ from device_client.uplink.outbox_errors import OutboxDamaged, OutboxForeign
 from wire_contract.messages import INCARNATION_BYTES
 
 STEPS = ("outbox.sql", "outbox_2.sql", "outbox_3.sql")
-"""What leads from each schema to the next, beginning with an empty file."""
+"""The upgrade from each schema to the next, beginning with an empty file."""
 SCHEMA = len(STEPS)
 APPLICATION_ID = 0x464B444F
-"""FKDO, in the header of the file: tells a device's outbox from any other SQLite file."""
+"""`FKDO` in the file's header: distinguishes an outbox from any other SQLite file."""
 WRITTEN_BY = "written-by"
-"""Name of the note that says which program last brought the file up to date or began to use it."""
+"""Name of the note with the program version that last opened the file."""
 
 Execute = Callable[..., sqlite3.Cursor]
-"""A statement and its values."""
+"""Executes a statement with its values."""
 
 
 def bring_up_to_date(
@@ -40,20 +40,20 @@ def bring_up_to_date(
     program: str,
     random_bytes: Callable[[int], bytes],
 ) -> None:
-    """Makes the tables of a new outbox, or adds what an older one lacks.
+    """Creates the tables of a new outbox, or adds what an older one lacks.
 
     Args:
         path: of the file, for messages.
-        execute: carries out a statement on it.
-        transaction: within it, all statements or none.
-        task: whose outbox it is.
-        device: whose outbox it is.
-        program: our name and version.
-        random_bytes: for the incarnation of a new one.
+        execute: executes a statement on it.
+        transaction: a context in which all statements take effect or none.
+        task: that the outbox belongs to.
+        device: that the outbox belongs to.
+        program: name and version of this program.
+        random_bytes: for the incarnation of a new outbox.
 
     Raises:
         OutboxForeign: it belongs to another task, device or program, or to a newer version.
-        OutboxDamaged: the file is not what was written.
+        OutboxDamaged: the file is corrupt.
     """
     application_id, schema = _first(execute, "PRAGMA application_id"), _first(execute, "PRAGMA user_version")
     is_empty = (application_id, schema) == (0, 0) and not _first(execute, "SELECT count(*) FROM sqlite_schema")
@@ -92,12 +92,12 @@ def _check(path: Path, execute: Execute, task: str, device: str) -> None:
 def _newer(path: Path, execute: Execute, schema: int) -> OutboxForeign:
     try:
         written_by = bytes(_first(execute, "SELECT value FROM note WHERE name = ?", WRITTEN_BY)).decode()
-    except (sqlite3.Error, TypeError, ValueError):  # whatever became of that table
+    except (sqlite3.Error, TypeError, ValueError):  # a future schema may have another table
         written_by = "a newer version of this program"
     return OutboxForeign(
         path,
-        f"{written_by} wrote it in schema {schema}, and this program knows schemas up to {SCHEMA}",
-        "start that version or a newer one",
+        f"{written_by} wrote it in schema {schema}, and this program supports schemas up to {SCHEMA}",
+        "run that version or a newer one",
     )
 
 
@@ -107,5 +107,5 @@ def _first(execute: Execute, statement: str, *values: object) -> Any:
 
 
 def _statements(name: str) -> list[str]:
-    """One statement each (so no comment there holds a semicolon): `executescript` would commit before it."""
+    """The single statements, because `executescript` would commit first. No comment there may hold a semicolon."""
     return (files("device_client.uplink") / name).read_text(encoding="utf-8").split(";")[:-1]

@@ -1,10 +1,10 @@
-"""What to train next, and what is told of it. Decides only.
+"""What to train next, and the update that results from it. Decides only.
 
-Each update is the difference between the local student at the end and at the start of one round, and names the base
-that its line started from. A round starts from the newest model; while there is no newer one, a device may go on with
-its own student for some further rounds, so that hours without a broker are not wasted. The updates of one base are
-then increments: their sum leads from the base to the local student, up to what the encoding has left for later
-(`feedback.py`).
+An update is the difference between the local student at the end and at the start of one round, and names the base that
+the student started from. A round starts from the newest model. While there is no newer one, a device may train a few
+further rounds on its own student, so that hours without a broker are not wasted. The updates of one base are then
+increments: their sum leads from the base to the local student, except for what the encoding has left for later
+(`error_feedback`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from device_client.trainer import Trained
-from device_client.uplink.error_feedback import Untold, carried, clipped, with_untold
+from device_client.uplink.error_feedback import UnmergedUpdate, add_unmerged, carried, clipped
 from wire_contract.compression.choice import EncodingChoice, encode_as
 from wire_contract.encoding import decode_vector
 from wire_contract.errors import EncodeError
@@ -24,68 +24,68 @@ from wire_contract.signatures.signing import SigningKey, sign
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
-    """The local student after its last round."""
+class LocalStudent:
+    """The device's own student after its last round."""
 
     base_version: int
     base_digest: bytes
     rounds: int
-    """Rounds made on this base."""
+    """Rounds trained on this base."""
     weights: Vector
     """(layout.size,)"""
     finished_at: float
     """Unix seconds."""
     residual: Vector | None = None
-    """What its updates have not told yet, (layout.size,); None: nothing."""
+    """What its updates have left unsent so far, (layout.size,); None: nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One training to do."""
+    """One round of training to be done."""
 
     base: Published
     number: int
     """From 1, on this base."""
     start: Vector
-    """(layout.size,)"""
+    """Weights to start from, (layout.size,)."""
     residual: Vector | None = None
-    """What earlier updates have not told, and this one should, (layout.size,)."""
-    retold: tuple[int, ...] = ()
-    """Sequences of the updates whose content is in the residual again, because it was not taken in."""
+    """What earlier updates left unsent and this one should contain, (layout.size,)."""
+    carried_over: tuple[int, ...] = ()
+    """Sequences of the unmerged updates whose content is in the residual."""
 
 
 def next_round(
-    base: Published | None, line: Line | None, *, now: float, rounds_max: int, retrain_after_seconds: float
+    base: Published | None, student: LocalStudent | None, *, now: float, rounds_max: int, retrain_after_seconds: float
 ) -> Round | None:
-    """The round to make at `now` (Unix seconds), or None while there is none."""
+    """The round to train at `now` (Unix seconds); None: no round is due."""
     if base is None:
         return None
-    if line is None:
+    if student is None:
         return Round(base, 1, base.weights)
-    if (line.base_version, line.base_digest) != (base.version, base.digest):
+    if (student.base_version, student.base_digest) != (base.version, base.digest):
         size = base.weights.size
-        residual = carried(line.residual, from_version=line.base_version, to_version=base.version, size=size)
+        residual = carried(student.residual, from_version=student.base_version, to_version=base.version, size=size)
         return Round(base, 1, base.weights, residual)
-    if line.rounds >= rounds_max or line.weights.shape != base.weights.shape:
+    if student.rounds >= rounds_max or student.weights.shape != base.weights.shape:
         return None
-    # A clock that was set back must not hold a device up for ever.
-    if 0 <= now - line.finished_at < retrain_after_seconds:
+    # A time before `finished_at` means that the clock was set back; that must not block training forever.
+    if 0 <= now - student.finished_at < retrain_after_seconds:
         return None
-    return Round(base, line.rounds + 1, line.weights, line.residual)
+    return Round(base, student.rounds + 1, student.weights, student.residual)
 
 
-def telling_again(todo: Round, untold: Sequence[Untold]) -> Round:
-    """The round, with the content of updates that were not taken in."""
-    if not untold:
+def with_unmerged(todo: Round, unmerged: Sequence[UnmergedUpdate]) -> Round:
+    """The round, with the content of unmerged updates added to its residual."""
+    if not unmerged:
         return todo
     base = todo.base
-    residual = with_untold(todo.residual, untold, to_version=base.version, layout=base.layout)
-    return replace(todo, residual=residual, retold=tuple(one.sequence for one in untold))
+    residual = add_unmerged(todo.residual, unmerged, to_version=base.version, layout=base.layout)
+    return replace(todo, residual=residual, carried_over=tuple(one.sequence for one in unmerged))
 
 
-def dropped(todo: Round, *, now: float) -> Line:
-    """After a round that gave nothing: it counts, and the next one starts from the base again."""
-    return Line(todo.base.version, todo.base.digest, todo.number, todo.base.weights, now, todo.residual)
+def after_failed_round(todo: Round, *, now: float) -> LocalStudent:
+    """The local student after a round without a result: the round counts, and the next one starts from the base."""
+    return LocalStudent(todo.base.version, todo.base.digest, todo.number, todo.base.weights, now, todo.residual)
 
 
 def make_update(
@@ -98,12 +98,11 @@ def make_update(
     train_seconds: float,
     now: float,
     signing_key: SigningKey | None = None,
-) -> tuple[bytes, Line]:
-    """The encoded update of a round, signed where there is a key, and the local student to go on from, with what the
-    update left untold.
+) -> tuple[bytes, LocalStudent]:
+    """The encoded update of a round, signed if there is a key, and the local student with the new residual.
 
     Raises:
-        EncodeError: the difference is not finite, or does not fit the encoding.
+        EncodeError: the difference is not finite, or cannot be encoded.
     """
     layout = todo.base.layout
     with np.errstate(over="ignore", invalid="ignore"):
@@ -124,8 +123,8 @@ def make_update(
         metrics=trained.metrics,
         tensors=tensors,
     )
-    told = decode_vector(tensors, layout)
-    if not np.isfinite(told).all():
-        raise EncodeError("the difference cannot be told in finite numbers; training diverged")
-    line = Line(todo.base.version, todo.base.digest, todo.number, trained.weights, now, wanted - told)
-    return sign(update, [] if signing_key is None else [signing_key]), line
+    sent = decode_vector(tensors, layout)
+    if not np.isfinite(sent).all():
+        raise EncodeError("the encoded difference is not finite; training diverged")
+    student = LocalStudent(todo.base.version, todo.base.digest, todo.number, trained.weights, now, wanted - sent)
+    return sign(update, [] if signing_key is None else [signing_key]), student

@@ -1,4 +1,4 @@
-"""Whether the disk takes what has to be written. A full one is waited for; what needs no disk goes on meanwhile."""
+"""Writes that are tried again while the disk is full; everything that needs no disk continues meanwhile."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,22 +7,22 @@ from device_client.events import Emit
 from device_client.uplink.outbox_errors import OutboxBlocked
 
 What = Literal["outbox", "round", "model", "trust", "receipts"]
-"""What is to be written: what opening the outbox takes, what was learned, the newest model, that a key vouched for a
-model, and the fates of updates.
+"""Kinds of writes: opening the outbox, the update of a round, the newest model, the last trusted version, and which
+updates are settled.
 """
-FIRST_REST_SECONDS = 1.0
-REST_SECONDS_MAX = 60.0
-"""A rest doubles with each refusal up to this, so that late at most it is seen that there is space again."""
+FIRST_DELAY_SECONDS = 1.0
+DELAY_SECONDS_MAX = 60.0
+"""The delay doubles with each failure up to this; free space is noticed at most this late."""
 
 
-class Disk:
-    """Tries to write, now and then while it is refused. Tells once when that begins, and once when all is written."""
+class WriteRetry:
+    """Retries writes with backoff. Reports once when the disk begins to refuse them, and once when all are written."""
 
     def __init__(self, *, monotonic: Callable[[], float], emit: Emit) -> None:
         self._monotonic = monotonic
         self._emit = emit
         self._refused: dict[What, tuple[float, float]] = {}
-        """What waits, with when it is tried again and how long the rest before that was."""
+        """Kinds of writes that wait: when the next attempt is due, and the delay before it."""
         self._trouble = ""
 
     @property
@@ -32,18 +32,18 @@ class Disk:
 
     @property
     def trouble(self) -> str:
-        """What keeps the disk from taking it, in one line; empty: nothing waits."""
+        """Why the disk refuses writes, in one line; empty: nothing waits."""
         return self._trouble if self._refused else ""
 
-    def takes(self, what: What, write: Callable[[], object]) -> bool:
-        """Whether `write` went through. It is not even tried shortly after it was refused.
+    def try_write(self, what: What, write: Callable[[], object]) -> bool:
+        """Returns whether `write` succeeded. Shortly after a failure it is not even tried.
 
         Args:
-            what: writes of one kind; each rests for itself.
-            write: raises `OutboxBlocked` where the disk refuses; then it is to be offered here again, at any time.
+            what: the kind of write; each kind has a delay of its own.
+            write: raises `OutboxBlocked` if the disk refuses it; the caller is to call again later, at any time.
         """
         now = self._monotonic()
-        again_at, rest = self._refused.get(what, (now, 0.0))
+        again_at, delay = self._refused.get(what, (now, 0.0))
         if now < again_at:
             return False
         try:
@@ -52,8 +52,8 @@ class Disk:
             self._trouble = str(error)
             if not self._refused:
                 self._emit("held", what="writing", reasons=[self._trouble])
-            rest = min(max(2 * rest, FIRST_REST_SECONDS), REST_SECONDS_MAX)
-            self._refused[what] = (now + rest, rest)
+            delay = min(max(2 * delay, FIRST_DELAY_SECONDS), DELAY_SECONDS_MAX)
+            self._refused[what] = (now + delay, delay)
             return False
         if self._refused.pop(what, None) is not None and not self._refused:
             self._emit("released", what="writing")

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from aggregator.admission import Merge
 from device_client.trainer import Trained
-from device_client.uplink.rounds import Line, Round, make_update, next_round
+from device_client.uplink.rounds import LocalStudent, Round, make_update, next_round
 from simulators.world.server import Rules, SimulationState, VirtualServer
 from wire_contract.layout import Layout, Vector
 from wire_contract.messages import INCARNATION_BYTES, Identity
@@ -77,12 +77,12 @@ class _Student:
         self._name = name
         self._task = task
         self._rules = rules
-        self._line: Line | None = None
+        self._local_student: LocalStudent | None = None
         self._sequence = 0
 
     def round_on(self, newest: Published) -> Round:
         """The next round: on the newest model, or further along the own line while there is no newer one."""
-        todo = next_round(newest, self._line, now=0.0, rounds_max=_ROUNDS_MAX, retrain_after_seconds=0.0)
+        todo = next_round(newest, self._local_student, now=0.0, rounds_max=_ROUNDS_MAX, retrain_after_seconds=0.0)
         assert todo is not None
         return todo
 
@@ -99,7 +99,7 @@ class _Student:
             train_seconds=0.0,
             now=0.0,
         )
-        self._line = line if self._rules.error_feedback else replace(line, residual=None)
+        self._local_student = line if self._rules.error_feedback else replace(line, residual=None)
         return payload
 
 

@@ -9,7 +9,7 @@ from aggregator.__main__ import main
 from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.renumber import move_forward
 from aggregator.publishing.ownership import LineRefused
-from device_client.downlink.model_trust import ModelTrust, VolatileMemory
+from device_client.downlink.model_trust import ModelTrust, VolatileTrustMemory
 from tests.aggregator.synthetic import TASK, newest_weights
 from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_signing import OLD, Stage
@@ -19,7 +19,7 @@ from wire_contract.publication.manifest import assemble
 
 def test_a_restored_ledger_is_refused_until_it_is_moved_forward(tmp_path: Path) -> None:
     path, copy = tmp_path / "ledger", tmp_path / "copy"
-    trust = ModelTrust([OLD.public], task=TASK, memory=VolatileMemory(), unix=lambda: 0.0)
+    trust = ModelTrust([OLD.public], task=TASK, memory=VolatileTrustMemory(), unix=lambda: 0.0)
     stage = Stage(path)
     stage.step()
     stage.teach(2)

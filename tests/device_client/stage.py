@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from device_client.downlink.model_trust import Memory, ModelTrust
+from device_client.downlink.model_trust import ModelTrust, TrustMemory
 from device_client.events import EVENTS
 from device_client.presence import subscriptions, will
 from device_client.runner import Ended, Runner, RunnerSettings
@@ -238,7 +238,7 @@ class Stage:
         self.seeds = 0
         self.model_keys: list[PublicKey] = []
         self.update_key: SigningKey | None = None
-        self.vitals: dict[str, float] = {}
+        self.device_metrics: dict[str, float] = {}
         self.beats: list[str] = []
         """The trouble told in each turn; empty: none."""
 
@@ -297,7 +297,7 @@ class Stage:
                 traffic=lambda: inner.traffic,
                 trust=self.trust(opened),
                 update_signing_key=self.update_key,
-                vitals=lambda: self.vitals,
+                device_metrics=lambda: self.device_metrics,
                 heartbeat=lambda *, trouble="": self.beats.append(trouble),
             )
             try:
@@ -308,7 +308,7 @@ class Stage:
             inner.close()
             return ended
 
-    def trust(self, memory: Memory) -> ModelTrust | None:
+    def trust(self, memory: TrustMemory) -> ModelTrust | None:
         if not self.model_keys:
             return None
         return ModelTrust(self.model_keys, task=TASK, memory=memory, unix=self.time.clock.unix)

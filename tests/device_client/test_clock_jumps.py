@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from device_client.downlink.model_trust import ModelTrust, VolatileMemory
+from device_client.downlink.model_trust import ModelTrust, VolatileTrustMemory
 from device_client.policy.approval import ApprovalFile
 from device_client.policy.conditions import DeviceState, parse_quiet_hours, unmet
-from device_client.uplink.rounds import Line, next_round
+from device_client.uplink.rounds import LocalStudent, next_round
 from tests.device_client.stage import LAYOUT, TASK, Stage, model
 from tests.wire_contract.keys import key
 from wire_contract.signatures.signing import NotTrusted, sign
@@ -40,7 +40,7 @@ def test_an_approval_holds_again_as_soon_as_the_clock_is_right(tmp_path: Path, j
 @pytest.mark.parametrize("jump_seconds", [-YEAR_SECONDS, YEAR_SECONDS])
 def test_a_manifest_is_believed_again_as_soon_as_the_clock_is_right(jump_seconds: float) -> None:
     clock = [NOW.timestamp()]
-    trust = ModelTrust([key(1).public], task=TASK, memory=VolatileMemory(), unix=lambda: clock[0])
+    trust = ModelTrust([key(1).public], task=TASK, memory=VolatileTrustMemory(), unix=lambda: clock[0])
     announcement = model(3).manifest
     payload = sign(type(announcement)(**{**_fields(announcement), "expires_at": clock[0] + 3_600}), [key(1)])
     assert trust.read(payload).version == 3
@@ -62,7 +62,7 @@ def _fields(message: object) -> dict[str, object]:
 def test_a_further_round_is_never_waited_for_longer_than_its_rest(jump_seconds: float) -> None:
     now = NOW.timestamp()
     published = model(3).published
-    line = Line(3, published.digest, 1, published.weights, finished_at=now + jump_seconds)
+    line = LocalStudent(3, published.digest, 1, published.weights, finished_at=now + jump_seconds)
     assert next_round(published, line, now=now, rounds_max=4, retrain_after_seconds=60.0) is not None
     assert published.layout == LAYOUT
 

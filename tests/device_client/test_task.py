@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from device_client import settings
-from device_client.commands import task_as_told
+from device_client.commands import task_with_flags
 from device_client.task import Examples, Method, Recipe, Schedule, SplitError, Task, TaskError, check_split, pooled
 from device_client.tasks.loading import load_task
 
@@ -155,4 +155,4 @@ def test_the_flag_moves_the_end_of_a_cosine_and_leaves_other_schedules(
         recipe=Recipe(schedule=schedule, schedule_versions=90.0),
     )
     told = settings.RunSettings(task="own", broker="mqtt://localhost", device="d", state=tmp_path, **flags)
-    assert task_as_told(task, told).recipe.schedule_versions == versions
+    assert task_with_flags(task, told).recipe.schedule_versions == versions

@@ -230,6 +230,6 @@ def test_an_older_ledger_behind_the_back_of_the_broker(scene: Scene) -> None:
     aggregator = scene.start("older")
     scene.reaches("older", older + 3, aggregator)
     for device in devices:
-        assert "it does not know version" in device.log, "and the device says what it sees"
+        assert "does not know version" in device.log, "and the device says what it sees"
         assert device.process.poll() is None
         answered_once(device)

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from device_client.trainer import Trained
 from device_client.uplink.error_feedback import (
+    CARRIED_OVER_REASONS,
     RESIDUAL_NORM_MAX,
     RESIDUAL_VERSIONS_MAX,
-    RETOLD_REASONS,
-    Untold,
+    UnmergedUpdate,
+    add_unmerged,
     carried,
     clipped,
-    with_untold,
 )
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import Line, dropped, make_update, next_round, telling_again
+from device_client.uplink.rounds import LocalStudent, after_failed_round, make_update, next_round, with_unmerged
 from wire_contract import codec
 from wire_contract.compression.choice import EncodingChoice, TopShare
 from wire_contract.compression.planner import Plan
@@ -46,7 +46,9 @@ def base(version: int) -> Published:
     return Published("task", version, LAYOUT, weights, digest(weights))
 
 
-def step(line: Line | None, on: Published, difference: Vector, choice: EncodingChoice) -> tuple[Vector, Line]:
+def step(
+    line: LocalStudent | None, on: Published, difference: Vector, choice: EncodingChoice
+) -> tuple[Vector, LocalStudent]:
     """One round that learns `difference`: what the update told, and the line after it."""
     todo = next_round(on, line, now=0.0, rounds_max=1_000, retrain_after_seconds=0.0)
     assert todo is not None
@@ -74,7 +76,7 @@ def test_the_sum_of_what_was_told_and_the_residual_is_the_sum_of_what_was_learne
 ) -> None:
     """Over rounds on one base and over rebases alike, but for what a clip gave up: that is what was over its bound."""
     random = np.random.default_rng(seed)
-    line: Line | None = None
+    line: LocalStudent | None = None
     on = base(0)
     told, learned = np.zeros(LAYOUT.size), np.zeros(LAYOUT.size)
     for rebases, size in rounds:
@@ -97,7 +99,7 @@ def test_the_sum_of_what_was_told_and_the_residual_is_the_sum_of_what_was_learne
 def test_what_one_update_leaves_out_the_next_ones_tell() -> None:
     """Without feedback a top-40 % encoding would never tell the small elements of a steady step."""
     steady = np.linspace(0.5, 1.5, LAYOUT.size).astype(np.float32)
-    line: Line | None = None
+    line: LocalStudent | None = None
     told = np.zeros(LAYOUT.size)
     rounds = 200
     for version in range(rounds):
@@ -135,7 +137,7 @@ def test_a_residual_is_forgotten_on_a_new_line_and_outlives_a_dropped_round() ->
     assert line.residual is not None
     again = next_round(base(9), line, now=0.0, rounds_max=9, retrain_after_seconds=0.0)
     assert again is not None
-    assert dropped(again, now=0.0).residual is line.residual
+    assert after_failed_round(again, now=0.0).residual is line.residual
     other = next_round(base(2), line, now=0.0, rounds_max=9, retrain_after_seconds=0.0)
     assert other is not None
     assert other.residual is None, "version 2 after version 9 is another line"
@@ -174,14 +176,14 @@ def test_with_refusals_all_that_was_learned_was_told_or_waits_or_is_named(
                 on = base(on.version + 1)
             todo = next_round(on, line, now=0.0, rounds_max=1_000, retrain_after_seconds=0.0)
             assert todo is not None
-            todo = telling_again(todo, outbox.untold())
+            todo = with_unmerged(todo, outbox.unmerged())
             difference = (size * random.laplace(size=LAYOUT.size)).astype(np.float32)
             trained = Trained(weights=todo.start + difference, samples=1, steps=1, metrics={})
             identity = outbox.next_identity
             payload, line = make_update(
                 todo, trained, task="task", identity=identity, encoding=choice, train_seconds=0.0, now=0.0
             )
-            outbox.add(identity, payload, line, retold=todo.retold)
+            outbox.add(identity, payload, line, carried_over=todo.carried_over)
             learned += line.weights.astype(np.float64) - todo.start
             if todo.residual is not None:
                 given_up += todo.residual.astype(np.float64) - clipped(todo.residual, line.weights - todo.start)
@@ -193,21 +195,21 @@ def test_with_refusals_all_that_was_learned_was_told_or_waits_or_is_named(
                     continue
                 if what == "merged":
                     told += content
-                elif what != "too large here" and what not in RETOLD_REASONS:
+                elif what != "too large here" and what not in CARRIED_OVER_REASONS:
                     given_up += content
-                outbox.settle(sequence, untold=what == "too large here" or what in RETOLD_REASONS)
+                outbox.settle(sequence, carry_over=what == "too large here" or what in CARRIED_OVER_REASONS)
             outbox.record()
             pending = [one for one in pending if one[1] == "waits"]
             outbox.close()
             outbox = Outbox(Path(folder) / "outbox", task="task", device="device")
-        kept = outbox.line()
+        kept = outbox.local_student()
         assert kept is not None
         assert kept.residual is not None
         waits = sum((one[2] for one in pending), np.zeros(LAYOUT.size))
-        untold = with_untold(None, outbox.untold(), to_version=on.version, layout=LAYOUT)
+        unmerged = add_unmerged(None, outbox.unmerged(), to_version=on.version, layout=LAYOUT)
         outbox.close()
-    if untold is not None:
-        waits += untold
+    if unmerged is not None:
+        waits += unmerged
     np.testing.assert_allclose(told + kept.residual + waits + given_up, learned, atol=1e-4 * len(rounds))
 
 
@@ -239,8 +241,8 @@ def test_the_content_of_an_update_is_told_again_within_the_reach_of_a_residual(
             now=0.0,
             signing_key=key,
         )
-        untold = [Untold(1, payload, base_version)]
-        found = with_untold(None, untold, to_version=to_version, layout=LAYOUT)
+        unmerged = [UnmergedUpdate(1, payload, base_version)]
+        found = add_unmerged(None, unmerged, to_version=to_version, layout=LAYOUT)
         assert (found is not None) == counts
         if found is not None:
             np.testing.assert_allclose(found, difference, atol=1e-6)
@@ -249,7 +251,7 @@ def test_the_content_of_an_update_is_told_again_within_the_reach_of_a_residual(
 @pytest.mark.parametrize("payload", [b"", b"no update", codec.encode(Presence(status="online"))])
 def test_content_that_cannot_be_read_or_is_of_another_student_is_nothing_to_tell(payload: bytes) -> None:
     residual = np.ones(LAYOUT.size, dtype=np.float32)
-    assert with_untold(residual, [Untold(1, payload, 0)], to_version=0, layout=LAYOUT) is residual
+    assert add_unmerged(residual, [UnmergedUpdate(1, payload, 0)], to_version=0, layout=LAYOUT) is residual
     other = Layout((TensorSpec("renamed", (40, 30)), TensorSpec("bias", (40,))))
     published = replace(base(0), layout=other)
     todo = next_round(published, None, now=0.0, rounds_max=1, retrain_after_seconds=0.0)
@@ -264,4 +266,4 @@ def test_content_that_cannot_be_read_or_is_of_another_student_is_nothing_to_tell
         train_seconds=0.0,
         now=0.0,
     )
-    assert with_untold(residual, [Untold(1, written, 0)], to_version=0, layout=LAYOUT) is residual
+    assert add_unmerged(residual, [UnmergedUpdate(1, written, 0)], to_version=0, layout=LAYOUT) is residual

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from device_client.downlink.receiver import Downlink
+from device_client.downlink.receiver import ModelReceiver
 from tests.device_client.downlink.downlink_line import shelves
 from tests.device_client.stage import ROOT, TASK
 from wire_contract import topics
@@ -35,7 +35,9 @@ class Watched:
 
         link.subscribe = noting  # type: ignore[method-assign]
         self.now = 0.0
-        self.downlink = Downlink(link, root=ROOT, task=TASK, monotonic=lambda: self.now, uniform=lambda low, _: low)
+        self.receiver = ModelReceiver(
+            link, root=ROOT, task=TASK, monotonic=lambda: self.now, uniform=lambda low, _: low
+        )
         self.outcomes: list[Outcome] = []
 
     def listen(self, timeout_seconds: float = 0.0) -> None:
@@ -45,12 +47,12 @@ class Watched:
                 if isinstance(event, Delivery):
                     topic = topics.parse(event.topic, root=ROOT)
                     self.received[topic.kind] = self.received.get(topic.kind, 0) + len(event.payload)
-                    self.outcomes.append(self.downlink.take(topic, event.payload))
+                    self.outcomes.append(self.receiver.take(topic, event.payload))
                     self.link.ack(event)
 
     @property
     def version(self) -> int | None:
-        held = self.downlink.held
+        held = self.receiver.held
         return None if held is None else held.published.version
 
     def forget(self) -> None:

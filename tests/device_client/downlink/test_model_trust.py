@@ -10,9 +10,9 @@ import pytest
 from msgspec import structs
 
 from device_client.downlink.inbox import Inbox
-from device_client.downlink.model_trust import CLOCK_SKEW_SECONDS, Believed, ModelTrust, VolatileMemory
+from device_client.downlink.model_trust import CLOCK_SKEW_SECONDS, ModelTrust, TrustedVersion, VolatileTrustMemory
 from device_client.downlink.outcome import NewModel, Rejected
-from device_client.downlink.receiver import Downlink
+from device_client.downlink.receiver import ModelReceiver
 from device_client.uplink.outbox import Outbox
 from tests.device_client.downlink.downlink_line import announced, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK, Kill, Stage, model
@@ -37,7 +37,7 @@ BACK_TO_SCHEMA_1 = """
 
 def trusting(*pinned: SigningKey, memory: Any = None, now: Callable[[], float] = lambda: NOW) -> ModelTrust:
     keys = [one.public for one in pinned or (OLD,)]
-    return ModelTrust(keys, task=TASK, memory=memory or VolatileMemory(), unix=now)
+    return ModelTrust(keys, task=TASK, memory=memory or VolatileTrustMemory(), unix=now)
 
 
 def manifest(version: int, **changes: Any) -> Manifest:
@@ -74,17 +74,19 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_each_refusal_is_one_line_and_changes_nothing(name: str) -> None:
     payload, said = HOSTILE[name]
-    memory = VolatileMemory()
-    downlink = Downlink(MemoryLink(MemoryBroker(), DEVICE), root=ROOT, task=TASK, trust=trusting(OLD, memory=memory))
+    memory = VolatileTrustMemory()
+    receiver = ModelReceiver(
+        MemoryLink(MemoryBroker(), DEVICE), root=ROOT, task=TASK, trust=trusting(OLD, memory=memory)
+    )
     topic = topics.parse(topics.build("model", root=ROOT, task=TASK), root=ROOT)
-    assert isinstance(downlink.take(topic, sign(manifest(5), [OLD])), NewModel)
-    believed, held = memory.believed(), downlink.held
-    outcome = downlink.take(topic, payload)
+    assert isinstance(receiver.take(topic, sign(manifest(5), [OLD])), NewModel)
+    believed, held = memory.trusted_version(), receiver.held
+    outcome = receiver.take(topic, payload)
     assert isinstance(outcome, Rejected)
     assert said in outcome.reason
     assert "\n" not in outcome.reason
-    assert (memory.believed(), downlink.held) == (believed, held)
-    assert isinstance(downlink.take(topic, sign(manifest(6), [OLD])), NewModel), "and the next good one is taken"
+    assert (memory.trusted_version(), receiver.held) == (believed, held)
+    assert isinstance(receiver.take(topic, sign(manifest(6), [OLD])), NewModel), "and the next good one is taken"
 
 
 def test_a_clock_may_be_wrong_by_so_much() -> None:
@@ -102,7 +104,7 @@ def test_a_clock_may_be_wrong_by_so_much() -> None:
 
 def test_rotation_old_both_new_for_devices_old_and_new() -> None:
     """The order of docs/signing.md: at no step is there a device that refuses the newest model."""
-    first, both, last = VolatileMemory(), VolatileMemory(), VolatileMemory()
+    first, both, last = VolatileTrustMemory(), VolatileTrustMemory(), VolatileTrustMemory()
     only_old, pins_both, only_new = (
         trusting(OLD, memory=first),
         trusting(OLD, NEW, memory=both),
@@ -119,18 +121,20 @@ def test_rotation_old_both_new_for_devices_old_and_new() -> None:
 
 
 def test_what_was_believed_survives_the_exchange_of_a_key_that_overlaps() -> None:
-    memory = VolatileMemory()
+    memory = VolatileTrustMemory()
     trust = trusting(OLD, NEW, memory=memory)
     trust.read(sign(manifest(7), [OLD]))
     trust.read(sign(manifest(7), [NEW]))  # the same version, announced again by an aggregator with the new key
-    assert memory.believed() == Believed(7, manifest(7).digest, frozenset({OLD.public.key_id, NEW.public.key_id}))
+    assert memory.trusted_version() == TrustedVersion(
+        7, manifest(7).digest, frozenset({OLD.public.key_id, NEW.public.key_id})
+    )
     with pytest.raises(DecodeError, match="version 7 was announced before"):
         trusting(NEW, memory=memory).read(sign(manifest(6), [NEW]))
 
 
 def test_the_word_of_a_key_that_is_pinned_no_more_does_not_count() -> None:
     """The way out when a stolen key has signed version 2^53."""
-    memory = VolatileMemory()
+    memory = VolatileTrustMemory()
     trusting(OLD, memory=memory).read(sign(manifest(2**53, published_at=2.0**40), [OLD]))
     with pytest.raises(DecodeError, match="announced before"):
         trusting(OLD, NEW, memory=memory).read(sign(manifest(8), [NEW]))
@@ -138,13 +142,13 @@ def test_the_word_of_a_key_that_is_pinned_no_more_does_not_count() -> None:
 
 
 def test_another_task_signed_by_the_same_key_does_not_raise_the_bar() -> None:
-    memory = VolatileMemory()
+    memory = VolatileTrustMemory()
     trust = trusting(memory=memory)
     with pytest.raises(DecodeError, match="task"):
         trust.read(sign(manifest(1_000, task="running"), [OLD]))
     with pytest.raises(DecodeError, match="expired"):
         trust.read(sign(manifest(1_000, expires_at=1.0), [OLD]))
-    assert memory.believed() is None
+    assert memory.trusted_version() is None
     assert trust.read(sign(manifest(1), [OLD])).version == 1
 
 
@@ -153,11 +157,11 @@ def test_another_task_signed_by_the_same_key_does_not_raise_the_bar() -> None:
 
 def test_deltas_and_chunks_of_an_attacker_give_no_weights() -> None:
     line, forged = [announced(shelf) for shelf in shelves(6)], announced(shelves(6, seed=5)[6])
-    downlink = Downlink(MemoryLink(MemoryBroker(), DEVICE), root=ROOT, task=TASK, trust=trusting())
+    receiver = ModelReceiver(MemoryLink(MemoryBroker(), DEVICE), root=ROOT, task=TASK, trust=trusting())
 
     def take(kind: topics.Kind, payload: bytes, **parts: int) -> Any:
         topic = topics.parse(topics.build(kind, root=ROOT, task=TASK, **parts), root=ROOT)
-        return downlink.take(topic, payload)
+        return receiver.take(topic, payload)
 
     # A whole line of the attacker's: sound in itself, its deltas link up, and nobody has signed it.
     for index, chunk in enumerate(forged.chunks):
@@ -165,7 +169,7 @@ def test_deltas_and_chunks_of_an_attacker_give_no_weights() -> None:
     for version, delta in forged.deltas.items():
         take("delta", delta, version=version)
     assert isinstance(take("model", codec.encode(forged.manifest)), Rejected)
-    assert downlink.held is None
+    assert receiver.held is None
     # A delta that claims to lead from what is held to what was signed, and does not.
     for index, chunk in enumerate(line[0].chunks):
         take("chunk", chunk, version=0, chunk=index)
@@ -177,10 +181,10 @@ def test_deltas_and_chunks_of_an_attacker_give_no_weights() -> None:
     said = take("model", sign(line[6].manifest, [OLD]))
     assert isinstance(said, Rejected)
     assert "delta 5: does not lead to the digest that it states" in said.reason
-    assert downlink.held is not None
-    assert downlink.held.published.version == 0
+    assert receiver.held is not None
+    assert receiver.held.published.version == 0
     assert isinstance(take("delta", line[6].deltas[5], version=5), NewModel), "the true one still leads there"
-    assert downlink.held.published.digest == line[6].published.digest
+    assert receiver.held.published.digest == line[6].published.digest
 
 
 def test_a_digest_with_another_layout_is_no_way() -> None:
@@ -297,14 +301,14 @@ def test_an_outbox_of_schema_1_is_taken_over_with_all_it_holds(tmp_path: Path) -
         older.executescript(BACK_TO_SCHEMA_1)
     stage.aggregator.answering = True
     with stage.outbox() as outbox:
-        assert (outbox.incarnation, len(outbox), outbox.believed()) == (incarnation, 1, None)
+        assert (outbox.incarnation, len(outbox), outbox.trusted_version()) == (incarnation, 1, None)
         kept = outbox.model()
         assert kept is not None
         assert kept.version == 5
         assert outbox.model(pinned=[OLD.public.key_id]) is None
-        outbox.save_believed(Believed(5, bytes(32), frozenset({OLD.public.key_id})))
+        outbox.save_trusted_version(TrustedVersion(5, bytes(32), frozenset({OLD.public.key_id})))
     with stage.outbox() as outbox:
-        assert outbox.believed() == Believed(5, bytes(32), frozenset({OLD.public.key_id}))
+        assert outbox.trusted_version() == TrustedVersion(5, bytes(32), frozenset({OLD.public.key_id}))
 
 
 def test_a_kill_while_the_outbox_is_taken_over_leaves_the_old_one(tmp_path: Path) -> None:
@@ -322,7 +326,7 @@ def test_a_kill_while_the_outbox_is_taken_over_leaves_the_old_one(tmp_path: Path
     with pytest.raises(Kill):
         Dying(stage.path, task=TASK, device=DEVICE)
     with stage.outbox() as outbox:
-        assert outbox.believed() is None
+        assert outbox.trusted_version() is None
 
 
 def test_updates_are_signed_where_there_is_a_key(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from aggregator.publishing.publisher import Publisher
 from device_client.downlink.outcome import NewModel
-from device_client.downlink.resubscription import Renewal
+from device_client.downlink.resubscription import ResubscriptionTimer
 from tests.device_client.downlink.downlink_line import announced, large_deltas
 from tests.device_client.downlink.listening_device import LINE, MODEL, MODELS, Watched
 from tests.device_client.stage import DEVICE, ROOT, TASK
@@ -81,12 +81,12 @@ def test_what_the_broker_dropped_is_asked_for_after_a_silence(world: World) -> N
     device.listen()
     device.forget()
     world.broker.retained[MODEL] = missed  # as if it had been dropped on the way
-    device.downlink.renew()
+    device.receiver.renew()
     device.listen()
     assert (device.version, device.asked) == (2, [])
     for now, asked in ((599.0, 0), (600.0, 1), (1_199.0, 1), (1_200.0, 2)):
         device.now = now
-        device.downlink.renew()
+        device.receiver.renew()
         assert device.asked == ["model"] * asked
         device.listen()
         assert device.version == (3 if asked else 2)
@@ -94,7 +94,7 @@ def test_what_the_broker_dropped_is_asked_for_after_a_silence(world: World) -> N
 
 def test_who_hears_nothing_new_asks_more_and_more_seldom() -> None:
     now, asked = 0.0, []
-    renewal = Renewal(now, uniform=lambda low, _: low)
+    renewal = ResubscriptionTimer(now, uniform=lambda low, _: low)
     while now < 100_000.0:
         if renewal.is_due(now):
             asked.append(now)
@@ -140,7 +140,7 @@ def test_a_connection_lost_in_the_middle_is_no_matter(world: World) -> None:
     for _ in range(30):
         for event in device.link.receive(count=1, timeout_seconds=0):
             if isinstance(event, Delivery):
-                device.downlink.take(topics.parse(event.topic, root=ROOT), event.payload)
+                device.receiver.take(topics.parse(event.topic, root=ROOT), event.payload)
                 device.link.ack(event)
         world.broker.drop(DEVICE)
         if device.version == 11:
@@ -182,7 +182,7 @@ def test_another_task_is_not_ours(world: World) -> None:
     device = world.device()
     device.listen()
     other = topics.parse(topics.build("delta", root=ROOT, task="swimming", version=2), root=ROOT)
-    assert device.downlink.take(other, announced(LINE[2]).deltas[2]) is None
+    assert device.receiver.take(other, announced(LINE[2]).deltas[2]) is None
     assert device.version == 1
 
 

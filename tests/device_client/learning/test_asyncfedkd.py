@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from device_client.learning.asyncfedkd import train_alone, train_student, train_teacher
 from device_client.learning.evaluation import evaluate, logits_of
-from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.networks import STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.learning.seeding import seed_of
 from device_client.task import Examples, Recipe
 
 CLASSES = ("still", "shaken")
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)
-RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=2e-3, augment=Disturb(), teacher_epochs=6)
+RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=2e-3, augment=WindowAugmentation(), teacher_epochs=6)
 
 
 @pytest.fixture(autouse=True)

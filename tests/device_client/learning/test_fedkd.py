@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from device_client.learning.asyncfedkd import train_teacher
 from device_client.learning.evaluation import evaluate
 from device_client.learning.fedkd import projection_between, train_mutually
-from device_client.learning.networks import STUDENT, TEACHER, Disturb, Sensor, WindowClassifier
+from device_client.learning.networks import STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.learning.seeding import seeded
 from device_client.task import Examples, Recipe, TaskError
 
 CLASSES = ("still", "shaken", "tilted")
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)
-RECIPE = Recipe(method="fedkd", epochs=2, batch_size=16, learning_rate=2e-3, augment=Disturb())
+RECIPE = Recipe(method="fedkd", epochs=2, batch_size=16, learning_rate=2e-3, augment=WindowAugmentation())
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_client.policy.conditions import DeviceState, Policy, QuietHours, parse_quiet_hours, unmet
+from device_client.policy.conditions import Conditions, DeviceState, QuietHours, parse_quiet_hours, unmet
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY_MINUTES = 24 * 60
@@ -83,7 +83,7 @@ MIDNIGHT = NOON.replace(hour=0)
         ({"approval": True}, state(approval_missing=None), state(approval_missing="it expired"), "it expired"),
     ],
 )
-def test_each_predicate(policy: Policy, met: DeviceState, not_met: DeviceState, said: str) -> None:
+def test_each_predicate(policy: Conditions, met: DeviceState, not_met: DeviceState, said: str) -> None:
     assert unmet(policy, met) == {}
     reasons = unmet(policy, not_met)
     assert list(reasons) == list(policy)
@@ -97,5 +97,5 @@ def test_nothing_asked_for_is_always_met() -> None:
 
 
 def test_every_reason_is_told_not_only_the_first() -> None:
-    policy: Policy = {"charging": True, "unmetered": True, "battery": 50, "quiet_hours": NIGHT, "approval": True}
+    policy: Conditions = {"charging": True, "unmetered": True, "battery": 50, "quiet_hours": NIGHT, "approval": True}
     assert list(unmet(policy, state(local=MIDNIGHT))) == list(policy)

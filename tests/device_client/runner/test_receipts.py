@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aggregator.admission import Refuse, receipt_for
-from device_client.uplink.outbox import payload_digest
+from device_client.uplink.outbox_rows import payload_digest
 from tests.device_client.stage import DEVICE, ROOT, TASK, Stage, model
 from wire_contract import codec, topics
 from wire_contract.link.protocol import Delivery
@@ -100,8 +100,8 @@ def test_what_a_refused_update_told_is_told_again_unless_it_is_wrong(stage: Stag
     first, *later = (stage.trainer.steps[0, number] for number in (1, 2, 3))
     learned = sum(later) + (first if reason in {"budget", "too_large", "malformed"} else 0)
     with stage.outbox() as outbox:
-        line = outbox.line()
-        assert outbox.untold() == []
+        line = outbox.local_student()
+        assert outbox.unmerged() == []
     assert line is not None
     np.testing.assert_allclose(told + line.residual, learned, atol=1e-5)
     assert np.allclose(line.weights, model(0).published.weights + first + sum(later), atol=1e-5)
@@ -192,7 +192,7 @@ def test_an_update_over_the_aggregators_limit_is_dropped_and_never_sent(stage: S
     assert stage.told("sent") == []
     assert stage.queued() == []
     (warning,) = stage.told("warning")
-    assert "the aggregator takes 10" in warning["message"]
+    assert "the aggregator accepts 10" in warning["message"]
 
 
 def test_an_update_over_the_brokers_limit_is_dropped_and_does_not_stand_in_the_way(stage: Stage) -> None:

@@ -30,7 +30,7 @@ def test_one_round_from_the_retained_model_to_the_receipt(stage: Stage) -> None:
 
 
 def test_an_update_tells_how_the_device_itself_is(stage: Stage) -> None:
-    stage.vitals = {"battery_percent": 71.0}
+    stage.device_metrics = {"battery_percent": 71.0}
     stage.aggregator.publish(model(7))
     stage.run(lambda: bool(stage.told("receipt")))
     (update,) = stage.aggregator.merged
@@ -47,7 +47,7 @@ def test_while_there_is_no_newer_model_it_goes_on_with_its_own_student(stage: St
     assert stage.trainer.rounds == [(3, 1), (3, 2), (3, 3), (3, 4)]
     assert stage.merged() == [(1, 3), (2, 3), (3, 3), (4, 3)]
     with stage.outbox() as outbox:
-        line = outbox.line()
+        line = outbox.local_student()
     assert line is not None
     differences = [stage.aggregator.difference(update) for update in stage.aggregator.merged]
     for number, difference in enumerate(differences, start=1):
@@ -101,7 +101,7 @@ def test_a_diverged_round_is_dropped_and_the_next_one_starts_from_the_global_mod
     assert np.array_equal(starts[3], published.published.weights)
     assert stage.merged() == [(1, 0), (2, 0), (3, 0)], "sequences have no gap"
     (warning,) = stage.told("warning")
-    assert "round 2 on model 0 is dropped" in warning["message"]
+    assert "round 2 on model 0 is discarded" in warning["message"]
 
 
 def test_a_dropped_round_counts_after_a_restart_too(stage: Stage) -> None:

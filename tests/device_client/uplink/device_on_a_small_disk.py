@@ -71,7 +71,7 @@ def main(folder: Path) -> None:
     found["merged"] = [update.sequence for update in stage.aggregator.merged]
     found["duplicates"] = stage.aggregator.duplicates
     with Outbox(stage.path, task=TASK, device=DEVICE) as outbox:
-        line = outbox.line()
+        line = outbox.local_student()
     assert line is not None
     assert line.residual is not None
     told = sum((stage.aggregator.difference(update, LARGE) for update in stage.aggregator.merged), line.residual)

@@ -15,7 +15,7 @@ from device_client import commands
 from device_client.settings import RunSettings
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxBlocked, OutboxUnwritable
-from device_client.uplink.write_retry import REST_SECONDS_MAX, Disk
+from device_client.uplink.write_retry import DELAY_SECONDS_MAX, WriteRetry
 from tests.device_client.stage import DEVICE, TASK, Kill, Stage, Time, fill_disk, free_disk, model
 from tests.wire_contract.keys import key
 from wire_contract.encoding import decode_vector
@@ -58,9 +58,9 @@ def of_writing(stage: Stage, event: str) -> list[dict[str, Any]]:
 def held_here(stage: Stage) -> Vector:
     """What a device that does not run has learned and not handed over, (layout.size,)."""
     with stage.outbox() as outbox:
-        line = outbox.line()
+        line = outbox.local_student()
         waiting = [outbox.find(number) for number in range(1, outbox.next_identity.sequence)]
-        payloads = [entry.payload for entry in waiting if entry] + [one.payload for one in outbox.untold()]
+        payloads = [entry.payload for entry in waiting if entry] + [one.payload for one in outbox.unmerged()]
     assert line is not None
     assert line.residual is not None
     return line.residual + sum(decode_vector(stage.update(payload).tensors, stage.layout) for payload in payloads)
@@ -133,7 +133,7 @@ def test_a_disk_that_stays_full_is_asked_now_and_then(stage: Stage) -> None:
     outbox = full_disk(stage)
     outbox.is_full_now = True
     stage.run_for(10_800.0, outbox=outbox)
-    assert 10_800 / REST_SECONDS_MAX < outbox.refused < 2 * 10_800 / REST_SECONDS_MAX
+    assert 10_800 / DELAY_SECONDS_MAX < outbox.refused < 2 * 10_800 / DELAY_SECONDS_MAX
     assert len(of_writing(stage, "held")) == 1
 
 
@@ -150,7 +150,7 @@ def test_a_refusal_is_acknowledged_only_when_it_is_written_down(stage: Stage) ->
             unacknowledged.append(len(stage.broker._sessions[DEVICE].in_flight))
 
     stage.at_turn = fill
-    stage.run(lambda: outbox.refused == 4 and len(outbox.untold()) == 1 and unacknowledged[-1] == 0, outbox=outbox)
+    stage.run(lambda: outbox.refused == 4 and len(outbox.unmerged()) == 1 and unacknowledged[-1] == 0, outbox=outbox)
     assert max(unacknowledged) == 1
     assert len(stage.told("receipt")) == 1
 
@@ -199,7 +199,7 @@ def test_a_signed_model_is_used_when_it_is_written_down_that_a_key_vouched_for_i
     assert set(used_at_full) == {0}
     assert [fields["version"] for fields in stage.told("model")] == [29], "of many that waited only the newest counts"
     with stage.outbox() as opened:
-        believed = opened.believed()
+        believed = opened.trusted_version()
     assert believed is not None
     assert believed.version == 29
     assert stage.broker._sessions[DEVICE].in_flight == {}
@@ -260,21 +260,23 @@ def test_the_disk_is_asked_again_with_growing_rests() -> None:
     time = Time()
     events: list[tuple[str, object]] = []
     asked: list[float] = []
-    disk = Disk(monotonic=time.clock.monotonic, emit=lambda event, **fields: events.append((event, fields["what"])))
+    disk = WriteRetry(
+        monotonic=time.clock.monotonic, emit=lambda event, **fields: events.append((event, fields["what"]))
+    )
 
     def write() -> None:
         asked.append(time.now)
         refuse()
 
     while time.now < 1_000_300.0:
-        assert not disk.takes("round", write)
+        assert not disk.try_write("round", write)
         assert disk.is_blocked
         time.now += 0.25
     assert np.diff(asked).tolist() == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
-    assert disk.takes("model", lambda: None), "another kind of write rests for itself"
+    assert disk.try_write("model", lambda: None), "another kind of write rests for itself"
     assert events == [("held", "writing")]
     time.now += 60.0
-    assert disk.takes("round", lambda: None)
+    assert disk.try_write("round", lambda: None)
     assert not disk.is_blocked
     assert events == [("held", "writing"), ("released", "writing")]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from device_client.uplink.missing_receipts import SENDINGS, Silence
+from device_client.uplink.missing_receipts import SENDINGS, MissingReceipts
 from tests.conftest import MakeMosquitto
 from tests.device_client.stage import DEVICE, ROOT, TASK, Stage, model
 from tests.wire_contract.link_contract import PATIENCE_SECONDS, connection
@@ -38,9 +38,12 @@ def tell_status(stage: Stage, payload: bytes) -> None:
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        ("online", f": an aggregator is there, so most likely the broker does not let this user publish on {UPDATE}"),
-        ("offline", ": the aggregator is not running; updates wait for it, and nothing is lost"),
-        (None, f": either no aggregator runs for task {TASK} below {ROOT}, or the broker does not let this user"),
+        ("online", ": an aggregator is running, so most likely the broker does not allow this user to publish"),
+        ("offline", ": the aggregator is not running; updates wait for it and nothing is lost"),
+        (
+            None,
+            f": either no aggregator is running for task {TASK} below {ROOT}, or the broker does not allow this user",
+        ),
     ],
 )
 def test_the_likely_cause_is_told_once(stage: Stage, status: str | None, expected: str) -> None:
@@ -48,14 +51,14 @@ def test_the_likely_cause_is_told_once(stage: Stage, status: str | None, expecte
         tell_status(stage, codec.encode(AggregatorStatus(status=status, version=1)))
     stage.run_for(3_600)
     (message,) = said(stage)
-    assert message.startswith(f"sent {SENDINGS} times without a receipt, though the connection stands{expected}")
+    assert message.startswith(f"sent {SENDINGS} times without a receipt although connected{expected}")
     assert len(stage.told("sent")) > SENDINGS
 
 
 def test_a_status_that_cannot_be_read_says_nothing(stage: Stage) -> None:
     tell_status(stage, b"\0")
     stage.run_for(600)
-    assert "either no aggregator runs" in said(stage)[0]
+    assert "either no aggregator is running" in said(stage)[0]
 
 
 def test_it_is_told_again_when_it_happens_again(stage: Stage) -> None:
@@ -107,7 +110,7 @@ def test_a_real_broker_that_throws_updates_away(make_mosquitto: MakeMosquitto, t
     broker.start()
     link = MqttLink(MqttSettings(host="127.0.0.1", port=broker.port, client_id="d", protocol=protocol))  # type: ignore[arg-type]
     messages: list[str] = []
-    silence = Silence(
+    missing_receipts = MissingReceipts(
         link,
         root=ROOT,
         task=TASK,
@@ -120,14 +123,14 @@ def test_a_real_broker_that_throws_updates_away(make_mosquitto: MakeMosquitto, t
         assert link.publish(STATUS, codec.encode(AggregatorStatus(status="online", version=1)), retain=True).wait(60)
         for _ in range(SENDINGS):
             link.publish(UPDATE, b"thrown away")
-            silence.sent(0)
+            missing_receipts.sent(0)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not messages:
             assert time.monotonic() < deadline
             for event in link.receive(count=10, timeout_seconds=0.2):
                 if isinstance(event, Delivery):
-                    silence.heard(event.topic, event.payload)
-            silence.look()
+                    missing_receipts.heard(event.topic, event.payload)
+            missing_receipts.look()
     finally:
         link.close()
-    assert "an aggregator is there, so most likely the broker does not let this user publish" in messages[0]
+    assert "an aggregator is running, so most likely the broker does not allow this user to publish" in messages[0]

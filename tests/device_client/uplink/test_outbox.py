@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from device_client.uplink.outbox import Outbox, payload_digest
+from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import (
     OutboxBlocked,
     OutboxDamaged,
@@ -15,6 +15,7 @@ from device_client.uplink.outbox_errors import (
     OutboxInUse,
     OutboxUnwritable,
 )
+from device_client.uplink.outbox_rows import payload_digest
 from tests.device_client.stage import fill_disk, free_disk, model
 from tests.device_client.uplink.watched_outbox import (
     NAMES,
@@ -30,7 +31,7 @@ from wire_contract.messages import Identity
 def test_a_new_outbox_draws_its_incarnation_once(path: Path) -> None:
     with Outbox(path, **NAMES, random_bytes=lambda count: b"r" * count) as outbox:
         assert outbox.next_identity == Identity("watch-1", b"rrrrrrrr", 1)
-        assert (len(outbox), outbox.head(), outbox.line(), outbox.model()) == (0, None, None, None)
+        assert (len(outbox), outbox.head(), outbox.local_student(), outbox.model()) == (0, None, None, None)
     with Outbox(path, **NAMES, random_bytes=lambda count: b"s" * count) as outbox:
         assert outbox.incarnation == b"rrrrrrrr"
 
@@ -52,7 +53,7 @@ def test_what_is_kept_is_there_after_a_restart_in_its_order(path: Path) -> None:
         assert head is not None
         assert (head.payload, head.base_version, head.attempts) == (b"update 1", 3, 1)
         assert outbox.model() == manifest
-        kept = outbox.line()
+        kept = outbox.local_student()
         assert kept is not None
         assert (kept.base_version, kept.rounds, kept.weights.tolist(), kept.finished_at) == (3, 3, [3.0] * 5, 103.0)
         assert kept.residual is not None
@@ -95,7 +96,7 @@ def test_a_full_outbox_takes_nothing_and_loses_nothing(path: Path) -> None:
         with pytest.raises(OutboxFull, match="2 updates wait"):
             add(outbox, b"three", rounds=9)
         assert sequences(outbox) == [1, 2]
-        kept = outbox.line()
+        kept = outbox.local_student()
         assert kept is not None
         assert kept.rounds == 1
         forget(outbox, 1)

@@ -20,7 +20,7 @@ from tests.device_client.uplink.watched_outbox import (
     add,
     first_update,
     forget,
-    line,
+    local_student,
     sequences,
     whole,
 )
@@ -41,7 +41,7 @@ ACTS: list[Callable[[Outbox], None]] = [
     attempt,
     lambda outbox: outbox.save_model(model(1).manifest),
     second_update,
-    lambda outbox: outbox.save_line(line(0)),
+    lambda outbox: outbox.save_local_student(local_student(0)),
     lambda outbox: forget(outbox, 1),
     lambda outbox: outbox.save_model(model(2).manifest),
 ]
@@ -153,7 +153,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
         self.outbox.before = die  # type: ignore[method-assign]
         try:
-            self.outbox.add(identity, payload, line(number))
+            self.outbox.add(identity, payload, local_student(number))
         except Kill:
             self.outbox.before = WatchedOutbox.before  # type: ignore[method-assign]
         else:
@@ -196,7 +196,7 @@ class OutboxMachine(RuleBasedStateMachine):
         found = {number: entry.payload for number in sequences(self.outbox) if (entry := self.outbox.find(number))}
         assert found == self.waiting
         assert len(self.outbox) == len(self.waiting)
-        kept = self.outbox.line()
+        kept = self.outbox.local_student()
         assert (None if kept is None else kept.rounds) == self.rounds
         assert self.outbox.next_identity.sequence > max(
             [*self.waiting, *(number for _, number in self.sent)], default=0

@@ -19,7 +19,7 @@ from device_client.presence import this_firmware
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxForeign
 from device_client.uplink.outbox_schema import APPLICATION_ID, SCHEMA
-from device_client.uplink.rounds import Line
+from device_client.uplink.rounds import LocalStudent
 from tests.device_client.stage import DEVICE, LAYOUT, TASK, Kill, Stage, model
 
 SECOND = Path(__file__).parent / "formats" / "outbox_2.sqlite"
@@ -62,18 +62,18 @@ def test_an_outbox_of_the_version_before_keeps_all_that_it_holds(path: Path) -> 
         head = outbox.head()
         assert head is not None
         assert (head.identity.sequence, head.attempts, head.base_version) == (2, 1, 7)
-        line = outbox.line()
-        assert isinstance(line, Line)
+        line = outbox.local_student()
+        assert isinstance(line, LocalStudent)
         assert (line.base_version, line.rounds, line.finished_at) == (7, 3, 103.0)
         assert line.residual is not None
         assert 0.1 < np.abs(line.residual).max() < 0.3
         cached = outbox.model(pinned=PINNED)
         assert cached is not None
         assert cached.version == 7
-        believed = outbox.believed()
+        believed = outbox.trusted_version()
         assert believed is not None
         assert (believed.version, believed.key_ids) == (7, frozenset(PINNED))
-        assert outbox.untold() == []
+        assert outbox.unmerged() == []
     after = content(path)
     assert after["schema"] == SCHEMA
     assert {name: after[name] for name in ("identity", "queue", "line", "model", "believed")} == {
@@ -143,7 +143,7 @@ def test_a_newer_outbox_is_refused_by_name_and_left_as_it_is(path: Path) -> None
         database.execute(f"PRAGMA user_version = {SCHEMA + 1}")
         database.execute("UPDATE note SET value = ?", (b"asyncfedkd 7.1.0",))
     before = path.read_bytes()
-    with pytest.raises(OutboxForeign, match=rf"asyncfedkd 7.1.0 wrote it in schema {SCHEMA + 1}.*start that version"):
+    with pytest.raises(OutboxForeign, match=rf"asyncfedkd 7.1.0 wrote it in schema {SCHEMA + 1}.*run that version"):
         opened(path)
     assert path.read_bytes() == before
     with closing(sqlite3.connect(path)) as database, database:

@@ -7,18 +7,23 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from device_client.uplink.resending import Sender, SenderSettings, verdict
+from device_client.uplink.resending import ResendSettings, ResendTimer, verdict
 from wire_contract.messages import Receipt
 
-SETTINGS = SenderSettings(receipt_timeout_seconds=30.0, backoff_first_seconds=1.0, backoff_max_seconds=8.0)
+SETTINGS = ResendSettings(receipt_timeout_seconds=30.0, backoff_first_seconds=1.0, backoff_max_seconds=8.0)
 
 
 def widest(_low: float, high: float) -> float:
     return high
 
 
-def make(uniform: Callable[[float, float], float] = widest) -> Sender:
-    return Sender(SETTINGS, uniform=uniform)
+def make(uniform: Callable[[float, float], float] = widest) -> ResendTimer:
+    return ResendTimer(SETTINGS, uniform=uniform)
+
+
+def due_in(timer: ResendTimer, now: float) -> float | None:
+    """Seconds until `is_due` may change by itself; None without a connection."""
+    return max(0.0, timer._until - now) if timer._connected else None
 
 
 @pytest.mark.parametrize(
@@ -36,9 +41,9 @@ def make(uniform: Callable[[float, float], float] = widest) -> Sender:
         ({"outcome": "refused", "reason": "unknown_base"}, "done"),
         ({"outcome": "refused", "reason": "not_finite"}, "done"),
         ({"outcome": "refused", "reason": "layout"}, "done"),
-        ({"outcome": "refused", "reason": "too_large"}, "retell"),
-        ({"outcome": "refused", "reason": "budget"}, "retell"),
-        ({"outcome": "refused", "reason": "malformed"}, "retell"),
+        ({"outcome": "refused", "reason": "too_large"}, "carry_over"),
+        ({"outcome": "refused", "reason": "budget"}, "carry_over"),
+        ({"outcome": "refused", "reason": "malformed"}, "carry_over"),
         ({"outcome": "refused", "reason": "rate"}, "later"),
     ],
 )
@@ -47,41 +52,41 @@ def test_what_becomes_of_an_update_by_its_receipt(fields: dict[str, Any], expect
 
 
 def test_nothing_is_sent_without_a_connection() -> None:
-    sender = make()
-    assert not sender.is_due(0.0)
-    assert sender.due_in(0.0) is None
-    sender.connected(1.0, session_present=False)
-    assert sender.is_due(1.0)
-    sender.disconnected()
-    assert not sender.is_due(1_000.0)
+    timer = make()
+    assert not timer.is_due(0.0)
+    assert due_in(timer, 0.0) is None
+    timer.connected(1.0, session_present=False)
+    assert timer.is_due(1.0)
+    timer.disconnected()
+    assert not timer.is_due(1_000.0)
 
 
 def test_one_at_a_time() -> None:
-    sender = make()
-    sender.connected(0.0, session_present=False)
-    sender.sent(1, 0.0)
-    assert not sender.is_due(29.9)
-    sender.settled(1, 29.9)
-    assert sender.is_due(29.9)
+    timer = make()
+    timer.connected(0.0, session_present=False)
+    timer.sent(1, 0.0)
+    assert not timer.is_due(29.9)
+    timer.settled(1, 29.9)
+    assert timer.is_due(29.9)
 
 
 def test_without_a_receipt_it_is_due_again_after_the_timeout_and_a_growing_rest() -> None:
-    sender = make()
+    timer = make()
     now = 0.0
-    sender.connected(now, session_present=False)
+    timer.connected(now, session_present=False)
     for rest in (1.0, 2.0, 4.0, 8.0, 8.0):
-        assert sender.is_due(now)
-        sender.sent(1, now)
+        assert timer.is_due(now)
+        timer.sent(1, now)
         now += 30.0
-        assert not sender.is_due(now)
-        assert sender.due_in(now) == rest
-        assert not sender.is_due(now + rest - 0.01)
+        assert not timer.is_due(now)
+        assert due_in(timer, now) == rest
+        assert not timer.is_due(now + rest - 0.01)
         now += rest
-    sender.sent(1, now)
-    sender.settled(1, now)
-    sender.sent(2, now)
-    assert not sender.is_due(now + 30.0)
-    assert sender.due_in(now + 30.0) == 1.0, "the next update begins anew"
+    timer.sent(1, now)
+    timer.settled(1, now)
+    timer.sent(2, now)
+    assert not timer.is_due(now + 30.0)
+    assert due_in(timer, now + 30.0) == 1.0, "the next update begins anew"
 
 
 def test_the_rest_is_drawn_from_zero_to_the_widest() -> None:
@@ -91,64 +96,64 @@ def test_the_rest_is_drawn_from_zero_to_the_widest() -> None:
         drawn.append((low, high))
         return low
 
-    sender = make(uniform)
-    sender.connected(0.0, session_present=False)
-    sender.sent(1, 0.0)
-    assert sender.is_due(30.0)
-    sender.sent(1, 30.0)
-    assert sender.is_due(60.0)
+    timer = make(uniform)
+    timer.connected(0.0, session_present=False)
+    timer.sent(1, 0.0)
+    assert timer.is_due(30.0)
+    timer.sent(1, 30.0)
+    assert timer.is_due(60.0)
     assert drawn == [(0.0, 1.0), (0.0, 2.0)]
 
 
 def test_a_broker_that_lost_the_session_lost_the_update_so_it_is_due_at_once() -> None:
-    sender = make()
-    sender.connected(0.0, session_present=False)
-    sender.sent(1, 0.0)
-    sender.disconnected()
-    sender.connected(5.0, session_present=False)
-    assert sender.is_due(5.0)
+    timer = make()
+    timer.connected(0.0, session_present=False)
+    timer.sent(1, 0.0)
+    timer.disconnected()
+    timer.connected(5.0, session_present=False)
+    assert timer.is_due(5.0)
 
 
 def test_a_kept_session_is_given_time_to_hand_over_the_receipt() -> None:
-    sender = make()
-    sender.connected(0.0, session_present=False)
-    sender.sent(1, 0.0)
-    sender.disconnected()
-    assert not sender.is_due(9_000.0), "hours offline are no failures"
-    sender.connected(9_000.0, session_present=True)
-    assert not sender.is_due(9_029.9)
-    assert not sender.is_due(9_030.0)
-    assert sender.due_in(9_030.0) == 1.0, "the first failure"
+    timer = make()
+    timer.connected(0.0, session_present=False)
+    timer.sent(1, 0.0)
+    timer.disconnected()
+    assert not timer.is_due(9_000.0), "hours offline are no failures"
+    timer.connected(9_000.0, session_present=True)
+    assert not timer.is_due(9_029.9)
+    assert not timer.is_due(9_030.0)
+    assert due_in(timer, 9_030.0) == 1.0, "the first failure"
 
 
 def test_a_rate_refusal_rests_and_sends_again() -> None:
-    sender = make()
-    sender.connected(0.0, session_present=False)
-    sender.sent(1, 0.0)
-    sender.deferred(1, 2.0)
-    assert not sender.is_due(2.9)
-    assert sender.is_due(3.0)
-    sender.sent(1, 3.0)
-    sender.deferred(1, 4.0)
-    assert sender.due_in(4.0) == 2.0
+    timer = make()
+    timer.connected(0.0, session_present=False)
+    timer.sent(1, 0.0)
+    timer.deferred(1, 2.0)
+    assert not timer.is_due(2.9)
+    assert timer.is_due(3.0)
+    timer.sent(1, 3.0)
+    timer.deferred(1, 4.0)
+    assert due_in(timer, 4.0) == 2.0
 
 
 def test_a_receipt_of_another_update_changes_nothing_for_the_one_in_flight() -> None:
-    sender = make()
-    sender.connected(0.0, session_present=False)
-    sender.sent(2, 0.0)
-    sender.settled(1, 1.0)
-    sender.deferred(1, 1.0)
-    assert sender.waiting == 2
-    assert not sender.is_due(29.0)
+    timer = make()
+    timer.connected(0.0, session_present=False)
+    timer.sent(2, 0.0)
+    timer.settled(1, 1.0)
+    timer.deferred(1, 1.0)
+    assert timer._waiting == 2
+    assert not timer.is_due(29.0)
 
 
 def test_a_link_that_takes_nothing_is_asked_again_later() -> None:
-    sender = make()
-    sender.connected(0.0, session_present=False)
-    sender.not_taken(0.0)
-    assert not sender.is_due(0.5)
-    assert sender.is_due(1.0)
+    timer = make()
+    timer.connected(0.0, session_present=False)
+    timer.not_accepted(0.0)
+    assert not timer.is_due(0.5)
+    assert timer.is_due(1.0)
 
 
 class SenderMachine(RuleBasedStateMachine):
@@ -158,7 +163,7 @@ class SenderMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.is_connected = False
-        self.sender = make()
+        self.timer = make()
         self.sequence = 1
 
     @rule(seconds=st.floats(0, 100))
@@ -168,34 +173,33 @@ class SenderMachine(RuleBasedStateMachine):
     @rule(session_present=st.booleans())
     def connect(self, session_present: bool) -> None:
         self.is_connected = True
-        self.sender.connected(self.now, session_present=session_present)
+        self.timer.connected(self.now, session_present=session_present)
 
     @rule()
     def disconnect(self) -> None:
         self.is_connected = False
-        self.sender.disconnected()
+        self.timer.disconnected()
 
     @rule()
     def send(self) -> None:
-        if self.sender.is_due(self.now):
+        if self.timer.is_due(self.now):
             assert self.is_connected
-            assert self.sender.waiting is None
-            self.sender.sent(self.sequence, self.now)
+            self.timer.sent(self.sequence, self.now)
 
     @rule(later=st.booleans())
     def receipt(self, later: bool) -> None:
         if later:
-            self.sender.deferred(self.sequence, self.now)
+            self.timer.deferred(self.sequence, self.now)
         else:
-            self.sender.settled(self.sequence, self.now)
+            self.timer.settled(self.sequence, self.now)
             self.sequence += 1
 
     @invariant()
     def it_is_due_again_in_bounded_time(self) -> None:
-        due_in = self.sender.due_in(self.now)
-        assert (due_in is not None) == self.is_connected
-        if due_in is not None:
-            assert due_in <= SETTINGS.receipt_timeout_seconds + SETTINGS.backoff_max_seconds
+        rest = due_in(self.timer, self.now)
+        assert (rest is not None) == self.is_connected
+        if rest is not None:
+            assert rest <= SETTINGS.receipt_timeout_seconds + SETTINGS.backoff_max_seconds
 
 
 TestSenderMachine = SenderMachine.TestCase

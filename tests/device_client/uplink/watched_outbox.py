@@ -6,19 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from device_client.uplink.outbox import Entry, Outbox
-from device_client.uplink.rounds import Line
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.outbox_rows import Entry
+from device_client.uplink.rounds import LocalStudent
 
 NAMES = {"task": "walking", "device": "watch-1"}
 
 
-def line(rounds: int, *, version: int = 3) -> Line:
+def local_student(rounds: int, *, version: int = 3) -> LocalStudent:
     residual = None if rounds == 1 else np.full(5, 0.25 * rounds, dtype=np.float32)
-    return Line(version, bytes([version]) * 32, rounds, np.full(5, rounds, dtype=np.float32), 100.0 + rounds, residual)
+    return LocalStudent(
+        version, bytes([version]) * 32, rounds, np.full(5, rounds, dtype=np.float32), 100.0 + rounds, residual
+    )
 
 
 def add(outbox: Outbox, payload: bytes, rounds: int = 1) -> Entry:
-    return outbox.add(outbox.next_identity, payload, line(rounds))
+    return outbox.add(outbox.next_identity, payload, local_student(rounds))
 
 
 def forget(outbox: Outbox, sequence: int) -> None:
@@ -43,7 +46,7 @@ class WatchedOutbox(Outbox):
 
 
 def whole(outbox: Outbox) -> tuple[Any, ...]:
-    kept = outbox.line()
+    kept = outbox.local_student()
     held = outbox.model()
     return (
         outbox.incarnation,

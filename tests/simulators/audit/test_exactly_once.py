@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from device_client.uplink.outbox import Outbox
-from device_client.uplink.rounds import Line as LocalLine
+from device_client.uplink.rounds import LocalStudent
 from simulators.audit.exactly_once import OutboxState, SentUpdate, audit_exactly_once, read_outbox
 
 
@@ -59,7 +59,7 @@ def test_each_kind_of_difference_is_found_and_named(merged: list[tuple[str, int]
 def test_a_real_outbox_is_read_while_it_is_open(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     assert read_outbox(path, device="a") is None
-    local = LocalLine(0, bytes(32), 1, np.zeros(3, dtype=np.float32), 1.0)
+    local = LocalStudent(0, bytes(32), 1, np.zeros(3, dtype=np.float32), 1.0)
     with Outbox(path, task="t", device="a") as outbox:
         for payload in (b"1", b"2", b"3"):
             outbox.add(outbox.next_identity, payload, local)
