@@ -25,23 +25,27 @@ def make_signing_key(settings: SigningKeySettings) -> None:
 PROGRAM = Program(
     name="device_client",
     started_as="python -m device_client",
-    summary="Learns on a device, and all that belongs to it.",
+    summary="Trains and evaluates on devices, and prepares what they need.",
     commands={
-        "run": Command(settings=RunSettings, run="device_client.commands:run", before=end_cleanly_when_stopped),
+        "run": Command(settings=RunSettings, run="device_client.commands.run:run", before=end_cleanly_when_stopped),
         "evaluate": Command(
-            settings=EvaluateSettings, run="device_client.commands:evaluate_models", before=end_cleanly_when_stopped
+            settings=EvaluateSettings,
+            run="device_client.commands.evaluate:evaluate_models",
+            before=end_cleanly_when_stopped,
         ),
         "export": Command(
-            settings=ExportSettings, run="device_client.commands:export_model", before=fail_when_stopped("export")
+            settings=ExportSettings,
+            run="device_client.commands.export:export_model",
+            before=fail_when_stopped("export"),
         ),
         "initial-model": Command(
             settings=InitialModelSettings,
-            run="device_client.commands:make_initial_model",
+            run="device_client.commands.initial_files:make_initial_model",
             before=fail_when_stopped("initial-model"),
         ),
         "pretrain-teacher": Command(
             settings=PretrainTeacherSettings,
-            run="device_client.commands:pretrain_teacher",
+            run="device_client.commands.initial_files:pretrain_teacher",
             before=fail_when_stopped("pretrain-teacher"),
         ),
         "health": Command(settings=HealthSettings, run=show_health),

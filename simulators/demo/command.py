@@ -23,7 +23,7 @@ from wire_contract.errors import ContractError
 
 PRELOADED = (
     "torch._dynamo",  # the first step of any optimiser imports it, and that is half of all importing
-    "device_client.commands",
+    "device_client.commands.run",
     "device_client.tasks.physiotherapy",
     "simulators.demo.baselines",
     "operations.doctor.settings",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from device_client import settings
-from device_client.commands import task_with_flags
+from device_client.commands.run import task_with_flags
 from device_client.task import Examples, Method, Recipe, Schedule, SplitError, Task, TaskError, check_split, pooled
 from device_client.tasks.loading import load_task
 

@@ -15,7 +15,7 @@ HOUSE = Path(__file__).parents[2]
 
 PROGRAMS = (
     "aggregator.__main__, aggregator.enrolment.commands, aggregator.ledger.ledger, device_client.__main__, "
-    "device_client.commands, device_client.uplink.outbox, simulators.__main__, simulators.demo.command, "
+    "device_client.commands.run, device_client.uplink.outbox, simulators.__main__, simulators.demo.command, "
     "simulators.processes.fork_server, benchmarks.__main__"
 )
 WITHOUT_UNIX = f"""

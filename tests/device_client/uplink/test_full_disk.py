@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_client import commands
+from device_client.commands import run as run_command
 from device_client.settings import RunSettings
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxBlocked, OutboxUnwritable
@@ -326,10 +326,10 @@ def test_a_device_that_starts_on_a_full_disk_waits_for_its_outbox(
             raise OutboxBlocked(path, "No space left on device")
         return Outbox(path, **fields)
 
-    monkeypatch.setattr(commands, "SYSTEM_CLOCK", time.clock)
-    monkeypatch.setattr(commands, "Outbox", open_it)
+    monkeypatch.setattr(run_command, "SYSTEM_CLOCK", time.clock)
+    monkeypatch.setattr(run_command, "Outbox", open_it)
     settings = RunSettings(task="x", broker="mqtt://localhost", device=DEVICE, state=tmp_path / "state")
-    opened = commands.open_outbox(settings, TASK, lambda event, **_: events.append(event), wait=wait)
+    opened = run_command.open_outbox(settings, TASK, lambda event, **_: events.append(event), wait=wait)
     opened.close()
     assert events == ["held", "released"]
     assert time.now - Time().now == 1 + 2 + 4 + 8

@@ -1,0 +1,55 @@
+"""`evaluate`: measures each new version on held-out data."""
+
+import os
+from contextlib import closing
+
+from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
+from device_client.downlink.model_feed import models_only
+from device_client.downlink.model_trust import VolatileTrustMemory
+from device_client.evaluator import Evaluator, Measured
+from device_client.learning.evaluation import evaluate
+from device_client.learning.parameters import load_vector
+from device_client.presence import this_firmware, will
+from device_client.settings import EvaluateSettings
+from device_client.stop_signals import on_stop
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.program.health import heartbeat
+from wire_contract.publication.manifest import Published
+from wire_contract.signatures.key_files import read_all_public_keys
+
+
+@user_errors()
+def evaluate_models(settings: EvaluateSettings) -> None:
+    """Runs the evaluator until it is stopped, or with --once until it has measured one version."""
+    task = loaded_task(settings)
+    trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
+    emit, student, held_out = event_log(settings), task.student(), task.held_out()
+
+    def measure(published: Published) -> Measured:
+        load_vector(student, published.layout, published.weights)
+        return Measured(samples=len(held_out), metrics=evaluate(student, held_out, task.classes))
+
+    connection = settings.mqtt_settings(
+        client_id=client_id(task, settings.device),
+        subscriptions=models_only(settings.root, task.name),
+        will=will(settings.root, task.name, settings.device, firmware=this_firmware()),
+    )
+    with (
+        closing(heartbeat("evaluator", settings.health_file)) as beats,
+        closing(MqttLink(connection)) as link,
+    ):
+        evaluator = Evaluator(
+            task=task.name,
+            device=settings.device,
+            root=settings.root,
+            link=link,
+            measure=measure,
+            emit=emit,
+            firmware=this_firmware(),
+            trust=trust,
+            heartbeat=beats,
+        )
+        on_stop(evaluator.stop)
+        emit("started", task=task.name, device=settings.device, pid=os.getpid())
+        evaluator.run(once=settings.once)
+    emit("stopped")

@@ -1,0 +1,61 @@
+"""`export`: a model as safetensors and ONNX files."""
+
+import secrets
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+from device_client.commands.setup import loaded_task, model_trust, user_errors
+from device_client.downlink.model_feed import ModelFeed, models_only
+from device_client.downlink.model_trust import VolatileTrustMemory
+from device_client.events import EventLog
+from device_client.export import await_model, export
+from device_client.learning.local_teacher import kept_teacher
+from device_client.model_files import ModelFile, read_model
+from device_client.settings import ExportSettings
+from device_client.task import Task
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.model_roles import STUDENTS
+from wire_contract.program.clock import SYSTEM_CLOCK
+from wire_contract.program.command_settings import UsageError
+from wire_contract.signatures.key_files import read_all_public_keys
+
+
+@user_errors()
+def export_model(settings: ExportSettings) -> None:
+    """Exports the broker's newest model, the model in a file, or a device's own teacher."""
+    task = loaded_task(settings)
+    if settings.local_teacher is not None:
+        teacher = kept_teacher(settings.local_teacher, task=task.name)
+        files = export(task, teacher, settings.out, what="teacher")
+        print(f"local teacher of task {task.name}, {teacher.rounds} rounds: {', '.join(str(file) for file in files)}")
+        return
+    if settings.model is None:
+        model = _newest(task, settings)
+    else:
+        model = read_model(settings.model, task=task.name, roles=STUDENTS)
+    files = export(task, model, settings.out)
+    which = "" if model.version is None else f" version {model.version}"
+    print(f"model{which} of task {task.name}: {', '.join(str(file) for file in files)}")
+
+
+def _newest(task: Task, settings: ExportSettings) -> ModelFile:
+    trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
+    connection = replace(
+        settings.mqtt_settings(
+            client_id=f"fedkd-export:{task.name}:{secrets.token_hex(4)}",  # several people may export at once
+            subscriptions=models_only(settings.root, task.name),
+            session_expiry_seconds=0,  # the session is used only once
+        ),
+        # With a certificate, the broker may derive the client id from the name in it. The session is then the device's
+        # own, and must not be discarded.
+        clean_start=settings.tls_certificate is None,
+    )
+    with closing(MqttLink(connection)) as link:
+        log = EventLog(sys.stderr, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
+        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log, trust=trust)
+        model = await_model(feed, wait_seconds=settings.wait_seconds)
+    if model is None:
+        reason = feed.trouble or f"there is none below {settings.root}; is an aggregator running?"
+        raise UsageError(f"no model of task {task.name} within {settings.wait_seconds:g} s: {reason}")
+    return model

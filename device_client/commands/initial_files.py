@@ -1,0 +1,56 @@
+"""`initial-model` and `pretrain-teacher`: the files that a federation starts from."""
+
+from dataclasses import replace
+
+from device_client.commands.setup import loaded_task, user_errors
+from device_client.learning.asyncfedkd import train_teacher
+from device_client.learning.evaluation import evaluate
+from device_client.learning.parameters import layout_of, load_vector, vector_of
+from device_client.learning.seeding import seeded
+from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
+from device_client.settings import InitialModelSettings, PretrainTeacherSettings
+from wire_contract.errors import LayoutError
+from wire_contract.model_roles import STUDENTS
+from wire_contract.program.command_settings import UsageError
+
+
+@user_errors()
+def make_initial_model(settings: InitialModelSettings) -> None:
+    """Writes the weights of a fresh student (the same seed gives the same weights), or those of a given file."""
+    task = loaded_task(settings)
+    with seeded(settings.seed):
+        student = task.student()
+    layout = layout_of(student)
+    if settings.weights is not None:
+        file = read_model(settings.weights, task=task.name, roles=STUDENTS)
+        try:
+            load_vector(student, file.layout, file.weights)
+        except LayoutError:
+            raise ModelFileError(
+                f"model file {settings.weights}: does not fit the student of task {task.name}; is it a teacher?"
+            ) from None
+    weights = vector_of(student, layout)
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
+    print(f"initial model of task {task.name}, {layout.size} parameters: {settings.out}")
+
+
+@user_errors()
+def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
+    """Trains a fresh teacher on the task's teacher data, and writes it."""
+    task = loaded_task(settings)
+    if task.teacher is None or task.teacher_data is None:
+        what = "teacher" if task.teacher is None else "data for its teacher"
+        raise UsageError(f"task {task.name} has no {what}, so there is nothing to pre-train")
+    examples = task.teacher_data()
+    with seeded(settings.seed):
+        teacher = task.teacher()
+    recipe = task.recipe if settings.epochs is None else replace(task.recipe, teacher_epochs=settings.epochs)
+    result = train_teacher(teacher, examples, recipe, seed=settings.seed)
+    layout = layout_of(teacher)
+    weights = vector_of(teacher, layout)
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher"))
+    accuracy = evaluate(teacher, task.held_out(), task.classes)["accuracy"]
+    print(
+        f"teacher of task {task.name}, {layout.size} parameters, {result.samples} examples, "
+        f"{result.train_seconds:.1f} s, accuracy on held-out data {accuracy:.3f}: {settings.out}"
+    )

@@ -1,0 +1,207 @@
+"""`run`: the device at work."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from torch import nn
+
+from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
+from device_client.events import Emit
+from device_client.learning.fedkd import projection_between
+from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
+from device_client.learning.parameters import layout_of, load_vector
+from device_client.learning.seeding import seeded
+from device_client.learning.student_trainer import StudentTrainer
+from device_client.model_files import ModelFileError, read_model
+from device_client.policy.approval import ApprovalFile
+from device_client.policy.conditions import Conditions, unmet
+from device_client.policy.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
+from device_client.presence import subscriptions, this_firmware, will
+from device_client.runner import Runner, RunnerSettings
+from device_client.settings import RunSettings
+from device_client.stop_signals import on_stop
+from device_client.task import Examples, Recipe, Task, scheduled
+from device_client.uplink.outbox import Outbox
+from device_client.uplink.write_retry import WriteRetry
+from wire_contract.errors import LayoutError
+from wire_contract.link.mqtt import MqttLink
+from wire_contract.model_roles import TEACHERS
+from wire_contract.program.clock import SYSTEM_CLOCK
+from wire_contract.program.command_settings import UsageError
+from wire_contract.program.health import heartbeat
+from wire_contract.signatures.key_files import read_all_public_keys, read_signing_key
+
+OUTBOX_NAME = "outbox.sqlite"
+
+
+@user_errors()
+def run(settings: RunSettings) -> None:
+    """Runs the device until it is stopped."""
+    task = task_with_flags(loaded_task(settings), settings)
+    # Everything that may be wrong is read before the first connection.
+    model_keys = read_all_public_keys(settings.model_key)
+    update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
+    examples, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
+    layout = layout_of(student)
+    emit, firmware = event_log(settings), this_firmware()
+    probe = _probe(settings, task)
+    connection = settings.mqtt_settings(
+        client_id=client_id(task, settings.device),
+        subscriptions=subscriptions(settings.root, task.name, settings.device),
+        will=will(settings.root, task.name, settings.device, firmware=firmware),
+    )
+    with ExitStack() as stack:
+        # The outbox comes first: it locks the state folder, from which the local teacher is read.
+        outbox = stack.enter_context(open_outbox(settings, task.name, emit))
+        beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
+        trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples, emit=emit)
+        trainer.warm_up()
+        link = stack.enter_context(closing(MqttLink(connection)))
+        runner = Runner(
+            task_name=task.name,
+            device=settings.device,
+            layout=layout,
+            link=link,
+            root=settings.root,
+            outbox=outbox,
+            trainer=trainer,
+            training_unmet=_unmet(settings.training_conditions, probe),
+            upload_unmet=_unmet(settings.upload_conditions, probe),
+            clock=SYSTEM_CLOCK,
+            uniform=random.uniform,
+            emit=emit,
+            settings=_runner_settings(settings, task.recipe, firmware),
+            traffic=lambda: link.traffic,
+            trust=model_trust(model_keys, task, outbox),
+            update_signing_key=update_key,
+            device_metrics=lambda: _device_metrics(probe),
+            heartbeat=beats,
+        )
+        on_stop(runner.stop)
+        emit("started", task=task.name, device=settings.device, pid=os.getpid())
+        ended = runner.run()
+        if ended.refused:
+            raise UsageError(ended.reason)
+    emit("stopped")
+
+
+def task_with_flags(task: Task, settings: RunSettings) -> Task:
+    """The task, with the parts of its recipe that flags override."""
+    if settings.method is not None:
+        task = replace(task, recipe=replace(task.recipe, method=settings.method))
+    return task if settings.schedule_versions is None else scheduled(task, settings.schedule_versions)
+
+
+def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
+    """The frozen teacher, or for fedkd the one to start from; None if the task has none.
+
+    Raises:
+        UsageError: the task has a teacher and no file is given, it has none and a file is given, or fedkd lacks one.
+        ModelFileError: the file is not a teacher of this task.
+    """
+    mutual = task.recipe.method == "fedkd"
+    if task.teacher is None:
+        if settings.teacher is not None:
+            raise UsageError(f"task {task.name} has no teacher; leave out --teacher")
+        if mutual:
+            raise UsageError(f"task {task.name} has no teacher, which fedkd trains; give --method asyncfedkd")
+        return None
+    if settings.teacher is None:
+        if mutual:
+            with seeded(settings.seed):
+                return task.teacher()
+        data = f" --data {settings.data}" if settings.data else ""
+        raise UsageError(
+            f"task {task.name} has a teacher: make it with `asyncfedkd device pretrain-teacher --task "
+            f"{settings.task}{data} --out teacher.safetensors`, then give --teacher teacher.safetensors"
+        )
+    file = read_model(settings.teacher, task=task.name, roles=TEACHERS)
+    teacher = task.teacher()
+    try:
+        load_vector(teacher, file.layout, file.weights)
+    except LayoutError:
+        raise ModelFileError(
+            f"model file {settings.teacher}: does not fit the teacher of task {task.name}; is it a student?"
+        ) from None
+    return teacher if mutual else teacher.eval().requires_grad_(False)
+
+
+def open_outbox(
+    settings: RunSettings, task: str, emit: Emit, *, wait: Callable[[float], object] = time.sleep
+) -> Outbox:
+    """Opens the outbox, as soon as the disk has the little space that this takes."""
+    path = settings.state / OUTBOX_NAME
+    opened: list[Outbox] = []
+    writes = WriteRetry(monotonic=SYSTEM_CLOCK.monotonic, emit=emit)
+    while not writes.try_write(
+        "outbox",
+        lambda: opened.append(Outbox(path, task=task, device=settings.device, entries_max=settings.outbox_updates_max)),
+    ):
+        wait(1.0)
+    return opened[0]
+
+
+def _trainer(
+    task: Task,
+    settings: RunSettings,
+    *,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    examples: Examples,
+    emit: Emit,
+) -> StudentTrainer:
+    local_teacher = None
+    if task.recipe.method == "fedkd":
+        assert teacher is not None
+        projection = projection_between(student, teacher, examples, seed=settings.seed)
+        path = settings.state / LOCAL_TEACHER_NAME
+        local_teacher = LocalTeacher(
+            teacher, projection, task=task.name, path=path, warn=lambda message: emit("warning", message=message)
+        )
+    return StudentTrainer(
+        device=settings.device,
+        student=student,
+        layout=layout_of(student),
+        examples=examples,
+        recipe=task.recipe,
+        teacher=None if local_teacher else teacher,
+        local_teacher=local_teacher,
+        seed=settings.seed,
+    )
+
+
+def _runner_settings(settings: RunSettings, recipe: Recipe, firmware: str) -> RunnerSettings:
+    return RunnerSettings(
+        encoding=settings.encoding(schedule_versions=recipe.schedule_versions),
+        local_rounds_max=settings.local_rounds_max,
+        retrain_after_seconds=settings.retrain_after_seconds,
+        receipt_timeout_seconds=settings.receipt_timeout_seconds,
+        resend_delay_max_seconds=settings.resend_delay_max_seconds,
+        duty_cycle=settings.duty_cycle,
+        firmware=firmware,
+    )
+
+
+def _probe(settings: RunSettings, task: Task) -> Probe:
+    approve: Approve = never_approved
+    if settings.approval is not None:
+        approve = ApprovalFile(settings.approval, task=task.name, device=settings.device).missing
+    if settings.simulated_state is not None:
+        return SimulatedProbe(settings.simulated_state, approve=approve)
+    unmetered = {"unmetered": True, "metered": False, "unknown": None}[settings.network]
+    return SystemProbe(unmetered=unmetered, approve=approve)
+
+
+def _unmet(conditions: Conditions, probe: Probe) -> Callable[[], tuple[str, ...]]:
+    if not conditions:
+        return tuple
+    return lambda: tuple(unmet(conditions, probe.read(SYSTEM_CLOCK.local())).values())
+
+
+def _device_metrics(probe: Probe) -> dict[str, float]:
+    charge = probe.read(SYSTEM_CLOCK.local()).battery_percent
+    return {} if charge is None else {"battery_percent": charge}

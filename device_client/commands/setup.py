@@ -1,0 +1,71 @@
+"""What several commands do first: load the task, open the event log, turn errors that a user can fix into one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from device_client.downlink.model_trust import ModelTrust, TrustMemory
+from device_client.events import EventLog
+from device_client.export import ExportError
+from device_client.model_files import ModelFileError
+from device_client.settings import LearningSettings, OnlineSettings
+from device_client.task import Task, TaskError
+from device_client.tasks.loading import load_task
+from device_client.uplink.outbox_errors import OutboxError
+from wire_contract.errors import ContractError, LinkError
+from wire_contract.program.blas_threads import limit_blas_threads
+from wire_contract.program.clock import SYSTEM_CLOCK
+from wire_contract.program.command_settings import UsageError
+from wire_contract.signatures.signing import PublicKey
+from wire_contract.topics import check_name
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns every error that a user can fix into a `UsageError` of one line.
+
+    A `LinkError` passes through: there is nothing to fix, and the program should be started again. Everything else is a
+    bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (UsageError, LinkError):
+        raise
+    except (TaskError, ModelFileError, ExportError, OutboxError, ContractError) as error:
+        raise UsageError(_one_line(str(error))) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise UsageError(_one_line(f"{place}{error.strerror or error}")) from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def loaded_task(settings: LearningSettings) -> Task:
+    """The task that the settings name, with the number of threads set."""
+    torch.set_num_threads(settings.threads)
+    limit_blas_threads(settings.threads)
+    task = load_task(settings.task, data=settings.data)
+    check_name(task.name, "task")
+    return task
+
+
+def event_log(settings: OnlineSettings) -> EventLog:
+    """Events on standard output."""
+    return EventLog(sys.stdout, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
+
+
+def client_id(task: Task, device: str) -> str:
+    """The MQTT client id. Names contain no colon, so different pairs have different ids.
+
+    The separator is not a slash, because some brokers' access lists do not match a client id that contains one.
+    """
+    return f"fedkd:{task.name}:{device}"
+
+
+def model_trust(keys: tuple[PublicKey, ...], task: Task, memory: TrustMemory) -> ModelTrust | None:
+    """Which manifests are accepted; None without pinned keys: all."""
+    return ModelTrust(keys, task=task.name, memory=memory, unix=SYSTEM_CLOCK.unix) if keys else None
