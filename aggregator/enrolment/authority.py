@@ -29,7 +29,6 @@ from wire_contract.files.file_lock import FileLock, FileLocked
 from wire_contract.files.permissions import PRIVATE, PUBLIC
 from wire_contract.topics import DEFAULT_ROOT
 
-AUTHORITY_DAYS = 3_650
 BROKER_FOLDER = "broker"
 WARNING_DAYS = 30
 """What ends sooner than this is spoken of."""

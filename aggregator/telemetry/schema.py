@@ -290,20 +290,6 @@ MEASUREMENTS: Mapping[str, Measurement] = {
 }
 
 
-def series_max() -> int:
-    """Series that one aggregator can write, over all measurements; reasons belong to refusals only."""
-    total = 0
-    for measurement in MEASUREMENTS.values():
-        series = 1
-        for tag in measurement.tags:
-            series *= tag.values_max
-        if REASON in measurement.tags:
-            refusals = REASON.values_max - 1
-            series = refusals + OUTCOME.values_max - 1
-        total += series
-    return total
-
-
 def markdown() -> str:
     """The tables of docs/telemetry.md."""
     return "\n".join(line for measurement in MEASUREMENTS.values() for line in _markdown_of(measurement))

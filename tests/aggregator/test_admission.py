@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +14,16 @@ from aggregator.admission import (
     INCARNATIONS_KEPT,
     AdmissionPolicy,
     Duplicate,
-    Judged,
     Merge,
     Refuse,
-    Verdict,
     receipt_for,
 )
 from aggregator.ledger.ledger import Ledger
-from aggregator.ledger.records import batch_of, row_of
+from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.merging.staleness import ABSENCE_MAX
-from aggregator.model_line import LineSettings, ModelLine, opening_shelf
+from aggregator.model_line import opening_shelf
+from tests.aggregator.bench import Bench
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode
 from wire_contract.encoding import Float32, Int8
@@ -34,42 +32,10 @@ from wire_contract.messages import Presence
 from wire_contract.topics import parse, shard_of
 
 ONES = np.ones(LAYOUT.size, dtype=np.float32)
+
+
 ROOMY = replace(SETTINGS, updates_per_version=20, policy=AdmissionPolicy(slot_norm_ratio=inf, samples_ratio_max=2.0))
 """What devices send is neither scaled down nor cut for the sake of others (`test_peers.py` has that)."""
-
-
-class Bench:
-    """A line and its ledger, one update at a time."""
-
-    def __init__(self, path: Path, settings: LineSettings = SETTINGS) -> None:
-        self.path = path
-        self.ledger = Ledger(path, task=TASK)
-        self.now = T0
-        self.line: ModelLine = begin(self.ledger, settings)
-
-    def give(self, device: SyntheticDevice, payload: bytes) -> Judged:
-        judged = self.line.judge(device.parsed, payload)
-        self.now += 1
-        self.ledger.commit_batch(batch_of([judged]), now=self.now)
-        for crowded in self.line.crowded():
-            for key in self.ledger.forget_incarnations(crowded):
-                self.line.forget(key)
-        return judged
-
-    def verdict(self, device: SyntheticDevice, **changes: Any) -> Verdict:
-        return self.give(device, device.payload(self.line, **changes)).verdict
-
-    def reason(self, device: SyntheticDevice, **changes: Any) -> str:
-        verdict = self.verdict(device, **changes)
-        assert isinstance(verdict, Refuse), verdict
-        assert 0 < len(verdict.detail) <= 300
-        return verdict.reason
-
-    def next_version(self) -> None:
-        step = self.line.next_step()
-        shelf = self.line.next_shelf(step.weights, at=T0)
-        self.ledger.commit_version(row_of(shelf), step, rule=self.line.settings.rule.name)
-        self.line.advance(shelf, step)
 
 
 @pytest.fixture
@@ -221,9 +187,6 @@ def test_receipts_name_what_they_answer(bench: Bench, device: SyntheticDevice) -
     unread = receipt_for(Refuse("malformed", "why"), version=3, update=None, payload=b"abc")
     assert unread.payload_digest.hex() == "ba7816bf8f01cfea"
     assert (unread.incarnation, unread.reason, unread.detail) == (b"", "malformed", "why")
-
-
-# -- known mistakes
 
 
 def test_a_fresh_update_is_never_halved(bench: Bench, device: SyntheticDevice) -> None:

@@ -12,9 +12,9 @@ from aggregator.telemetry.collecting import Clocks, Telemetry
 from aggregator.telemetry.lines import read_line
 from aggregator.telemetry.participation import SILENT_SECONDS, Activity, Participation
 from aggregator.telemetry.spool import Spool, read_spool
+from tests.aggregator.bench import Bench
 from tests.aggregator.synthetic import SyntheticDevice, judged
 from tests.aggregator.telemetry.points import update_point
-from tests.aggregator.test_admission import Bench
 
 YEAR_SECONDS = 365 * 86_400
 NOW = 1_796_000_000.0

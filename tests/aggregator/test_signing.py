@@ -13,9 +13,9 @@ from aggregator.ledger.reading import read_totals
 from aggregator.model_line import LineSettings
 from aggregator.service import Service
 from aggregator.status import StatusHistory
+from tests.aggregator.stage import MODEL
+from tests.aggregator.stage import Stage as PlainStage
 from tests.aggregator.synthetic import ROOT, SETTINGS, T0, SyntheticDevice, identities, newest_weights
-from tests.aggregator.test_service import MODEL
-from tests.aggregator.test_service import Stage as PlainStage
 from tests.wire_contract.keys import key
 from wire_contract.codec import decode, encode
 from wire_contract.link.memory import MemoryLink

@@ -13,8 +13,8 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
 from aggregator.publishing.ownership import LineRefused
 from aggregator.service import Clock, Service, subscriptions
+from tests.aggregator.publishing.stages import LINE
 from tests.aggregator.synthetic import CHUNKED, ROOT, SyntheticDevice, begin
-from tests.aggregator.test_own_topics import LINE
 from tests.broker.locked import bench
 from tests.broker.nats import Nats
 from tests.waiting import PATIENCE_SECONDS

@@ -1,7 +1,7 @@
 """Points of every measurement with every field, for tests that must not leave one out."""
 
 from aggregator.telemetry.lines import Point, Value
-from aggregator.telemetry.schema import MEASUREMENTS, FieldType, Measurement
+from aggregator.telemetry.schema import MEASUREMENTS, OUTCOME, REASON, FieldType, Measurement
 
 VALUES: dict[FieldType, Value] = {"integer": 7, "float": 0.25, "string": "device-1", "boolean": True}
 
@@ -26,3 +26,17 @@ def update_point(number: int) -> Point:
 
 
 FULL_POINTS = [full_point(measurement) for measurement in MEASUREMENTS.values()]
+
+
+def series_max() -> int:
+    """Series that one aggregator can write, over all measurements; reasons belong to refusals only."""
+    total = 0
+    for measurement in MEASUREMENTS.values():
+        series = 1
+        for tag in measurement.tags:
+            series *= tag.values_max
+        if REASON in measurement.tags:
+            refusals = REASON.values_max - 1
+            series = refusals + OUTCOME.values_max - 1
+        total += series
+    return total

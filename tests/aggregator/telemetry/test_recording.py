@@ -12,8 +12,9 @@ from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.lines import LineWriter, Point
 from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.recording import GAUGE_SECONDS, Recording
-from aggregator.telemetry.schema import COHORTS_MAX, MEASUREMENTS, RECALL_CLASSES_MAX, series_max
+from aggregator.telemetry.schema import COHORTS_MAX, MEASUREMENTS, RECALL_CLASSES_MAX
 from aggregator.telemetry.spool import Spool
+from tests.aggregator.stage import Stage
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -24,7 +25,7 @@ from tests.aggregator.synthetic import (
     identities,
     newest_weights,
 )
-from tests.aggregator.test_service import Stage
+from tests.aggregator.telemetry.points import series_max
 from wire_contract.codec import encode
 from wire_contract.layout import Layout
 from wire_contract.messages import Evaluation

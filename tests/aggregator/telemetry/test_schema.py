@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from aggregator.telemetry.schema import MEASUREMENTS, OUTCOME, REASON, markdown, series_max
+from aggregator.telemetry.schema import MEASUREMENTS, OUTCOME, REASON, markdown
 from aggregator.telemetry.settings import TelemetrySettings
+from tests.aggregator.telemetry.points import series_max
 
 PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
 

@@ -12,8 +12,8 @@ import pytest
 from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_history, read_totals
+from tests.aggregator.ledger.test_ledger import merged
 from tests.aggregator.synthetic import T0, TASK, SyntheticDevice, begin
-from tests.aggregator.test_ledger import merged
 
 NOBODY = 65_534
 

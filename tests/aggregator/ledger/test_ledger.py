@@ -64,7 +64,7 @@ def test_the_lock_of_a_killed_aggregator_is_no_hindrance(path: Path) -> None:
         "import os, signal, sys; from pathlib import Path; from aggregator.ledger.ledger import Ledger;"
         "ledger = Ledger(Path(sys.argv[1]), task='toy'); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False).returncode == -9
     Ledger(path, task=TASK).close()
 

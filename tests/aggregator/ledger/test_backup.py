@@ -93,7 +93,7 @@ def test_a_backup_that_appears_meanwhile_is_not_overwritten_either(
     out = tmp_path / "backup"
     real = backup.check_ledger
 
-    def slow(copy: Path) -> backup.Held:
+    def slow(copy: Path) -> backup.LedgerContents:
         out.write_text("precious")
         return real(copy)
 

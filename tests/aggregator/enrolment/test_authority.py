@@ -1,12 +1,7 @@
-"""Enrolment: what is issued, what is refused in one line, and that nothing is overwritten, forgotten or let out."""
+"""Certificates, names, and revocation."""
 
-import base64
-import hashlib
-import json
-import os
 import ssl
-import stat
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,52 +10,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from aggregator.__main__ import main
-from aggregator.enrolment import passwords
-from aggregator.enrolment.authority import Authority, begin
+from aggregator.enrolment.authority import begin
 from aggregator.enrolment.errors import EnrolmentError
 from aggregator.enrolment.roles import NUMBERED_MAX, ROLES, check_role_name
+from tests.aggregator.enrolment.authorities import HOUR, NOW, at, certificate, line, mode, revocations
 from wire_contract.limits import NAME_CHARACTERS_MAX
-
-NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    begin(tmp_path / "ca", name="test", days=3_650, now=lambda: NOW)
-    return tmp_path / "ca"
-
-
-def at(folder: Path, moment: datetime = NOW) -> Authority:
-    return Authority(folder, now=lambda: moment)
-
-
-def certificate(path: Path) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(path.read_bytes())
-
-
-def revocations(folder: Path) -> x509.CertificateRevocationList:
-    return x509.load_pem_x509_crl((folder / "broker" / "crl.pem").read_bytes())
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def line(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
-    assert main(arguments) == code
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    assert said.startswith("aggregator: ")
-    return said
-
-
-# -- certificates
 
 
 def test_a_device_gets_a_key_and_a_certificate_for_its_name(folder: Path) -> None:
@@ -113,9 +67,6 @@ def test_no_certificate_outlives_its_authority(folder: Path) -> None:
         authority.enrol("watch-2", "device", out=Path("out"), days=365)
 
 
-# -- names
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -166,7 +117,7 @@ def test_no_name_is_enrolled_that_the_access_list_would_treat_as_a_device(
 ) -> None:
     arguments = ("enrol", "--authority", str(folder), "--role", "viewer", "--device", "viewer-4", "--password")
     assert "--access-list" in line(capsys, *arguments)
-    shipped = Path(__file__).parents[2] / "broker_config" / "mosquitto.acl"
+    shipped = Path(__file__).parents[3] / "broker_config" / "mosquitto.acl"
     assert "--access-list" in line(capsys, *arguments, "--access-list", str(shipped))
     assert "missing.acl" in line(capsys, *arguments, "--access-list", "missing.acl")
     cohort = ("enrol", "--authority", str(folder), "--role", "evaluator", "--device", "evaluator.ward-3")
@@ -176,9 +127,6 @@ def test_no_name_is_enrolled_that_the_access_list_would_treat_as_a_device(
     longer.write_text(shipped.read_text() + "\nuser \nuser viewer-4\ntopic deny fedkd/v1/+/update/+/viewer-4\n")
     assert main([*arguments, "--access-list", str(longer)]) == 0
     assert Path("enrolled/viewer-4.password").exists()
-
-
-# -- what is there already
 
 
 def test_nothing_is_overwritten(folder: Path) -> None:
@@ -208,9 +156,6 @@ def test_another_authoritys_certificates_are_not_mixed(folder: Path) -> None:
 def test_one_program_at_a_time(folder: Path) -> None:
     with at(folder), pytest.raises(EnrolmentError, match="another program"):
         at(folder)
-
-
-# -- revocation
 
 
 def test_the_revocation_list_follows_what_is_revoked(folder: Path) -> None:
@@ -276,147 +221,3 @@ def test_what_ends_soon_is_told(folder: Path) -> None:
             (True, False),
             (False, True),
         ]
-
-
-# -- passwords
-
-
-def test_a_password_entry_is_what_mosquitto_reads(folder: Path) -> None:
-    with at(folder) as authority:
-        made = authority.enrol_password("viewer", "viewer", out=Path("out"))
-        authority.enrol_password("watch-1", "device", out=Path("out"))
-    password = made.files[0].read_text().strip()
-    assert len(password) == 24
-    assert mode(made.files[0]) == mode(folder / "broker" / "passwords") == 0o600
-    entries = (folder / "broker" / "passwords").read_text().splitlines()
-    assert [entry.partition(":")[0] for entry in entries] == ["viewer", "watch-1"]
-    name, empty, kind, iterations, salt, digest = entries[0].replace(":", "$", 1).split("$")
-    assert (name, empty, kind) == ("viewer", "", "7")
-    expected = hashlib.pbkdf2_hmac("sha512", password.encode(), base64.b64decode(salt), int(iterations))
-    assert base64.b64decode(digest) == expected
-    assert password not in (folder / "issued.json").read_text() + entries[0]
-
-
-def test_a_password_is_renewed_and_revoked(folder: Path) -> None:
-    entries = folder / "broker" / "passwords"
-    with at(folder) as authority:
-        authority.enrol("viewer", "viewer", out=Path("out"), days=9)
-        authority.enrol_password("viewer", "viewer", out=Path("out"))
-        first = entries.read_text()
-        with pytest.raises(EnrolmentError, match="has a password already"):
-            authority.enrol_password("viewer", "viewer", out=Path("newer"))
-        authority.enrol_password("viewer", "viewer", out=Path("newer"), renew=True)
-        assert entries.read_text() != first
-        assert entries.read_text().count("viewer:") == 1
-        assert [one.kind for one in authority.register.holding("viewer", NOW)] == ["certificate", "password"]
-        assert len(authority.revoke("viewer")) == 2
-    assert entries.read_text() == ""
-    for role in ("aggregator", "broker"):
-        with at(folder) as authority, pytest.raises(EnrolmentError, match="takes a certificate"):
-            authority.enrol_password(role, role, out=Path("out"))  # type: ignore[arg-type]
-
-
-def test_entries_of_others_are_left_alone() -> None:
-    text = "a:1\nab:2\n"
-    assert passwords.without_entry(text, "a") == "ab:2\n"
-    assert passwords.with_entry(text, "a:3") == "ab:2\na:3\n"
-
-
-# -- the commands
-
-
-def test_the_commands_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new-authority"]) == 0
-    assert main(["enrol", "--role", "broker", "--device", "broker", "--host", "localhost", "--host", "::1"]) == 0
-    assert (Path("authority") / "broker" / "broker.pem").is_file()
-    assert main(["enrol", "--device", "watch-1", "--out", "for-watch-1"]) == 0
-    assert main(["enrol", "--device", "viewer", "--role", "viewer", "--password"]) == 0
-    assert main(["revoke", "--device", "watch-1"]) == 0
-    assert main(["renew-crl", "--days", "90"]) == 0
-    said = capsys.readouterr()
-    assert "--tls-certificate for-watch-1/watch-1.pem --tls-key for-watch-1/watch-1.key" in said.out
-    assert "kill -HUP" in said.out
-    assert said.err == ""
-    secrets = [(Path("enrolled") / "viewer.password").read_text().strip()]
-    secrets += [
-        path.read_text().splitlines()[1] for path in (Path("authority/ca.key"), Path("for-watch-1/watch-1.key"))
-    ]
-    assert not any(secret in said.out for secret in secrets)
-    assert main(["enrolled"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [row.split()[:4] for row in shown] == [
-        ["broker", "broker", "certificate", "valid"],
-        ["watch-1", "device", "certificate", "revoked"],
-        ["viewer", "viewer", "password", "valid"],
-    ]
-    assert main(["enrolled", "--json"]) == 0
-    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["broker", "watch-1", "viewer"]
-
-
-def test_a_password_in_the_environment_is_no_flag(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for secret in ("hunter2", "true"):
-        for name in ("PASSWORD", "FEDKD_PASSWORD"):
-            monkeypatch.setenv(name, secret)
-    monkeypatch.setenv("FEDKD_DEVICE", "watch-1")
-    assert main(["new-authority"]) == 0
-    assert main(["enrol"]) == 0
-    assert (Path("enrolled") / "watch-1.pem").is_file()
-    assert "hunter2" not in "".join(capsys.readouterr())
-
-
-def test_a_list_near_its_end_is_warned_of_at_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new-authority"]) == 0
-    assert main(["renew-crl", "--days", "20"]) == 0
-    assert main(["enrolled"]) == 0
-    assert capsys.readouterr().err.count("the broker refuses everybody then: renew-crl") == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["enrol", "--device", "a"], "make one with: asyncfedkd aggregator new-authority"),
-        (["revoke", "--device", "a"], "there is none"),
-        (["enrolled", "--authority", "missing"], "authority missing: there is none"),
-        (["renew-crl"], "there is none"),
-        (["enrol"], "--device is missing (or set FEDKD_DEVICE)"),
-        (["enrol", "--device", "a", "--role", "king"], "--role"),
-        (["enrol", "--device", "a", "--days", "0"], "--days"),
-        (["new-authority", "--days", "x"], "--days"),
-    ],
-)
-def test_what_is_missing_or_wrong_is_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    assert said in line(capsys, *arguments)
-
-
-def test_damaged_files_are_one_line(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    good = {name: (folder / name).read_bytes() for name in ("issued.json", "ca.key", "broker/ca.pem")}
-    begin(Path("other"), name="other", days=1, now=lambda: NOW)
-    for name, data in (
-        ("issued.json", b"{"),
-        ("issued.json", b'{"issued": [{"kind": "x"}]}'),
-        ("ca.key", b"nonsense"),
-        ("ca.key", (Path("other") / "ca.key").read_bytes()),
-        ("broker/ca.pem", b""),
-    ):
-        (folder / name).write_bytes(data)
-        assert name.rpartition("/")[2] in line(capsys, "enrolled", "--authority", str(folder))
-        (folder / name).write_bytes(good[name])
-    assert main(["enrolled", "--authority", str(folder)]) == 0
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("closed").mkdir(mode=0o500)
-    assert "Permission denied" in line(capsys, "new-authority", "--authority", "closed/ca")
-
-
-def test_a_file_in_the_way_is_one_line(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    Path("file").write_text("")
-    assert "file" in line(capsys, "new-authority", "--authority", "file/ca")
-    assert "file" in line(capsys, "enrol", "--device", "a", "--authority", str(folder), "--out", "file")
-    with at(folder) as authority:
-        assert authority.register.issued == (), "refused before anything was issued"

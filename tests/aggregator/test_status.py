@@ -9,8 +9,8 @@ import pytest
 from aggregator.admission import Duplicate, Merge, Refuse
 from aggregator.ledger.reading import read_history
 from aggregator.status import VERSIONS_KEPT, StatusHistory, Tally
+from tests.aggregator.stage import STATUS, Stage
 from tests.aggregator.synthetic import ROOT, T0, TASK, judged
-from tests.aggregator.test_service import STATUS, Stage
 from wire_contract.codec import decode, encode
 from wire_contract.errors import DecodeError
 from wire_contract.limits import KIB, NAME_CHARACTERS_MAX, SUMMARY_DEVICES_MAX, SUMMARY_EVALUATIONS_MAX

@@ -10,8 +10,8 @@ from aggregator.ledger.file_format import LedgerError
 from aggregator.ledger.renumber import move_forward
 from aggregator.publishing.ownership import LineRefused
 from device_client.downlink.model_trust import ModelTrust, VolatileTrustMemory
+from tests.aggregator.stage import MODEL
 from tests.aggregator.synthetic import TASK, newest_weights
-from tests.aggregator.test_service import MODEL
 from tests.aggregator.test_signing import OLD, Stage
 from wire_contract.errors import DecodeError
 from wire_contract.publication.manifest import assemble

@@ -1,10 +1,6 @@
-"""The aggregator looks at what is retained on its own topics before it publishes, mends it, and refuses to begin below
-or beside another line.
-"""
+"""Whether an aggregator may begin: another line on the broker, an older ledger, a second aggregator."""
 
-import logging
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,93 +9,21 @@ import pytest
 from msgspec import structs
 
 from aggregator.ledger.renumber import move_forward
-from aggregator.publishing.inspection import CHECK_SECONDS, DEAF_SECONDS, HEAL_SECONDS
+from aggregator.publishing.inspection import CHECK_SECONDS, HEAL_SECONDS
 from aggregator.publishing.ownership import LineRefused
 from device_client.downlink.inbox import Inbox
 from device_client.downlink.outcome import NewModel
-from tests.aggregator.synthetic import CHUNKED, LAYOUT, ROOT, SETTINGS, T0, TASK
-from tests.aggregator.test_service import MODEL, STATUS
-from tests.aggregator.test_service import Stage as PlainStage
+from tests.aggregator.publishing.stages import DeafStage, Make, Other, Stage, settle
+from tests.aggregator.stage import MODEL, STATUS
+from tests.aggregator.synthetic import LAYOUT, T0, TASK
 from tests.aggregator.test_signing import Stage as SigningStage
 from tests.wire_contract.keys import key
 from wire_contract import codec
-from wire_contract.compression.planner import Plan
-from wire_contract.errors import LinkError
-from wire_contract.link.memory import MemoryBroker, MemoryLink
-from wire_contract.link.protocol import Delivery, Disconnected, Quality
+from wire_contract.link.memory import MemoryBroker
+from wire_contract.link.protocol import Disconnected
 from wire_contract.messages import AggregatorStatus, Manifest
 from wire_contract.publication.release import first_shelf
 from wire_contract.signatures.signing import sign
-from wire_contract.topics import build, parse
-
-LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)
-OWN = {"model", "chunk", "delta"}
-
-
-class Stage(PlainStage):
-    """With deltas and chunks, and somebody who hears what is published on the model topics."""
-
-    def __init__(self, path: Path, broker: MemoryBroker | None = None, **link: int) -> None:
-        super().__init__(path, LINE, CHUNKED, broker=broker, **link)
-        filters = (MODEL, f"{MODEL}/+/+", f"{ROOT}/{TASK}/delta/+")
-        self.ear = MemoryLink(self.broker, f"ear of {self.client_id}", subscriptions=filters, receive_maximum=10_000)
-        self.heard()
-
-    def heard(self) -> list[str]:
-        """Topics of what was published since it was asked last, without probes."""
-        events = self.ear.receive(count=10_000, timeout_seconds=0)
-        found = [event for event in events if isinstance(event, Delivery)]
-        for one in found:
-            self.ear.ack(one)
-        return [one.topic for one in found if not one.retained and one.topic != build("delta", **PROBE)]
-
-    def models(self) -> dict[str, bytes]:
-        """What is retained on the model topics."""
-        return {topic: it for topic, it in self.broker.retained.items() if parse(topic, root=ROOT).kind in OWN}
-
-    def vandal(self, topic: str, payload: bytes = b"") -> None:
-        """Somebody else publishes, or deletes."""
-        self.mailbox.publish(topic, payload, retain=True)
-
-    def copy(self, path: Path) -> None:
-        """Of the ledger, as it is now."""
-        self.ledger._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        shutil.copy(self.path, path)
-
-
-PROBE = {"root": ROOT, "task": TASK, "version": 0}
-
-
-class Other(Stage):
-    """A second aggregator, under a name of its own."""
-
-    client_id = "aggregator-1"
-
-
-Make = Callable[..., Stage]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Stage] = []
-
-    def one(name: str = "ledger", kind: type[Stage] = Stage, broker: MemoryBroker | None = None, **link: int) -> Stage:
-        made.append(kind(tmp_path / name, broker, **link))
-        return made[-1]
-
-    yield one
-    for stage in made:
-        stage.ledger.close()
-
-
-@pytest.fixture
-def stage(make: Make) -> Stage:
-    made = make()
-    made.step()
-    return made
-
-
-# -- another line
 
 
 def test_a_new_ledger_does_not_begin_over_a_line(stage: Stage, make: Make) -> None:
@@ -327,9 +251,6 @@ def test_a_status_of_somebody_else_is_told_over_at_the_next_look(stage: Stage) -
     assert stage.status.status == "online"
 
 
-# -- signatures
-
-
 def stranger(version: int = 78) -> Manifest:
     return Manifest(
         task=TASK,
@@ -370,201 +291,3 @@ def test_without_keys_damaged_bytes_are_replaced_and_a_newer_program_is_respecte
     newer.vandal(MODEL, codec.frame(b"\x81\xa1v\x63"))
     with pytest.raises(LineRefused, match="newer program"):
         newer.step()
-
-
-# -- what is missing
-
-
-def test_after_a_reconnection_nothing_is_published_that_still_stands(stage: Stage) -> None:
-    stage.teach(6)
-    stage.heard()
-    stage.broker.drop("aggregator")
-    stage.step(3)
-    assert stage.status.status == "online"
-    assert stage.heard() == []
-    stage.crash()
-    stage.start()
-    stage.step(2)
-    assert stage.heard() == [], "nor after a restart"
-
-
-def test_after_a_reconnection_what_the_broker_lost_is_published(stage: Stage) -> None:
-    stage.teach(6)
-    before = stage.models()
-    lost = [build("delta", root=ROOT, task=TASK, version=4), build("chunk", root=ROOT, task=TASK, version=5, chunk=0)]
-    stage.heard()
-    stage.broker.stop()
-    for topic in lost:
-        del stage.broker.retained[topic]
-    stage.step()
-    stage.broker.start()
-    stage.step(3)
-    assert stage.models() == before
-    assert stage.heard() == [*lost, MODEL], "in order, and the manifest last"
-
-
-def own_topics(stage: Stage) -> list[str]:
-    """One of each kind that cannot be missed."""
-    return [
-        MODEL,
-        build("delta", root=ROOT, task=TASK, version=4),
-        build("chunk", root=ROOT, task=TASK, version=stage.manifest.snapshot_version, chunk=0),
-    ]
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("payload", [b"", b"something else"])
-def test_what_vanishes_while_all_are_connected_is_put_back(
-    stage: Stage, which: int, payload: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    stage.teach(6)
-    before = stage.models()
-    topic = own_topics(stage)[which]
-    stage.step()
-    stage.vandal(topic, payload)
-    stage.step()
-    assert stage.models() != before
-    stage.now += HEAL_SECONDS
-    stage.step()
-    assert stage.models() == before
-    assert f"{topic}: not what this aggregator published; publishing again" in caplog.text
-    stage.heard()
-    stage.now += 60
-    stage.step(3)
-    assert stage.heard() == [], "once"
-
-
-def test_somebody_who_deletes_without_rest_does_not_make_a_storm(stage: Stage) -> None:
-    stage.teach(2)
-    stage.step()
-    stage.heard()
-    for _ in range(100):
-        stage.vandal(MODEL)
-        stage.step()
-    stage.now += HEAL_SECONDS
-    stage.step(3)
-    assert stage.heard() == [MODEL] * 101, "a hundred of the vandal's and one of ours"
-
-
-def test_what_a_broker_loses_without_a_word_is_found_by_looking_now_and_then(stage: Stage) -> None:
-    stage.teach(6)
-    before = stage.models()
-    stage.step()
-    for topic in own_topics(stage):
-        del stage.broker.retained[topic]
-    stage.heard()
-    stage.now += CHECK_SECONDS - 1
-    stage.step(2)
-    assert stage.heard() == []
-    stage.now += 1
-    stage.step(2)
-    assert stage.models() == before
-    stage.heard()
-    for _ in range(3):
-        stage.now += CHECK_SECONDS
-        stage.step(2)
-    assert stage.heard() == [], "looking alone publishes nothing"
-
-
-def test_updates_are_merged_while_it_looks_again(stage: Stage) -> None:
-    stage.teach(1)
-    stage.service._publication._inspection._settle_seconds = 1.0
-    stage.now += CHECK_SECONDS
-    stage.step()
-    assert stage.service._publication._inspection.is_looking
-    stage.teach(1)
-    assert stage.manifest.version == 2
-    stage.now += 1.0
-    stage.step()
-    stage.heard()
-    stage.step(2)
-    assert not stage.service._publication._inspection.is_looking
-    assert stage.heard() == [], "what was published meanwhile stands"
-
-
-# -- what is left over
-
-
-def test_a_failed_deletion_is_tried_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.teach(8)
-    stage.step()
-    publish, refused = stage.link.publish, []
-
-    def refusing(topic: str, payload: bytes, *, retain: bool = False) -> object:
-        if retain and not payload:
-            refused.append(topic)
-            raise LinkError("its queue is full")
-        return publish(topic, payload, retain=retain)
-
-    monkeypatch.setattr(stage.link, "publish", refusing)
-    stage.teach(1)
-    gone = build("delta", root=ROOT, task=TASK, version=1)
-    assert refused == [gone]
-    assert gone in stage.models()
-    monkeypatch.undo()
-    stage.now += 5
-    stage.step()
-    assert gone not in stage.models()
-
-
-def test_what_is_not_ours_to_keep_is_deleted(stage: Stage) -> None:
-    stage.teach(6)
-    before = stage.models()
-    stage.crash()
-    stage.vandal(build("delta", root=ROOT, task=TASK, version=400), b"left over")
-    stage.vandal(build("chunk", root=ROOT, task=TASK, version=2, chunk=7), b"left over")
-    stage.start()
-    stage.step()
-    assert stage.models() == before
-
-
-# -- a broker that does not let it read
-
-
-class DeafLink(MemoryLink):
-    """What it subscribes to later does not come, and nobody says so: as mosquitto does with an older access list."""
-
-    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
-        pass
-
-
-class DeafStage(Stage):
-    link_type = DeafLink
-
-
-def settle(stage: Stage) -> None:
-    stage.step()
-    stage.now += DEAF_SECONDS
-    stage.step(2)
-
-
-def test_who_may_not_read_publishes_after_a_while_and_says_so(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    stage = make(kind=DeafStage)
-    caplog.set_level(logging.WARNING)
-    stage.step(2)
-    assert stage.models() == {}
-    stage.now += DEAF_SECONDS
-    stage.step()
-    assert stage.manifest.version == 0
-    assert "does not let this aggregator read its own model topics" in caplog.text
-    stage.teach(3)
-    before = stage.models()
-    stage.broker.stop(lose_state=True)
-    stage.step()
-    stage.broker.start()
-    stage.step()
-    settle(stage)
-    assert stage.models() == before, "all of it, on every connection"
-    assert caplog.text.count("does not let this aggregator read") == 1
-
-
-def test_a_connection_lost_while_looking_begins_the_look_anew(make: Make) -> None:
-    stage = make(kind=DeafStage)
-    stage.step()
-    stage.send(stage.device("a"))
-    stage.step()
-    stage.broker.drop("aggregator")
-    stage.step()
-    settle(stage)
-    assert stage.manifest.version == 0
-    assert stage.outcomes() == ["merged"], "once, although it came twice"

@@ -13,8 +13,8 @@ from aggregator.ledger.restoring import restore
 from aggregator.merging.peers import BEYOND
 from aggregator.merging.rule import RuleState
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX
+from tests.aggregator.bench import Bench
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, SyntheticDevice, initial_weights, replay
-from tests.aggregator.test_admission import Bench
 from wire_contract.layout import Vector
 
 LINE = replace(SETTINGS, updates_per_version=4)

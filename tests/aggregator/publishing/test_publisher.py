@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.aggregator.stage import Stage
 from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
-from tests.aggregator.test_service import Stage
 from wire_contract.codec import decode
 from wire_contract.compression.planner import Plan
 from wire_contract.layout import Layout, TensorSpec

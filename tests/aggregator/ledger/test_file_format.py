@@ -19,27 +19,27 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from aggregator.ledger import file_format
 from aggregator.ledger.file_format import FORMAT, LedgerBusy, LedgerError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_history, read_journal, read_shares, read_task, read_totals
-from aggregator.ledger.records import Batch, MergedUpdate
 from aggregator.ledger.renumber import move_forward
 from aggregator.ledger.restoring import restore
-from aggregator.merging.peers import Claim
-from aggregator.merging.rule import Contribution
 from aggregator.model_line import announcement
-from tests.aggregator.synthetic import FOLLOWED, SETTINGS, T0, TASK, Account, SyntheticDevice, accounts, begin
+from tests.aggregator.synthetic import SETTINGS, T0, TASK, Account, accounts, begin
 from wire_contract.codec import encode
 from wire_contract.compression.planner import Plan
 
-LEDGERS = Path(__file__).parent / "ledgers"
-FORMAT_2 = LEDGERS / "format-2.sqlite3"
-EXPECTED: dict[str, Any] = json.loads((LEDGERS / "format-2.json").read_text())
 LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_000))
+LEDGERS = Path(__file__).parent / "ledgers"
+
+
+FORMAT_2 = LEDGERS / "format-2.sqlite3"
+
+
+EXPECTED: dict[str, Any] = json.loads((LEDGERS / "format-2.json").read_text())
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_program_killed_in_a_migration_leaves_the_old_format(old: Path) -> Non
         "file_format._execute_script = killed\n"
         "ledger.Ledger(Path(sys.argv[1]), task='toy')"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code, str(old)], cwd=root, check=False).returncode == -9
     assert format_of(old) == "2"
     assert content(old) == before
@@ -305,61 +305,3 @@ def test_a_ledger_whose_first_start_failed_says_so(tmp_path: Path) -> None:
         assert (totals.begun, totals.version, totals.updated_at) == (False, 0, 0)
         begin(ledger)
     assert read_totals(path).begun
-
-
-def test_an_account_tells_what_a_device_had_a_part_in(tmp_path: Path) -> None:
-    device = SyntheticDevice("a", FOLLOWED)
-
-    def merged(into_version: int, *, norm: float | None, scale: float = 1.0, samples: int = 10) -> Batch:
-        update = device.update(base_version=0, base_digest=bytes(32), samples=samples)
-        row = MergedUpdate(
-            update=update,
-            payload=encode(update),
-            into_version=into_version,
-            staleness=into_version - 1,
-            weight=0.5,
-            scale=scale,
-            norm=norm,
-        )
-        return Batch(merged=(row,))
-
-    with Ledger(tmp_path / "ledger", task=TASK) as ledger:
-        begin(ledger)
-        ledger.commit_batch(merged(1, norm=2.0), now=T0)
-        ledger.commit_batch(merged(4, norm=3.0, scale=0.5), now=T0 + 1)
-        ledger.commit_batch(merged(4, norm=4.0, samples=30), now=T0 + 2)
-        assert accounts(ledger.path) == [
-            Account(
-                device="a",
-                first_version=1,
-                last_version=4,
-                versions=2,
-                updates=3,
-                samples=30,
-                slot_norm=7.0,
-                last_merged_at=T0 + 2,
-            )
-        ]
-        assert ledger.claims(9, until=4) == {"a": Claim(4, 30, 7.0)}
-        assert ledger.claims(9, until=3) == {"a": Claim(1, 10, 2.0)}, "version 4 is still in the making"
-        assert ledger.contributed(since=0, until=4) == {"a": 4}
-        assert ledger.contributed(since=0, until=3) == {"a": 1}
-        assert ledger.contributed(since=2, until=3) == {}
-        ledger.commit_batch(merged(4, norm=None), now=T0 + 3)
-        assert accounts(ledger.path)[0].slot_norm is None, "a norm that is not known leaves the sum unknown"
-        ledger.commit_batch(merged(5, norm=1.0), now=T0 + 4)
-        assert accounts(ledger.path)[0].slot_norm == 1.0
-
-
-def test_the_scale_in_the_journal_is_used_again_after_a_restart(tmp_path: Path) -> None:
-    device = SyntheticDevice("a", FOLLOWED)
-    with Ledger(tmp_path / "ledger", task=TASK) as ledger:
-        line = begin(ledger, LINE, FOLLOWED)
-        difference = np.random.default_rng(1).standard_normal(FOLLOWED.size).astype(np.float32)
-        update = device.update(line, difference=difference)
-        row = MergedUpdate(
-            update=update, payload=encode(update), into_version=1, staleness=0, weight=10.0, scale=0.3, norm=1.0
-        )
-        ledger.commit_batch(Batch(merged=(row,)), now=T0)
-        line.buffer.add(Contribution(device="a", difference=difference, weight=10.0, scale=0.3))
-        assert restore(ledger, LINE).next_step().weights.tobytes() == line.next_step().weights.tobytes()
