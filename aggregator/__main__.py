@@ -59,7 +59,7 @@ from wire_contract.program.blas_threads import limit_blas_threads
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.health import heartbeat
 from wire_contract.program.health_command import show_health
-from wire_contract.program.plain_text import moment_told, printable
+from wire_contract.program.plain_text import printable, utc_time
 from wire_contract.signatures.key_files import read_signing_keys, write_signing_key
 from wire_contract.topics import build
 
@@ -230,7 +230,7 @@ def show_status(settings: StatusSettings) -> None:
 
 def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.refused_by_reason.items()))
-    updated = moment_told(totals.updated_at)
+    updated = utc_time(totals.updated_at)
     if totals.updated_at > now + 60:
         updated += " (in the future: the aggregator's clock was ahead then, or this one is behind)"
     if not totals.begun:

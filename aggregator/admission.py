@@ -19,9 +19,10 @@ from wire_contract.encoding import decode_vector
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import UPDATE_LIMITS, Limits
-from wire_contract.messages import PAYLOAD_DIGEST_BYTES, Outcome, Receipt, RefusalReason, Update
-from wire_contract.signatures.envelope import sealed
-from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
+from wire_contract.message_fields import PAYLOAD_DIGEST_BYTES, Outcome, RefusalReason
+from wire_contract.messages import Receipt, Update
+from wire_contract.signatures.envelope import unwrap
+from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 from wire_contract.topics import ParsedTopic, shard_of
 
 DeviceKey = tuple[str, bytes]
@@ -176,11 +177,11 @@ def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: 
 
 def _open(device: str, payload: bytes, limits: Limits, policy: AdmissionPolicy) -> Update | Refuse:
     try:
-        message = sealed(payload, Update, limits=limits)
+        message = unwrap(payload, Update, limits=limits)
         if policy.device_keys is not None:
             # By the topic's name, and before the body is read: whoever has no key of this device can neither use up its
             # sequences nor have a refusal remembered for it.
-            signers(message, policy.device_keys(device))
+            verified_signers(message, policy.device_keys(device))
         return message.open()
     except NotTrusted as error:
         return Refuse("signature", _short(error))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wire_contract.files.atomic_write import write_atomically
-from wire_contract.files.output_files import check_own_file
+from wire_contract.files.output_files import check_output_file
 
 WRITE_SECONDS = 15.0
 """Between two files; Prometheus' usual scrape interval."""
@@ -45,7 +45,7 @@ class MetricsFile:
         self._path = path
         self._temporary = path.with_name(f"{path.name}.new")
         for file in (path, self._temporary):
-            check_own_file(file, flag="--metrics-file", is_ours=lambda start: start.startswith(_BEGINNING))
+            check_output_file(file, flag="--metrics-file", is_ours=lambda start: start.startswith(_BEGINNING))
         self._labels = f'task="{task}",shard="{shard}"'  # names of the contract hold nothing that needs escaping
         self._due_at = 0.0
 

@@ -32,13 +32,13 @@ from aggregator.merging.peers import Claim, Peers
 from aggregator.merging.rule import Contribution, Rule, Step
 from aggregator.merging.rules import RULES
 from wire_contract.compression.choice import EncodingChoice, encode_as
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.publication.deltas import EncodeDelta
 from wire_contract.publication.manifest import Announcement
-from wire_contract.publication.release import Shelf, first_shelf, next_shelf
+from wire_contract.publication.release import Release, first_release, next_release
 from wire_contract.topics import ParsedTopic
 
 DELTA_BYTES = 1_536
@@ -62,7 +62,7 @@ class LineSettings:
     """η of the rule."""
     model_encoding: EncodingName = "float16"
     """Of snapshots."""
-    delta_encoding: EncodingChoice | None = field(default_factory=lambda: Plan(bytes_max=DELTA_BYTES))
+    delta_encoding: EncodingChoice | None = field(default_factory=lambda: CompressionTarget(bytes_max=DELTA_BYTES))
     """Of what leads from one version to the next; None: every version goes whole."""
     delta_message_bytes_max: int = INLINE_BYTES_MAX
     """Of a delta message; a version whose delta is larger goes whole."""
@@ -79,7 +79,7 @@ class ModelLine:
     def __init__(
         self,
         settings: LineSettings,
-        shelf: Shelf,
+        shelf: Release,
         weights: Vector,
         *,
         digests: Mapping[int, bytes],
@@ -174,14 +174,14 @@ class ModelLine:
         """Master weights (layout.size,) of the next version, and what the rule then remembers; changes nothing."""
         return self.buffer.step(self.weights)
 
-    def next_shelf(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Shelf:
+    def next_shelf(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Release:
         """How the next version, with master `weights` (layout.size,), is published; changes nothing.
 
         Raises:
             EncodeError: the weights do not fit the encoding.
         """
         settings = self.settings
-        return next_shelf(
+        return next_release(
             self.shelf,
             weights,
             encoding=encoding or settings.model_encoding,
@@ -191,7 +191,7 @@ class ModelLine:
             delta_bytes_max=settings.delta_message_bytes_max,
         )
 
-    def advance(self, shelf: Shelf, step: Step) -> None:
+    def advance(self, shelf: Release, step: Step) -> None:
         """Goes over to a version that the ledger has committed."""
         assert shelf.version == self.version + 1, f"version {shelf.version} after {self.version}"
         self.shelf, self.weights = shelf, step.weights
@@ -261,18 +261,18 @@ def _delta_encoder(settings: LineSettings, version: int) -> EncodeDelta | None:
     return None if choice is None else lambda vector, layout: encode_as(choice, vector, layout, version=version)
 
 
-def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, published_at: float) -> Shelf:
+def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, published_at: float) -> Release:
     """How version 0, with master `weights` (layout.size,), is published.
 
     Raises:
         EncodeError: the weights cannot be published.
     """
-    return first_shelf(
+    return first_release(
         weights, task=settings.task, layout=layout, encoding=settings.model_encoding, published_at=published_at
     )
 
 
-def announcement(settings: LineSettings, shelf: Shelf, *, expires_at: float | None = None) -> Announcement:
+def announcement(settings: LineSettings, shelf: Release, *, expires_at: float | None = None) -> Announcement:
     """What stands on the broker for the newest version; its manifest is good until `expires_at` (Unix seconds)."""
     policy = settings.policy
     return shelf.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)

@@ -29,8 +29,8 @@ from wire_contract.errors import ContractError, EncodeError, TopicError
 from wire_contract.layout import Vector
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
 from wire_contract.program.health import Heartbeat, no_heartbeat
-from wire_contract.program.repeated_complaints import Told
-from wire_contract.publication.release import Shelf
+from wire_contract.program.repeat_filter import RepeatFilter
+from wire_contract.publication.release import Release
 from wire_contract.signatures.signing import SigningKey
 from wire_contract.topics import parse, topic_filter
 
@@ -129,7 +129,7 @@ class Service:
         self._waiting_since = clock.monotonic()
         self._connected_before = False
         self._unreachable = ""
-        self._told_unreachable = Told(clock.monotonic)
+        self._told_unreachable = RepeatFilter(clock.monotonic)
         self._is_missing = False
         self._evaluations = EvaluationReader(is_evaluator)
         self._heartbeat = heartbeat
@@ -322,7 +322,7 @@ class Service:
         )
         self._prune()
 
-    def _next_shelf(self, weights: Vector) -> Shelf:
+    def _next_shelf(self, weights: Vector) -> Release:
         # Not before the version before it, which may have had to be published above a stranger with another clock.
         at = max(self._clock.unix(), self.line.shelf.published_at)
         try:
@@ -337,7 +337,7 @@ class Service:
         """A broker may have lost what it retained, or hold what is not ours: that is looked at on every connection."""
         self._connected_before = True
         self._unreachable = ""
-        self._told_unreachable.mended()
+        self._told_unreachable.resolve()
         log.info("connected; looking at what stands on the broker")
         self._publication.connected(session_present=event.session_present)
 
@@ -346,7 +346,7 @@ class Service:
             raise RefusedByBroker(f"the broker refused this aggregator: {event.reason}; check user name and password")
         self._publication.disconnected()
         self._unreachable = event.reason
-        if self._told_unreachable.is_news(event.reason):
+        if self._told_unreachable.passes(event.reason):
             log.warning("no connection to the broker: %s; trying again", event.reason)
 
     def _receive(self, timeout_seconds: float) -> Sequence[Event]:

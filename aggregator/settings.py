@@ -12,8 +12,8 @@ from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, 
 from aggregator.model_line import DELTA_BYTES, LineSettings
 from aggregator.publishing.ownership import MOVED_VERSION_MAX
 from aggregator.telemetry.settings import TelemetrySettings
-from wire_contract.compression.choice import EncodingChoice, Energy
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.choice import EncodingChoice, LowRankEnergy
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB, UPDATE_LIMITS
 from wire_contract.program.command_settings import CommandSettings
@@ -202,8 +202,12 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         if not self.model_deltas:
             return None
         if self.delta_low_rank_versions is not None:
-            return Energy(versions=self.delta_low_rank_versions)
-        return Plan(bytes_max=self.delta_bytes) if self.delta_error is None else Plan(error_max=self.delta_error)
+            return LowRankEnergy(versions=self.delta_low_rank_versions)
+        return (
+            CompressionTarget(bytes_max=self.delta_bytes)
+            if self.delta_error is None
+            else CompressionTarget(error_max=self.delta_error)
+        )
 
     def line_settings(self) -> LineSettings:
         """What decides about updates and versions.

@@ -9,10 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from aggregator.admission import Duplicate, Judged, Merge
 from wire_contract.limits import SUMMARY_DEVICES_MAX, SUMMARY_EVALUATIONS_MAX
-from wire_contract.messages import Evaluation, Measured, Outcome, SeenDevice, StalenessBucket, Summary
+from wire_contract.messages import Evaluation, MeasuredVersion, SeenDevice, StalenessBucket, Summary
+
+if TYPE_CHECKING:
+    from wire_contract.message_fields import Outcome
 
 BUCKETS = (0, 1, 2, 3, 4, 5, 9, 17, 33, 65, 129)
 """Least staleness of each bucket of the histogram, versions."""
@@ -31,7 +35,7 @@ class StatusHistory:
 
     committed_at: Mapping[int, float] = field(default_factory=dict)
     """Unix seconds at which each of the newest versions was committed."""
-    evaluations: Sequence[Measured] = ()
+    evaluations: Sequence[MeasuredVersion] = ()
     staleness: Mapping[int, int] = field(default_factory=dict)
     """Merged updates by staleness, versions."""
     devices: Sequence[SeenDevice] = ()
@@ -114,7 +118,7 @@ class Tally:
         accuracy, at = evaluation.metrics.get(ACCURACY), self._committed_at.get(evaluation.version)
         if accuracy is None or at is None or not 0 <= accuracy <= 1:
             return
-        told = Measured(evaluation.version, evaluation.device, accuracy, at)
+        told = MeasuredVersion(evaluation.version, evaluation.device, accuracy, at)
         self._evaluations[told.version, told.evaluator] = told
         if len(self._evaluations) > 2 * SUMMARY_EVALUATIONS_MAX:
             self._evaluations = {(kept.version, kept.evaluator): kept for kept in self._newest_evaluations()}
@@ -134,7 +138,7 @@ class Tally:
             bytes_down=bytes_down,
         )
 
-    def _newest_evaluations(self) -> list[Measured]:
+    def _newest_evaluations(self) -> list[MeasuredVersion]:
         return heapq.nlargest(
             SUMMARY_EVALUATIONS_MAX, self._evaluations.values(), key=lambda told: (told.version, told.evaluator)
         )

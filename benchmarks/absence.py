@@ -29,9 +29,9 @@ from wire_contract.encoding import EncodedTensor
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import KEPT_SNAPSHOTS
 from wire_contract.link.mqtt import MqttLink, MqttSettings
-from wire_contract.link.protocol import Connected, Delivery, Quality
+from wire_contract.link.protocol import Connected, Delivery, QoS
 from wire_contract.program.command_settings import UsageError
-from wire_contract.publication.release import Shelf, next_shelf
+from wire_contract.publication.release import Release, next_release
 from wire_contract.topics import parse, topic_filter
 
 TASK = "absence"
@@ -39,7 +39,7 @@ DEVICE = "watch-1"
 PATIENCE_SECONDS = 60.0
 QUIET_SECONDS = 1.0
 """So long nothing more has come: then all has."""
-QUALITIES: Sequence[Quality] = (1, 0)
+QUALITIES: Sequence[QoS] = (1, 0)
 MOSQUITTO = "mosquitto"
 
 
@@ -68,8 +68,8 @@ def run(settings: AbsenceSettings) -> dict[str, Any]:
         "received": {},
     }
     with _broker(settings.broker) as url:
-        for quality in QUALITIES:
-            received = _absent(url, line, quality)
+        for qos in QUALITIES:
+            received = _absent(url, line, qos)
             figures["received"][f"qos_{quality}"] = {
                 "bytes": received.size_bytes.total(),
                 "messages": received.messages.total(),
@@ -93,7 +93,7 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _line(versions: int, elements: int) -> list[Shelf]:
+def _line(versions: int, elements: int) -> list[Release]:
     """Version 0 and so many more, as an aggregator at its defaults makes them; the weights move a little each time."""
     defaults, chance = LineSettings(task=TASK), np.random.default_rng(0)
     layout = Layout((TensorSpec("a.weight", (elements - 1,)), TensorSpec("a.bias", (1,))))
@@ -108,7 +108,7 @@ def _line(versions: int, elements: int) -> list[Shelf]:
     for version in range(1, versions + 1):
         weights = weights + np.float32(0.01) * chance.standard_normal(elements, dtype=np.float32)
         line.append(
-            next_shelf(
+            next_release(
                 line[-1],
                 weights,
                 encoding=defaults.model_encoding,
@@ -121,27 +121,27 @@ def _line(versions: int, elements: int) -> list[Shelf]:
     return line
 
 
-def _absent(url: str, line: Sequence[Shelf], quality: Quality) -> Received:
+def _absent(url: str, line: Sequence[Release], qos: QoS) -> Received:
     """What a device gets of the line that was there for its first version."""
     root = f"absence/{secrets.token_hex(4)}"
     with contextlib.closing(MqttLink(MqttSettings.from_url(url, client_id=f"{root}/aggregator"))) as link:
         publisher = Publisher(link, root=root, task=TASK, shard=0)
         _publish(publisher, link, root, line[:1])
-        assert _come(url, root, quality, newest=0).version == 0
+        assert _come(url, root, qos, newest=0).version == 0
         _publish(publisher, link, root, line[1:])
-        received = _come(url, root, quality, newest=line[-1].version)
+        received = _come(url, root, qos, newest=line[-1].version)
         publisher.tidy(())
         newest = line[-1].announcement(shards=1, update_bytes_max=1 << 20)
         left = [publisher.delta_topic(version) for version in newest.deltas]
         left += [publisher.chunk_topic(newest.manifest.snapshot_version, at) for at in range(len(newest.chunks))]
         for topic in (publisher.model_topic, *left):
             link.publish(topic, b"", retain=True).wait(PATIENCE_SECONDS)
-    with contextlib.closing(MqttLink(_device(url, root, quality, clean_start=True))) as last:
+    with contextlib.closing(MqttLink(_device(url, root, qos, clean_start=True))) as last:
         last.receive(count=1, timeout_seconds=PATIENCE_SECONDS)  # the broker forgets the session
     return received
 
 
-def _publish(publisher: Publisher, link: MqttLink, root: str, line: Sequence[Shelf]) -> None:
+def _publish(publisher: Publisher, link: MqttLink, root: str, line: Sequence[Release]) -> None:
     """All of it, in order; what is old is deleted as the aggregator does."""
     snapshots: dict[int, list[str]] = {}
     for shelf in line:
@@ -152,15 +152,15 @@ def _publish(publisher: Publisher, link: MqttLink, root: str, line: Sequence[She
     link.publish(f"{root}/published", b"").wait(PATIENCE_SECONDS)
 
 
-def _device(url: str, root: str, quality: Quality, *, clean_start: bool = False) -> MqttSettings:
-    models = {} if clean_start else {topic_filter("model", root=root, task=TASK): quality}
+def _device(url: str, root: str, qos: QoS, *, clean_start: bool = False) -> MqttSettings:
+    models = {} if clean_start else {topic_filter("model", root=root, task=TASK): qos}
     return MqttSettings.from_url(url, client_id=f"{root}/{DEVICE}", subscriptions=models, clean_start=clean_start)
 
 
-def _come(url: str, root: str, quality: Quality, *, newest: int) -> Received:
+def _come(url: str, root: str, qos: QoS, *, newest: int) -> Received:
     """A device connects, takes what comes until it has the newest version and nothing more comes, and goes."""
     received = Received()
-    with contextlib.closing(MqttLink(_device(url, root, quality))) as link:
+    with contextlib.closing(MqttLink(_device(url, root, qos))) as link:
         downlink = ModelReceiver(link, root=root, task=TASK)
         is_connected = False
         deadline = time.monotonic() + PATIENCE_SECONDS

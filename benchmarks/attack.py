@@ -41,9 +41,9 @@ from simulators.world.attacks import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.federation import run_asynchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer, teacher_logits_of
 from simulators.world.server import Rules, SimulationState, unbounded
-from wire_contract.compression.planner import Plan as ByteBudget
+from wire_contract.compression.rate_control import CompressionTarget as ByteBudget
 from wire_contract.layout import Vector
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 
 PLACES = ("first", "newcomer", "known", "rested")
 FLIPS = 5
@@ -138,7 +138,7 @@ def _measure(asked: _RunSpec) -> dict[str, Any]:
         one for one in devices if not one.offline and one.round_seconds < max(d.round_seconds for d in devices)
     )
 
-    def learn(newest: Published) -> Vector:
+    def learn(newest: PublishedVersion) -> Vector:
         trained = trainer(usual.name, newest.weights, version=newest.version, round_number=10_000 + newest.version)
         return trained.weights - newest.weights
 

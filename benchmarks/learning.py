@@ -37,7 +37,7 @@ from device_client.tasks.loading import load_task
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer
 from simulators.world.server import Rules, unbounded
-from wire_contract.compression.planner import Plan as ByteBudget
+from wire_contract.compression.rate_control import CompressionTarget as ByteBudget
 from wire_contract.layout import Vector
 
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")

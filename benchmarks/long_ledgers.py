@@ -17,7 +17,7 @@ from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.messages import Update
-from wire_contract.publication.release import first_shelf
+from wire_contract.publication.release import first_release
 
 TASK = "long-life"
 LAYOUT = Layout((TensorSpec("weight", (32, 16)),))
@@ -93,7 +93,7 @@ def write(path: Path, life: LedgerSize) -> None:
             db.execute(statement, values)
         db.execute("COMMIT")
     with Ledger(path, task=TASK) as ledger:
-        newest = first_shelf(
+        newest = first_release(
             weights,
             task=TASK,
             layout=LAYOUT,

@@ -18,7 +18,7 @@ from wire_contract.limits import CONTROL_LIMITS
 from wire_contract.link.protocol import Link
 from wire_contract.messages import Evaluation
 from wire_contract.program.health import Heartbeat, no_heartbeat
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.topics import build
 
 CAPABILITY = {"role": "evaluator"}
@@ -35,7 +35,7 @@ class Measured:
     metrics: dict[str, float]
 
 
-Measure = Callable[[Published], Measured]
+Measure = Callable[[PublishedVersion], Measured]
 
 
 class Evaluator:
@@ -99,7 +99,7 @@ class Evaluator:
         self._tell(arrival.published, measured, wait=once)
         return True
 
-    def _tell(self, published: Published, measured: Measured, *, wait: bool) -> None:
+    def _tell(self, published: PublishedVersion, measured: Measured, *, wait: bool) -> None:
         metrics = publishable(measured.metrics)
         self._emit("evaluated", version=published.version, metrics=metrics)
         evaluation = Evaluation(

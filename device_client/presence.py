@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from wire_contract import codec, topics
-from wire_contract.link.protocol import Quality, Will
+from wire_contract.link.protocol import QoS, Will
 from wire_contract.messages import Presence
 
 
-def subscriptions(root: str, task: str, device: str) -> Mapping[str, Quality]:
+def subscriptions(root: str, task: str, device: str) -> Mapping[str, QoS]:
     """What a device always listens to: manifests and its own receipts. Deltas and chunks are asked for."""
     return {
-        **topics.listened("model", root=root, task=task),
-        **topics.listened("receipt", root=root, task=task, device=device),
+        **topics.subscription("model", root=root, task=task),
+        **topics.subscription("receipt", root=root, task=task, device=device),
     }
 
 

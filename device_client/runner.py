@@ -35,7 +35,7 @@ from wire_contract.link.traffic import Traffic
 from wire_contract.messages import Receipt, Update
 from wire_contract.program.clock import Clock
 from wire_contract.program.health import Heartbeat, no_heartbeat
-from wire_contract.program.repeated_complaints import Told
+from wire_contract.program.repeat_filter import RepeatFilter
 from wire_contract.signatures.signing import SigningKey
 
 EVENTS_MAX = 64
@@ -178,7 +178,7 @@ class Runner:
         """The newest model, while the disk has not taken it."""
         self._connected = False
         self._ever_connected = False
-        self._told = Told(clock.monotonic)
+        self._told = RepeatFilter(clock.monotonic)
         self._ended: Ended | None = None
         self._traffic = traffic
         self._traffic_seconds = settings.traffic_seconds
@@ -230,7 +230,7 @@ class Runner:
         match event:
             case Connected(session_present=session_present):
                 self._connected = self._ever_connected = True
-                self._told.mended()
+                self._told.resolve()
                 self._postponed.clear()  # the broker delivers again what was not acknowledged
                 self._emit("connected", session_present=session_present)
                 self._publish_presence(self._online)
@@ -240,7 +240,7 @@ class Runner:
                 self._uploader.disconnected()
                 if refused and not self._ever_connected:
                     self._ended = self._ended or Ended(reason, refused=True)
-                elif self._told.is_news(reason):  # days without a broker give one line, not one per attempt
+                elif self._told.passes(reason):  # days without a broker give one line, not one per attempt
                     self._emit("disconnected", reason=reason)
             case Delivery():
                 if self._deliver(event):

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from device_client.events import LogFormat
 from device_client.policy.conditions import Conditions, PredicateName, parse_quiet_hours
-from wire_contract.compression.choice import EncodingChoice, Energy
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.choice import EncodingChoice, LowRankEnergy
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
 from wire_contract.program.command_settings import CommandSettings
 from wire_contract.program.health_command import HEALTH_FILE_HELP
@@ -148,9 +148,9 @@ class RunSettings(OnlineSettings):
         """Of updates; low-rank factors grow more exact until the recipe's schedule ends."""
         match self.update_encoding:
             case "planned":
-                return Plan(bytes_max=self.update_bytes)
+                return CompressionTarget(bytes_max=self.update_bytes)
             case "low-rank":
-                return Energy(versions=schedule_versions)
+                return LowRankEnergy(versions=schedule_versions)
             case name:
                 return name
 

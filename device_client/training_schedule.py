@@ -17,7 +17,7 @@ from device_client.uplink.write_retry import WriteRetry
 from wire_contract.compression.choice import EncodingChoice
 from wire_contract.errors import EncodeError
 from wire_contract.program.clock import Clock
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.signatures.signing import SigningKey
 
 PATIENCE_SECONDS = 0.25
@@ -66,7 +66,7 @@ class TrainingSchedule:
         self._device_metrics = device_metrics
         self._local_student = outbox.local_student()
 
-    def due(self, newest: Published) -> Round | None:
+    def due(self, newest: PublishedVersion) -> Round | None:
         """The round to train now; None: no round is due, or it has to wait.
 
         Args:

@@ -31,9 +31,8 @@ from wire_contract.limits import (
     UPDATE_LIMITS,
     Limits,
 )
+from wire_contract.message_fields import OTHER, SIGNED_SCHEMA
 from wire_contract.messages import (
-    OTHER,
-    SIGNED_SCHEMA,
     AggregatorStatus,
     Delta,
     Evaluation,
@@ -45,7 +44,7 @@ from wire_contract.messages import (
     Signed,
     Summary,
     Update,
-    says_other,
+    has_unknown_status,
 )
 from wire_contract.program.plain_text import printable
 
@@ -106,7 +105,7 @@ def frame(content: bytes) -> bytes:
 
 def pack(message: Message) -> bytes:
     """The msgpack map of `message`, which stands in its payload: what is signed."""
-    assert not says_other(message), f"{message}: `{OTHER}` is for what was read, and is never written"
+    assert not has_unknown_status(message), f"{message}: `{OTHER}` is for what was read, and is never written"
     built = msgspec.to_builtins(message, builtin_types=(bytes,))
     if isinstance(message, Model):
         built["l"] = [spec.as_written for spec in message.layout]

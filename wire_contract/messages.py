@@ -13,18 +13,14 @@ What a reader does with what it does not know, so that older and newer programs 
   numbers mean nothing.
 """
 
-from collections.abc import Collection
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated
 
 import msgspec
 
-from wire_contract.encoding import EncodedTensor
-from wire_contract.layout import DIGEST_BYTES, FINGERPRINT_BYTES, TensorSpec
+from wire_contract.layout import TensorSpec
 from wire_contract.limits import (
     CHUNKS_MAX,
     KEPT_DELTAS,
-    MAP_ITEMS_MAX,
-    NAME_CHARACTERS_MAX,
     SIGNATURES_MAX,
     SUMMARY_BUCKETS_MAX,
     SUMMARY_DEVICES_MAX,
@@ -32,55 +28,30 @@ from wire_contract.limits import (
     TENSORS_MAX,
     TEXT_CHARACTERS_MAX,
 )
-
-INCARNATION_BYTES = 8
-PAYLOAD_DIGEST_BYTES = 8
-KEY_ID_BYTES = 8
-SIGNATURE_BYTES = 64
-SIGNED_SCHEMA = 128
-"""Key `v` of a signed message, by which it is told from a plain one. Who knows nothing of signatures refuses it by this
-number; the schemas of all other kinds stay below it."""
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*\Z"
-Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, max_length=NAME_CHARACTERS_MAX)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-"""A number that JavaScript, InfluxDB and SQLite all hold exactly."""
-Version = Count
-Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
-Fingerprint = Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
-Incarnation = Annotated[bytes, msgspec.Meta(min_length=INCARNATION_BYTES, max_length=INCARNATION_BYTES)]
-Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
-Metrics = Annotated[dict[Text, float], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
-Texts = Annotated[dict[Text, Text], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
-Counters = Annotated[dict[Text, int], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
-Tensors = Annotated[tuple[EncodedTensor, ...], msgspec.Meta(max_length=TENSORS_MAX)]
-
-Grid = Literal["float32", "float16"]
-Status = Literal["online", "offline"]
-Outcome = Literal["merged", "duplicate", "refused"]
-RefusalReason = Literal[
-    "too_stale",
-    "unknown_base",
-    "malformed",
-    "not_finite",
-    "too_large",
-    "norm",
-    "layout",
-    "budget",
-    "rate",
-    "signature",
-]
-"""What an aggregator writes. Programs of the first release cannot read a receipt with a reason outside these ten, so a
-finer reason is written as the nearest of them, with its own name in the receipt's `detail`."""
-
-OTHER: Final = "other"
-"""What a status of a newer program is read as. Never written."""
-
-Told = Text
-"""A status as a reader has it: one of the values known here, or `OTHER`."""
-STATUSES: Collection[str] = frozenset(get_args(Status))
-OUTCOMES: Collection[str] = frozenset(get_args(Outcome))
-REASONS: Collection[str] = frozenset(get_args(RefusalReason))
+from wire_contract.message_fields import (
+    INCARNATION_BYTES,
+    KEY_ID_BYTES,
+    OTHER,
+    OUTCOMES,
+    PAYLOAD_DIGEST_BYTES,
+    REASONS,
+    SIGNATURE_BYTES,
+    SIGNED_SCHEMA,
+    STATUSES,
+    Count,
+    Counters,
+    Digest,
+    Fingerprint,
+    Grid,
+    Incarnation,
+    Metrics,
+    Name,
+    StatusText,
+    Tensors,
+    Text,
+    Texts,
+    Version,
+)
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -229,13 +200,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: Annotated[bytes, msgspec.Meta(max_length=INCARNATION_BYTES)] = msgspec.field(name="i", default=b"")
     """Empty when the update could not be read; `payload_digest` names it then."""
     sequence: Count = msgspec.field(name="n", default=0)
-    outcome: Told = msgspec.field(name="o")
+    outcome: StatusText = msgspec.field(name="o")
     """An `Outcome`; of a newer program `OTHER`, which ends the update as every answer does but a refusal for `rate`."""
     version: Version = msgspec.field(name="b")
     """The newest version when the update was admitted."""
     weight: float = msgspec.field(name="w", default=0.0)
     staleness: Count = msgspec.field(name="a", default=0)
-    reason: Told | None = msgspec.field(name="r", default=None)
+    reason: StatusText | None = msgspec.field(name="r", default=None)
     """A `RefusalReason`; of a newer program `OTHER`, and then its own name begins `detail`."""
     detail: Text = msgspec.field(name="x", default="")
     """One line for a person."""
@@ -257,7 +228,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a device is there. Retained; the offline form is the device's will."""
 
-    status: Told = msgspec.field(name="o")
+    status: StatusText = msgspec.field(name="o")
     """A `Status`, or `OTHER`."""
     firmware: Text = msgspec.field(name="f", default="")
     capability: Texts = msgspec.field(name="c", default_factory=dict)
@@ -281,7 +252,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = msgspec.field(name="v", default=1)
 
 
-class Measured(msgspec.Struct, frozen=True, array_like=True):
+class MeasuredVersion(msgspec.Struct, frozen=True, array_like=True):
     """What one evaluator measured of one version, as a summary has it."""
 
     version: Version
@@ -302,7 +273,7 @@ class SeenDevice(msgspec.Struct, frozen=True, array_like=True):
     """A device and the newest answer to it."""
 
     device: Name
-    outcome: Told
+    outcome: StatusText
     """An `Outcome`, or `OTHER`."""
     staleness: Count
     """Versions; of its newest merged update."""
@@ -323,8 +294,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds at which it was made."""
     since: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="a")
     """Unix seconds at which this aggregator started; what no ledger knows counts from here."""
-    evaluations: Annotated[tuple[Measured, ...], msgspec.Meta(max_length=SUMMARY_EVALUATIONS_MAX)] = msgspec.field(
-        name="e", default=()
+    evaluations: Annotated[tuple[MeasuredVersion, ...], msgspec.Meta(max_length=SUMMARY_EVALUATIONS_MAX)] = (
+        msgspec.field(name="e", default=())
     )
     staleness: Annotated[tuple[StalenessBucket, ...], msgspec.Meta(max_length=SUMMARY_BUCKETS_MAX)] = msgspec.field(
         name="h", default=()
@@ -344,7 +315,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an aggregator is there and what it did. Retained; the offline form is its will."""
 
-    status: Told = msgspec.field(name="o")
+    status: StatusText = msgspec.field(name="o")
     """A `Status`, or `OTHER`."""
     version: Version = msgspec.field(name="n")
     counters: Counters = msgspec.field(name="c", default_factory=dict)
@@ -362,6 +333,6 @@ class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
 Message = Update | Model | Delta | Manifest | Signed | Receipt | Presence | Evaluation | AggregatorStatus
 
 
-def says_other(message: Message) -> bool:
+def has_unknown_status(message: Message) -> bool:
     """Whether it holds a status that only a newer program knows: such a message is read, and never written."""
     return OTHER in {getattr(message, name, None) for name in ("outcome", "reason", "status")}

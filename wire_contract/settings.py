@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from wire_contract.client_ids import client_id_below
 from wire_contract.errors import FileUnusable, LinkError, TopicError
 from wire_contract.files.watched_files import first_line
-from wire_contract.link.client_ids import in_root
 from wire_contract.link.mqtt_settings import KEEPALIVE_SECONDS, MqttSettings, Protocol, Tls
-from wire_contract.link.protocol import Filters, Will
+from wire_contract.link.protocol import TopicFilters, Will
 from wire_contract.program.command_settings import CommandSettings, UsageError
 from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
 
@@ -144,7 +144,7 @@ class ConnectionSettings(CommandSettings):
         self,
         *,
         client_id: str,
-        subscriptions: Filters = (),
+        subscriptions: TopicFilters = (),
         will: Will | None = None,
         session_expiry_seconds: int | None = None,
     ) -> MqttSettings:
@@ -163,7 +163,7 @@ class ConnectionSettings(CommandSettings):
         try:
             return MqttSettings.from_url(
                 self.broker,
-                client_id=self.client_id or in_root(client_id, self.root),
+                client_id=self.client_id or client_id_below(client_id, self.root),
                 username=self.username,
                 password=self._password(),
                 password_file=self.password_file,

@@ -12,18 +12,9 @@ from typing import Literal
 
 from wire_contract.errors import TopicError
 from wire_contract.limits import NAME_CHARACTERS_MAX, TOPIC_SLASHES_MAX
-from wire_contract.link.protocol import Quality
-from wire_contract.messages import (
-    NAME_PATTERN,
-    AggregatorStatus,
-    Delta,
-    Evaluation,
-    Manifest,
-    Message,
-    Presence,
-    Receipt,
-    Update,
-)
+from wire_contract.link.protocol import QoS
+from wire_contract.message_fields import NAME_PATTERN
+from wire_contract.messages import AggregatorStatus, Delta, Evaluation, Manifest, Message, Presence, Receipt, Update
 
 DEFAULT_ROOT = "fedkd/v1"
 
@@ -39,9 +30,9 @@ class Topic:
     """Below the root; `{…}` stands for one level."""
     payload: type[Message] | None
     """None: raw bytes (a chunk of a model payload)."""
-    qos: Quality
+    qos: QoS
     """Published at."""
-    listen_qos: Quality
+    listen_qos: QoS
     """Subscribed to at. 0: only the newest message counts, and that one is retained; so who was away gets it alone."""
     retain: bool
     writer: Writer
@@ -134,7 +125,7 @@ def topic_filter(kind: Kind, *, root: str, task: str, **parts: str | int) -> str
     return "/".join([root, *filled])
 
 
-def listened(kind: Kind, *, root: str, task: str, **parts: str | int) -> Mapping[str, Quality]:
+def subscription(kind: Kind, *, root: str, task: str, **parts: str | int) -> Mapping[str, QoS]:
     """The filter of `topic_filter`, with the QoS that the table says."""
     return {topic_filter(kind, root=root, task=task, **parts): TOPICS[kind].listen_qos}
 

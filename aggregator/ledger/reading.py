@@ -12,7 +12,7 @@ from pathlib import Path
 from aggregator.ledger.file_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
 from aggregator.status import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, StatusHistory
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
-from wire_contract.messages import Measured, SeenDevice
+from wire_contract.messages import MeasuredVersion, SeenDevice
 
 READABLE = range(OLDEST_FORMAT, FORMAT + 1)
 """Formats that this program has, or can bring to its own."""
@@ -184,7 +184,7 @@ def read_history(path: Path, *, now: float) -> StatusHistory:
         )
 
 
-def _newest_measured(db: sqlite3.Connection) -> list[Measured]:
+def _newest_measured(db: sqlite3.Connection) -> list[MeasuredVersion]:
     rows = db.execute(
         "SELECT version, device, metrics, committed_at FROM evaluation JOIN version USING (version)"
         " ORDER BY version DESC, device DESC LIMIT ?",
@@ -192,7 +192,7 @@ def _newest_measured(db: sqlite3.Connection) -> list[Measured]:
     )
     told = [(version, device, json.loads(metrics).get(ACCURACY), at) for version, device, metrics, at in rows]
     return [
-        Measured(version, device, accuracy, at)
+        MeasuredVersion(version, device, accuracy, at)
         for version, device, accuracy, at in told
         if accuracy is not None and 0 <= accuracy <= 1
     ]

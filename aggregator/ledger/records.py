@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 
 from aggregator.admission import Duplicate, Judged, Merge, Refuse
 from wire_contract.layout import Vector
-from wire_contract.messages import Evaluation, RefusalReason, Update
-from wire_contract.publication.release import Shelf
+from wire_contract.message_fields import RefusalReason
+from wire_contract.messages import Evaluation, Update
+from wire_contract.publication.release import Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class VersionRow:
     """The delta message; only the newest KEPT_DELTAS versions keep theirs."""
 
 
-def row_of(shelf: Shelf) -> VersionRow:
+def row_of(shelf: Release) -> VersionRow:
     """The ledger's row of the newest version."""
     return VersionRow(
         version=shelf.version,

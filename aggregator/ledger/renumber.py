@@ -13,7 +13,7 @@ from aggregator.ledger.reading import read_task
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.model_line import LineSettings
-from wire_contract.publication.release import first_shelf
+from wire_contract.publication.release import first_release
 
 
 def move_forward(path: Path, *, version: int, shard: int, unix: Callable[[], float]) -> int:
@@ -32,7 +32,7 @@ def move_forward(path: Path, *, version: int, shard: int, unix: Callable[[], flo
         before = line.version
         if version <= before:
             raise LedgerError(f"ledger {path} is at version {before}; give a --version above it")
-        shelf = first_shelf(
+        shelf = first_release(
             line.weights,
             task=task,
             layout=line.layout,

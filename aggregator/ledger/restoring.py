@@ -20,9 +20,9 @@ from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout
 from wire_contract.limits import MOMENT_MAX
 from wire_contract.messages import Update
-from wire_contract.publication.manifest import read_model
-from wire_contract.publication.release import Shelf
-from wire_contract.signatures.envelope import read
+from wire_contract.publication.manifest import decode_snapshot
+from wire_contract.publication.release import Release
+from wire_contract.signatures.envelope import read_unverified
 
 
 def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
@@ -61,7 +61,7 @@ def _refill(line: ModelLine, ledger: Ledger) -> None:
     difference = np.empty(line.layout.size, dtype=np.float32)
     for one in ledger.journal(into_version=line.version + 1):
         try:
-            decode_vector(read(one.payload, Update).tensors, line.layout, out=difference)
+            decode_vector(read_unverified(one.payload, Update).tensors, line.layout, out=difference)
         except DecodeError as error:
             raise LedgerError(f"ledger {ledger.path} is damaged: an update of {one.device}: {error}") from None
         line.buffer.add(
@@ -78,7 +78,7 @@ def _refill(line: ModelLine, ledger: Ledger) -> None:
         )
 
 
-def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Shelf:
+def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Release:
     """In the encoding it was committed with, whatever the settings say now: its digest is what updates name."""
     if row.encoding not in ENCODERS:
         raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")
@@ -86,12 +86,12 @@ def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Shelf:
     if row.model is None or snapshot.model is None:
         raise LedgerError(f"ledger {ledger.path} is damaged: its newest versions have no model messages")
     try:
-        published = read_model(row.model)
+        published = decode_snapshot(row.model)
     except DecodeError as error:
         raise LedgerError(f"ledger {ledger.path} is damaged: {error}") from None
     if (published.version, published.digest, published.layout) != (row.version, row.digest, layout):
         raise LedgerError(f"ledger {ledger.path} is damaged: the model message of version {row.version} is another's")
-    return Shelf(
+    return Release(
         published=published,
         parent=row.parent,
         encoding=cast("EncodingName", row.encoding),

@@ -92,7 +92,7 @@ class Inspection:
         self.strangers = 0
         """Messages that were not ours on the model topic while this program ran."""
         for one in self._filters:
-            link.subscribe(one, quality=0)
+            link.subscribe(one, qos=0)
 
     def __contains__(self, topic: str) -> bool:
         """Whether messages of this topic are to be given to `hear`."""
@@ -199,7 +199,7 @@ class Inspection:
     def _look_again(self) -> None:
         try:
             for one in self._filters:
-                self._link.subscribe(one, quality=0)
+                self._link.subscribe(one, qos=0)
         except LinkError as error:
             log.warning("the model topics cannot be looked at: %s", error)
             self._look_again_at = self._monotonic() + CHECK_SECONDS

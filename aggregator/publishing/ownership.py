@@ -22,9 +22,8 @@ from aggregator.ledger.records import Mark
 from wire_contract.errors import ContractError, DecodeError, UnknownSchema
 from wire_contract.limits import MOMENT_MAX
 from wire_contract.messages import Manifest
-from wire_contract.program.plain_text import moment_told
-from wire_contract.signatures.envelope import sealed
-from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
+from wire_contract.signatures.envelope import unwrap
+from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 
 Whose = Literal["ours", "passed", "forgotten", "another line", "a newer program", "unreadable", "untrusted"]
 
@@ -70,9 +69,9 @@ def identify(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKe
         keys: the public halves of this aggregator's signing keys; with them, only what they signed is believed.
     """
     try:
-        message = sealed(payload, Manifest)
+        message = unwrap(payload, Manifest)
         if keys:
-            signers(message, keys)
+            verified_signers(message, keys)
         manifest = message.open()
     except NotTrusted as error:
         return RetainedManifest("untrusted", reason=str(error))
@@ -125,7 +124,7 @@ def refusal(found: RetainedManifest, *, task: str, topic: str, ledger: Path, ver
     manifest = found.manifest
     return LineRefused(
         f"task {task}: another line stands on {topic}, at version {manifest.version}, published at "
-        f"{moment_told(manifest.published_at)}; ledger {ledger}, at version {version}, does not know it. Nothing was "
+        f"{utc_time(manifest.published_at)}; ledger {ledger}, at version {version}, does not know it. Nothing was "
         f"changed (is another aggregator at work?). {_way_above(manifest.version, ledger, version)}"
         "To begin anew over it, so that devices drop that line: --replace-line"
     )

@@ -16,8 +16,9 @@ from aggregator.telemetry.schema import BATTERY
 from wire_contract.codec import decode
 from wire_contract.errors import DecodeError, LinkError, TopicError
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link
-from wire_contract.messages import OTHER, Presence
-from wire_contract.program.repeated_complaints import Told
+from wire_contract.message_fields import OTHER
+from wire_contract.messages import Presence
+from wire_contract.program.repeat_filter import RepeatFilter
 from wire_contract.topics import parse, shard_of, topic_filter
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class BrokerWatch:
         self._filters = filters
         self._monotonic = monotonic
         self._broker_at = monotonic() + SYS_SECONDS
-        self._told = Told(monotonic)
+        self._told = RepeatFilter(monotonic)
         self._stop = Event()
         self._thread = Thread(target=self._run, name="telemetry broker watch", daemon=True)
         self._thread.start()
@@ -141,8 +142,8 @@ class BrokerWatch:
                     points.append(point)
                 self._link.ack(event)
             elif isinstance(event, Connected):
-                self._told.mended()
-            elif isinstance(event, Disconnected) and self._told.is_news(event.reason):
+                self._told.resolve()
+            elif isinstance(event, Disconnected) and self._told.passes(event.reason):
                 log.warning("telemetry does without presence and $SYS: %s", event.reason)
         now = self._monotonic()
         if now >= self._broker_at:

@@ -13,7 +13,7 @@ from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.lines import Point, Tags, Value
 from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.schema import NO_REASON, UPDATE_METRICS
-from wire_contract.messages import Outcome
+from wire_contract.message_fields import Outcome
 
 SINGLE_UPDATES_MAX = 8
 """Of each kind and batch; one more is still a point of its own, as a sum of one would tell less and cost as much."""

@@ -26,7 +26,7 @@ from aggregator.telemetry.schema import (
 from wire_contract.layout import Vector
 from wire_contract.link.traffic import Traffic
 from wire_contract.messages import Evaluation
-from wire_contract.publication.release import Shelf
+from wire_contract.publication.release import Release
 
 GAUGE_SECONDS = 10.0
 
@@ -133,7 +133,7 @@ class Recording:
 
     def version_committed(
         self,
-        shelf: Shelf,
+        shelf: Release,
         before: Vector,
         weights: Vector,
         *,

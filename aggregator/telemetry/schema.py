@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from wire_contract.messages import Outcome, RefusalReason
+from wire_contract.message_fields import Outcome, RefusalReason
 
 FieldType = Literal["integer", "float", "string", "boolean"]
 Unit = Literal[

@@ -10,7 +10,7 @@ from threading import Event
 from aggregator.telemetry.influx import LinesRefused, NotAllowed, Server, ServerAway
 from aggregator.telemetry.spool import Spool
 from wire_contract.limits import KIB
-from wire_contract.program.repeated_complaints import Told
+from wire_contract.program.repeat_filter import RepeatFilter
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SpoolSender:
         self._monotonic = monotonic
         self._uniform = uniform
         self._rest = REST_SECONDS
-        self._told = Told(monotonic)
+        self._told = RepeatFilter(monotonic)
         self._told_of_bad_lines = False
         self.failures = 0
         """Attempts that failed."""
@@ -106,15 +106,15 @@ class SpoolSender:
         return dropped, example
 
     def _succeeded(self) -> None:
-        if self._told.anything:
+        if self._told.is_unresolved:
             log.info("telemetry is written again")
-            self._told.mended()
+            self._told.resolve()
         self._rest, self.is_up = REST_SECONDS, True
 
     def _failed(self, error: ServerAway) -> float:
         self.failures += 1
         self.is_up = False
-        if self._told.is_news(str(error)):
+        if self._told.passes(str(error)):
             hint = "; check its token, organisation and bucket" if isinstance(error, NotAllowed) else ""
             log.warning("telemetry server %s%s; points wait in the spool", error, hint)
         if isinstance(error, NotAllowed):

@@ -15,7 +15,7 @@ from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.spool import read_counters, read_spool
 from wire_contract.files.permissions import private_opener
 from wire_contract.program.command_settings import UsageError
-from wire_contract.program.plain_text import cell, printable
+from wire_contract.program.plain_text import csv_cell, printable
 
 _NS = 1_000_000_000
 
@@ -101,7 +101,7 @@ def write_csv(lines: Iterator[ParsedPoint], file: TextIO, measurement: str | Non
         if family is not None:
             members = {name: value for name, value in line.fields.items() if name.startswith(family.name)}
             row[family.name + "*"] = " ".join(f"{name}={value}" for name, value in members.items())
-        row = {name: cell(value) if isinstance(value, str) else value for name, value in row.items()}
+        row = {name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
         row |= {"time": _time(line.at_ns, "microseconds"), "time_ns": line.at_ns, "measurement": line.measurement}
         writer.writerow(row)
         rows += 1

@@ -8,8 +8,8 @@ from aggregator.model_line import DELTA_BYTES
 from benchmarks.learning import SERVER_RATE, UNCOMPRESSED, updates_per_version
 from device_client.settings import UPDATE_BYTES
 from simulators.world.server import Rules, unbounded
-from wire_contract.compression.choice import Energy, TopShare
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.choice import LowRankEnergy, TopK
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.limits import DELTA_BYTES_MAX
 
 BUDGETS = (384, 1_024, 4_096)
@@ -36,7 +36,9 @@ class Arm:
 def arms(devices: int) -> Sequence[Arm]:
     """All of them."""
 
-    def asynchronous(update: Plan | TopShare | Literal["int8"], delta: Plan | TopShare | Literal["int8"]) -> Rules:
+    def asynchronous(
+        update: CompressionTarget | TopK | Literal["int8"], delta: CompressionTarget | TopK | Literal["int8"]
+    ) -> Rules:
         return Rules(
             updates_per_version=updates_per_version(devices),
             server_rate=SERVER_RATE,
@@ -45,7 +47,7 @@ def arms(devices: int) -> Sequence[Arm]:
         )
 
     def planned(update_bytes: int, delta_bytes: int) -> Rules:
-        return asynchronous(Plan(bytes_max=update_bytes), Plan(bytes_max=delta_bytes))
+        return asynchronous(CompressionTarget(bytes_max=update_bytes), CompressionTarget(bytes_max=delta_bytes))
 
     return (
         Arm(
@@ -71,8 +73,8 @@ def arms(devices: int) -> Sequence[Arm]:
             synchronous=True,
             rules=unbounded(
                 Rules(
-                    update_encoding=Energy(versions=1.0),  # the number of rounds is filled in
-                    delta_encoding=Energy(versions=1.0),
+                    update_encoding=LowRankEnergy(versions=1.0),  # the number of rounds is filled in
+                    delta_encoding=LowRankEnergy(versions=1.0),
                     delta_message_bytes_max=DELTA_BYTES_MAX,  # its deltas are some 60 kB
                     model_encoding="float32",
                     error_feedback=False,
@@ -99,6 +101,6 @@ def arms(devices: int) -> Sequence[Arm]:
             letter="f",
             name="top_k",
             says=f"top {TOP_SHARE:.0%} alone, both ways",
-            rules=asynchronous(TopShare(share=TOP_SHARE), TopShare(share=TOP_SHARE)),
+            rules=asynchronous(TopK(share=TOP_SHARE), TopK(share=TOP_SHARE)),
         ),
     )

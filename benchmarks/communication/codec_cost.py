@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from device_client.settings import UPDATE_BYTES
-from wire_contract.compression.choice import EncodingChoice, TopShare, encode_as
-from wire_contract.compression.planner import Plan, encoded_bytes, entropy_bits
+from wire_contract.compression.choice import EncodingChoice, TopK, encode_as
+from wire_contract.compression.rate_control import CompressionTarget
+from wire_contract.compression.rate_search import encoded_bytes
 from wire_contract.encoding import decode_vector
+from wire_contract.encoding.entropy import entropy_bits
 from wire_contract.layout import Layout, TensorSpec, Vector
 
 REPEATS = 21
@@ -29,11 +31,11 @@ LARGE_OF_SEVERAL = Layout(
 )
 """As large, in tensors of a network; their spreads differ."""
 LARGE_CHOICES: Mapping[str, EncodingChoice] = {
-    "default": Plan(bytes_max=UPDATE_BYTES),
-    "4 KiB": Plan(bytes_max=4_096),
-    "16 KiB": Plan(bytes_max=16_384),
-    "top 1 %": TopShare(share=0.01),
-    "top 3 %": TopShare(share=0.03),
+    "default": CompressionTarget(bytes_max=UPDATE_BYTES),
+    "4 KiB": CompressionTarget(bytes_max=4_096),
+    "16 KiB": CompressionTarget(bytes_max=16_384),
+    "top 1 %": TopK(share=0.01),
+    "top 3 %": TopK(share=0.03),
 }
 
 

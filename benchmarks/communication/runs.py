@@ -21,7 +21,7 @@ from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from simulators.world.federation import LocalTrainer, run_asynchronous, run_synchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer, FedKDTrainer, teacher_logits_of
 from simulators.world.server import Rules, SimulationState
-from wire_contract.compression.choice import EncodingChoice, Energy, encode_as
+from wire_contract.compression.choice import EncodingChoice, LowRankEnergy, encode_as
 from wire_contract.layout import Layout, Vector
 
 _TURNS = 5
@@ -201,7 +201,7 @@ def _with_rounds(rules: Rules, versions: int) -> Rules:
     """The published method's energy rises over the whole run."""
 
     def risen(choice: EncodingChoice | None) -> EncodingChoice | None:
-        return replace(choice, versions=float(versions)) if isinstance(choice, Energy) else choice
+        return replace(choice, versions=float(versions)) if isinstance(choice, LowRankEnergy) else choice
 
     update = risen(rules.update_encoding)
     assert update is not None

@@ -12,7 +12,8 @@ from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.recording import Recording
 from benchmarks.influxd import BUCKET, TOKEN, InfluxDB
 from benchmarks.telemetry.workload import TASK
-from wire_contract.messages import Evaluation, RefusalReason
+from wire_contract.message_fields import RefusalReason
+from wire_contract.messages import Evaluation
 
 
 def series_of_fleet(devices: int, server: InfluxDB | None) -> int:

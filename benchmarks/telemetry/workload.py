@@ -19,7 +19,7 @@ from aggregator.telemetry.recording import Recording
 from device_client.settings import UPDATE_BYTES
 from wire_contract.codec import encode
 from wire_contract.compression.choice import encode_as
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Update
@@ -58,7 +58,7 @@ class Workload:
     def __post_init__(self) -> None:
         chance = np.random.default_rng(0)
         shelf = opening_shelf(self.settings, LAYOUT, np.zeros(LAYOUT.size, dtype=np.float32), published_at=0.0)
-        choice = Plan(bytes_max=UPDATE_BYTES)
+        choice = CompressionTarget(bytes_max=UPDATE_BYTES)
         tensors = [
             encode_as(choice, chance.standard_normal(LAYOUT.size).astype(np.float32) * 0.01, LAYOUT, version=0)
             for _ in range(TENSORS)

@@ -14,7 +14,7 @@ from device_client.settings import EvaluateSettings
 from device_client.stop_signals import on_stop
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.program.health import heartbeat
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.signatures.key_files import read_all_public_keys
 
 
@@ -25,7 +25,7 @@ def evaluate_models(settings: EvaluateSettings) -> None:
     trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     emit, student, held_out = event_log(settings), task.student(), task.held_out()
 
-    def measure(published: Published) -> Measured:
+    def measure(published: PublishedVersion) -> Measured:
         load_vector(student, published.layout, published.weights)
         return Measured(samples=len(held_out), metrics=evaluate(student, held_out, task.classes))
 

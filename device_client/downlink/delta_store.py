@@ -12,8 +12,8 @@ from wire_contract import codec
 from wire_contract.errors import DecodeError
 from wire_contract.limits import KEPT_DELTAS
 from wire_contract.messages import Delta, Manifest
-from wire_contract.publication.deltas import follow
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.deltas import apply_delta
+from wire_contract.publication.manifest import PublishedVersion
 
 DELTAS_MAX = 2 * KEPT_DELTAS
 """Deltas stored at a time, as payloads. Each is within `DELTA_LIMITS`, so they take 4 MiB at most."""
@@ -102,7 +102,7 @@ class DeltaStore:
                 chains.append(DeltaChain((*chain.deltas, delta), chain.missing))
         return min(chains, key=lambda chain: len(chain.missing), default=None)
 
-    def apply(self, start: Published, chain: DeltaChain) -> Published:
+    def apply(self, start: PublishedVersion, chain: DeltaChain) -> PublishedVersion:
         """The version that a complete chain leads to from `start`.
 
         Raises:
@@ -111,7 +111,7 @@ class DeltaStore:
         assert not chain.missing, f"deltas {chain.missing} are missing"
         for delta in chain.deltas:
             try:
-                start = follow(start, codec.decode(delta.payload, Delta))
+                start = apply_delta(start, codec.decode(delta.payload, Delta))
             except DecodeError as error:
                 del self._deltas[delta.digest, delta.parent_digest]
                 raise BrokenDelta(delta, str(error)) from None

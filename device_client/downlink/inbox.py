@@ -43,8 +43,8 @@ from wire_contract.encoding import encode_vector
 from wire_contract.errors import DecodeError
 from wire_contract.limits import MODEL_LIMITS, Limits
 from wire_contract.messages import Delta, Manifest
-from wire_contract.publication.manifest import Published, model_message, with_inline
-from wire_contract.signatures.envelope import read
+from wire_contract.publication.manifest import PublishedVersion, model_message, with_inline
+from wire_contract.signatures.envelope import read_unverified
 
 
 class State(Enum):
@@ -98,7 +98,7 @@ class Inbox:
         """None in the states that go for nothing."""
         self._wanted = Wanted()
         self._snapshots = Snapshots(unclaimed_bytes_max=unclaimed_bytes_max, limits=limits)
-        self._base: Published | None = None
+        self._base: PublishedVersion | None = None
         """A complete snapshot between the held version and the target, useful only with the deltas after it."""
         self._deltas = DeltaStore()
         self._delta_topics = DeltaTopics()
@@ -142,7 +142,7 @@ class Inbox:
         if not payload:
             return None
         try:
-            manifest = read(payload, Manifest)
+            manifest = read_unverified(payload, Manifest)
         except DecodeError as error:
             return Rejected(f"a manifest could not be read: {error}")
         return self.announced(manifest)
@@ -286,7 +286,7 @@ class Inbox:
             self._hold(published, target, model_message(published, tensors, parent=published.version - 1))
         return rejected
 
-    def _bases(self) -> list[Published]:
+    def _bases(self) -> list[PublishedVersion]:
         """Complete versions from which deltas may lead on."""
         bases = [] if self._held is None else [self._held.published]
         if self._base is not None:
@@ -295,7 +295,7 @@ class Inbox:
         target = self._target
         return [one for one in bases if target is None or one.layout.fingerprint == target.layout_fingerprint]
 
-    def _hold(self, published: Published, manifest: Manifest, payload: bytes) -> None:
+    def _hold(self, published: PublishedVersion, manifest: Manifest, payload: bytes) -> None:
         if self._held is not None:
             self._superseded.add(self._held.manifest)
         self._held = NewModel(published, with_inline(manifest, published, payload))

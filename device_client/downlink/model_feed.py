@@ -9,18 +9,18 @@ from device_client.downlink.outcome import NewModel, Rejected
 from device_client.downlink.receiver import ModelReceiver
 from device_client.events import Emit
 from wire_contract.errors import TopicError
-from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link, Quality
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link, QoS
 from wire_contract.program.command_settings import UsageError
-from wire_contract.program.repeated_complaints import Told
-from wire_contract.topics import listened, parse
+from wire_contract.program.repeat_filter import RepeatFilter
+from wire_contract.topics import parse, subscription
 
 RECEIVE_COUNT = 256
 """Link events taken in one call."""
 
 
-def models_only(root: str, task: str) -> Mapping[str, Quality]:
+def models_only(root: str, task: str) -> Mapping[str, QoS]:
     """What one listens to that wants models and has no receipts to wait for. Deltas and chunks are asked for."""
-    return listened("model", root=root, task=task)
+    return subscription("model", root=root, task=task)
 
 
 class ModelFeed:
@@ -46,7 +46,7 @@ class ModelFeed:
         self._receiver = ModelReceiver(link, root=root, task=task, trust=trust)
         self._no_model_warning = NoModelWarning(self._receiver, monotonic=time.monotonic, emit=emit)
         self._was_connected = False
-        self._told = Told()
+        self._told = RepeatFilter()
 
     @property
     def is_behind(self) -> bool:
@@ -89,12 +89,12 @@ class ModelFeed:
     def _note(self, event: Connected | Disconnected) -> None:
         if isinstance(event, Connected):
             self._was_connected, self.trouble = True, None
-            self._told.mended()
+            self._told.resolve()
             self._emit("connected", session_present=event.session_present)
             self._greet()
             return
         self.trouble = event.reason
         if event.refused and not self._was_connected:
             raise UsageError(event.reason)
-        if self._told.is_news(event.reason):  # days without a broker are one line, not one an attempt
+        if self._told.passes(event.reason):  # days without a broker are one line, not one an attempt
             self._emit("disconnected", reason=event.reason)

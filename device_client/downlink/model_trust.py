@@ -16,8 +16,8 @@ from typing import Protocol
 
 from wire_contract.errors import DecodeError
 from wire_contract.messages import Manifest
-from wire_contract.signatures.envelope import sealed
-from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
+from wire_contract.signatures.envelope import unwrap
+from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 
 CLOCK_SKEW_SECONDS = 300.0
 """So much later than it says a manifest still counts: clocks of small devices are seldom right to the minute."""
@@ -88,8 +88,8 @@ class ModelTrust:
             NotTrusted: it is not to be used; one line says why.
             DecodeError: it is no manifest.
         """
-        message = sealed(payload, Manifest)
-        key_ids = signers(message, self._keys)
+        message = unwrap(payload, Manifest)
+        key_ids = verified_signers(message, self._keys)
         manifest = message.open()
         if manifest.task != self._task:
             raise NotTrusted(f"it is of task {manifest.task!r}, not {self._task!r}")

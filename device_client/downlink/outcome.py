@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from wire_contract.messages import Manifest
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 
 
 @dataclass(frozen=True)
 class NewModel:
     """A version that is complete and verified."""
 
-    published: Published
+    published: PublishedVersion
     manifest: Manifest
     """With the model inline, however it travelled, so that it is all one needs to restore the model."""
 

@@ -13,7 +13,7 @@ from device_client.downlink.resubscription import ResubscriptionTimer
 from wire_contract.errors import DecodeError, LinkError
 from wire_contract.link.protocol import Link
 from wire_contract.messages import Manifest
-from wire_contract.topics import ParsedTopic, build, listened, topic_filter
+from wire_contract.topics import ParsedTopic, build, subscription, topic_filter
 
 
 class ModelReceiver:
@@ -82,8 +82,8 @@ class ModelReceiver:
         """Called now and then: asks for the newest manifest again when none has come for long."""
         if self._resubscription.is_due(self._monotonic()):
             with contextlib.suppress(LinkError):  # as below
-                for name, quality in listened("model", root=self._root, task=self._task).items():
-                    self._link.subscribe(name, quality=quality)
+                for name, qos in subscription("model", root=self._root, task=self._task).items():
+                    self._link.subscribe(name, qos=qos)
 
     def take(self, topic: ParsedTopic, payload: bytes) -> Outcome:
         """What came on a topic of the contract."""

@@ -18,7 +18,7 @@ from device_client.downlink.outcome import Rejected
 from wire_contract.errors import DecodeError
 from wire_contract.limits import CHUNK_BYTES_MAX, Limits
 from wire_contract.messages import Manifest
-from wire_contract.publication.manifest import Published, assemble
+from wire_contract.publication.manifest import PublishedVersion, assemble_snapshot
 
 CANDIDATES_MAX = 4
 """Snapshots that may be incomplete at a time. The aggregator keeps two, so two more may be of another model line."""
@@ -78,7 +78,7 @@ class Snapshots:
                 )
         return False
 
-    def complete(self) -> Iterator[tuple[Manifest, bytes, Published | Rejected]]:
+    def complete(self) -> Iterator[tuple[Manifest, bytes, PublishedVersion | Rejected]]:
         """Takes out the snapshots that are complete: the manifest, the encoded model, and the decoded one.
 
         A snapshot that is given up while the caller iterates is skipped.
@@ -89,7 +89,7 @@ class Snapshots:
             chunks = dict(enumerate(self._chunks.of(key)))
             self._give_up(key)
             try:
-                published = assemble(manifest, chunks, limits=self._limits)
+                published = assemble_snapshot(manifest, chunks, limits=self._limits)
             except DecodeError as error:
                 self._broken.append(key[1])  # one warning; the same version announced again may be sound
                 yield manifest, b"", Rejected(f"a model could not be used: {error}")

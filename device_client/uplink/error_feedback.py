@@ -34,7 +34,7 @@ from wire_contract.errors import ContractError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import MODEL_LIMITS
 from wire_contract.messages import Update
-from wire_contract.signatures.envelope import read
+from wire_contract.signatures.envelope import read_unverified
 
 RESIDUAL_NORM_MAX = 2.0
 """In norms of the newest difference. Content that has waited for more than about two rounds has mostly been contributed
@@ -98,7 +98,7 @@ def add_unmerged(
     total = residual
     for one in unmerged:
         try:
-            update = read(one.payload, Update, limits=_OWN_LIMITS)
+            update = read_unverified(one.payload, Update, limits=_OWN_LIMITS)
             if update.layout_fingerprint != layout.fingerprint:
                 continue
             content = decode_vector(update.tensors, layout)

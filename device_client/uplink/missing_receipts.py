@@ -48,7 +48,7 @@ class MissingReceipts:
             return
         topic = topics.build("aggregator", root=self._root, task=self._task, shard=shard)
         try:
-            self._link.subscribe(topic, quality=0)
+            self._link.subscribe(topic, qos=0)
         except LinkError:
             return  # the link is closed; the next `receive` raises
         self._asked, self._found = topic, "nothing"

@@ -10,7 +10,8 @@ import numpy as np
 from device_client.uplink.rounds import LocalStudent
 from wire_contract.layout import Vector
 from wire_contract.limits import MODEL_LIMITS, Limits
-from wire_contract.messages import KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES, Identity
+from wire_contract.message_fields import KEY_ID_BYTES, PAYLOAD_DIGEST_BYTES
+from wire_contract.messages import Identity
 
 CACHED_MANIFEST_LIMITS = Limits(
     compressed_bytes=MODEL_LIMITS.compressed_bytes * 2, decompressed_bytes=MODEL_LIMITS.decompressed_bytes * 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from device_client.uplink.outbox_errors import OutboxDamaged, OutboxForeign
-from wire_contract.messages import INCARNATION_BYTES
+from wire_contract.message_fields import INCARNATION_BYTES
 
 STEPS = ("outbox.sql", "outbox_2.sql", "outbox_3.sql")
 """The upgrade from each schema to the next, beginning with an empty file."""

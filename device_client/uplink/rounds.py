@@ -19,7 +19,7 @@ from wire_contract.encoding import decode_vector
 from wire_contract.errors import EncodeError
 from wire_contract.layout import Vector
 from wire_contract.messages import Identity, Update
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.signatures.signing import SigningKey, sign
 
 
@@ -43,7 +43,7 @@ class LocalStudent:
 class Round:
     """One round of training to be done."""
 
-    base: Published
+    base: PublishedVersion
     number: int
     """From 1, on this base."""
     start: Vector
@@ -55,7 +55,7 @@ class Round:
 
 
 def next_round(
-    base: Published | None, student: LocalStudent | None, *, now: float, rounds_max: int, retrain_after_seconds: float
+    base: PublishedVersion | None, student: LocalStudent | None, *, now: float, rounds_max: int, retrain_after_seconds: float
 ) -> Round | None:
     """The round to train at `now` (Unix seconds); None: no round is due."""
     if base is None:

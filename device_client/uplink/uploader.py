@@ -24,8 +24,9 @@ from device_client.uplink.write_retry import WriteRetry
 from wire_contract import codec, topics
 from wire_contract.errors import DecodeError, LinkError, PayloadTooLarge
 from wire_contract.link.protocol import Link
-from wire_contract.messages import OTHER, Manifest, Receipt, Update
-from wire_contract.signatures.envelope import read
+from wire_contract.message_fields import OTHER
+from wire_contract.messages import Manifest, Receipt, Update
+from wire_contract.signatures.envelope import read_unverified
 
 
 class Uploader:
@@ -122,7 +123,7 @@ class Uploader:
             self._report(entry, receipt, fate)
             if receipt.reason == "unknown_base":
                 with suppress(DecodeError):  # an update of an older program, in a form that can no longer be decoded
-                    self._unknown_base(read(entry.payload, Update), receipt)
+                    self._unknown_base(read_unverified(entry.payload, Update), receipt)
         return self.record() or receipt.outcome != "refused"
 
     def record(self) -> bool:

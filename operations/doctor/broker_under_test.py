@@ -16,7 +16,7 @@ from wire_contract.errors import LinkError
 from wire_contract.limits import MIB
 from wire_contract.link.mqtt import MqttSettings
 from wire_contract.link.mqtt_settings import Protocol, Tls
-from wire_contract.link.protocol import Quality, Will
+from wire_contract.link.protocol import QoS, Will
 from wire_contract.topics import Kind, build, topic_filter
 
 Role = Literal["device", "aggregator"]
@@ -136,7 +136,7 @@ class BrokerUnderTest:
         self,
         role: Role,
         *subscriptions: str,
-        quality: Quality = 1,
+        qos: QoS = 1,
         session: Session | None = None,
         session_seconds: int = SESSION_SECONDS,
         will: Will | None = None,
@@ -150,7 +150,7 @@ class BrokerUnderTest:
         """
         settings = dataclasses.replace(
             self._settings_of(role),
-            subscriptions=dict.fromkeys(subscriptions, quality),
+            subscriptions=dict.fromkeys(subscriptions, qos),
             will=will,
             receive_maximum=receive_maximum,
         )

@@ -11,7 +11,7 @@ from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.protocol import Connected, Delivery, Disconnected
 
 if TYPE_CHECKING:
-    from wire_contract.link.outgoing import Outgoing
+    from wire_contract.link.outgoing import OutgoingMessage
 
 CONNECT_SECONDS_MAX = 5.0
 ANSWER_SECONDS_MAX = 3.0
@@ -171,7 +171,7 @@ class ProbeClient:
         for delivery in deliveries:
             self._link.ack(delivery)
 
-    def _send(self, topic: str, payload: bytes, *, retain: bool) -> "Outgoing | None":
+    def _send(self, topic: str, payload: bytes, *, retain: bool) -> "OutgoingMessage | None":
         """None: it would be over the limit that the broker announces."""
         try:
             return self._link.publish(topic, payload, retain=retain)

@@ -84,12 +84,12 @@ def unqueued(broker: BrokerUnderTest) -> Iterator[Finding]:
     topic = broker.require("model")
     payloads = [b"version %d" % number for number in range(ABSENT_MESSAGES)]
     with broker.session("device") as session:
-        with broker.connect("device", broker.filter("model"), quality=0, session=session):
+        with broker.connect("device", broker.filter("model"), qos=0, session=session):
             pass  # connected and subscribed, then away
         with broker.connect("aggregator") as writer:
             for payload in payloads:
                 broker.retain(writer, "aggregator", topic, payload)
-        with broker.connect("device", broker.filter("model"), quality=0, session=session) as device:
+        with broker.connect("device", broker.filter("model"), qos=0, session=session) as device:
             received = device.receive(
                 lambda received: any(one.retained for one in received), quiet_seconds=ANSWER_SECONDS_MAX
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from wire_contract.transport.dialing import Dialer, encrypt
-from wire_contract.transport.tls_failures import untrusted
+from wire_contract.transport.tls_failures import certificate_problem
 
 T = TypeVar("T")
 
@@ -109,5 +109,5 @@ _ERRORS: Sequence[tuple[type[Exception], str, str]] = (
 
 
 def _untrusted(error: ssl.SSLCertVerificationError, where: str) -> Unreached:
-    cause = untrusted(error)
+    cause = certificate_problem(error)
     return Unreached(line=f"the certificate of {where} {cause.what}", advice=cause.mend)

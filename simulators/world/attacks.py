@@ -12,8 +12,9 @@ import numpy as np
 from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Vector
-from wire_contract.messages import INCARNATION_BYTES, Update
-from wire_contract.publication.manifest import Published
+from wire_contract.message_fields import INCARNATION_BYTES
+from wire_contract.messages import Update
+from wire_contract.publication.manifest import PublishedVersion
 
 SAMPLES_CLAIMED_MAX = 2**53
 """What an update may claim at most."""
@@ -32,16 +33,16 @@ class ForgedUpdate:
     """None: what this attacker claims otherwise."""
 
 
-Attack = Callable[[Published, Learned], Sequence[ForgedUpdate]]
+Attack = Callable[[PublishedVersion, Learned], Sequence[ForgedUpdate]]
 
 
-def _direction(model: Published, norm: float) -> Vector:
+def _direction(model: PublishedVersion, norm: float) -> Vector:
     """The same direction at every version, drawn by lot."""
     random = np.random.default_rng(0).standard_normal(model.layout.size)
     return (norm * random / np.linalg.norm(random)).astype(np.float32)
 
 
-def _bias(model: Published, size: float) -> Vector:
+def _bias(model: PublishedVersion, size: float) -> Vector:
     """Towards the first class, whatever the input: the last tensor is the bias of the outputs."""
     difference = np.zeros(model.layout.size, dtype=np.float32)
     start, _ = model.layout.bounds[-1]
@@ -49,7 +50,7 @@ def _bias(model: Published, size: float) -> Vector:
     return difference
 
 
-def _norm(model: Published) -> float:
+def _norm(model: PublishedVersion) -> float:
     return float(np.linalg.norm(model.weights))
 
 
@@ -78,7 +79,7 @@ class Attacker:
         self,
         device: str,
         forge: Attack,
-        learn: Callable[[Published], Vector],
+        learn: Callable[[PublishedVersion], Vector],
         *,
         task: str,
         samples: int,
@@ -109,13 +110,13 @@ class Attacker:
         """Whether it is honest now."""
         return version in self._honest
 
-    def payloads(self, newest: Published) -> Sequence[bytes]:
+    def payloads(self, newest: PublishedVersion) -> Sequence[bytes]:
         """The updates of one strike."""
         if newest.version not in self._strikes:
             return ()
         return [self._payload(forged, newest) for forged in self._forge(newest, lambda: self._learn(newest))]
 
-    def _payload(self, forged: ForgedUpdate, model: Published) -> bytes:
+    def _payload(self, forged: ForgedUpdate, model: PublishedVersion) -> bytes:
         self._sequence += 1
         update = Update(
             task=self._task,

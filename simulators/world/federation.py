@@ -15,8 +15,9 @@ from device_client.trainer import Trained
 from device_client.uplink.rounds import LocalStudent, Round, make_update, next_round
 from simulators.world.server import Rules, SimulationState, VirtualServer
 from wire_contract.layout import Layout, Vector
-from wire_contract.messages import INCARNATION_BYTES, Identity
-from wire_contract.publication.manifest import Published
+from wire_contract.message_fields import INCARNATION_BYTES
+from wire_contract.messages import Identity
+from wire_contract.publication.manifest import PublishedVersion
 
 _ROUNDS_MAX = 1_000_000_000
 """On one base: as many as there is time for."""
@@ -65,7 +66,7 @@ class Adversary(Protocol):
         """Whether it trains and hands in like everybody else while this version is the newest."""
         ...
 
-    def payloads(self, newest: Published) -> Sequence[bytes]:
+    def payloads(self, newest: PublishedVersion) -> Sequence[bytes]:
         """What it hands in on top, right after this version was published."""
         ...
 
@@ -80,7 +81,7 @@ class _Student:
         self._local_student: LocalStudent | None = None
         self._sequence = 0
 
-    def round_on(self, newest: Published) -> Round:
+    def round_on(self, newest: PublishedVersion) -> Round:
         """The next round: on the newest model, or further along the own line while there is no newer one."""
         todo = next_round(newest, self._local_student, now=0.0, rounds_max=_ROUNDS_MAX, retrain_after_seconds=0.0)
         assert todo is not None

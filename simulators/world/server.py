@@ -17,7 +17,7 @@ from wire_contract.compression.choice import EncodingChoice
 from wire_contract.encoding import EncodingName
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import INLINE_BYTES_MAX
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.topics import build, parse
 
 ROOT = "fedkd/v1"
@@ -126,7 +126,7 @@ class VirtualServer:
         self._count_down()
 
     @property
-    def newest(self) -> Published:
+    def newest(self) -> PublishedVersion:
         """The version that a round starts from."""
         return self._line.shelf.published
 

@@ -24,13 +24,13 @@ from tests.aggregator.synthetic import (
 )
 from wire_contract.codec import encode
 from wire_contract.messages import Evaluation
-from wire_contract.publication.manifest import assemble
+from wire_contract.publication.manifest import assemble_snapshot
 from wire_contract.topics import build
 
 
 def test_the_first_connection_publishes_the_model(stage: Stage) -> None:
     stage.step()
-    published = assemble(stage.manifest)
+    published = assemble_snapshot(stage.manifest)
     assert published is not None
     assert published.version == 0
     assert published.weights.tobytes() == initial_weights().tobytes()

@@ -16,7 +16,7 @@ from tests.aggregator.synthetic import (
     TASK,
 )
 from wire_contract.errors import LinkError
-from wire_contract.publication.manifest import assemble
+from wire_contract.publication.manifest import assemble_snapshot
 from wire_contract.topics import build
 
 
@@ -31,7 +31,7 @@ def test_without_deltas_every_version_goes_whole_and_two_are_kept(make_stage: Ma
             index: stage.broker.retained[build("chunk", root=ROOT, task=TASK, version=version, chunk=index)]
             for index in range(2)
         }
-        published = assemble(stage.manifest, chunks)
+        published = assemble_snapshot(stage.manifest, chunks)
         assert published is not None
         assert published.weights.tobytes() == stage.line.weights.tobytes()
 
@@ -81,7 +81,7 @@ def test_a_model_too_large_for_float16_is_published_as_float32(
     peak = np.abs(stage.line.weights).max()
     (line,) = said
     assert line.startswith(f"version {stage.line.version} is published as float32: float16: a value of {peak:g} is")
-    published = assemble(stage.manifest)
+    published = assemble_snapshot(stage.manifest)
     assert published is not None
     assert published.weights.tobytes() == stage.line.weights.tobytes()
     stage.crash()

@@ -21,9 +21,9 @@ from wire_contract.codec import decode, encode
 from wire_contract.link.memory import MemoryLink
 from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest, Signed, Update
-from wire_contract.signatures.envelope import read, sealed
+from wire_contract.signatures.envelope import read_unverified, unwrap
 from wire_contract.signatures.key_files import KeyFolder
-from wire_contract.signatures.signing import SigningKey, sign, signers
+from wire_contract.signatures.signing import SigningKey, sign, verified_signers
 
 OLD, NEW = key(1), key(2)
 OF_A, OF_B = key(3), key(4)
@@ -65,15 +65,15 @@ class Stage(PlainStage):
 
     @property
     def manifest(self) -> Manifest:
-        return read(self.broker.retained[MODEL], Manifest)
+        return read_unverified(self.broker.retained[MODEL], Manifest)
 
     def signed_by(self) -> frozenset[bytes]:
-        return signers(sealed(self.broker.retained[MODEL], Manifest), [OLD.public, NEW.public])
+        return verified_signers(unwrap(self.broker.retained[MODEL], Manifest), [OLD.public, NEW.public])
 
     def manifests(self) -> list[Manifest]:
         """What a device that listens got since it was asked last."""
         events = self.reader.receive(count=1_000, timeout_seconds=0)
-        return [read(event.payload, Manifest) for event in events if isinstance(event, Delivery)]
+        return [read_unverified(event.payload, Manifest) for event in events if isinstance(event, Delivery)]
 
 
 MakeStage = Callable[..., Stage]
@@ -195,7 +195,7 @@ def forgeries(true: Update) -> dict[str, bytes]:
         "not signed": encode(true),
         "another device's key": sign(true, [OF_B]),
         "an unknown key": sign(true, [NEW]),
-        "other bytes": encode(structs.replace(signed, body=sealed(encode(changed), Update).body)),
+        "other bytes": encode(structs.replace(signed, body=unwrap(encode(changed), Update).body)),
         "nonsense inside": encode(structs.replace(signed, body=b"nonsense")),
     }
 

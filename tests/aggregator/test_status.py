@@ -17,7 +17,7 @@ from wire_contract.limits import KIB, NAME_CHARACTERS_MAX, SUMMARY_DEVICES_MAX, 
 from wire_contract.messages import (
     AggregatorStatus,
     Evaluation,
-    Measured,
+    MeasuredVersion,
     SeenDevice,
     StalenessBucket,
     Summary,
@@ -85,9 +85,9 @@ def test_only_the_newest_evaluations_and_those_whose_moment_is_known() -> None:
         tally.evaluated(evaluation(1_998, odd))
     told = tally.summary(now=0.0, bytes_down=0).evaluations
     assert told[:3] == (
-        Measured(1_999, "other", 0.25, 1_999.0),
-        Measured(1_999, "judge", 0.75, 1_999.0),
-        Measured(1_998, "judge", 0.5, 1_998.0),
+        MeasuredVersion(1_999, "other", 0.25, 1_999.0),
+        MeasuredVersion(1_999, "judge", 0.75, 1_999.0),
+        MeasuredVersion(1_998, "judge", 0.5, 1_998.0),
     )
     assert len(told) == SUMMARY_EVALUATIONS_MAX
     assert len(tally._evaluations) <= 2 * SUMMARY_EVALUATIONS_MAX
@@ -115,8 +115,8 @@ def test_the_largest_status_stays_below_its_limit() -> None:
     "summary",
     [
         Summary(at=float("inf"), since=0.0),
-        Summary(at=0.0, since=0.0, evaluations=(Measured(1, "judge", 0.5, float("inf")),)),
-        Summary(at=0.0, since=0.0, evaluations=(Measured(1, "judge", 1.5, 0.0),)),
+        Summary(at=0.0, since=0.0, evaluations=(MeasuredVersion(1, "judge", 0.5, float("inf")),)),
+        Summary(at=0.0, since=0.0, evaluations=(MeasuredVersion(1, "judge", 1.5, 0.0),)),
         Summary(at=0.0, since=0.0, devices=(SeenDevice("a", "merged", 0, float("inf"), 1),)),
         Summary(at=0.0, since=0.0, devices=(SeenDevice("a/b", "merged", 0, 0.0, 1),)),
         Summary(at=0.0, since=0.0, staleness=(StalenessBucket(0, 1),) * 17),

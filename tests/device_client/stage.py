@@ -19,11 +19,12 @@ from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.link.memory import MemoryBroker, MemoryLink
-from wire_contract.link.protocol import Delivery, Disconnected, Event, Quality
-from wire_contract.messages import Presence, Receipt, RefusalReason, Update
+from wire_contract.link.protocol import Delivery, Disconnected, Event, QoS
+from wire_contract.message_fields import RefusalReason
+from wire_contract.messages import Presence, Receipt, Update
 from wire_contract.program.clock import Clock
 from wire_contract.publication.manifest import Announcement, announce
-from wire_contract.signatures.envelope import read
+from wire_contract.signatures.envelope import read_unverified
 from wire_contract.signatures.signing import PublicKey, SigningKey, sign
 
 ROOT = topics.DEFAULT_ROOT
@@ -104,8 +105,8 @@ class WatchedLink:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Any:
         return self.inner.publish(topic, payload, retain=retain)
 
-    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
-        self.inner.subscribe(topic_filter, quality=quality)
+    def subscribe(self, topic_filter: str, *, qos: QoS = 1) -> None:
+        self.inner.subscribe(topic_filter, qos=qos)
 
     def unsubscribe(self, topic_filter: str) -> None:
         self.inner.unsubscribe(topic_filter)
@@ -155,7 +156,7 @@ class Aggregator:
                 self._take(event)
 
     def _take(self, delivery: Delivery) -> None:
-        update = read(delivery.payload, Update)
+        update = read_unverified(delivery.payload, Update)
         self.received += 1
         known = self.payloads.setdefault((update.incarnation, update.sequence), delivery.payload)
         assert known == delivery.payload, f"{update.identity} stands for two different updates"
@@ -319,7 +320,7 @@ class Stage:
 
     @staticmethod
     def update(payload: bytes) -> Update:
-        return read(payload, Update)
+        return read_unverified(payload, Update)
 
     def queued(self) -> list[int]:
         """The sequences that wait in the outbox of a device that does not run."""

@@ -17,7 +17,7 @@ from wire_contract.limits import CHUNK_BYTES_MAX
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Evaluation, Presence
 from wire_contract.program.command_settings import UsageError
-from wire_contract.publication.manifest import Announcement, Published, announce
+from wire_contract.publication.manifest import Announcement, PublishedVersion, announce
 
 ROOT, TASK, DEVICE = "fedkd/v1", "har", "judge"
 SMALL = Layout((TensorSpec("w", (3,)),))
@@ -74,7 +74,7 @@ class Bench:
         )
         self.beats: list[str] = []
 
-    def measure(self, published: Published) -> Measured:
+    def measure(self, published: PublishedVersion) -> Measured:
         if published.layout not in {SMALL, LARGE}:
             raise LayoutError("weights: of another task")
         self.measured.append(published.version)

@@ -3,6 +3,7 @@
 import os
 import struct
 import time
+from typing import TYPE_CHECKING
 
 import lz4.frame
 import pytest
@@ -28,9 +29,12 @@ from wire_contract.encoding import Float32
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Delivery
-from wire_contract.messages import Receipt, RefusalReason
-from wire_contract.publication.manifest import assemble
+from wire_contract.messages import Receipt
+from wire_contract.publication.manifest import assemble_snapshot
 from wire_contract.topics import build, parse
+
+if TYPE_CHECKING:
+    from wire_contract.message_fields import RefusalReason
 
 pytestmark = pytest.mark.e2e
 
@@ -56,7 +60,7 @@ def test_a_late_joiner_gets_the_newest_model(stage: Stage, mosquitto: Mosquitto,
         for topic, payload in chunks.items()
         if int(parsed[topic]["version"]) == newest
     }
-    published = assemble(manifest, of_newest)
+    published = assemble_snapshot(manifest, of_newest)
     assert published is not None
     assert published.weights.tobytes() == newest_weights(stage.ledger).tobytes()
 

@@ -31,9 +31,9 @@ from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.protocol import Delivery, Event, Link, Will
 from wire_contract.messages import Manifest, Signed, Update
 from wire_contract.program.clock import SYSTEM_CLOCK
-from wire_contract.signatures.envelope import read, sealed
+from wire_contract.signatures.envelope import read_unverified, unwrap
 from wire_contract.signatures.key_files import KeyFolder
-from wire_contract.signatures.signing import NotTrusted, SigningKey, sign, signers
+from wire_contract.signatures.signing import NotTrusted, SigningKey, sign, verified_signers
 
 OLD, NEW, OF_DEVICE, FOREIGN = key(1), key(2), key(3), key(4)
 MODEL = topics.build("model", root=ROOT, task=TASK)
@@ -217,7 +217,7 @@ def test_whoever_may_write_to_the_broker_changes_nothing_but_what_is_heard(world
         "other bytes were signed": codec.encode(structs.replace(signed, body=codec.pack(forged(1_000)))),
         "it announces version 0, and": replayed,
     }
-    forged_update = codec.encode(read(_an_update(world), Update))
+    forged_update = codec.encode(read_unverified(_an_update(world), Update))
     world.hostile.publish(UPDATES, forged_update)
     world.device(lambda: world.attacked(attacks), OLD)
     reached = world.version
@@ -232,7 +232,7 @@ def test_whoever_may_write_to_the_broker_changes_nothing_but_what_is_heard(world
 
 def _announcing(world: World, version: int) -> list[bytes]:
     """What was seen of this version."""
-    return [payload for payload in world.seen if read(payload, Manifest).version == version]
+    return [payload for payload in world.seen if read_unverified(payload, Manifest).version == version]
 
 
 def _an_update(world: World) -> bytes:
@@ -254,9 +254,9 @@ def test_a_device_that_starts_before_a_hostile_model_goes_on_with_its_own(world:
 
 def _genuine(payload: bytes) -> int:
     """Its version, if the aggregator has signed it; else -1."""
-    message = sealed(payload, Manifest)
+    message = unwrap(payload, Manifest)
     try:
-        signers(message, [OLD.public])
+        verified_signers(message, [OLD.public])
     except NotTrusted:
         return -1
     return message.open().version

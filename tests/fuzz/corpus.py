@@ -9,12 +9,12 @@ from wire_contract import messages
 from wire_contract.codec import encode
 from wire_contract.encoding import EncodedTensor, encode_vector
 from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int8
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.encoding.low_rank import LowRank
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.limits import Limits
 from wire_contract.messages import Delta, Message, Model, Update
-from wire_contract.publication.manifest import Published, whole
+from wire_contract.publication.manifest import PublishedVersion, encode_snapshot
 
 LAYOUT = Layout(
     (
@@ -52,7 +52,7 @@ def _all_encodings() -> tuple[EncodedTensor, ...]:
         LowRank(2, 12, as_int8(parts[0][:24]), as_float16(parts[0][:32])),
         as_int4(parts[1]),
         as_float32(parts[2]),
-        code_levels(np.clip(levels, -127, 127), [0, 9], [1, 600]),
+        encode_levels(np.clip(levels, -127, 127), [0, 9], [1, 600]),
     )
 
 
@@ -74,15 +74,15 @@ def _update(tensors: tuple[EncodedTensor, ...]) -> Seed:
     return Seed(Update, encode(update))
 
 
-def base() -> Published:
+def base() -> PublishedVersion:
     """Where deltas begin."""
-    _, published = whole(_weights(), task="t", version=0, parent=None, layout=LAYOUT, encoding="float16")
+    _, published = encode_snapshot(_weights(), task="t", version=0, parent=None, layout=LAYOUT, encoding="float16")
     return published
 
 
 def seeds() -> list[Seed]:
     """The same in each process."""
-    model, published = whole(_weights(), task="t", version=0, parent=None, layout=LAYOUT, encoding="float16")
+    model, published = encode_snapshot(_weights(), task="t", version=0, parent=None, layout=LAYOUT, encoding="float16")
     delta = Delta(
         task="t",
         version=1,
@@ -98,4 +98,4 @@ def seeds() -> list[Seed]:
     ]
     levels = np.clip(np.round(_weights()), -127, 127).astype(np.int64)
     sizes = [spec.size for spec in LAYOUT.tensors]
-    return [*found, _update((code_levels(levels, [-30, 0, 5, 900, -1000], sizes),))]
+    return [*found, _update((encode_levels(levels, [-30, 0, 5, 900, -1000], sizes),))]

@@ -16,11 +16,11 @@ from wire_contract.encoding import decode_vector
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import CHUNK_BYTES_MAX, DELTA_LIMITS, Limits
-from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Update, says_other
-from wire_contract.publication.deltas import follow
-from wire_contract.publication.manifest import Published, assemble, chunk_digests, read_model
-from wire_contract.signatures.envelope import sealed
-from wire_contract.signatures.signing import NotTrusted, PublicKey, SigningKey, signers
+from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Update, has_unknown_status
+from wire_contract.publication.deltas import apply_delta
+from wire_contract.publication.manifest import PublishedVersion, assemble_snapshot, chunk_digests, decode_snapshot
+from wire_contract.signatures.envelope import unwrap
+from wire_contract.signatures.signing import NotTrusted, PublicKey, SigningKey, verified_signers
 
 SECONDS_MAX = 1.0
 """CPU time of one payload within `LIMITS`. The slowest honest one takes some ten milliseconds."""
@@ -73,7 +73,7 @@ class Broken(Exception):
     """A payload did what none may do."""
 
 
-def check(payload: bytes, kind: type[Message], base: Published, seen: Seen, *, measure_memory: bool) -> None:
+def check(payload: bytes, kind: type[Message], base: PublishedVersion, seen: Seen, *, measure_memory: bool) -> None:
     """Reads `payload` as whoever gets it would.
 
     Raises:
@@ -95,7 +95,7 @@ def check(payload: bytes, kind: type[Message], base: Published, seen: Seen, *, m
             raise Broken(f"{peak} bytes at once, over {allowed}")
 
 
-def _peak_of(payload: bytes, kind: type[Message], base: Published, seen: Seen) -> int:
+def _peak_of(payload: bytes, kind: type[Message], base: PublishedVersion, seen: Seen) -> int:
     tracemalloc.start()
     try:
         _read(payload, kind, base, seen)
@@ -127,12 +127,12 @@ def _elements(payload: bytes) -> int:
     return LAYOUT.size
 
 
-def _read(payload: bytes, kind: type[Message], base: Published, seen: Seen) -> None:
+def _read(payload: bytes, kind: type[Message], base: PublishedVersion, seen: Seen) -> None:
     try:
         message = codec.decode(payload, kind, limits=_OWN_LIMITS.get(kind))
         assert isinstance(message, kind)
         seen.decoded += 1
-        if not says_other(message):
+        if not has_unknown_status(message):
             written = codec.encode(message)  # compared as bytes, because a scale that is NaN is not equal to itself
             again = codec.decode(written, kind, limits=_OWN_LIMITS.get(kind))
             assert codec.encode(again) == written, "it does not come back"
@@ -145,7 +145,7 @@ def _read(payload: bytes, kind: type[Message], base: Published, seen: Seen) -> N
         assert len(said) <= ERROR_CHARACTERS_MAX, f"an error of {len(said)} characters"
 
 
-def _use(message: Message, payload: bytes, base: Published) -> None:
+def _use(message: Message, payload: bytes, base: PublishedVersion) -> None:
     match message:
         case Update():
             out: Vector = np.full(base.layout.size, np.nan, dtype=np.float32)
@@ -162,12 +162,12 @@ def _use(message: Message, payload: bytes, base: Published) -> None:
             pass
 
 
-def _open(payload: bytes, base: Published) -> None:
+def _open(payload: bytes, base: PublishedVersion) -> None:
     """As both kinds that are signed; nobody signed it."""
     for kind in (Manifest, Update):
-        message = sealed(payload, kind, limits=_OWN_LIMITS[kind])
+        message = unwrap(payload, kind, limits=_OWN_LIMITS[kind])
         with suppress(NotTrusted):
-            signers(message, [PublicKey(_KEY)])
+            verified_signers(message, [PublicKey(_KEY)])
             raise Broken("a signature by nobody holds")
         with suppress(DecodeError):
             _use(message.open(), b"", base)
@@ -176,32 +176,32 @@ def _open(payload: bytes, base: Published) -> None:
 def _read_model(model: Model, payload: bytes) -> None:
     """Most damage ends at the digest; so it is put right, to see what comes after it."""
     with suppress(DecodeError):
-        read_model(payload, limits=LIMITS)
+        decode_snapshot(payload, limits=LIMITS)
     mended = msgspec.structs.replace(model, digest=digest(decode_vector(model.tensors, Layout(model.layout))))
-    published = read_model(codec.encode(mended), limits=LIMITS)
+    published = decode_snapshot(codec.encode(mended), limits=LIMITS)
     assert np.isfinite(published.weights).all()
 
 
-def _follow(delta: Delta, base: Published) -> None:
+def _follow(delta: Delta, base: PublishedVersion) -> None:
     with suppress(DecodeError):
-        follow(base, delta)
-    placed = Published(delta.task, delta.version - 1, base.layout, base.weights, delta.parent_digest)
-    published = follow(placed, msgspec.structs.replace(delta, digest=_reached(delta, base)))
+        apply_delta(base, delta)
+    placed = PublishedVersion(delta.task, delta.version - 1, base.layout, base.weights, delta.parent_digest)
+    published = apply_delta(placed, msgspec.structs.replace(delta, digest=_reached(delta, base)))
     assert np.isfinite(published.weights).all()
 
 
-def _reached(delta: Delta, base: Published) -> bytes:
+def _reached(delta: Delta, base: PublishedVersion) -> bytes:
     """The digest that is true, computed plainly."""
     with np.errstate(all="ignore"):
         total = base.weights + decode_vector(delta.tensors, base.layout)
         return digest(total.astype(np.float16).astype(np.float32) if delta.grid == "float16" else total)
 
 
-def _assemble(manifest: Manifest, base: Published) -> None:
+def _assemble(manifest: Manifest, base: PublishedVersion) -> None:
     if manifest.delta is not None:
         with suppress(DecodeError):
             _follow(codec.decode(manifest.delta, Delta, limits=DELTA_LIMITS), base)
-    assemble(manifest, dict(enumerate([b"a", bytes(CHUNK_BYTES_MAX)])), limits=LIMITS)
+    assemble_snapshot(manifest, dict(enumerate([b"a", bytes(CHUNK_BYTES_MAX)])), limits=LIMITS)
     if manifest.inline is not None:  # the same bytes as one chunk
         chunked = msgspec.structs.replace(manifest, inline=None, chunk_digests=chunk_digests([manifest.inline]))
-        assemble(chunked, {0: manifest.inline}, limits=LIMITS)
+        assemble_snapshot(chunked, {0: manifest.inline}, limits=LIMITS)

@@ -12,15 +12,15 @@ from msgspec import structs
 
 from tests.laws.wire import ENCODINGS, vectors
 from wire_contract.codec import decode, encode
-from wire_contract.compression.planner import Plan, encode_planned
+from wire_contract.compression.rate_control import CompressionTarget, encode_to_target
 from wire_contract.encoding import EncodingName, Float32, Int8, decode_vector, encode_vector
 from wire_contract.errors import DecodeError, EncodeError, LimitExceeded
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS, KIB
 from wire_contract.messages import Delta, Manifest
-from wire_contract.publication.deltas import GRIDS, EncodeDelta, follow, make_delta
-from wire_contract.publication.manifest import Published, assemble, read_model, whole
-from wire_contract.publication.release import Shelf, first_shelf, next_shelf
+from wire_contract.publication.deltas import GRIDS, EncodeDelta, apply_delta, make_delta
+from wire_contract.publication.manifest import PublishedVersion, assemble_snapshot, decode_snapshot, encode_snapshot
+from wire_contract.publication.release import Release, first_release, next_release
 
 LAYOUT = Layout((TensorSpec("a", (40, 50)), TensorSpec("b", (100,)), TensorSpec("c", ())))
 GRID_NAMES: st.SearchStrategy[Any] = st.sampled_from(sorted(GRIDS))
@@ -31,8 +31,8 @@ def dense(name: EncodingName) -> EncodeDelta:
 
 
 def planned(size_bytes: int) -> EncodeDelta:
-    plan = Plan(bytes_max=size_bytes)
-    return lambda difference, layout: encode_planned(difference, layout, plan)
+    plan = CompressionTarget(bytes_max=size_bytes)
+    return lambda difference, layout: encode_to_target(difference, layout, plan)
 
 
 ENCODERS_OF_DELTAS: dict[str, EncodeDelta] = {
@@ -53,16 +53,16 @@ def line(
     layout: Layout = LAYOUT,
     delta_bytes_max: int = INLINE_BYTES_MAX,
     step: float = 0.01,
-    then: Callable[[Shelf, Vector], None] = lambda _shelf, _weights: None,
-) -> list[Shelf]:
+    then: Callable[[Release, Vector], None] = lambda _shelf, _weights: None,
+) -> list[Release]:
     """Version 0 and so many after it, each with its master weights told to `then`."""
     random = np.random.default_rng(seed)
     weights = (0.1 * random.standard_normal(layout.size)).astype(np.float32)
-    shelves = [first_shelf(weights, task="t", layout=layout, encoding=encoding, published_at=1.0)]
+    shelves = [first_release(weights, task="t", layout=layout, encoding=encoding, published_at=1.0)]
     for version in range(1, versions + 1):
         weights = weights + (step * random.standard_t(3, layout.size)).astype(np.float32)
         shelves.append(
-            next_shelf(
+            next_release(
                 shelves[-1],
                 weights,
                 encoding=encoding,
@@ -85,20 +85,20 @@ def test_by_deltas_or_as_a_snapshot_a_version_is_the_same_bits(
         seed, 12, encoding=grid, encode_delta=ENCODERS_OF_DELTAS[encoder], snapshot_versions=snapshot_versions
     )
     held = shelves[0].published
-    snapshots: dict[int, Published] = {}
+    snapshots: dict[int, PublishedVersion] = {}
     for shelf in shelves[1:]:
         sent = shelf.announcement(shards=1, update_bytes_max=1)
         manifest = decode(encode(sent.manifest), Manifest)
         assert manifest.delta is not None
-        held = follow(held, decode(manifest.delta, Delta))
-        model = read_model(shelf.model)
+        held = apply_delta(held, decode(manifest.delta, Delta))
+        model = decode_snapshot(shelf.model)
         assert held.weights.tobytes() == model.weights.tobytes() == shelf.published.weights.tobytes()
         assert held.digest == model.digest == manifest.digest
-        joined = assemble(manifest, dict(enumerate(sent.chunks)))
+        joined = assemble_snapshot(manifest, dict(enumerate(sent.chunks)))
         assert joined is not None
         snapshots[joined.version] = joined
         for version in range(joined.version + 1, shelf.version + 1):  # a late joiner's way
-            joined = follow(joined, decode(sent.deltas[version], Delta))
+            joined = apply_delta(joined, decode(sent.deltas[version], Delta))
         assert joined.weights.tobytes() == held.weights.tobytes()
         assert shelf.version - manifest.snapshot_version < snapshot_versions
         assert manifest.delta_sizes == tuple(len(sent.deltas[shelf.version - n]) for n in range(len(sent.deltas)))
@@ -113,7 +113,7 @@ def test_what_was_sent_and_what_is_left_are_what_was_learned(grid: EncodingName,
     sent: list[Vector] = []
     masters: list[Vector] = []
 
-    def then(shelf: Shelf, weights: Vector) -> None:
+    def then(shelf: Release, weights: Vector) -> None:
         delta = decode(shelf.deltas[0], Delta)
         sent.append(decode_vector(delta.tensors, LAYOUT))
         masters.append(weights)
@@ -138,7 +138,7 @@ def test_a_line_that_rests_comes_to_the_master_weights(encode_delta: EncodeDelta
     weights = shelf.published.weights + np.float32(0.01) * step
     distance = float(np.linalg.norm(weights - shelf.published.weights))
     for _ in range(versions):
-        shelf = next_shelf(
+        shelf = next_release(
             shelf, weights, encoding="float32", encode_delta=encode_delta, snapshot_versions=8, published_at=1.0
         )
     assert float(np.linalg.norm(weights - shelf.published.weights)) < left * distance
@@ -161,7 +161,7 @@ def test_the_float16_grid_is_what_float16_snapshots_hold(vector: Vector) -> None
     on_grid = GRIDS["float16"](vector)
     assert GRIDS["float16"](on_grid).tobytes() == on_grid.tobytes()
     if np.isfinite(on_grid).all():
-        _, published = whole(on_grid, task="t", version=0, parent=None, layout=layout, encoding="float16")
+        _, published = encode_snapshot(on_grid, task="t", version=0, parent=None, layout=layout, encoding="float16")
         assert published.weights.tobytes() == on_grid.tobytes()
 
 
@@ -180,7 +180,7 @@ def test_without_deltas_every_version_goes_whole(seed: int, encoding: EncodingNa
     for shelf in line(seed, 3, encoding=encoding, encode_delta=None):
         assert shelf.is_snapshot
         assert not shelf.deltas
-        assert assemble(shelf.announcement(shards=1, update_bytes_max=1).manifest) is not None
+        assert assemble_snapshot(shelf.announcement(shards=1, update_bytes_max=1).manifest) is not None
 
 
 @pytest.mark.parametrize("encoding", ["int8", "int4"])
@@ -219,8 +219,8 @@ def test_a_delta_too_large_for_the_manifest_has_only_its_own_topic() -> None:
         assert INLINE_BYTES_MAX < len(delta) <= 32 * KIB
         assert (manifest.delta, manifest.delta_sizes[0]) == (None, len(delta))
         assert len(encode(sent.manifest)) < KIB
-        held = follow(held, decode(delta, Delta))
-        assert held.digest == manifest.digest == read_model(shelf.model).digest
+        held = apply_delta(held, decode(delta, Delta))
+        assert held.digest == manifest.digest == decode_snapshot(shelf.model).digest
     assert [len(shelf.deltas) for shelf in shelves] == [1, 2, 3]
 
 
@@ -247,15 +247,15 @@ def test_a_weight_beyond_the_grid_makes_a_key_version_in_a_wider_one() -> None:
     with pytest.raises(EncodeError, match="beyond float16"):
         make_delta(weights, shelf.published, encoding="float16", encode=dense("int8"))
     with pytest.raises(EncodeError):
-        next_shelf(
+        next_release(
             shelf, weights, encoding="float16", encode_delta=dense("int8"), snapshot_versions=8, published_at=9.0
         )
-    wider = next_shelf(
+    wider = next_release(
         shelf, weights, encoding="float32", encode_delta=dense("int8"), snapshot_versions=8, published_at=9.0
     )
     assert wider.deltas, "a delta may lead to another grid"
-    reached = follow(shelf.published, decode(wider.deltas[0], Delta))
-    assert reached.weights.tobytes() == read_model(wider.model).weights.tobytes()
+    reached = apply_delta(shelf.published, decode(wider.deltas[0], Delta))
+    assert reached.weights.tobytes() == decode_snapshot(wider.model).weights.tobytes()
 
 
 def test_a_snapshot_that_travelled_inside_is_gone_with_the_next_manifest() -> None:
@@ -269,7 +269,7 @@ def test_a_snapshot_that_travelled_inside_is_gone_with_the_next_manifest() -> No
 
 
 @pytest.fixture(scope="module")
-def step() -> tuple[Published, Delta]:
+def step() -> tuple[PublishedVersion, Delta]:
     shelves = line(5, 2, encoding="float32")
     return shelves[1].published, decode(shelves[2].deltas[0], Delta)
 
@@ -286,26 +286,26 @@ def step() -> tuple[Published, Delta]:
     ],
 )
 def test_a_delta_that_says_something_else_is_refused(
-    step: tuple[Published, Delta], changes: dict[str, Any], words: str
+    step: tuple[PublishedVersion, Delta], changes: dict[str, Any], words: str
 ) -> None:
     before, delta = step
-    assert follow(before, delta).digest == delta.digest
+    assert apply_delta(before, delta).digest == delta.digest
     with pytest.raises(DecodeError, match=words):
-        follow(before, structs.replace(delta, **changes))
+        apply_delta(before, structs.replace(delta, **changes))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
-def test_a_delta_to_weights_that_are_not_finite_is_refused(step: tuple[Published, Delta], value: float) -> None:
+def test_a_delta_to_weights_that_are_not_finite_is_refused(step: tuple[PublishedVersion, Delta], value: float) -> None:
     before, delta = step
-    large = Published("t", 1, before.layout, np.full(LAYOUT.size, 3e38, dtype=np.float32), before.digest)
+    large = PublishedVersion("t", 1, before.layout, np.full(LAYOUT.size, 3e38, dtype=np.float32), before.digest)
     tensors = tuple(Float32(np.full(spec.size, value, dtype="<f4").tobytes()) for spec in LAYOUT.tensors)
     with pytest.raises(DecodeError, match="not finite"):
-        follow(large, structs.replace(delta, tensors=tensors))
+        apply_delta(large, structs.replace(delta, tensors=tensors))
 
 
-def test_a_delta_of_a_foreign_layout_is_refused(step: tuple[Published, Delta]) -> None:
+def test_a_delta_of_a_foreign_layout_is_refused(step: tuple[PublishedVersion, Delta]) -> None:
     before, delta = step
     foreign = Layout((TensorSpec("a", (LAYOUT.size + 1,)),))
     tensors = encode_vector(np.zeros(foreign.size, dtype=np.float32), foreign, "int8")
     with pytest.raises(DecodeError, match="delta 2"):
-        follow(before, structs.replace(delta, tensors=tensors))
+        apply_delta(before, structs.replace(delta, tensors=tensors))

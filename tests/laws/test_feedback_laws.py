@@ -22,32 +22,32 @@ from device_client.uplink.error_feedback import (
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.rounds import LocalStudent, after_failed_round, make_update, next_round, with_unmerged
 from wire_contract import codec
-from wire_contract.compression.choice import EncodingChoice, TopShare
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.choice import EncodingChoice, TopK
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.messages import Identity, Presence, Update
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.signatures.signing import SigningKey
 
 LAYOUT = Layout((TensorSpec("matrix", (40, 30)), TensorSpec("bias", (40,))))
 CHOICES: tuple[EncodingChoice, ...] = (
     "int8",
     "int4",
-    Plan(bytes_max=200),
-    Plan(bytes_max=900),
-    Plan(error_max=0.3),
-    TopShare(share=0.02),
+    CompressionTarget(bytes_max=200),
+    CompressionTarget(bytes_max=900),
+    CompressionTarget(error_max=0.3),
+    TopK(share=0.02),
 )
 
 
-def base(version: int) -> Published:
+def base(version: int) -> PublishedVersion:
     weights = np.random.default_rng(version).normal(size=LAYOUT.size).astype(np.float32)
-    return Published("task", version, LAYOUT, weights, digest(weights))
+    return PublishedVersion("task", version, LAYOUT, weights, digest(weights))
 
 
 def step(
-    line: LocalStudent | None, on: Published, difference: Vector, choice: EncodingChoice
+    line: LocalStudent | None, on: PublishedVersion, difference: Vector, choice: EncodingChoice
 ) -> tuple[Vector, LocalStudent]:
     """One round that learns `difference`: what the update told, and the line after it."""
     todo = next_round(on, line, now=0.0, rounds_max=1_000, retrain_after_seconds=0.0)
@@ -103,7 +103,7 @@ def test_what_one_update_leaves_out_the_next_ones_tell() -> None:
     told = np.zeros(LAYOUT.size)
     rounds = 200
     for version in range(rounds):
-        said, line = step(line, base(version), steady, TopShare(share=0.4))
+        said, line = step(line, base(version), steady, TopK(share=0.4))
         told += said
     assert np.all(told > 0), "every element had its turn"
     np.testing.assert_allclose(told.sum() / rounds, steady.sum(), rtol=0.25)
@@ -133,7 +133,7 @@ def test_a_residual_outlives_a_rebase_within_reach(to_version: int, *, kept: boo
 
 
 def test_a_residual_is_forgotten_on_a_new_line_and_outlives_a_dropped_round() -> None:
-    _, line = step(None, base(9), np.ones(LAYOUT.size, dtype=np.float32), TopShare(share=0.01))
+    _, line = step(None, base(9), np.ones(LAYOUT.size, dtype=np.float32), TopK(share=0.01))
     assert line.residual is not None
     again = next_round(base(9), line, now=0.0, rounds_max=9, retrain_after_seconds=0.0)
     assert again is not None

@@ -13,8 +13,8 @@ from tests.laws.test_codec_laws import UPDATE, mutated
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import Float32, GapCoded, Int8, decode_vector
 from wire_contract.encoding.entropy import entropy_bits
-from wire_contract.encoding.gap_coded import code_levels
-from wire_contract.encoding.heads import LEVELS_MAX, Head, read_heads, write_heads
+from wire_contract.encoding.gap_coded import encode_levels
+from wire_contract.encoding.heads import LEVELS_MAX, TensorHead, read_heads, write_heads
 from wire_contract.encoding.scales import EXPONENT_MAX, EXPONENT_MIN, OCTAVE, nearest_exponent, scales_of
 from wire_contract.encoding.subsets import Subsets, write_subsets
 from wire_contract.errors import DecodeError
@@ -54,7 +54,7 @@ def levels(draw: st.DrawFn, sizes: Sequence[int]) -> np.ndarray:
 def entries(draw: st.DrawFn) -> tuple[GapCoded, list[int]]:
     sizes = draw(SIZES)
     exponents = draw(st.lists(EXPONENTS, min_size=len(sizes), max_size=len(sizes)))
-    return code_levels(draw(levels(sizes)), exponents, sizes), sizes
+    return encode_levels(draw(levels(sizes)), exponents, sizes), sizes
 
 
 @given(SIZES, st.data())
@@ -62,7 +62,7 @@ def test_levels_come_back_exactly(sizes: list[int], data: st.DataObject) -> None
     drawn = data.draw(levels(sizes))
     exponents = data.draw(st.lists(EXPONENTS, min_size=len(sizes), max_size=len(sizes)))
     expected = np.repeat(scales_of(exponents), sizes) * drawn.astype(np.float32)
-    assert (read(code_levels(drawn, exponents, sizes), sizes) == expected).all()
+    assert (read(encode_levels(drawn, exponents, sizes), sizes) == expected).all()
 
 
 @given(st.sampled_from([st.binary(max_size=60), None]), st.data())
@@ -71,7 +71,7 @@ def test_any_bytes_are_refused_or_the_only_form_of_what_they_say(
 ) -> None:
     sizes = data.draw(SIZES)
     if any_bytes is None:
-        sound = code_levels(data.draw(levels(sizes)), [0] * len(sizes), sizes).data
+        sound = encode_levels(data.draw(levels(sizes)), [0] * len(sizes), sizes).data
         any_bytes = mutated(st.just(sound))
     entry = GapCoded(len(sizes), data.draw(any_bytes))
     try:
@@ -82,7 +82,7 @@ def test_any_bytes_are_refused_or_the_only_form_of_what_they_say(
     heads, _ = read_heads(entry.data, sizes)
     exponents = [head.exponent for head in heads]
     symbols = np.rint(decoded / np.repeat(scales_of(exponents), sizes)).astype(np.int64)
-    assert code_levels(symbols, exponents, sizes) == entry
+    assert encode_levels(symbols, exponents, sizes) == entry
 
 
 @given(entries(), st.binary(min_size=1, max_size=9))
@@ -100,9 +100,9 @@ def test_heads_come_back(sizes: list[int], data: st.DataObject) -> None:
     heads = []
     for size in sizes:
         inner = data.draw(st.lists(st.integers(1, size), max_size=LEVELS_MAX))
-        heads.append(Head(data.draw(EXPONENTS) if inner else 0, tuple(sorted(inner, reverse=True))))
+        heads.append(TensorHead(data.draw(EXPONENTS) if inner else 0, tuple(sorted(inner, reverse=True))))
     bits, count = write_heads(heads, sizes)
-    expected = [head if head.layers else Head() for head in heads]
+    expected = [head if head.layers else TensorHead() for head in heads]
     written = (bits << (-count % 8)).to_bytes((count + 7) // 8)
     assert read_heads(written, sizes) == (expected, count)
 
@@ -120,7 +120,7 @@ def test_the_scales_are_the_float32_nearest_to_eighths_of_an_octave() -> None:
 
 @pytest.mark.parametrize("exponent", [EXPONENT_MIN - 1, EXPONENT_MAX + 1])
 def test_a_scale_outside_the_table_is_refused(exponent: int) -> None:
-    for heads in ([Head(exponent, (1,))], [Head(EXPONENT_MIN, (1,)), Head(exponent, (1,))]):
+    for heads in ([TensorHead(exponent, (1,))], [TensorHead(EXPONENT_MIN, (1,)), TensorHead(exponent, (1,))]):
         if exponent < EXPONENT_MIN and len(heads) == 1:
             continue  # eleven bits do not say it
         bits, count = write_heads(heads, [1] * len(heads))
@@ -130,13 +130,13 @@ def test_a_scale_outside_the_table_is_refused(exponent: int) -> None:
 
 def test_a_layer_larger_than_the_one_before_it_is_refused() -> None:
     for sizes, layers in (([5], (6,)), ([9], (5, 6))):
-        bits, count = write_heads([Head(0, layers)], sizes)
+        bits, count = write_heads([TensorHead(0, layers)], sizes)
         with pytest.raises(DecodeError, match="a layer of 6 out of 5"):
             read_heads((bits << (-count % 8)).to_bytes((count + 7) // 8), sizes)
 
 
 def test_an_entry_of_zeros_is_one_bit_a_tensor() -> None:
-    entry = code_levels(np.zeros(sum(STUDENT), dtype=np.int64), [0] * len(STUDENT), STUDENT)
+    entry = encode_levels(np.zeros(sum(STUDENT), dtype=np.int64), [0] * len(STUDENT), STUDENT)
     assert entry.data == bytes(2)
     assert not read(entry, STUDENT).any()
 
@@ -157,7 +157,7 @@ def laplace(density: float, size: int) -> np.ndarray:
 @pytest.mark.parametrize("density", DENSITIES)
 def test_the_symbols_take_at_most_five_percent_over_their_entropy(draw, density: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     size = 50_000
-    entry = code_levels(draw(density, size), [0], [size])
+    entry = encode_levels(draw(density, size), [0], [size])
     figures = entropy_bits((entry,), layout_of([size]))
     assert figures.elements == size
     assert figures.heads + figures.symbols == 8 * len(entry.data)
@@ -167,7 +167,7 @@ def test_the_symbols_take_at_most_five_percent_over_their_entropy(draw, density:
 
 def test_the_entropy_is_that_of_the_symbols() -> None:
     symbols = np.array([0] * 10 + [1] * 4 + [-1] * 2 + [3] * 4 + [2] * 0)
-    entry = code_levels(symbols, [0], [20])
+    entry = encode_levels(symbols, [0], [20])
     counts = np.array([10, 6, 4])
     expected = float((counts * np.log2(20 / counts)).sum()) + 10
     assert entropy_bits((Int8(0.0, b"\0"), entry), layout_of([1, 20])).entropy == pytest.approx(expected)
@@ -178,7 +178,7 @@ class TestSpans:
 
     def entry(self, first: int, after: int) -> GapCoded:
         sizes = self.SIZES[first:after]
-        return code_levels(np.arange(first, first + sum(sizes)) % 3 - 1, [8 * first] * len(sizes), sizes)
+        return encode_levels(np.arange(first, first + sum(sizes)) % 3 - 1, [8 * first] * len(sizes), sizes)
 
     def test_entries_of_any_span_are_one_vector(self) -> None:
         dense = Float32(np.arange(5, dtype="<f4").tobytes())
@@ -232,7 +232,7 @@ def test_nothing_large_is_made_of_many_bytes(opening: bytes, fill: bytes) -> Non
 @given(npst.arrays(np.int8, 400, elements=st.integers(-127, 127)))
 def test_decoding_takes_a_small_multiple_of_the_vector(symbols: np.ndarray) -> None:
     sizes = [100, 300]
-    entry = code_levels(np.tile(symbols, 20).astype(np.int64), [0, 0], [20 * size for size in sizes])
+    entry = encode_levels(np.tile(symbols, 20).astype(np.int64), [0, 0], [20 * size for size in sizes])
     out = np.empty(8_000, dtype=np.float32)
     tracemalloc.start()
     try:
@@ -244,7 +244,7 @@ def test_decoding_takes_a_small_multiple_of_the_vector(symbols: np.ndarray) -> N
 
 
 def test_the_highest_level_of_the_largest_scale_is_finite() -> None:
-    entry = code_levels(np.array([LEVELS_MAX, -LEVELS_MAX]), [EXPONENT_MAX], [2])
+    entry = encode_levels(np.array([LEVELS_MAX, -LEVELS_MAX]), [EXPONENT_MAX], [2])
     assert read(entry, [2]).tolist() == [LEVELS_MAX * 2.0**121, -LEVELS_MAX * 2.0**121]
 
 
@@ -252,7 +252,7 @@ def test_the_highest_level_of_the_largest_scale_is_finite() -> None:
 def test_a_place_outside_its_set_is_refused(gap: int, sound: bool) -> None:
     """…and never reaches into the tensor that follows."""
     sizes = [10, 10]
-    heads, count = write_heads([Head(0, (1,)), Head()], sizes)
+    heads, count = write_heads([TensorHead(0, (1,)), TensorHead()], sizes)
     symbols = write_subsets(Subsets.of([10], [1]), np.array([gap]))
     bits = [int(bit) for bit in f"{heads:0{count}b}"] + [0] + symbols.tolist()
     entry = GapCoded(2, np.packbits(np.array(bits, dtype=np.uint8)).tobytes())

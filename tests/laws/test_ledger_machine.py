@@ -43,7 +43,7 @@ from tests.aggregator.synthetic import (
     replay,
 )
 from wire_contract.codec import encode
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.limits import KEPT_DELTAS
 from wire_contract.messages import Evaluation, Update
 
@@ -53,7 +53,7 @@ LINE = replace(
     journal_versions_kept=2,
     model_encoding="float16",
     snapshot_versions=3,
-    delta_encoding=Plan(bytes_max=1_000),
+    delta_encoding=CompressionTarget(bytes_max=1_000),
 )
 
 

@@ -28,8 +28,8 @@ from wire_contract.limits import (
     TEXT_CHARACTERS_MAX,
 )
 from wire_contract.messages import Manifest, Model
-from wire_contract.publication.manifest import Announcement, announce, assemble, chunk_digests, chunk_fits
-from wire_contract.signatures.envelope import read
+from wire_contract.publication.manifest import Announcement, announce, assemble_snapshot, chunk_digests, chunk_fits
+from wire_contract.signatures.envelope import read_unverified
 from wire_contract.signatures.signing import SigningKey, sign
 
 LARGE = Layout((TensorSpec("a", (150, 100)), TensorSpec("b", (9_000,))))
@@ -62,7 +62,7 @@ def test_a_small_model_travels_in_its_manifest(layout: Layout, encoding: Encodin
     weights = data.draw(vectors(layout.size, largest=65_504.0))
     sent = announced(layout, weights, encoding)
     assert not sent.chunks
-    got = assemble(decode(encode(sent.manifest), Manifest))
+    got = assemble_snapshot(decode(encode(sent.manifest), Manifest))
     assert got is not None
     assert (got.task, got.version, got.layout) == ("t", 7, layout)
     expected = decode_vector(encode_vector(weights, layout, encoding), layout)
@@ -81,7 +81,7 @@ def test_models_of_any_size_come_back(size: int, encoding: EncodingName) -> None
     assert (sent.manifest.size_bytes <= INLINE_BYTES_MAX) == (sent.manifest.inline is not None)
     manifest_bytes = encode(sent.manifest)
     assert len(manifest_bytes) <= 32 * KIB
-    got = assemble(decode(manifest_bytes, Manifest), dict(enumerate(sent.chunks)))
+    got = assemble_snapshot(decode(manifest_bytes, Manifest), dict(enumerate(sent.chunks)))
     assert got is not None
     assert got.weights.tobytes() == sent.published.weights.tobytes()
 
@@ -89,8 +89,11 @@ def test_models_of_any_size_come_back(size: int, encoding: EncodingName) -> None
 def test_missing_chunks_are_waited_for(chunked: Announcement) -> None:
     chunks = dict(enumerate(chunked.chunks))
     for missing in chunks:
-        assert assemble(chunked.manifest, {index: chunk for index, chunk in chunks.items() if index != missing}) is None
-    assert assemble(chunked.manifest) is None
+        assert (
+            assemble_snapshot(chunked.manifest, {index: chunk for index, chunk in chunks.items() if index != missing})
+            is None
+        )
+    assert assemble_snapshot(chunked.manifest) is None
 
 
 @given(st.data())
@@ -104,7 +107,7 @@ def test_a_changed_chunk_is_refused(chunked: Announcement, data: st.DataObject) 
         del changed[data.draw(st.integers(0, len(changed) - 1)) :]
     assert not chunk_fits(chunked.manifest, index, bytes(changed))
     with pytest.raises(DecodeError, match="does not have its digest"):
-        assemble(chunked.manifest, {**chunks, index: bytes(changed)})
+        assemble_snapshot(chunked.manifest, {**chunks, index: bytes(changed)})
 
 
 def test_chunks_of_another_size_are_refused(chunked: Announcement) -> None:
@@ -112,7 +115,7 @@ def test_chunks_of_another_size_are_refused(chunked: Announcement) -> None:
     pieces = [payload[:1000], payload[1000:30_000], payload[30_000:]]
     manifest = structs.replace(chunked.manifest, chunk_digests=chunk_digests(pieces))
     with pytest.raises(DecodeError, match="chunk 0 has 1000 bytes, not 32768"):
-        assemble(manifest, dict(enumerate(pieces)))
+        assemble_snapshot(manifest, dict(enumerate(pieces)))
 
 
 def test_the_largest_model_and_its_manifest_are_within_their_limits() -> None:
@@ -140,7 +143,7 @@ def test_the_largest_model_and_its_manifest_are_within_their_limits() -> None:
     keys = [SigningKey.from_seed(bytes([at]) * 32) for at in range(SIGNATURES_MAX)]
     for payload in (encode(manifest), sign(manifest, keys)):
         assert len(payload) <= MANIFEST_LIMITS.compressed_bytes
-        assert read(payload, Manifest) == manifest
+        assert read_unverified(payload, Manifest) == manifest
 
 
 def test_a_model_that_no_device_would_take_is_not_made() -> None:
@@ -152,7 +155,7 @@ def test_a_model_that_no_device_would_take_is_not_made() -> None:
 def test_exchanged_and_unknown_chunks(chunked: Announcement) -> None:
     first, second, third = chunked.chunks
     with pytest.raises(DecodeError, match="does not have its digest"):
-        assemble(chunked.manifest, {0: second, 1: first, 2: third})
+        assemble_snapshot(chunked.manifest, {0: second, 1: first, 2: third})
     assert not chunk_fits(chunked.manifest, 3, third)
     assert not chunk_fits(chunked.manifest, -1, third)
 
@@ -169,7 +172,7 @@ def test_a_manifest_that_says_something_else_is_refused(chunked: Announcement) -
         ({"layout_fingerprint": bytes(8)}, "layout differs"),
     ):
         with pytest.raises(DecodeError, match=said):
-            assemble(structs.replace(chunked.manifest, **changes), chunks)
+            assemble_snapshot(structs.replace(chunked.manifest, **changes), chunks)
 
 
 def test_a_model_whose_digest_is_not_of_its_weights_is_refused() -> None:
@@ -182,4 +185,4 @@ def test_a_model_whose_digest_is_not_of_its_weights_is_refused() -> None:
         forged = Model(task="t", version=7, parent=6, layout=layout.tensors, tensors=tensors, digest=stated)
         manifest = structs.replace(sent.manifest, inline=encode(forged), digest=stated)
         with pytest.raises(DecodeError, match=said):
-            assemble(manifest)
+            assemble_snapshot(manifest)

@@ -14,8 +14,8 @@ from wire_contract import codec
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.limits import SIGNATURES_MAX, Limits
 from wire_contract.messages import Manifest, Signed, Update
-from wire_contract.signatures.envelope import read, sealed
-from wire_contract.signatures.signing import DOMAINS, KeyUnusable, NotTrusted, PublicKey, sign, signers
+from wire_contract.signatures.envelope import read_unverified, unwrap
+from wire_contract.signatures.signing import DOMAINS, KeyUnusable, NotTrusted, PublicKey, sign, verified_signers
 
 KEYS = [key(number) for number in range(1, SIGNATURES_MAX + 1)]
 SIGNABLE: st.SearchStrategy[Manifest | Update] = MESSAGES.filter(  # type: ignore[assignment]
@@ -38,7 +38,7 @@ SIGNED = sign(MANIFEST, KEYS[:1])
 
 
 def check(payload: bytes, *known: PublicKey, kind: type = Manifest) -> frozenset[bytes]:
-    return signers(sealed(payload, kind), known)
+    return verified_signers(unwrap(payload, kind), known)
 
 
 @settings(max_examples=60)
@@ -56,7 +56,9 @@ def test_any_known_key_in_any_place_is_enough(
     else:
         with pytest.raises(NotTrusted, match="which is no key that is known here"):
             check(payload, *pinned, kind=type(message))
-    assert codec.encode(read(payload, type(message))) == codec.encode(message), "and what was signed is what is read"
+    assert codec.encode(read_unverified(payload, type(message))) == codec.encode(message), (
+        "and what was signed is what is read"
+    )
 
 
 @given(st.integers(0, 8 * len(unframed(SIGNED)) - 1))
@@ -83,8 +85,8 @@ def test_any_flipped_bit_of_a_payload_is_refused_or_changes_nothing(at: int) -> 
 @given(mutated(st.just(SIGNED)))
 def test_whatever_is_done_to_it_nobody_else_has_signed(payload: bytes) -> None:
     try:
-        message = sealed(payload, Manifest)
-        signers(message, [KEYS[0].public])
+        message = unwrap(payload, Manifest)
+        verified_signers(message, [KEYS[0].public])
     except DecodeError:
         return
     assert message.open() == MANIFEST
@@ -123,7 +125,7 @@ def test_a_key_id_cannot_be_exchanged() -> None:
 def test_a_plain_message_is_not_signed() -> None:
     with pytest.raises(NotTrusted, match="it is not signed"):
         check(codec.encode(MANIFEST), KEYS[0].public)
-    assert read(codec.encode(MANIFEST), Manifest) == MANIFEST
+    assert read_unverified(codec.encode(MANIFEST), Manifest) == MANIFEST
     assert sign(MANIFEST, []) == codec.encode(MANIFEST), "unsigned messages look as they always did"
 
 
@@ -132,18 +134,18 @@ def test_the_body_is_not_looked_at_before_its_signature() -> None:
     with pytest.raises(NotTrusted):
         check(nonsense, KEYS[0].public)
     with pytest.raises(DecodeError, match="Manifest"):
-        read(nonsense, Manifest)
+        read_unverified(nonsense, Manifest)
 
 
 def test_an_envelope_has_the_limits_of_what_is_in_it() -> None:
     tight = Limits(compressed_bytes=1 << 10, decompressed_bytes=1 << 10)
     large = sign(structs.replace(MANIFEST, inline=bytes(4_000)), KEYS[:1])
     with pytest.raises(LimitExceeded, match="decompressed_bytes"):
-        sealed(large, Manifest, limits=tight)
+        unwrap(large, Manifest, limits=tight)
     nested = codec.encode(codec.decode(SIGNED, Signed))
     inner = frame(msgpack.packb({"m": unframed(nested), "sg": [[bytes(8), bytes(64)]], "v": 128}))
     with pytest.raises(DecodeError, match="schema 128 is not known here"):
-        read(inner, Manifest)
+        read_unverified(inner, Manifest)
 
 
 def test_32_bytes_that_are_no_key_verify_nothing() -> None:

@@ -11,7 +11,7 @@ from wire_contract.messages import (
     Delta,
     Evaluation,
     Manifest,
-    Measured,
+    MeasuredVersion,
     Message,
     Model,
     Presence,
@@ -162,7 +162,9 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
             Summary,
             at=MOMENTS,
             since=MOMENTS,
-            evaluations=st.lists(st.builds(Measured, COUNTS, NAMES, st.floats(0, 1), MOMENTS), max_size=3).map(tuple),
+            evaluations=st.lists(st.builds(MeasuredVersion, COUNTS, NAMES, st.floats(0, 1), MOMENTS), max_size=3).map(
+                tuple
+            ),
             staleness=st.lists(st.builds(StalenessBucket, COUNTS, COUNTS), max_size=3).map(tuple),
             devices=st.lists(
                 st.builds(

@@ -11,9 +11,9 @@ import pytest
 
 from tests.older.program import answer, unpacked
 from tests.vectors.form import fields_of, load
-from wire_contract import codec, messages
+from wire_contract import codec, message_fields, messages
 from wire_contract.layout import Layout, TensorSpec
-from wire_contract.publication.manifest import whole
+from wire_contract.publication.manifest import encode_snapshot
 
 READS_AND_WRITES = """
 import json, sys
@@ -54,7 +54,7 @@ def large() -> tuple[bytes, bytes]:
     """A model of more than one block, and its digest."""
     layout = Layout((TensorSpec("a", (200, 300)),))
     weights = np.repeat(np.random.default_rng(0).standard_normal(600, dtype=np.float32), 100)
-    payload, published = whole(weights, task="t", version=0, parent=None, layout=layout, encoding="float32")
+    payload, published = encode_snapshot(weights, task="t", version=0, parent=None, layout=layout, encoding="float32")
     return payload, published.digest
 
 
@@ -90,4 +90,4 @@ def test_the_older_program_reads_independent_blocks(told: Mapping[str, Any], lar
 def test_nothing_is_written_that_the_older_program_refuses(told: Mapping[str, Any]) -> None:
     """Its receipts know no other reasons and outcomes: a device would send its update for ever."""
     for name, values in told["values"].items():
-        assert set(get_args(getattr(messages, name))) <= set(values), name
+        assert set(get_args(getattr(message_fields, name))) <= set(values), name

@@ -7,11 +7,11 @@ import numpy as np
 
 from tests.vectors.form import as_json, packed
 from wire_contract.encoding import EncodedTensor, encode_vector
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.encoding.scales import scales_of
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.publication.deltas import GRIDS, make_delta
-from wire_contract.publication.manifest import Published, whole
+from wire_contract.publication.manifest import PublishedVersion, encode_snapshot
 
 LAYOUT = Layout((TensorSpec("conv.weight", (2, 3)), TensorSpec("conv.bias", (2,)), TensorSpec("gain", ())))
 SIZES = [spec.size for spec in LAYOUT.tensors]
@@ -22,12 +22,12 @@ LEVELS = [1, 0, -2, 0, 0, 1, 0, 0, -1]
 
 
 def levels_of(exponents: list[int]) -> tuple[EncodedTensor, ...]:
-    return (code_levels(np.array(LEVELS), exponents, SIZES),)
+    return (encode_levels(np.array(LEVELS), exponents, SIZES),)
 
 
-def line() -> tuple[bytes, Published, list[bytes], list[Published]]:
+def line() -> tuple[bytes, PublishedVersion, list[bytes], list[PublishedVersion]]:
     """The snapshot of version 0 in float16, and two deltas: one of int8 steps, one gap-coded."""
-    payload, start = whole(WEIGHTS, task=TASK, version=0, parent=None, layout=LAYOUT, encoding="float16")
+    payload, start = encode_snapshot(WEIGHTS, task=TASK, version=0, parent=None, layout=LAYOUT, encoding="float16")
     deltas, reached = [], [start]
     steps = (
         lambda _d, layout: encode_vector(WEIGHTS * np.float32(0.01), layout, "int8"),
@@ -72,9 +72,9 @@ def _fused() -> dict[str, Any]:
     products = levels * np.repeat(scales_of(exponents), SIZES).astype(np.float64)
     weights = WEIGHTS.copy()
     weights[[0, 3, 5, 8]] = -products[[0, 3, 5, 8]]  # what is left of the sum is all that the rounding lost, or nothing
-    payload, start = whole(weights, task=TASK, version=0, parent=None, layout=LAYOUT, encoding="float32")
+    payload, start = encode_snapshot(weights, task=TASK, version=0, parent=None, layout=LAYOUT, encoding="float32")
     delta, reached = make_delta(
-        weights, start, encoding="float32", encode=lambda *_: (code_levels(levels, exponents, SIZES),)
+        weights, start, encoding="float32", encode=lambda *_: (encode_levels(levels, exponents, SIZES),)
     )
     fused = (weights.astype(np.float64) + products).astype(np.float32)
     return {

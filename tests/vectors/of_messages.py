@@ -18,7 +18,7 @@ from wire_contract.messages import (
     Delta,
     Evaluation,
     Manifest,
-    Measured,
+    MeasuredVersion,
     Message,
     Model,
     Presence,
@@ -243,7 +243,10 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
     told = Summary(
         at=1_700_000_100.5,
         since=1_700_000_000.0,
-        evaluations=(Measured(2, "judge", 0.875, 1_700_000_090.25), Measured(1, "judge", 0.5, 1_700_000_060.0)),
+        evaluations=(
+            MeasuredVersion(2, "judge", 0.875, 1_700_000_090.25),
+            MeasuredVersion(1, "judge", 0.5, 1_700_000_060.0),
+        ),
         staleness=(StalenessBucket(0, 4), StalenessBucket(1, 0), StalenessBucket(129, 1)),
         devices=(SeenDevice(DEVICE, "merged", 2, 1_700_000_099.0, 5),),
         updates_per_minute=5,

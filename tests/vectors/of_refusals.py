@@ -10,7 +10,7 @@ from tests.vectors.of_lines import LAYOUT, line
 from tests.vectors.of_messages import update
 from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.messages import Model, Receipt
 
 FIELDS: dict[str, Any] = msgspec.to_builtins(
@@ -107,7 +107,7 @@ def refused_payloads() -> list[dict[str, Any]]:
 
 
 def refused_tensors() -> list[dict[str, Any]]:
-    sound = code_levels(np.array([0, 1, 0, 0, -1]), [0], [5]).data
+    sound = encode_levels(np.array([0, 1, 0, 0, -1]), [0], [5]).data
     zero = bytes(4)
     examples: list[tuple[str, list[Any], list[int], str]] = [
         ("bytes missing", [["f4", bytes(7)]], [2], "are not 2 elements"),

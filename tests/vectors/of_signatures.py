@@ -5,7 +5,7 @@ from typing import Any
 from tests.vectors.form import frame, packed, unframed
 from tests.vectors.of_messages import signed_ones
 from wire_contract.messages import Manifest, Update
-from wire_contract.signatures.envelope import sealed
+from wire_contract.signatures.envelope import unwrap
 from wire_contract.signatures.signing import sign, signed_bytes
 
 
@@ -16,7 +16,7 @@ def signed() -> list[dict[str, Any]]:
 
 def _vector(name: str, message: Manifest | Update, keys: list[Any]) -> dict[str, Any]:
     payload = sign(message, [key for _, key in keys])
-    opened = sealed(payload, type(message))
+    opened = unwrap(payload, type(message))
     flipped = opened.body[:-1] + bytes([opened.body[-1] ^ 1])
     signatures = [[one.key_id, one.value] for one in opened.signatures]
     return {

@@ -10,7 +10,7 @@ from tests.vectors.bit_by_bit import Entry, read
 from tests.vectors.form import as_json
 from wire_contract.encoding import EncodedTensor, Float16, Float32, GapCoded, Int4, Int8, LowRank, decode_vector
 from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int8
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.layout import Layout, TensorSpec
 
 VALUES = np.array([1, -0.5, 0.25, 3, 0.1], dtype=np.float32)
@@ -80,7 +80,7 @@ def gap_coded() -> list[dict[str, Any]]:
 
 
 def _taken_apart(why: str, levels: list[int], exponents: list[int], sizes: list[int]) -> dict[str, Any]:
-    entry = code_levels(np.array(levels), exponents, sizes)
+    entry = encode_levels(np.array(levels), exponents, sizes)
     read_plainly = read(entry.data, sizes)
     assert read_plainly.levels == levels
     decoded = decode_vector((entry,), layout_of(sizes)).astype("<f4").tobytes()

@@ -205,7 +205,7 @@ class LinkContract:
         listening(reader)
         for payload in (b"not acknowledged", b"behind it"):
             assert writer.publish(UP + "sync", payload).wait(PATIENCE_SECONDS)
-        reader.subscribe(UP + "1", quality=0)
+        reader.subscribe(UP + "1", qos=0)
         first = heard()
         assert (first.payload, first.retained, first.mid) == (b"1", True, 0)
         publish(writer, 1)

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wire_contract.link.mqtt_settings import MqttSettings
-from wire_contract.transport.reconnect import TAKEN_OVER_SECONDS, Attempt, Narrator, Rests, Rivals
+from wire_contract.transport.reconnect import (
+    TAKEN_OVER_SECONDS,
+    ClientIdConflictDetector,
+    ConnectionAttempt,
+    DisconnectExplainer,
+    ReconnectBackoff,
+)
 
 DEFAULTS = MqttSettings(host="broker", client_id="any")
 
@@ -23,8 +29,10 @@ class Time:
         return self.now
 
 
-def rests(time: Time, source: random.Random, *, spread_seconds: float = DEFAULTS.reconnect_spread_seconds) -> Rests:
-    return Rests(
+def rests(
+    time: Time, source: random.Random, *, spread_seconds: float = DEFAULTS.reconnect_spread_seconds
+) -> ReconnectBackoff:
+    return ReconnectBackoff(
         spread_seconds=spread_seconds,
         shortest_seconds=DEFAULTS.reconnect_delay_seconds,
         longest_seconds=DEFAULTS.reconnect_delay_max_seconds,
@@ -39,12 +47,12 @@ def returns(*, links: int, away_seconds: float, seed: int, spread_seconds: float
     for number in range(links):
         time, source = Time(), random.Random(f"{seed} {number}")
         own = rests(time, source, spread_seconds=spread_seconds)
-        attempt = Attempt(reached=True, answered=True, established_at=-3600.0)
+        attempt = ConnectionAttempt(reached=True, answered=True, established_at=-3600.0)
         while True:
             time.now += own.after(attempt)
             if time.now >= away_seconds:
                 break
-            attempt = Attempt()
+            attempt = ConnectionAttempt()
         came.append(time.now - away_seconds)
     return came
 
@@ -74,24 +82,24 @@ def test_whoever_waits_for_a_first_connection_does_not_wait_long() -> None:
         widths.append(high)
         return 0.0
 
-    own = Rests(spread_seconds=5, shortest_seconds=1, longest_seconds=60, uniform=draw, clock=time)
+    own = ReconnectBackoff(spread_seconds=5, shortest_seconds=1, longest_seconds=60, uniform=draw, clock=time)
     for _ in range(3):
-        own.after(Attempt())
-    own.after(Attempt(established_at=-20.0))
-    own.after(Attempt())
-    own.begin_anew()
-    own.after(Attempt())
+        own.after(ConnectionAttempt())
+    own.after(ConnectionAttempt(established_at=-20.0))
+    own.after(ConnectionAttempt())
+    own.reset()
+    own.after(ConnectionAttempt())
     assert widths == [1, 2, 4, 5, 10, 5]
 
 
-def brief(time: Time, **more: object) -> Attempt:
-    return Attempt(reached=True, answered=True, established_at=time.now - 1, **more)  # type: ignore[arg-type]
+def brief(time: Time, **more: object) -> ConnectionAttempt:
+    return ConnectionAttempt(reached=True, answered=True, established_at=time.now - 1, **more)  # type: ignore[arg-type]
 
 
 def test_another_program_with_the_client_id_is_suspected_when_the_broker_hangs_up_again_and_again() -> None:
     time = Time()
-    rivals = Rivals(time)
-    assert [rivals.suspected_after(brief(time)) for _ in range(4)] == [False, False, True, True]
+    rivals = ClientIdConflictDetector(time)
+    assert [rivals.suspects_conflict_after(brief(time)) for _ in range(4)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -104,17 +112,19 @@ def test_another_program_with_the_client_id_is_suspected_when_the_broker_hangs_u
 )
 def test_a_network_that_fails_and_a_connection_that_lasted_are_no_rivals(other: dict[str, object]) -> None:
     time = Time()
-    rivals = Rivals(time)
+    rivals = ClientIdConflictDetector(time)
     for _ in range(2):
-        assert not rivals.suspected_after(brief(time))
-    assert not rivals.suspected_after(
-        Attempt(**{"reached": True, "answered": True, "established_at": -1.0, **other})  # type: ignore[arg-type]
+        assert not rivals.suspects_conflict_after(brief(time))
+    assert not rivals.suspects_conflict_after(
+        ConnectionAttempt(**{"reached": True, "answered": True, "established_at": -1.0, **other})  # type: ignore[arg-type]
     )
-    assert not rivals.suspected_after(brief(time)), "they count from the beginning again"
+    assert not rivals.suspects_conflict_after(brief(time)), "they count from the beginning again"
 
 
-def tell(attempt: Attempt, *, suspected: bool = False) -> str:
-    return Narrator(client_id="fedkd:t:d", certificate_file=Path("d.pem")).ending(attempt, suspected=suspected)
+def tell(attempt: ConnectionAttempt, *, suspected: bool = False) -> str:
+    return DisconnectExplainer(client_id="fedkd:t:d", certificate_file=Path("d.pem")).ending(
+        attempt, suspected=suspected
+    )
 
 
 def alert(reason: str) -> ssl.SSLError:
@@ -136,15 +146,18 @@ def alert(reason: str) -> ssl.SSLError:
     ],
 )
 def test_the_cause_of_a_failure_of_tls_is_named(reason: str, said: str) -> None:
-    assert said in tell(Attempt(error=alert(reason), ending="cannot be reached: x"))
+    assert said in tell(ConnectionAttempt(error=alert(reason), ending="cannot be reached: x"))
 
 
 def test_what_else_is_told() -> None:
-    assert tell(Attempt(ending="refused the connection: Not authorized")) == "refused the connection: Not authorized"
-    assert tell(Attempt(reached=True)) == "the connection was lost"
+    assert (
+        tell(ConnectionAttempt(ending="refused the connection: Not authorized"))
+        == "refused the connection: Not authorized"
+    )
+    assert tell(ConnectionAttempt(reached=True)) == "the connection was lost"
     reset = ConnectionResetError(104, "Connection reset by peer")
-    assert tell(Attempt(error=reset)) == "the connection was lost: Connection reset by peer"
-    for said in (tell(Attempt(taken_over=True)), tell(Attempt(), suspected=True)):
+    assert tell(ConnectionAttempt(error=reset)) == "the connection was lost: Connection reset by peer"
+    for said in (tell(ConnectionAttempt(taken_over=True)), tell(ConnectionAttempt(), suspected=True)):
         assert "client id fedkd:t:d); give each program its own" in said
 
 
@@ -152,8 +165,8 @@ def test_a_broker_that_hangs_up_before_it_speaks_may_not_like_the_certificate() 
     """Its alert is lost when it closes the connection before it has read everything."""
 
     def told(certificate: Path | None, *, answered: bool) -> str:
-        narrator = Narrator(client_id="d", encrypted=True, certificate_file=certificate)
-        return narrator.ending(Attempt(reached=True, answered=answered), suspected=False)
+        narrator = DisconnectExplainer(client_id="d", encrypted=True, certificate_file=certificate)
+        return narrator.ending(ConnectionAttempt(reached=True, answered=answered), suspected=False)
 
     without_reason = "the broker ended the encrypted connection without a reason"
     assert told(Path("d.pem"), answered=False) == without_reason

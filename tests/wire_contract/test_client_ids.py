@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire_contract.link.client_ids import in_root
+from wire_contract.client_ids import client_id_below
 from wire_contract.program.command_settings import read_settings
 from wire_contract.settings import ConnectionSettings
 from wire_contract.topics import DEFAULT_ROOT
@@ -36,7 +36,7 @@ def test_a_client_id_that_was_given_is_used_as_it_is(monkeypatch: pytest.MonkeyP
 @given(st.tuples(ROOTS, NAMES, NAMES), st.tuples(ROOTS, NAMES, NAMES))
 def test_no_two_programs_share_an_id(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
     def named(root: str, task: str, device: str) -> str:
-        return in_root(f"fedkd:{task}:{device}", root)
+        return client_id_below(f"fedkd:{task}:{device}", root)
 
     assert (named(*one) == named(*other)) == (one == other)
     assert len(named(*one)) <= 144

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wire_contract.transport.dialing import ADDRESSES_MAX, CONNECT_SECONDS_MAX, Address, Dialer, by_turns
+from wire_contract.transport.dialing import ADDRESSES_MAX, CONNECT_SECONDS_MAX, Address, Dialer, interleave_families
 
 LOOPBACK = "127.0.0.1"
 
@@ -93,7 +93,7 @@ def test_an_address_that_was_no_broker_comes_last(alive: socket.socket) -> None:
         for expected in (other, alive, other):
             with host.dial(always) as connection:
                 assert connection.getpeername() == expected.getsockname()
-            host.doubt() if expected is other else host.trust()
+            host.suspect_last() if expected is other else host.clear_suspects()
 
 
 def test_a_look_up_that_does_not_end_is_given_up_and_not_begun_twice(alive: socket.socket) -> None:
@@ -126,6 +126,6 @@ def test_the_families_take_turns_and_none_is_tried_twice() -> None:
         [Address(family, (f"{family}-{number}", 1)) for number in range(3)]
         for family in (socket.AF_INET6, socket.AF_INET)
     ]
-    assert by_turns([*six, *four, *six]) == [six[0], four[0], six[1], four[1], six[2], four[2]]
-    assert by_turns([]) == []
+    assert interleave_families([*six, *four, *six]) == [six[0], four[0], six[1], four[1], six[2], four[2]]
+    assert interleave_families([]) == []
     assert ADDRESSES_MAX * 0.25 + CONNECT_SECONDS_MAX < 120

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wire_contract.program.plain_text import cell, printable
+from wire_contract.program.plain_text import csv_cell, printable
 
 ANY_TEXT = st.text(alphabet=st.characters(codec=None, exclude_categories=()))
 
@@ -38,9 +38,9 @@ def test_nothing_unprintable_is_left(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\t=1", "\r=1"])
 def test_no_cell_is_a_formula(text: str) -> None:
-    assert cell(text)[0] in {"'", "\\"}
-    assert cell(cell(text)) == cell(text)
+    assert csv_cell(text)[0] in {"'", "\\"}
+    assert csv_cell(csv_cell(text)) == csv_cell(text)
 
 
 def test_a_cell_of_plain_text_stays_as_it_is() -> None:
-    assert cell("watch-1") == "watch-1"
+    assert csv_cell("watch-1") == "watch-1"

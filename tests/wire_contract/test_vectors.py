@@ -22,14 +22,14 @@ from tests.vectors.make import FILES
 from tests.vectors.of_tensors import layout_of
 from wire_contract import codec, messages, topics
 from wire_contract.encoding import EncodedTensor, GapCoded, decode_vector
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.errors import DecodeError
 from wire_contract.layout import Layout, TensorSpec, digest
 from wire_contract.limits import CONTROL_LIMITS
-from wire_contract.publication.deltas import GRIDS, follow
-from wire_contract.publication.manifest import read_model
-from wire_contract.signatures.envelope import sealed
-from wire_contract.signatures.signing import NotTrusted, PublicKey, signers
+from wire_contract.publication.deltas import GRIDS, apply_delta
+from wire_contract.publication.manifest import decode_snapshot
+from wire_contract.signatures.envelope import unwrap
+from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 
 SAME_EACH_TIME = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -121,7 +121,7 @@ def test_a_gap_coded_entry_is_its_levels(vector: dict[str, Any]) -> None:
     assert [tensor.exponent for tensor in plain.tensors] == vector["exponents"]
     entry = GapCoded(len(sizes), data)
     assert decode_vector((entry,), layout_of(sizes)).astype("<f4").tobytes().hex() == vector["float32"]
-    assert code_levels(np.array(vector["levels"]), vector["exponents"], sizes) == entry
+    assert encode_levels(np.array(vector["levels"]), vector["exponents"], sizes) == entry
     assert "".join(vector["bits"].values()) == "".join(f"{byte:08b}" for byte in data)
 
 
@@ -160,7 +160,7 @@ def test_the_plain_reader_and_the_library_refuse_the_same(
 
 def test_deltas_lead_from_the_snapshot_to_the_digest() -> None:
     vector = load("deltas")[0]
-    held = read_model(bytes.fromhex(vector["snapshot"]))
+    held = decode_snapshot(bytes.fromhex(vector["snapshot"]))
     assert as_json(msgspec.to_builtins(held.layout)[0]) == vector["layout"]
     assert (held.weights.tobytes().hex(), held.digest.hex()) == (vector["weights"], vector["digest"])
     for step in vector["steps"]:
@@ -173,7 +173,7 @@ def test_deltas_lead_from_the_snapshot_to_the_digest() -> None:
                 strict=True,
             )
         ]
-        held = follow(held, delta)
+        held = apply_delta(held, delta)
         assert struct.pack(f"<{len(plain)}f", *plain).hex() == held.weights.tobytes().hex() == step["weights"]
         assert held.digest.hex() == hashlib.sha256(bytes.fromhex(step["weights"])).hexdigest() == step["digest"]
 
@@ -181,10 +181,10 @@ def test_deltas_lead_from_the_snapshot_to_the_digest() -> None:
 def test_a_fused_multiply_add_gives_another_digest() -> None:
     """In exact arithmetic: rounding the product first is not what rounding the sum alone gives."""
     vector = load("deltas")[2]
-    held = read_model(bytes.fromhex(vector["snapshot"]))
+    held = decode_snapshot(bytes.fromhex(vector["snapshot"]))
     (step,) = vector["steps"]
     delta = codec.decode(bytes.fromhex(step["delta"]), messages.Delta)
-    after = follow(held, delta)
+    after = apply_delta(held, delta)
     assert (after.weights.tobytes().hex(), after.digest.hex()) == (step["weights"], step["digest"])
     (entry,) = delta.tensors
     assert isinstance(entry, GapCoded)
@@ -265,7 +265,7 @@ def test_a_signed_message_is_what_a_plain_reader_of_the_document_makes_of_it(vec
 def test_what_is_wrong_with_a_signed_message_is_seen(vector: dict[str, Any]) -> None:
     known = [PublicKey(bytes.fromhex(key["public"])) for key in vector["keys"]]
     kind: Any = kind_of(vector)
-    assert len(signers(sealed(bytes.fromhex(vector["payload"]), kind), known)) == len(known)
+    assert len(verified_signers(unwrap(bytes.fromhex(vector["payload"]), kind), known)) == len(known)
     for payload in vector["refused"].values():
         with pytest.raises(NotTrusted):
-            signers(sealed(bytes.fromhex(payload), kind), known)
+            verified_signers(unwrap(bytes.fromhex(payload), kind), known)

@@ -18,15 +18,16 @@ from tests.vectors.form import load
 from wire_contract import codec, limits, topics
 from wire_contract.codec import SCHEMAS
 from wire_contract.encoding import EncodedTensor, decode_vector, scales
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.encoding.heads import LEVELS_MAX
 from wire_contract.encoding.low_rank import RANK_MAX
 from wire_contract.encoding.subsets import SET_MAX
 from wire_contract.errors import TopicError
 from wire_contract.layout import Vector
-from wire_contract.messages import Delta, Grid, Message, Outcome, RefusalReason, Status, Summary
+from wire_contract.message_fields import Grid, Outcome, RefusalReason, Status
+from wire_contract.messages import Delta, Message, Summary
 from wire_contract.publication.deltas import GRIDS
-from wire_contract.publication.manifest import read_model
+from wire_contract.publication.manifest import decode_snapshot
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text()
 UNITS = {"MIB", "KIB"}
@@ -210,7 +211,7 @@ def test_the_program_keeps_next_to_nothing_between_calls(library: Path) -> None:
 def test_the_program_follows_the_deltas_of_the_vectors(follow_in_c: Callable[[Vector, Vector, str], Vector]) -> None:
     line, grid, fused = load("deltas")
     for vector in (line, fused):
-        held = read_model(bytes.fromhex(vector["snapshot"]))
+        held = decode_snapshot(bytes.fromhex(vector["snapshot"]))
         weights = held.weights
         for step in vector["steps"]:
             delta = codec.decode(bytes.fromhex(step["delta"]), Delta)
@@ -250,7 +251,7 @@ def test_the_program_reads_and_refuses_what_the_plain_reader_does(in_c: Decode) 
         magnitudes = [min(127, 1 + int(random.expovariate(1 / mean))) for _ in range(sum(sizes))]
         levels = [random.choice([-1, 1]) * level if random.random() < density else 0 for level in magnitudes]
         exponents = [random.randint(scales.EXPONENT_MIN, scales.EXPONENT_MAX) for _ in sizes]
-        data = bytearray(code_levels(np.array(levels), exponents, sizes).data)
+        data = bytearray(encode_levels(np.array(levels), exponents, sizes).data)
         for _ in range(number % 3):
             data[random.randrange(len(data))] ^= 1 << random.randrange(8)
         read = in_c(bytes(data), sizes)

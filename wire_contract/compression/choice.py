@@ -1,18 +1,22 @@
-"""How the tensors of a message are to be encoded, as a setting of its sender. The reader needs none of this.
+"""How a sender compresses the tensors of a message. A reader needs none of this: what arrives describes itself.
 
-An encoding's name: every tensor in that encoding. `Plan`: a byte budget or an error, and each tensor gets what suits it
-(`planner.py`). `Energy`: FedKD's dynamic low-rank compression, as published. `TopShare`: the largest elements only.
+"float32", …         every tensor in that encoding
+CompressionTarget    a byte budget, or an error bound: each tensor in what suits it best (`rate_control.py`)
+LowRankEnergy        FedKD's dynamic low-rank compression, as published (`low_rank.py`)
+TopK                 only the elements of largest magnitude (`top_k.py`)
 """
 
 from dataclasses import dataclass
 
-from wire_contract.compression.planner import Plan, encode_planned, energy_at, low_rank_by_energy, top_share
+from wire_contract.compression.low_rank import energy_at, low_rank_by_energy
+from wire_contract.compression.rate_control import CompressionTarget, encode_to_target
+from wire_contract.compression.top_k import top_k
 from wire_contract.encoding import EncodedTensor, EncodingName, encode_vector
 from wire_contract.layout import Layout, Vector
 
 
 @dataclass(frozen=True, kw_only=True)
-class Energy:
+class LowRankEnergy:
     """Low-rank factors that keep a share of each matrix's energy, rising linearly with the version.
 
     Wu et al. 2022, "Communication-efficient federated learning via knowledge distillation", equation 9 and "Dynamic
@@ -26,14 +30,14 @@ class Energy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopShare:
+class TopK:
     """The elements of largest magnitude in all tensors together."""
 
     share: float
     """0 to 1, of all elements."""
 
 
-EncodingChoice = EncodingName | Plan | Energy | TopShare
+EncodingChoice = EncodingName | CompressionTarget | LowRankEnergy | TopK
 
 
 def encode_as(choice: EncodingChoice, vector: Vector, layout: Layout, *, version: int) -> tuple[EncodedTensor, ...]:
@@ -49,12 +53,12 @@ def encode_as(choice: EncodingChoice, vector: Vector, layout: Layout, *, version
         EncodeError: a value is not finite, or does not fit the encoding or the budget.
     """
     match choice:
-        case Plan():
-            return encode_planned(vector, layout, choice)
-        case Energy():
+        case CompressionTarget():
+            return encode_to_target(vector, layout, choice)
+        case LowRankEnergy():
             progress = min(1.0, version / choice.versions)
             return low_rank_by_energy(vector, layout, energy_at(progress, start=choice.start, end=choice.end))
-        case TopShare():
-            return top_share(vector, layout, choice.share)
+        case TopK():
+            return top_k(vector, layout, choice.share)
         case _:
             return encode_vector(vector, layout, choice)

@@ -13,7 +13,7 @@ import numpy as np
 
 from wire_contract.encoding import EncodedTensor, LowRank, check_encodable
 from wire_contract.encoding.dense import DenseTensor, as_float16, as_float32, as_int4, as_int8
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.encoding.low_rank import RANK_MAX
 from wire_contract.layout import Layout, TensorSpec, Vector
 
@@ -60,7 +60,7 @@ def low_rank_by_energy(
 
 def _by_energy(values: Vector, spec: TensorSpec, energy: float, factors: FactorName) -> EncodedTensor:
     if not values.any():
-        return code_levels(np.zeros(spec.size, dtype=np.int64), [0], [spec.size])
+        return encode_levels(np.zeros(spec.size, dtype=np.int64), [0], [spec.size])
     rows, columns = matrix_shape(spec)
     if min(rows, columns) > 1:
         left, sigma, right = decompose(values.reshape(rows, columns))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wire_contract.compression.quantiser import Choice, merged
+from wire_contract.compression.quantiser import Quantisers, combine
 
 _STEPS = 24
 """Prices tried at most."""
@@ -19,14 +19,14 @@ _SLOPE_FACTOR = 6.0
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class OperatingPoint:
     """What every tensor takes at one price."""
 
     price: float
     """Of the thresholds."""
     chosen_at: float
     """The price that scales and options were chosen at."""
-    levels: Choice
+    levels: Quantisers
     option: np.ndarray
     """(tensor,) which of the tensor's other options it takes; -1: levels, or nothing."""
     zero: np.ndarray
@@ -57,7 +57,7 @@ class Point:
         return np.where(self.by_levels, self.levels.distortion, self.fixed_distortion)
 
 
-def mixed(within: Point, over: Point, bits: float) -> Point:
+def mix(within: OperatingPoint, over: OperatingPoint, bits: float) -> OperatingPoint:
     """As much of `over` as `bits` allow, the tensors that gain most for their bits first, the others as `within`."""
     more = over.tensor_bits - within.tensor_bits
     gain = within.tensor_distortion - over.tensor_distortion
@@ -70,7 +70,7 @@ def mixed(within: Point, over: Point, bits: float) -> Point:
             left -= float(more[tensor])
     return replace(
         within,
-        levels=merged(within.levels, over.levels, chosen),
+        levels=combine(within.levels, over.levels, chosen),
         option=np.where(chosen, over.option, within.option),
         zero=np.where(chosen, over.zero, within.zero),
         fixed_bits=np.where(chosen, over.fixed_bits, within.fixed_bits),
@@ -78,9 +78,9 @@ def mixed(within: Point, over: Point, bits: float) -> Point:
     )
 
 
-def solve(
-    point_at: Callable[[float], Point],
-    excess: Callable[[Point], float],
+def find_price(
+    point_at: Callable[[float], OperatingPoint],
+    excess: Callable[[OperatingPoint], float],
     price: float,
     bounds: tuple[float, float],
     *,
@@ -88,7 +88,7 @@ def solve(
     narrow: float,
     slope: float = 1.0,
     rising: bool = False,
-) -> list[Point]:
+) -> list[OperatingPoint]:
     """A point whose `excess`, in octaves, is `near` 0; or else the one where it is highest up to 0, and the one beyond.
 
     The excess falls with the price, or is `rising` with it. Both go over many powers of ten: all is in logarithms.
@@ -108,11 +108,11 @@ def solve(
     lowest, highest = math.log2(bounds[0]), math.log2(bounds[1])
     price = min(max(price, bounds[0]), bounds[1])
     at = sign * math.log2(price)
-    within: tuple[float, float, Point] | None = None
-    over: tuple[float, float, Point] | None = None
+    within: tuple[float, float, OperatingPoint] | None = None
+    over: tuple[float, float, OperatingPoint] | None = None
     weight = 1.0
     aim = (near[1] - near[0]) / 2
-    before: tuple[float, float, Point] | None = None
+    before: tuple[float, float, OperatingPoint] | None = None
     for _ in range(_STEPS):
         point = point_at(price)
         found = (at, excess(point), point)

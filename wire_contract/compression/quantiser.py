@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from wire_contract.encoding.gap_coded import GapCoded, code_levels
+from wire_contract.encoding.gap_coded import GapCoded, encode_levels
 from wire_contract.encoding.heads import LEVELS_MAX
 from wire_contract.encoding.scales import EXPONENT_MAX, EXPONENT_MIN, STEPS_PER_OCTAVE, scales_of
 from wire_contract.layout import Layout, Vector
@@ -40,7 +40,7 @@ _GOLOMB_OVERHEAD = 1.01
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class Quantisers:
     """For every tensor its scale, and what it has for which price."""
 
     exponents: np.ndarray
@@ -57,7 +57,7 @@ class Choice:
     """(tensor,) expected."""
 
 
-class Magnitudes:
+class SortedMagnitudes:
     """A vector's magnitudes; those that a threshold may lie among are sorted within each tensor."""
 
     def __init__(self, vector: Vector, layout: Layout) -> None:
@@ -118,7 +118,7 @@ class Magnitudes:
         return self._places[kept], self._magnitudes[kept], kept.searchsorted(self._stops[:, 0, 0])
 
 
-def choose_levels(magnitudes: Magnitudes, price: float) -> Choice:
+def choose_quantisers(magnitudes: SortedMagnitudes, price: float) -> Quantisers:
     """The best scale and levels of every tensor when a bit costs `price` (λ)."""
     step = _STEP_PER_ROOT_LAMBDA * math.sqrt(price)
     lowest = math.floor(math.log2(step) * STEPS_PER_OCTAVE)
@@ -134,7 +134,7 @@ def choose_levels(magnitudes: Magnitudes, price: float) -> Choice:
     distortion, bits = _cost(magnitudes, scales, thresholds)
     best = np.argmin(distortion + price * bits, axis=1)
     each = np.arange(len(best))
-    return Choice(
+    return Quantisers(
         np.array(exponents)[best],
         scales[0, best],
         level_bits[each, best],
@@ -144,14 +144,14 @@ def choose_levels(magnitudes: Magnitudes, price: float) -> Choice:
     )
 
 
-def at_price(magnitudes: Magnitudes, choice: Choice, price: float) -> Choice:
+def at_price(magnitudes: SortedMagnitudes, choice: Quantisers, price: float) -> Quantisers:
     """The same scales, with other thresholds: unlike another scale, they change what is sent little by little."""
     thresholds = _thresholds(choice.scales, choice.level_bits, price)
     distortion, bits = _cost(magnitudes, choice.scales[:, None], thresholds[:, None])
     return replace(choice, thresholds=thresholds, distortion=distortion[:, 0], bits=bits[:, 0])
 
 
-def merged(one: Choice, other: Choice, chosen: np.ndarray) -> Choice:
+def combine(one: Quantisers, other: Quantisers, chosen: np.ndarray) -> Quantisers:
     """`other` for the tensors of `chosen` (tensor,) bool, `one` for the rest."""
     width = max(one.level_bits.shape[1], other.level_bits.shape[1])
 
@@ -162,7 +162,7 @@ def merged(one: Choice, other: Choice, chosen: np.ndarray) -> Choice:
             parts = [np.pad(part, pad, constant_values=np.inf) for part, pad in zip(parts, rest, strict=True)]
         return np.asarray(np.where(chosen if parts[0].ndim == 1 else chosen[:, None], parts[1], parts[0]))
 
-    return Choice(**{entry.name: of(entry.name) for entry in fields(Choice)})
+    return Quantisers(**{entry.name: of(entry.name) for entry in fields(Quantisers)})
 
 
 def _thresholds(scales: np.ndarray, level_bits: np.ndarray, price: float) -> np.ndarray:
@@ -172,7 +172,7 @@ def _thresholds(scales: np.ndarray, level_bits: np.ndarray, price: float) -> np.
     return np.asarray(np.maximum.accumulate(thresholds, axis=-1))
 
 
-def _cost(magnitudes: Magnitudes, scales: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cost(magnitudes: SortedMagnitudes, scales: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Squared error and bits, (tensor, scale), of `scales` (tensor or 1, scale) with `thresholds` (…, level)."""
     counts, sums = magnitudes.reaching(thresholds)
     squares = counts @ np.arange(1.0, 2.0 * counts.shape[-1], 2.0)
@@ -180,7 +180,7 @@ def _cost(magnitudes: Magnitudes, scales: np.ndarray, thresholds: np.ndarray) ->
     return np.maximum(distortion, 0), _bits(magnitudes, counts)
 
 
-def levels_of(magnitudes: Magnitudes, vector: Vector, choice: Choice, by_levels: np.ndarray) -> np.ndarray:
+def quantise(magnitudes: SortedMagnitudes, vector: Vector, choice: Quantisers, by_levels: np.ndarray) -> np.ndarray:
     """(layout.size,) levels of `vector` by the thresholds of `choice`; zeros outside the tensors `by_levels` (bool)."""
     thresholds = choice.thresholds
     places, reaching, stops = magnitudes.from_thresholds(np.where(by_levels, thresholds[:, 0], np.inf))
@@ -195,14 +195,14 @@ def levels_of(magnitudes: Magnitudes, vector: Vector, choice: Choice, by_levels:
     return levels
 
 
-def code_choice(levels: np.ndarray, choice: Choice, layout: Layout, first: int, after: int) -> GapCoded:
+def encode_range(levels: np.ndarray, choice: Quantisers, layout: Layout, first: int, after: int) -> GapCoded:
     """One entry for the tensors `first` … `after` - 1."""
     start, stop = layout.bounds[first][0], layout.bounds[after - 1][1]
     sizes = layout.sizes[first:after]
-    return code_levels(levels[start:stop], choice.exponents[first:after].tolist(), sizes)
+    return encode_levels(levels[start:stop], choice.exponents[first:after].tolist(), sizes)
 
 
-def _level_bits(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
+def _level_bits(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
     """Bits by which each level costs more than the one below it, (tensor, scale, level), of layers of `counts`."""
     # Never 0 nor 1: one element less does not make a level free or forbidden.
     further = (counts + 0.25) / (_outer(magnitudes, counts) + 0.5)
@@ -213,7 +213,7 @@ def _level_bits(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(prices, 0, out=prices))
 
 
-def _bits(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
+def _bits(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
     """Of layers (tensor, scale, level): gaps, signs and head."""
     rest = _outer(magnitudes, counts) - counts
     # Σ of x·log2 x over what each layer is a subset of, less that over the layers, is but that of the first and last.
@@ -223,7 +223,7 @@ def _bits(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
     return np.asarray((_GOLOMB_OVERHEAD * entropy + signs + head) * (signs > 0) + 1)
 
 
-def _outer(magnitudes: Magnitudes, counts: np.ndarray) -> np.ndarray:
+def _outer(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
     """What each layer of `counts` is a subset of: the tensor, or the layer before it."""
     outer = np.empty_like(counts)
     outer[..., 0] = magnitudes.sizes[:, None]

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from wire_contract.compression.low_rank import balanced_factors, matrix_shape, ranks
-from wire_contract.compression.price_search import Point, mixed, solve
-from wire_contract.compression.quantiser import Magnitudes, at_price, choose_levels, code_choice, levels_of
+from wire_contract.compression.price_search import OperatingPoint, find_price, mix
+from wire_contract.compression.quantiser import SortedMagnitudes, at_price, choose_quantisers, encode_range, quantise
 from wire_contract.encoding import EncodedTensor, LowRank
 from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int8
 from wire_contract.layout import Layout, Vector
@@ -78,7 +78,7 @@ class RateSearch:
     def __init__(self, vector: Vector, layout: Layout) -> None:
         self.vector = vector
         self.layout = layout
-        self._magnitudes = Magnitudes(vector, layout)
+        self._magnitudes = SortedMagnitudes(vector, layout)
         self._energies = self._magnitudes.energies
         self.energy = float(self._energies.sum())
         self._bits_of, self._distortion_of = _dense_figures(
@@ -88,24 +88,24 @@ class RateSearch:
         """Further options after the dense ones, each of one tensor."""
         self._prices = self.energy * _PRICE_MIN, self.energy * _PRICE_MAX
 
-    def with_bits(self, bits: float, price: float | None = None) -> Point:
+    def with_bits(self, bits: float, price: float | None = None) -> OperatingPoint:
         """The point with the least distortion among those with about so many bits, by its own count; near `price`."""
         start = self._price_of_bits(bits) if price is None else price
         high = self.is_high_rate(bits)
         near, narrow = (_NEAR_HIGH_RATE, _NARROW_HIGH_RATE) if high else (_NEAR, _NARROW)
         slope = 0.5 * self.vector.size / bits if high else 1.0  # half a bit an element by one octave of price
-        ends = solve(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow, slope=slope)
+        ends = find_price(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow, slope=slope)
         found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
         met = _FILLED * bits < found.bits <= _OVER * bits
         leaps = ends[0].bits < _LEAP * bits
         if len(ends) == 1 or (met and not high and not leaps and (ends[-1].option < 0).all()):
             return found
         # A leap, which thresholds may not make good: what is on its far side may be for some tensors only.
-        both = mixed(ends[0], ends[1], bits)
+        both = mix(ends[0], ends[1], bits)
         other = self._filled(self.moved_to_bits(both, bits), bits, both.price)
         return min(found, other, key=lambda point: (point.bits > _OVER * bits, point.distortion))
 
-    def _filled(self, point: Point, bits: float, price: float) -> Point:
+    def _filled(self, point: OperatingPoint, bits: float, price: float) -> OperatingPoint:
         """As `point`, but when no price led near `bits`, tensors take a larger option, the best for its bits first.
 
         Not just any: one that is far from worth the `price` is left out, though there are bits for it.
@@ -137,30 +137,34 @@ class RateSearch:
         """Whether only other scales lead to another size."""
         return bits > _HIGH_RATE * self.vector.size
 
-    def with_distortion(self, distortion: float, price: float | None = None) -> Point:
+    def with_distortion(self, distortion: float, price: float | None = None) -> OperatingPoint:
         """The point with the fewest bits among those with about that squared error, by its own count; near `price`."""
         start, excess = distortion / self.vector.size if price is None else price, _more_distortion(distortion)
-        ends = solve(self.at, excess, start, self._prices, near=_NEAR_HIGH_RATE, narrow=_NARROW_HIGH_RATE, rising=True)
+        ends = find_price(
+            self.at, excess, start, self._prices, near=_NEAR_HIGH_RATE, narrow=_NARROW_HIGH_RATE, rising=True
+        )
         found = [self.moved_to_distortion(point, distortion) for point in ends]
         return min(found, key=lambda point: (point.distortion > _OVER * distortion, point.bits))
 
-    def moved_to_bits(self, point: Point, bits: float) -> Point:
+    def moved_to_bits(self, point: OperatingPoint, bits: float) -> OperatingPoint:
         """The same scales and options as in `point`, with other thresholds: as near `bits` as they lead."""
         return self._moved_to(point, _more_bits(bits), rising=False)
 
-    def moved_to_distortion(self, point: Point, distortion: float) -> Point:
+    def moved_to_distortion(self, point: OperatingPoint, distortion: float) -> OperatingPoint:
         """The same scales and options as in `point`, with other thresholds: as near `distortion` as they lead."""
         return self._moved_to(point, _more_distortion(distortion), rising=True)
 
-    def _moved_to(self, point: Point, excess: Callable[[Point], float], *, rising: bool) -> Point:
+    def _moved_to(
+        self, point: OperatingPoint, excess: Callable[[OperatingPoint], float], *, rising: bool
+    ) -> OperatingPoint:
         if -_NEAR_MOVED[0] < excess(point) <= _NEAR_MOVED[1]:
             return point
 
-        def moved(price: float) -> Point:
+        def moved(price: float) -> OperatingPoint:
             return point if price == point.price else self._at_other_price(point, price)
 
         bounds = point.price / _MOVED_MAX, point.price * _MOVED_MAX
-        return solve(
+        return find_price(
             moved,
             excess,
             point.price,
@@ -171,13 +175,13 @@ class RateSearch:
             rising=rising,
         )[0]
 
-    def _at_other_price(self, point: Point, price: float) -> Point:
+    def _at_other_price(self, point: OperatingPoint, price: float) -> OperatingPoint:
         """The same scales and options, with the thresholds of `price`."""
         return replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price))
 
-    def at(self, price: float) -> Point:
+    def at(self, price: float) -> OperatingPoint:
         """What every tensor takes at `price`."""
-        levels = choose_levels(self._magnitudes, price)
+        levels = choose_quantisers(self._magnitudes, price)
         cost = levels.distortion + price * levels.bits
         zero = self._energies + price <= cost
         cost = np.where(zero, self._energies + price, cost)
@@ -187,7 +191,7 @@ class RateSearch:
         option = np.where(option_costs[each, best] < cost, best, -1)
         taken = option >= 0
         zero &= ~taken
-        return Point(
+        return OperatingPoint(
             price=price,
             chosen_at=price,
             levels=levels,
@@ -197,14 +201,14 @@ class RateSearch:
             fixed_distortion=np.where(taken, self._distortion_of[each, best], np.where(zero, self._energies, 0.0)),
         )
 
-    def encode(self, point: Point) -> tuple[EncodedTensor, ...]:
+    def encode(self, point: OperatingPoint) -> tuple[EncodedTensor, ...]:
         """The entries of `point`."""
-        levels = levels_of(self._magnitudes, self.vector, point.levels, point.by_levels)
+        levels = quantise(self._magnitudes, self.vector, point.levels, point.by_levels)
         entries: list[EncodedTensor] = []
         first, count = 0, len(self.layout.tensors)
         for tensor in [*np.flatnonzero(point.option >= 0).tolist(), count]:
             if tensor > first:
-                entries.append(code_choice(levels, point.levels, self.layout, first, tensor))
+                entries.append(encode_range(levels, point.levels, self.layout, first, tensor))
             if tensor < count:
                 entries.append(self._encode_option(tensor, int(point.option[tensor])))
             first = tensor + 1
@@ -216,7 +220,7 @@ class RateSearch:
         start, stop = self.layout.bounds[tensor]
         return _DENSE[option](self.vector[start:stop])
 
-    def add_factors(self, point: Point) -> bool:
+    def add_factors(self, point: OperatingPoint) -> bool:
         """Low-rank factors that may be better at this price than what `point` took; whether there are any."""
         found: list[tuple[int, LowRank, float]] = []
         for tensor, spec in enumerate(self.layout.tensors):
@@ -240,16 +244,16 @@ class RateSearch:
         self._factors += [entry for _, entry, _ in found]
         return bool(found)
 
-    def _cost(self, point: Point, tensor: int) -> float:
+    def _cost(self, point: OperatingPoint, tensor: int) -> float:
         """D + λ·R of what one tensor took."""
         return float(point.tensor_distortion[tensor] + point.price * point.tensor_bits[tensor])
 
 
-def _more_bits(bits: float) -> Callable[[Point], float]:
+def _more_bits(bits: float) -> Callable[[OperatingPoint], float]:
     return lambda point: float(np.log2(point.bits / bits))
 
 
-def _more_distortion(distortion: float) -> Callable[[Point], float]:
+def _more_distortion(distortion: float) -> Callable[[OperatingPoint], float]:
     # Of nothing beside a lot, the quotient would be 0, which has no logarithm.
     return lambda point: float(np.log2(max(max(point.distortion, 1e-300) / distortion, 1e-300)))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from wire_contract.encoding import EncodedTensor, check_encodable
-from wire_contract.encoding.gap_coded import code_levels
+from wire_contract.encoding.gap_coded import encode_levels
 from wire_contract.encoding.heads import LEVELS_MAX
 from wire_contract.encoding.scales import nearest_exponent, scales_of
 from wire_contract.layout import Layout, Vector
@@ -11,7 +11,7 @@ from wire_contract.layout import Layout, Vector
 LEVELS = 15
 
 
-def top_share(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTensor, ...]:
+def top_k(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTensor, ...]:
     """The `share` of all elements with the largest magnitudes, in steps about as wide as the smallest of them.
 
     Finer steps would hardly bring the vector nearer, beside all that is left out: at a price at which the smallest
@@ -41,7 +41,7 @@ def top_share(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTens
         exponent, steps = _in_steps(of_kept[first:after], border) if first < after else (0, of_kept[:0])
         exponents.append(exponent)
         levels[kept[first:after]] = np.copysign(steps, vector[kept[first:after]])
-    return (code_levels(levels, exponents, layout.sizes),)
+    return (encode_levels(levels, exponents, layout.sizes),)
 
 
 def _in_steps(magnitudes: np.ndarray, border: float) -> tuple[int, np.ndarray]:

@@ -24,8 +24,8 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from wire_contract.encoding.heads import LEVELS_MAX, Head, read_heads, write_heads
-from wire_contract.encoding.layers import Links
+from wire_contract.encoding.heads import LEVELS_MAX, TensorHead, read_heads, write_heads
+from wire_contract.encoding.layers import NestedSubsets
 from wire_contract.encoding.scales import scales_of
 from wire_contract.encoding.subsets import SET_MAX, Subsets, read_subsets, write_subsets
 from wire_contract.errors import DecodeError, EncodeError
@@ -56,8 +56,8 @@ class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unk
             return
         if out.size > _ELEMENTS_MAX:
             raise DecodeError(f"gap-coded: {out.size} elements are over the largest number, {_ELEMENTS_MAX}")
-        links = Links(heads, sizes)
-        members, levels = links.followed(read_subsets(links.subsets, links.offsets, self.data, signs_end))
+        links = NestedSubsets(heads, sizes)
+        members, levels = links.elements_and_levels(read_subsets(links.subsets, links.offsets, self.data, signs_end))
         scales, counts = zip(*[(head.exponent, head.layers[0]) for head in heads if head.layers], strict=True)
         values = scales_of(scales).repeat(counts)
         if levels is not None:
@@ -71,7 +71,7 @@ class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unk
         out[members] = values
 
 
-def code_levels(levels: np.ndarray, exponents: Sequence[int], sizes: Sequence[int]) -> GapCoded:
+def encode_levels(levels: np.ndarray, exponents: Sequence[int], sizes: Sequence[int]) -> GapCoded:
     """The entry for `levels` (elements of all tensors,), integers of magnitude up to `LEVELS_MAX`.
 
     Args:
@@ -86,7 +86,7 @@ def code_levels(levels: np.ndarray, exponents: Sequence[int], sizes: Sequence[in
         raise EncodeError(f"gap-coded: a tensor of {max(sizes)} elements is over the largest, {SET_MAX}")
     tables, members = _layers_of(levels, sizes)
     heads = [
-        Head(exponent, tuple(count for count in column if count))
+        TensorHead(exponent, tuple(count for count in column if count))
         for exponent, column in zip(exponents, zip(*tables, strict=True), strict=True)
     ]
     runs = [_bits_of_number(*write_heads(heads, sizes))]

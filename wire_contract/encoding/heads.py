@@ -32,7 +32,7 @@ _TO_LAYERS_BITS = 1 + _EXPONENT_BITS_MAX
 """What comes before k1, at most."""
 
 
-class Head(NamedTuple):
+class TensorHead(NamedTuple):
     """What precedes one tensor's symbols."""
 
     exponent: int = 0
@@ -40,10 +40,10 @@ class Head(NamedTuple):
     """Elements whose level is at least 1, at least 2, …; empty for a tensor of zeros, none of them 0."""
 
 
-_ZEROS = Head()
+_ZEROS = TensorHead()
 
 
-def write_heads(heads: Sequence[Head], sizes: Sequence[int]) -> tuple[int, int]:
+def write_heads(heads: Sequence[TensorHead], sizes: Sequence[int]) -> tuple[int, int]:
     """The bits of `heads` as one number, and how many they are."""
     bits, count = 0, 0
     previous: int | None = None
@@ -72,7 +72,7 @@ def _exponent_field(exponent: int, previous: int | None) -> tuple[int, int]:
     return step, 2 * step.bit_length() - 2
 
 
-def read_heads(data: bytes, sizes: Sequence[int]) -> tuple[list[Head], int]:
+def read_heads(data: bytes, sizes: Sequence[int]) -> tuple[list[TensorHead], int]:
     """The heads of tensors of `sizes` elements at the start of `data`, and how many bits they take.
 
     Raises:
@@ -109,7 +109,7 @@ def read_heads(data: bytes, sizes: Sequence[int]) -> tuple[list[Head], int]:
                 break
         if len(layers) == LEVELS_MAX:
             at -= width  # nothing follows the 127th
-        heads.append(Head(exponent, tuple(layers)))
+        heads.append(TensorHead(exponent, tuple(layers)))
     if at > 8 * len(data):
         raise DecodeError(f"gap-coded: the heads run past the end of {len(data)} bytes")
     return heads, at

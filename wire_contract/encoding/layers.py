@@ -10,14 +10,14 @@ from itertools import accumulate
 
 import numpy as np
 
-from wire_contract.encoding.heads import Head
+from wire_contract.encoding.heads import TensorHead
 from wire_contract.encoding.subsets import Subsets
 
 
-class Links:
+class NestedSubsets:
     """Those of the tensors of one entry. Plain numbers: arrays of some ten are slower than a loop."""
 
-    def __init__(self, heads: Sequence[Head], sizes: Sequence[int]) -> None:
+    def __init__(self, heads: Sequence[TensorHead], sizes: Sequence[int]) -> None:
         """Of tensors of `sizes` elements, one of them not all zeros."""
         outer: list[int] = []
         counts: list[int] = []
@@ -65,7 +65,7 @@ class Links:
         while not self._depths[-1]:
             self._depths.pop()
 
-    def followed(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def elements_and_levels(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The elements of layer 1 of all tensors, (member,) in order, and how many layers each is in; None: in one.
 
         Args:

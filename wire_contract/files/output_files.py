@@ -10,7 +10,7 @@ from wire_contract.errors import FileUnusable
 _LOOKED_AT_BYTES = 8_192
 
 
-def check_own_file(path: Path, *, flag: str, is_ours: Callable[[bytes], bool]) -> None:
+def check_output_file(path: Path, *, flag: str, is_ours: Callable[[bytes], bool]) -> None:
     """Looks, before the first write, whether `path` is free, empty, or a file that this program wrote earlier.
 
     Args:

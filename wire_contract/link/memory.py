@@ -14,8 +14,8 @@ from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.limits import KIB, MIB
 from wire_contract.link.event_queue import EventQueue
 from wire_contract.link.mqtt_rules import check_topic, matches, packet_bytes
-from wire_contract.link.outgoing import Outgoing, OutgoingQueue
-from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Filters, Quality, Will
+from wire_contract.link.outgoing import OutgoingMessage, OutgoingQueue
+from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, QoS, TopicFilters, Will
 from wire_contract.link.subscriptions import Subscriptions
 from wire_contract.link.traffic import Traffic, TrafficCounter
 
@@ -26,7 +26,7 @@ _MESSAGE_IDS = 65_535
 class _Session:
     """What the broker keeps of one client, connected or not."""
 
-    subscriptions: dict[str, Quality] = field(default_factory=dict)
+    subscriptions: dict[str, QoS] = field(default_factory=dict)
     waiting: deque[Delivery] = field(default_factory=deque)
     in_flight: dict[int, Delivery] = field(default_factory=dict)
     last_mid: int = 0
@@ -111,17 +111,17 @@ class MemoryBroker:
         for mid, delivery in session.in_flight.items():
             session.in_flight[mid] = replace(delivery, duplicate=True)
             link.deliver(session.in_flight[mid])
-        for topic_filter, quality in link.subscriptions.take_all():
-            self.subscribe(link.client_id, topic_filter, quality)
+        for topic_filter, qos in link.subscriptions.take_all():
+            self.subscribe(link.client_id, topic_filter, qos)
         self._flow(link.client_id)
         return None
 
-    def subscribe(self, client_id: str, topic_filter: str, quality: Quality = 1) -> None:
+    def subscribe(self, client_id: str, topic_filter: str, qos: QoS = 1) -> None:
         """What is retained there comes, however often it came before."""
-        self._sessions[client_id].subscriptions[topic_filter] = quality
+        self._sessions[client_id].subscriptions[topic_filter] = qos
         for topic, payload in self.retained.items():
             if matches(topic_filter, topic):
-                self._hand_out(client_id, Delivery(topic, payload, retained=True), quality)
+                self._hand_out(client_id, Delivery(topic, payload, retained=True), qos)
 
     def unsubscribe(self, client_id: str, topic_filter: str) -> None:
         """What waits already still comes."""
@@ -142,7 +142,7 @@ class MemoryBroker:
             elif retain:
                 self.retained.pop(topic, None)
             for client_id, session in self._sessions.items():
-                asked = [quality for name, quality in session.subscriptions.items() if matches(name, topic)]
+                asked = [qos for name, qos in session.subscriptions.items() if matches(name, topic)]
                 if asked:
                     self._hand_out(client_id, Delivery(topic, payload), max(asked))
 
@@ -151,9 +151,9 @@ class MemoryBroker:
         if session is not None and session.in_flight.pop(mid, None) is not None:
             self._flow(client_id)
 
-    def _hand_out(self, client_id: str, delivery: Delivery, quality: Quality) -> None:
+    def _hand_out(self, client_id: str, delivery: Delivery, qos: QoS) -> None:
         """At QoS 0 at once, past whatever waits, or not at all."""
-        if quality == 1:
+        if qos == 1:
             self._sessions[client_id].waiting.append(delivery)
             self._flow(client_id)
         elif client_id in self._connections:
@@ -180,7 +180,7 @@ class MemoryLink:
         broker: MemoryBroker,
         client_id: str,
         *,
-        subscriptions: Filters = (),
+        subscriptions: TopicFilters = (),
         will: Will | None = None,
         receive_maximum: int = 256,
         outgoing_messages_max: int = 10_000,
@@ -210,21 +210,21 @@ class MemoryLink:
         """Events that nobody has taken yet."""
         return len(self._events)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Outgoing:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> OutgoingMessage:
         check_topic(topic)
         size = packet_bytes(topic, payload)
         if size > self._broker.packet_bytes_max:
             raise PayloadTooLarge(topic, size_bytes=size, limit_bytes=self._broker.packet_bytes_max)
-        message = Outgoing(topic, payload, retain=retain)
+        message = OutgoingMessage(topic, payload, retain=retain)
         with self._broker.lock:
             self._outgoing.add(message)
             self._turn()
         return message
 
-    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
+    def subscribe(self, topic_filter: str, *, qos: QoS = 1) -> None:
         self._check_open()
         with self._broker.lock:
-            self.subscriptions.add(topic_filter, quality)
+            self.subscriptions.add(topic_filter, qos)
             self._turn()
 
     def unsubscribe(self, topic_filter: str) -> None:
@@ -295,15 +295,15 @@ class MemoryLink:
                 self._events.put(Disconnected(f"broker in memory: {reason}", refused=refused))
                 return
         changes = self.subscriptions.take_changes()
-        for topic_filter, quality in changes:
-            if quality is None:
+        for topic_filter, qos in changes:
+            if qos is None:
                 self._broker.unsubscribe(self.client_id, topic_filter)
             else:
-                self._broker.subscribe(self.client_id, topic_filter, quality)
+                self._broker.subscribe(self.client_id, topic_filter, qos)
         self.subscriptions.left(topic_filter for topic_filter, _ in changes)
-        sent: list[tuple[int, Outgoing]] = []
+        sent: list[tuple[int, OutgoingMessage]] = []
 
-        def publish(message: Outgoing) -> int:
+        def publish(message: OutgoingMessage) -> int:
             self._publications += 1
             sent.append((self._publications, message))
             return self._publications
@@ -313,4 +313,4 @@ class MemoryLink:
             self._broker.publish(message.topic, message.payload, retain=message.retain)
             self._traffic.sent(len(message.payload))
             self._outgoing.acknowledged(mid)
-            message.finish(taken=True)
+            message.settle(accepted=True)

@@ -30,14 +30,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from wire_contract.link.mqtt_rules import RECEIVE_MAXIMUM_MAX
 from wire_contract.link.mqtt_settings import MqttSettings, Tls, bracketed
-from wire_contract.link.network_thread import TICK_SECONDS, LinkThread, Open
-from wire_contract.link.outgoing import Outgoing
-from wire_contract.link.protocol import Connected, Delivery, Event, Quality
-from wire_contract.link.shared_state import IN_FLIGHT_MAX, STALLED_SECONDS, Desk
+from wire_contract.link.network_thread import TICK_SECONDS, NetworkThread, Open
+from wire_contract.link.outgoing import OutgoingMessage
+from wire_contract.link.protocol import Connected, Delivery, Event, QoS
+from wire_contract.link.shared_state import IN_FLIGHT_MAX, STALLED_SECONDS, LinkState
 from wire_contract.link.traffic import Traffic
-from wire_contract.program.repeated_complaints import Told
+from wire_contract.program.repeat_filter import RepeatFilter
 from wire_contract.transport.dialing import CONNECT_SECONDS_MAX
-from wire_contract.transport.reconnect import REFUSALS, TAKEN_OVER, UNSUPPORTED_PROTOCOL, Attempt
+from wire_contract.transport.reconnect import REFUSALS, TAKEN_OVER, UNSUPPORTED_PROTOCOL, ConnectionAttempt
 
 __all__ = ["STALLED_SECONDS", "MqttLink", "MqttSettings", "Tls"]
 
@@ -67,52 +67,52 @@ class MqttLink:
         LinkError: the password file or the TLS files cannot be used.
         """
         self._settings = settings
-        self._desk = Desk(settings, clock)
+        self._state = LinkState(settings, clock)
 
-        def talker(v5: bool) -> _Talker:
-            return _Talker(settings, self._desk, v5=v5, clock=clock)
+        def make_client(v5: bool) -> _PahoMqttClient:
+            return _PahoMqttClient(settings, self._state, v5=v5, clock=clock)
 
-        self._thread = LinkThread(settings, self._desk, talker, uniform=uniform, clock=clock).thread
+        self._thread = NetworkThread(settings, self._state, make_client, uniform=uniform, clock=clock).thread
         self._thread.start()
 
     @property
     def traffic(self) -> Traffic:
-        return self._desk.traffic.snapshot
+        return self._state.traffic.snapshot
 
     @property
     def waiting(self) -> int:
         """Events that nobody has taken yet."""
-        return len(self._desk.events)
+        return len(self._state.events)
 
     @property
     def granted(self) -> Mapping[str, int]:
         """What an MQTT 5 broker said of its limits when it last let us in, under MQTT's own names, such as
         `SessionExpiryInterval`. What it left out is as the client asked, or unlimited.
         """
-        return self._desk.granted
+        return self._state.granted
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Outgoing:
-        return self._desk.publish(topic, payload, retain=retain)
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> OutgoingMessage:
+        return self._state.publish(topic, payload, retain=retain)
 
-    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
-        self._desk.subscribe(topic_filter, quality)
+    def subscribe(self, topic_filter: str, *, qos: QoS = 1) -> None:
+        self._state.subscribe(topic_filter, qos)
 
     def unsubscribe(self, topic_filter: str) -> None:
-        self._desk.unsubscribe(topic_filter)
+        self._state.unsubscribe(topic_filter)
 
     def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
-        return self._desk.receive(count, timeout_seconds)
+        return self._state.receive(count, timeout_seconds)
 
     def ack(self, delivery: Delivery) -> None:
-        self._desk.ack(delivery)
+        self._state.ack(delivery)
 
     def close(self) -> None:
-        self._desk.close()
+        self._state.close()
         if current_thread() is not self._thread:
             self._thread.join(self._settings.close_seconds_max + TICK_SECONDS)
 
 
-class _Client(paho.Client):
+class _PahoClient(paho.Client):
     """paho, over connections that were opened elsewhere; its own way waits for each dead address in turn."""
 
     dial: Open
@@ -124,19 +124,19 @@ class _Client(paho.Client):
         return tcp_sock  # encrypted already
 
 
-class _Talker:
+class _PahoMqttClient:
     """Speaks one version of MQTT by paho, which has one for life. Satisfies `Talker`."""
 
-    def __init__(self, settings: MqttSettings, desk: Desk, *, v5: bool, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: MqttSettings, state: LinkState, *, v5: bool, clock: Callable[[], float]) -> None:
         self._settings = settings
-        self._desk = desk
+        self._state = state
         self._v5 = v5
         self._clock = clock
-        self.attempt = Attempt()
+        self.attempt = ConnectionAttempt()
         self.packets_read = 0
         self._asked: dict[int, tuple[str, ...]] = {}  # message id of a SUBSCRIBE to its filters
         self._left: dict[int, list[str]] = {}  # the same of an UNSUBSCRIBE
-        self._refusals = Told()
+        self._refusals = RepeatFilter()
         self._client = self._make_client()
 
     def open(self, dial: Open, *, password: str | None) -> Any:
@@ -170,29 +170,29 @@ class _Talker:
 
     def hand_over(self) -> None:
         """Gives paho what the user's threads have queued; paho itself never holds more than may be in flight."""
-        client, desk = self._client, self._desk
-        if not desk.established:
+        client, state = self._client, self._state
+        if not state.established:
             return
-        while (mid := desk.next_ack()) is not None:
+        while (mid := state.next_ack()) is not None:
             client.ack(mid, 1)
-        changes = desk.subscriptions.take_changes()
-        self._subscribe([(name, quality) for name, quality in changes if quality is not None])
-        unwanted = [topic_filter for topic_filter, quality in changes if quality is None]
+        changes = state.subscriptions.take_changes()
+        self._subscribe([(name, qos) for name, qos in changes if qos is not None])
+        unwanted = [topic_filter for topic_filter, qos in changes if qos is None]
         if unwanted:
             _, left_mid = client.unsubscribe(unwanted)
             if left_mid is not None:
                 self._left[left_mid] = unwanted
 
-        def publish(message: Outgoing) -> int | None:
+        def publish(message: OutgoingMessage) -> int | None:
             info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
             # A full queue means here that the message id is still in use, 65,535 messages later.
             return None if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else info.mid
 
-        desk.outgoing.send(desk.in_flight_max, publish)
+        state.outgoing.send(state.in_flight_max, publish)
 
-    def _make_client(self) -> _Client:
+    def _make_client(self) -> _PahoClient:
         settings = self._settings
-        client = _Client(
+        client = _PahoClient(
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             clean_session=None if self._v5 else settings.clean_start,
@@ -234,7 +234,7 @@ class _Talker:
     def _on_connect(
         self, _: paho.Client, __: Any, flags: paho.ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
-        attempt, desk = self.attempt, self._desk
+        attempt, state = self.attempt, self._state
         attempt.answered = True
         if reason.is_failure:
             attempt.ending = f"refused the connection: {reason}"
@@ -242,28 +242,30 @@ class _Talker:
             attempt.unsupported = reason.value == UNSUPPORTED_PROTOCOL
             return
         attempt.established_at = self._clock()
-        self._refusals.mended()
-        desk.in_flight_max = min(IN_FLIGHT_MAX, getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM_MAX))
-        desk.server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
-        desk.granted = {name: getattr(properties, name) for name in SERVER_LIMITS if hasattr(properties, name)}
+        self._refusals.resolve()
+        state.in_flight_max = min(IN_FLIGHT_MAX, getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM_MAX))
+        state.server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
+        state.granted = {name: getattr(properties, name) for name in SERVER_LIMITS if hasattr(properties, name)}
         self._fit_to_the_broker()
         # On every connect, whatever session_present says: the broker may have lost the subscriptions and not know it.
         self._asked.clear()
         self._left.clear()
-        self._subscribe(desk.subscriptions.take_all())
-        desk.events.put(Connected(desk.begin_epoch(), session_present=flags.session_present))
+        self._subscribe(state.subscriptions.take_all())
+        state.events.put(Connected(state.begin_epoch(), session_present=flags.session_present))
 
     def _fit_to_the_broker(self) -> None:
         """What was queued before the limits were known, and what paho would send again without a look at them."""
-        outgoing = self._desk.outgoing
+        outgoing = self._state.outgoing
         in_flight = outgoing.in_flight()
-        if len(in_flight) > self._desk.in_flight_max or any(self._desk.is_too_large(message) for message in in_flight):
+        if len(in_flight) > self._state.in_flight_max or any(
+            self._state.is_too_large(message) for message in in_flight
+        ):
             self._client.drop_out_messages()
             outgoing.take_back()
-        for reason in outgoing.reject(self._desk.is_too_large):
+        for reason in outgoing.reject(self._state.is_too_large):
             log.error("not published: %s", reason)
 
-    def _subscribe(self, filters: Sequence[tuple[str, Quality]]) -> None:
+    def _subscribe(self, filters: Sequence[tuple[str, QoS]]) -> None:
         if filters:
             asked: list[Any] = [(name, SubscribeOptions(qos=qos) if self._v5 else qos) for name, qos in filters]
             _, mid = self._client.subscribe(asked)
@@ -282,17 +284,17 @@ class _Talker:
             client.disconnect()  # a link that hears nothing must not look sound
             return
         for topic_filter, reason in refused.items():
-            self._desk.subscriptions.forget(topic_filter)
+            self._state.subscriptions.forget(topic_filter)
             log.warning("%s refused the subscription to %s: %s", self._settings.address, topic_filter, reason)
 
     def _on_unsubscribe(
         self, _: paho.Client, __: Any, mid: int, ___: list[ReasonCode], ____: Properties | None
     ) -> None:
-        self._desk.subscriptions.left(self._left.pop(mid, ()))
+        self._state.subscriptions.left(self._left.pop(mid, ()))
 
     def _on_message(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
         self.packets_read += 1
-        if self._desk.closing:
+        if self._state.closing:
             return  # not acknowledged: it comes again
         try:
             topic = message.topic
@@ -301,30 +303,30 @@ class _Talker:
             client.ack(message.mid, message.qos)
             return
         payload = bytes(message.payload)
-        self._desk.traffic.received(len(payload))
-        self._desk.events.put(
+        self._state.traffic.received(len(payload))
+        self._state.events.put(
             Delivery(
                 topic,
                 payload,
                 retained=message.retain,
                 duplicate=message.dup,
                 mid=message.mid,
-                epoch=self._desk.epoch,
+                epoch=self._state.epoch,
             )
         )
 
     def _on_publish(self, _: paho.Client, __: Any, mid: int, reason: ReasonCode, ___: Properties | None) -> None:
         self.packets_read += 1
-        message = self._desk.outgoing.acknowledged(mid)
+        message = self._state.outgoing.acknowledged(mid)
         if message is None:
             return
         if reason.is_failure:
             refusal = f"{message.topic}: the broker refused the message: {reason}"
-            if self._refusals.is_news(refusal):  # what it refuses it refuses each time
+            if self._refusals.passes(refusal):  # what it refuses it refuses each time
                 log.warning("%s", refusal)
         else:
-            self._desk.traffic.sent(len(message.payload))
-        message.finish(taken=not reason.is_failure)
+            self._state.traffic.sent(len(message.payload))
+        message.settle(accepted=not reason.is_failure)
 
     def _on_disconnect(self, _: paho.Client, __: Any, ___: Any, reason: ReasonCode, ____: Properties | None) -> None:
         text = str(reason)

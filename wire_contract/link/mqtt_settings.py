@@ -15,7 +15,7 @@ from wire_contract.link.mqtt_rules import (
     check_filter,
     check_topic,
 )
-from wire_contract.link.protocol import Filters, Will
+from wire_contract.link.protocol import TopicFilters, Will
 
 Protocol = Literal["auto", "5", "3.1.1"]
 Transport = Literal["tcp", "websockets"]
@@ -96,7 +96,7 @@ class MqttSettings:
     websocket_path: str = "/mqtt"
     protocol: Protocol = "auto"
     """auto: MQTT 5, and 3.1.1 where the broker does not speak it."""
-    subscriptions: Filters = ()
+    subscriptions: TopicFilters = ()
     """The link does without a connection whose broker refuses one of them."""
     will: Will | None = None
     keepalive_seconds: int = KEEPALIVE_SECONDS

@@ -1,6 +1,6 @@
 """A link's own thread: connects, converses, rests, and connects again for ever.
 
-Everything that touches the connection happens here, one step after the other; what speaks MQTT is a `Talker`.
+Everything that touches the connection happens here, one step after the other; what speaks MQTT is a `MqttClient`.
 """
 
 import logging
@@ -13,10 +13,16 @@ from typing import Any, Protocol
 from wire_contract.link.credentials import Credentials
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Disconnected
-from wire_contract.link.shared_state import Desk
-from wire_contract.transport.dialing import Dialer, EncryptedSocket, KeepOn, PlainSocket, encrypt
+from wire_contract.link.shared_state import LinkState
+from wire_contract.transport.dialing import Dialer, EncryptedSocket, PlainSocket, ShouldContinue, encrypt
 from wire_contract.transport.poller import Poller
-from wire_contract.transport.reconnect import Attempt, Narrator, Rests, Rivals, reason_of
+from wire_contract.transport.reconnect import (
+    ClientIdConflictDetector,
+    ConnectionAttempt,
+    DisconnectExplainer,
+    ReconnectBackoff,
+    reason_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +39,10 @@ Opened = PlainSocket | EncryptedSocket
 Open = Callable[[], Opened]
 
 
-class Talker(Protocol):
+class MqttClient(Protocol):
     """Speaks one version of MQTT, over one connection after the other."""
 
-    attempt: Attempt
+    attempt: ConnectionAttempt
     """What becomes of the connection."""
     packets_read: int
 
@@ -69,14 +75,14 @@ class Talker(Protocol):
         """Without a goodbye, if the connection still stands: the broker shall publish the will."""
 
 
-class LinkThread:
+class NetworkThread:
     """Runs until the desk says that it shall stop."""
 
     def __init__(
         self,
         settings: MqttSettings,
-        desk: Desk,
-        make: Callable[[bool], Talker],
+        state: LinkState,
+        make: Callable[[bool], MqttClient],
         *,
         uniform: Callable[[float, float], float],
         clock: Callable[[], float],
@@ -87,18 +93,18 @@ class LinkThread:
             LinkError: the password file or a TLS file cannot be used.
         """
         self._settings = settings
-        self._desk = desk
+        self._state = state
         self._make = make
         self._clock = clock
         self._credentials = Credentials(settings)
         self._dialer = Dialer(settings.host, settings.port)
-        self._narrator = Narrator(
+        self._explainer = DisconnectExplainer(
             settings.client_id,
             encrypted=settings.tls is not None,
             certificate_file=self._credentials.certificate_file,
         )
-        self._rivals = Rivals(clock)
-        self._rests = Rests(
+        self._conflicts = ClientIdConflictDetector(clock)
+        self._backoff = ReconnectBackoff(
             spread_seconds=settings.reconnect_spread_seconds,
             shortest_seconds=settings.reconnect_delay_seconds,
             longest_seconds=settings.reconnect_delay_max_seconds,
@@ -111,30 +117,30 @@ class LinkThread:
         self.thread = Thread(target=self._run, name=f"mqtt {settings.client_id}", daemon=True)
 
     def _run(self) -> None:
-        desk = self._desk
-        talker = self._make(self._v5)
+        state = self._state
+        client = self._make(self._v5)
         try:
-            while not desk.stopping:
-                talker = self._live_once(talker)
+            while not state.stopping:
+                client = self._connect_once(client)
         except BaseException as failure:  # noqa: BLE001 — whatever it is, `receive` tells it
-            desk.give_up(failure)
+            state.give_up(failure)
         finally:
-            talker.hang_up()
-            desk.end_epoch()
-            desk.give_up()
-            desk.events.close()
-            desk.wakeup.close()
+            client.hang_up()
+            state.end_epoch()
+            state.give_up()
+            state.events.close()
+            state.wakeup.close()
 
-    def _live_once(self, talker: Talker) -> Talker:
+    def _connect_once(self, client: MqttClient) -> MqttClient:
         """One connection, from the attempt to the rest after it. Returns who speaks over the next one."""
-        desk = self._desk
-        self._rest_until(lambda: desk.events.has_room or desk.closing)
-        attempt = talker.attempt = Attempt()
+        state = self._state
+        self._rest_until(lambda: state.events.has_room or state.closing)
+        attempt = client.attempt = ConnectionAttempt()
         if self._credentials.renew():
             log.info("%s: the renewed credentials are used from now on", self._settings.address)
         self._forget_opened()
         try:
-            connection = talker.open(self._open, password=self._credentials.password)
+            connection = client.open(self._open, password=self._credentials.password)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             self._close_opened()
             if isinstance(error, ssl.SSLError):
@@ -144,36 +150,36 @@ class LinkThread:
             attempt.reached = True
             if self._opened is not None:
                 self._opened.deadline = None
-            self._converse(talker, connection)
+            self._serve_connection(client, connection)
             attempt.error = None if self._opened is None else self._opened.failure
-        talker.hang_up()
-        desk.end_epoch()
-        if desk.stopping:
-            return talker
-        self._learn_from(attempt)
+        client.hang_up()
+        state.end_epoch()
+        if state.stopping:
+            return client
+        self._note_outcome(attempt)
         if self._speaks_another_version(attempt):
             self._v5 = not self._v5
-            desk.outgoing.take_back()
-            talker = self._make(self._v5)
+            state.outgoing.take_back()
+            client = self._make(self._v5)
             if not self._v5:
                 log.info("%s does not speak MQTT 5, trying 3.1.1", self._settings.address)
-                return talker
-        suspected = self._rivals.suspected_after(attempt)
-        ending = self._narrator.ending(attempt, suspected=suspected)
-        desk.events.put(Disconnected(f"broker {self._settings.address}: {ending}", refused=attempt.refused))
-        self._rest(self._rests.after(attempt))
-        return talker
+                return client
+        suspected = self._conflicts.suspects_conflict_after(attempt)
+        ending = self._explainer.ending(attempt, suspected=suspected)
+        state.events.put(Disconnected(f"broker {self._settings.address}: {ending}", refused=attempt.refused))
+        self._rest(self._backoff.after(attempt))
+        return client
 
-    def _learn_from(self, attempt: Attempt) -> None:
+    def _note_outcome(self, attempt: ConnectionAttempt) -> None:
         if attempt.established_at is not None:
             self._protocol_settled = True
-            self._dialer.trust()
+            self._dialer.clear_suspects()
         elif self._opened is not None:
-            self._dialer.doubt()
+            self._dialer.suspect_last()
         if isinstance(attempt.error, ssl.SSLError):
             self._credentials.doubt()
 
-    def _speaks_another_version(self, attempt: Attempt) -> bool:
+    def _speaks_another_version(self, attempt: ConnectionAttempt) -> bool:
         """Some brokers say so; some only hang up on a CONNECT that they do not understand, as one does that is just
         being stopped: that counts only until a version has worked once.
         """
@@ -187,8 +193,8 @@ class LinkThread:
         Raises:
             OSError, ValueError: nobody could be reached.
         """
-        keep_on: KeepOn = self._keep_on
-        plain = self._dialer.dial(keep_on)
+        should_continue: ShouldContinue = self._keep_on
+        plain = self._dialer.dial(should_continue)
         self._opened = plain
         if self._credentials.tls is not None:
             self._opened = encrypt(plain, self._credentials.tls, self._settings.host)
@@ -204,41 +210,41 @@ class LinkThread:
             self._opened.close()
 
     def _keep_on(self) -> bool:
-        self._desk.moved()
-        return not self._desk.stopping
+        self._state.moved()
+        return not self._state.stopping
 
-    def _converse(self, talker: Talker, connection: Any) -> None:
+    def _serve_connection(self, client: MqttClient, connection: Any) -> None:
         """Until the connection ends."""
-        desk = self._desk
+        state = self._state
         is_probe = self._v5 and not self._protocol_settled
         answer_until = time.monotonic() + (PROBE_SECONDS_MAX if is_probe else ANSWER_SECONDS_MAX)
         goodbye_until: float | None = None
-        with Poller(connection, desk.wakeup) as poller:
-            while not talker.is_over(connection):
-                desk.moved()
-                if not talker.attempt.answered and time.monotonic() > answer_until:
-                    talker.attempt.ending = "does not answer as an MQTT broker"
+        with Poller(connection, state.wakeup) as poller:
+            while not client.is_over(connection):
+                state.moved()
+                if not client.attempt.answered and time.monotonic() > answer_until:
+                    client.attempt.ending = "does not answer as an MQTT broker"
                     return
                 if goodbye_until is None:
-                    talker.hand_over()
-                    if desk.stopping:
+                    client.hand_over()
+                    if state.stopping:
                         goodbye_until = time.monotonic() + TICK_SECONDS
-                        talker.say_goodbye()
+                        client.say_goodbye()
                 elif time.monotonic() > goodbye_until:
                     return
-                readable, writable = poller.wait(TICK_SECONDS, read=desk.may_read(), write=talker.wants_to_write())
+                readable, writable = poller.wait(TICK_SECONDS, read=state.may_read(), write=client.wants_to_write())
                 if readable:
-                    self._read(talker, connection)
+                    self._read(client, connection)
                 if writable:
-                    talker.write()
-                talker.keep_alive()
+                    client.write()
+                client.keep_alive()
 
-    def _read(self, talker: Talker, connection: Any) -> None:
+    def _read(self, client: MqttClient, connection: Any) -> None:
         """All that is there, within bounds; a talker reads one packet at a time."""
         for _ in range(READS_MAX):
-            before = talker.packets_read
-            talker.read()
-            if talker.packets_read == before or not self._desk.events.has_room or talker.is_over(connection):
+            before = client.packets_read
+            client.read()
+            if client.packets_read == before or not self._state.events.has_room or client.is_over(connection):
                 return
 
     def _rest(self, seconds: float) -> None:
@@ -246,10 +252,10 @@ class LinkThread:
         until = time.monotonic() + seconds
         self._rest_until(lambda: time.monotonic() >= until or self._credentials.touched(), until)
         if time.monotonic() < until:
-            self._rests.begin_anew()
+            self._backoff.reset()
 
     def _rest_until(self, over: Callable[[], bool], until: float | None = None) -> None:
         def seconds_left() -> float:
             return TICK_SECONDS if until is None else until - time.monotonic()
 
-        self._desk.rest_until(over, tick_seconds=TICK_SECONDS, seconds_left=seconds_left)
+        self._state.rest_until(over, tick_seconds=TICK_SECONDS, seconds_left=seconds_left)

@@ -7,29 +7,29 @@ from collections.abc import Callable
 from wire_contract.errors import LinkError
 
 
-class Outgoing:
+class OutgoingMessage:
     """One message. Satisfies `Publication`."""
 
-    __slots__ = ("_done", "_taken", "payload", "retain", "topic")
+    __slots__ = ("_accepted", "_done", "payload", "retain", "topic")
 
     def __init__(self, topic: str, payload: bytes, *, retain: bool) -> None:
         self.topic = topic
         self.payload = payload
         self.retain = retain
-        self._taken = False
+        self._accepted = False
         self._done = threading.Event()
 
     def wait(self, timeout_seconds: float) -> bool:
         """Whether the broker has it. False at once if it never will: refused, or the link was closed."""
-        return self._done.wait(timeout_seconds) and self._taken
+        return self._done.wait(timeout_seconds) and self._accepted
 
     @property
     def is_settled(self) -> bool:
         """Whether it is known by now what became of it."""
         return self._done.is_set()
 
-    def finish(self, *, taken: bool) -> None:
-        self._taken = taken
+    def settle(self, *, accepted: bool) -> None:
+        self._accepted = accepted
         self._done.set()
 
 
@@ -42,11 +42,11 @@ class OutgoingQueue:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._changed = threading.Condition()
-        self._waiting: deque[Outgoing] = deque()
-        self._in_flight: dict[int, Outgoing] = {}
+        self._waiting: deque[OutgoingMessage] = deque()
+        self._in_flight: dict[int, OutgoingMessage] = {}
         self._closed = False
 
-    def add(self, message: Outgoing) -> None:
+    def add(self, message: OutgoingMessage) -> None:
         """Raises:
         LinkError: the queue is full or closed.
         """
@@ -59,7 +59,7 @@ class OutgoingQueue:
                 )
             self._waiting.append(message)
 
-    def send(self, in_flight_max: int, publish: Callable[[Outgoing], int | None]) -> None:
+    def send(self, in_flight_max: int, publish: Callable[[OutgoingMessage], int | None]) -> None:
         """Gives `publish` what may be in flight now. It answers with the message id, or None for: not now."""
         with self._changed:
             while self._waiting and len(self._in_flight) < in_flight_max:
@@ -68,7 +68,7 @@ class OutgoingQueue:
                     return
                 self._in_flight[mid] = self._waiting.popleft()
 
-    def reject(self, refuse: Callable[[Outgoing], str | None]) -> list[str]:
+    def reject(self, refuse: Callable[[OutgoingMessage], str | None]) -> list[str]:
         """Throws out what waits and can never be sent. Returns the reasons."""
         with self._changed:
             reasons = []
@@ -76,15 +76,15 @@ class OutgoingQueue:
                 reason = refuse(message)
                 if reason is not None:
                     self._waiting.remove(message)
-                    message.finish(taken=False)
+                    message.settle(accepted=False)
                     reasons.append(reason)
             self._changed.notify_all()
             return reasons
 
-    def in_flight(self) -> tuple[Outgoing, ...]:
+    def in_flight(self) -> tuple[OutgoingMessage, ...]:
         return tuple(self._in_flight.values())
 
-    def acknowledged(self, mid: int) -> Outgoing | None:
+    def acknowledged(self, mid: int) -> OutgoingMessage | None:
         """The broker has answered; the caller finishes the message. None: this message id was not of ours."""
         with self._changed:
             message = self._in_flight.pop(mid, None)
@@ -108,7 +108,7 @@ class OutgoingQueue:
         with self._changed:
             self._closed = True
             for message in (*self._in_flight.values(), *self._waiting):
-                message.finish(taken=False)
+                message.settle(accepted=False)
             self._in_flight.clear()
             self._waiting.clear()
             self._changed.notify_all()

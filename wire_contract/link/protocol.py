@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Quality = Literal[0, 1]
+QoS = Literal[0, 1]
 """QoS of a subscription. At 1 the broker keeps what comes for the durable session and sends it until it is
 acknowledged. At 0 it sends once, to whoever is connected: nothing piles up for who is away, nothing needs an
 acknowledgement, and nothing waits behind a backlog. Retained messages come either way.
 """
 
-Filters = Sequence[str] | Mapping[str, Quality]
+TopicFilters = Sequence[str] | Mapping[str, QoS]
 """What a link listens to from its start: at QoS 1, unless a mapping says otherwise."""
 
 
@@ -84,7 +84,7 @@ class Link(Protocol):
             LinkError: the link is closed, or its outgoing queue is full.
         """
 
-    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
+    def subscribe(self, topic_filter: str, *, qos: QoS = 1) -> None:
         """From now on, over reconnections too. What the broker has retained there comes, even if it came before.
 
         A filter that the broker refuses is forgotten, with a line in the log. Those that the link was made with are

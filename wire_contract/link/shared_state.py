@@ -11,8 +11,8 @@ from wire_contract.errors import LinkError, PayloadTooLarge
 from wire_contract.link.event_queue import EventQueue
 from wire_contract.link.mqtt_rules import check_topic, packet_bytes
 from wire_contract.link.mqtt_settings import MqttSettings
-from wire_contract.link.outgoing import Outgoing, OutgoingQueue
-from wire_contract.link.protocol import Delivery, Event, Quality
+from wire_contract.link.outgoing import OutgoingMessage, OutgoingQueue
+from wire_contract.link.protocol import Delivery, Event, QoS
 from wire_contract.link.subscriptions import Subscriptions
 from wire_contract.link.traffic import TrafficCounter
 from wire_contract.transport.wakeup import Wakeup
@@ -26,7 +26,7 @@ STALLED_SECONDS = 120.0
 """A thread that has not moved for so long is taken for dead. Connecting moves it, however many addresses are dead."""
 
 
-class Desk:
+class LinkState:
     """One link's."""
 
     def __init__(self, settings: MqttSettings, clock: Callable[[], float]) -> None:
@@ -55,17 +55,17 @@ class Desk:
 
     # What users call.
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> Outgoing:
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> OutgoingMessage:
         check_topic(topic)
         self._check_size(topic, payload)
-        message = Outgoing(topic, payload, retain=retain)
+        message = OutgoingMessage(topic, payload, retain=retain)
         self.outgoing.add(message)
         self.wakeup.set()
         return message
 
-    def subscribe(self, topic_filter: str, quality: Quality) -> None:
+    def subscribe(self, topic_filter: str, qos: QoS) -> None:
         self._check_open()
-        self.subscriptions.add(topic_filter, quality)
+        self.subscriptions.add(topic_filter, qos)
         self.wakeup.set()
 
     def unsubscribe(self, topic_filter: str) -> None:
@@ -120,7 +120,7 @@ class Desk:
 
     # What the thread calls.
 
-    def is_too_large(self, message: Outgoing) -> str | None:
+    def is_too_large(self, message: OutgoingMessage) -> str | None:
         """Why the broker would never take it; None: it would."""
         try:
             self._check_size(message.topic, message.payload)

@@ -32,10 +32,10 @@ from wire_contract.program.exit_codes import DISTRIBUTION, one_line_errors
 from wire_contract.program.flags import (
     HELP_FLAGS,
     VERSION_FLAG,
+    command_rows,
     has_version_flag,
-    shown_commands,
     usable_columns,
-    wrapped,
+    wrap,
 )
 
 Run = Callable[[Any], int | None]
@@ -103,13 +103,13 @@ class Program:
         without = f"; without COMMAND: {self.default}" if self.default else ""
         return "\n".join(
             [
-                *wrapped(f"usage: {called} COMMAND [flags]{without}", width, hanging=7),
+                *wrap(f"usage: {called} COMMAND [flags]{without}", width, hanging=7),
                 "",
-                *wrapped(self.summary, width),
+                *wrap(self.summary, width),
                 "",
-                *shown_commands(listed, width),
+                *command_rows(listed, width),
                 "",
-                *wrapped(f"Flags of one: {called} COMMAND --help", width),
+                *wrap(f"Flags of one: {called} COMMAND --help", width),
             ]
         )
 
@@ -191,8 +191,8 @@ class ProgramSuite:
         lines = [f"usage: {self.name} PROGRAM [COMMAND] [flags]", ""]
         for title, group in self.groups.items():
             listed = {name: reference.summary for name, reference in group.items()}
-            lines += [f"{title}:", *shown_commands(listed, width), ""]
-        lines += wrapped(
+            lines += [f"{title}:", *command_rows(listed, width), ""]
+        lines += wrap(
             f"Commands and flags of one: {self.name} PROGRAM --help. Which version this is: {VERSION_FLAG}", width
         )
         return "\n".join(lines)

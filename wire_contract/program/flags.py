@@ -194,19 +194,19 @@ def help_text(settings: type[BaseSettings], *, program: str, columns: int | None
     flags, width = flags_of(settings), usable_columns(columns)
     needed = [flag.shown for flag in flags if flag.needed]
     usage = " ".join(["usage:", program, *needed, "[flags]"])
-    lines = [*wrapped(usage, width, hanging=7), "", *wrapped(" ".join((settings.__doc__ or "").split()), width), ""]
+    lines = [*wrap(usage, width, hanging=7), "", *wrap(" ".join((settings.__doc__ or "").split()), width), ""]
     groups: dict[str, list[Flag]] = {}
     for flag in flags:
         groups.setdefault(flag.group, []).append(flag)
     for title, members in groups.items():
         lines.append(f"{title or 'flags'}:")
         for flag in members:
-            lines += rows(flag.shown, flag.help, width)
+            lines += help_rows(flag.shown, flag.help, width)
         lines.append("")
     about = "this text" if len(flags) == 1 else "this text; a variable in parentheses is the same as its flag"
-    lines += rows(", ".join(HELP_FLAGS), about, width)
+    lines += help_rows(", ".join(HELP_FLAGS), about, width)
     if not has_version_flag(settings):
-        lines += rows(VERSION_FLAG, "which version of the program this is", width)
+        lines += help_rows(VERSION_FLAG, "which version of the program this is", width)
     return "\n".join(lines)
 
 
@@ -220,14 +220,14 @@ def usable_columns(columns: int | None = None) -> int:
     return min(max(columns or shutil.get_terminal_size().columns, _COLUMNS_MIN), _COLUMNS_MAX)
 
 
-def rows(what: str, says: str, width: int, *, column: int = _HELP_COLUMN) -> list[str]:
+def help_rows(what: str, says: str, width: int, *, column: int = _HELP_COLUMN) -> list[str]:
     """One entry of a list: what it is, and beside or below it what it does."""
     if width < _TWO_COLUMNS_MIN:
-        head = wrapped(what, width - _INDENT, hanging=4)
-        return _indented(head, _INDENT) + _indented(wrapped(says, width - 2 * _INDENT - 2), 2 * _INDENT + 2)
-    body = _indented(wrapped(says, width - column), column)
+        head = wrap(what, width - _INDENT, hanging=4)
+        return _indented(head, _INDENT) + _indented(wrap(says, width - 2 * _INDENT - 2), 2 * _INDENT + 2)
+    body = _indented(wrap(says, width - column), column)
     if _INDENT + len(what) + _GAP > column:
-        return [*_indented(wrapped(what, width - _INDENT, hanging=4), _INDENT), *body]
+        return [*_indented(wrap(what, width - _INDENT, hanging=4), _INDENT), *body]
     return [f"{'':{_INDENT}}{what}".ljust(column) + body[0].lstrip(), *body[1:]]
 
 
@@ -235,7 +235,7 @@ def _indented(lines: Sequence[str], indent: int) -> list[str]:
     return [" " * indent + line for line in lines]
 
 
-def wrapped(text: str, width: int, *, hanging: int = 0) -> list[str]:
+def wrap(text: str, width: int, *, hanging: int = 0) -> list[str]:
     """At spaces only, but for lists of choices that are too long for a line."""
     spaced = " ".join(word.replace(",", ", ") if len(word) > width else word for word in text.split())
     return textwrap.wrap(
@@ -243,7 +243,7 @@ def wrapped(text: str, width: int, *, hanging: int = 0) -> list[str]:
     ) or [""]
 
 
-def shown_commands(commands: Mapping[str, str], width: int) -> list[str]:
+def command_rows(commands: Mapping[str, str], width: int) -> list[str]:
     """Names of commands and what they do, in a column as wide as the longest name."""
     column = max(map(len, commands)) + _INDENT + _GAP
-    return [line for name, says in commands.items() for line in rows(name, says, width, column=column)]
+    return [line for name, says in commands.items() for line in help_rows(name, says, width, column=column)]

@@ -26,7 +26,7 @@ from typing import Protocol
 import msgspec
 
 from wire_contract.errors import ContractError
-from wire_contract.files.output_files import check_own_file
+from wire_contract.files.output_files import check_output_file
 
 BEAT_SECONDS = 5.0
 AGE_SECONDS_MAX = 120.0
@@ -66,7 +66,7 @@ def no_heartbeat(*, trouble: str = "") -> None:
 
 
 @dataclass
-class _Told:
+class _Written:
     at: float
     trouble: str
 
@@ -88,12 +88,12 @@ class HeartbeatFile:
             FileUnusable: `path` cannot be written, or is a file that something else needs.
         """
         if path is not None:
-            check_own_file(path, flag="--health-file", is_ours=_is_beat)
+            check_output_file(path, flag="--health-file", is_ours=_is_beat)
         self._path = path
         self._program = program
         self._monotonic = monotonic
         self._notify = notify
-        self._told: _Told | None = None
+        self._told: _Written | None = None
 
     def __call__(self, *, trouble: str = "") -> None:
         """The loop moved; `trouble` keeps the program from its work."""
@@ -101,7 +101,7 @@ class HeartbeatFile:
         if told is not None and told.trouble == trouble and 0 <= now - told.at < BEAT_SECONDS:
             return
         ready = "READY=1\n" if told is None else ""
-        self._told = _Told(now, trouble)
+        self._told = _Written(now, trouble)
         self._notify(f"{ready}WATCHDOG=1\nSTATUS={trouble or 'working'}")
         if self._path is not None:
             shown = trouble[:_TROUBLE_CHARACTERS_MAX]

@@ -22,7 +22,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def moment_told(unix_seconds: float) -> str:
+def utc_time(unix_seconds: float) -> str:
     """The moment as ISO 8601 in UTC, to the second; where somebody stated one outside the calendar, that."""
     try:
         return datetime.fromtimestamp(unix_seconds, tz=UTC).isoformat(timespec="seconds")
@@ -30,7 +30,7 @@ def moment_told(unix_seconds: float) -> str:
         return "a time that cannot be"
 
 
-def cell(text: str) -> str:
+def csv_cell(text: str) -> str:
     """`text` for one cell of a CSV file; a leading apostrophe keeps a spreadsheet from running it as a formula.
 
     Source: OWASP, "CSV Injection".

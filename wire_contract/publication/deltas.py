@@ -15,7 +15,7 @@ only.
 """
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,8 +24,11 @@ from wire_contract.encoding import EncodedTensor, EncodingName, decode_vector
 from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Layout, Vector, digest
 from wire_contract.limits import INLINE_BYTES_MAX
-from wire_contract.messages import Delta, Grid
-from wire_contract.publication.manifest import Published
+from wire_contract.messages import Delta
+from wire_contract.publication.manifest import PublishedVersion
+
+if TYPE_CHECKING:
+    from wire_contract.message_fields import Grid
 
 
 def _to_float16(vector: Vector) -> Vector:
@@ -41,12 +44,12 @@ EncodeDelta = Callable[[Vector, Layout], tuple[EncodedTensor, ...]]
 
 def make_delta(
     weights: Vector,
-    before: Published,
+    before: PublishedVersion,
     *,
     encoding: EncodingName,
     encode: EncodeDelta,
     bytes_max: int = INLINE_BYTES_MAX,
-) -> tuple[bytes, Published]:
+) -> tuple[bytes, PublishedVersion]:
     """The Delta message that leads from `before` to about `weights` (layout.size,), and where exactly it leads.
 
     Args:
@@ -66,7 +69,7 @@ def make_delta(
     result = _sum(before, tensors, encoding)
     if not np.isfinite(result).all():
         raise EncodeError(f"delta: a weight is beyond {encoding}")
-    published = Published(before.task, before.version + 1, before.layout, result, digest(result))
+    published = PublishedVersion(before.task, before.version + 1, before.layout, result, digest(result))
     payload = codec.encode(
         Delta(
             task=before.task,
@@ -82,7 +85,7 @@ def make_delta(
     return payload, published
 
 
-def follow(before: Published, delta: Delta) -> Published:
+def apply_delta(before: PublishedVersion, delta: Delta) -> PublishedVersion:
     """The version that `delta` leads to from `before`.
 
     Raises:
@@ -98,10 +101,10 @@ def follow(before: Published, delta: Delta) -> Published:
         raise DecodeError(f"delta {delta.version}: leads to weights that are not finite")
     if digest(weights) != delta.digest:
         raise DecodeError(f"delta {delta.version}: does not lead to the digest that it states")
-    return Published(before.task, delta.version, before.layout, weights, delta.digest)
+    return PublishedVersion(before.task, delta.version, before.layout, weights, delta.digest)
 
 
-def _sum(before: Published, tensors: tuple[EncodedTensor, ...], encoding: EncodingName) -> Vector:
+def _sum(before: PublishedVersion, tensors: tuple[EncodedTensor, ...], encoding: EncodingName) -> Vector:
     difference = decode_vector(tensors, before.layout)
     with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are for the caller to refuse
         np.add(before.weights, difference, out=difference)

@@ -21,7 +21,7 @@ from wire_contract.messages import Manifest, Model
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """A version as everybody has it: `weights` (layout.size,) are the decoded ones."""
 
     task: str
@@ -38,7 +38,7 @@ class Announcement:
     manifest: Manifest
     chunks: Sequence[bytes]
     """Of the snapshot that the manifest names; empty when it is inline."""
-    published: Published
+    published: PublishedVersion
     deltas: Mapping[int, bytes]
     """Version to the delta that leads to it, oldest first."""
 
@@ -60,9 +60,11 @@ def announce(
     Raises:
         EncodeError: the weights are not finite or do not fit the encoding.
     """
-    payload, published = whole(weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding)
+    payload, published = encode_snapshot(
+        weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding
+    )
     inline = len(payload) <= INLINE_BYTES_MAX
-    chunks = () if inline else split(payload)
+    chunks = () if inline else split_into_chunks(payload)
     manifest = Manifest(
         task=task,
         version=version,
@@ -80,9 +82,9 @@ def announce(
     return Announcement(manifest, chunks, published, {})
 
 
-def whole(
+def encode_snapshot(
     weights: Vector, *, task: str, version: int, parent: int | None, layout: Layout, encoding: EncodingName
-) -> tuple[bytes, Published]:
+) -> tuple[bytes, PublishedVersion]:
     """The model message of `weights` (layout.size,), and what it decodes to.
 
     Raises:
@@ -92,14 +94,14 @@ def whole(
         raise EncodeError(f"model: {layout.size} numbers are over the {MODEL_LIMITS.elements} that devices take")
     tensors = encode_vector(weights, layout, encoding)
     decoded = decode_vector(tensors, layout)
-    published = Published(task, version, layout, decoded, digest(decoded))
+    published = PublishedVersion(task, version, layout, decoded, digest(decoded))
     payload = model_message(published, tensors, parent=parent)
     if len(payload) > MODEL_LIMITS.compressed_bytes:
         raise EncodeError(f"model: {len(payload)} bytes are over the {MODEL_LIMITS.compressed_bytes} that devices take")
     return payload, published
 
 
-def model_message(published: Published, tensors: tuple[EncodedTensor, ...], *, parent: int | None) -> bytes:
+def model_message(published: PublishedVersion, tensors: tuple[EncodedTensor, ...], *, parent: int | None) -> bytes:
     """A version whole; `tensors` decode to exactly its weights."""
     return codec.encode(
         Model(
@@ -113,7 +115,7 @@ def model_message(published: Published, tensors: tuple[EncodedTensor, ...], *, p
     )
 
 
-def split(payload: bytes) -> tuple[bytes, ...]:
+def split_into_chunks(payload: bytes) -> tuple[bytes, ...]:
     """`payload` in pieces of 32 KiB, only the last one smaller: so a device knows where in the payload each belongs."""
     return tuple(payload[start : start + CHUNK_BYTES_MAX] for start in range(0, len(payload), CHUNK_BYTES_MAX))
 
@@ -123,9 +125,9 @@ def chunk_digests(chunks: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(chunk).digest() for chunk in chunks)
 
 
-def assemble(
+def assemble_snapshot(
     manifest: Manifest, chunks: Mapping[int, bytes] | None = None, *, limits: Limits = MODEL_LIMITS
-) -> Published | None:
+) -> PublishedVersion | None:
     """The snapshot out of its manifest and the chunks that are here by index; None while some are missing.
 
     Raises:
@@ -134,7 +136,7 @@ def assemble(
     payload = _joined(manifest, chunks or {}, limits)
     if payload is None:
         return None
-    published = read_model(payload, limits=limits)
+    published = decode_snapshot(payload, limits=limits)
     if (published.task, published.version) != (manifest.task, manifest.snapshot_version):
         raise DecodeError("model: task or version differ from the manifest's")
     if published.version == manifest.version and published.digest != manifest.digest:
@@ -144,7 +146,7 @@ def assemble(
     return published
 
 
-def read_model(payload: bytes, *, limits: Limits = MODEL_LIMITS) -> Published:
+def decode_snapshot(payload: bytes, *, limits: Limits = MODEL_LIMITS) -> PublishedVersion:
     """What a model message stands for.
 
     Raises:
@@ -157,7 +159,7 @@ def read_model(payload: bytes, *, limits: Limits = MODEL_LIMITS) -> Published:
         raise DecodeError(f"model {model.version}: the weights do not have the digest that it states")
     if not np.isfinite(weights).all():
         raise DecodeError(f"model {model.version}: weights are not finite")
-    return Published(model.task, model.version, layout, weights, model.digest)
+    return PublishedVersion(model.task, model.version, layout, weights, model.digest)
 
 
 def chunk_fits(manifest: Manifest, index: int, payload: bytes) -> bool:
@@ -166,7 +168,7 @@ def chunk_fits(manifest: Manifest, index: int, payload: bytes) -> bool:
     return 0 <= index < len(digests) and hashlib.sha256(payload).digest() == digests[index]
 
 
-def with_inline(manifest: Manifest, published: Published, payload: bytes) -> Manifest:
+def with_inline(manifest: Manifest, published: PublishedVersion, payload: bytes) -> Manifest:
     """A manifest of `published` alone, with its model message inline; the rest as `manifest` says."""
     return msgspec.structs.replace(
         manifest,

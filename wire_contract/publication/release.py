@@ -18,17 +18,23 @@ from wire_contract.layout import Layout, Vector
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.messages import Manifest
 from wire_contract.publication.deltas import EncodeDelta, make_delta
-from wire_contract.publication.manifest import Announcement, Published, chunk_digests, split, whole
+from wire_contract.publication.manifest import (
+    Announcement,
+    PublishedVersion,
+    chunk_digests,
+    encode_snapshot,
+    split_into_chunks,
+)
 
 SAVED_BYTES_MIN = 1_024
 """A delta must be so much smaller than the snapshot, or the version goes whole: small models gain nothing by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class Release:
     """Made once for each version, and the same after a restart."""
 
-    published: Published
+    published: PublishedVersion
     """The newest version."""
     parent: int | None
     encoding: EncodingName
@@ -59,7 +65,7 @@ class Shelf:
     @property
     def chunks(self) -> tuple[bytes, ...]:
         """Of the snapshot."""
-        return () if self.is_inline else split(self.snapshot)
+        return () if self.is_inline else split_into_chunks(self.snapshot)
 
     def announcement(self, *, shards: int, update_bytes_max: int, expires_at: float | None = None) -> Announcement:
         """All of it, as it is published; the manifest is good until `expires_at` (Unix seconds; None: for ever)."""
@@ -86,7 +92,7 @@ class Shelf:
         return Announcement(manifest, chunks, self.published, dict(enumerate(reversed(self.deltas), oldest)))
 
 
-def first_shelf(
+def first_release(
     weights: Vector,
     *,
     task: str,
@@ -95,7 +101,7 @@ def first_shelf(
     published_at: float,
     version: int = 0,
     parent: int | None = None,
-) -> Shelf:
+) -> Release:
     """A key version with the master `weights` (layout.size,); its parent is the version before it unless given.
 
     Raises:
@@ -103,8 +109,10 @@ def first_shelf(
     """
     if parent is None and version:
         parent = version - 1
-    model, published = whole(weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding)
-    return Shelf(
+    model, published = encode_snapshot(
+        weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding
+    )
+    return Release(
         published=published,
         parent=parent,
         encoding=encoding,
@@ -115,8 +123,8 @@ def first_shelf(
     )
 
 
-def next_shelf(
-    before: Shelf,
+def next_release(
+    before: Release,
     weights: Vector,
     *,
     encoding: EncodingName,
@@ -124,7 +132,7 @@ def next_shelf(
     snapshot_versions: int,
     published_at: float,
     delta_bytes_max: int = INLINE_BYTES_MAX,
-) -> Shelf:
+) -> Release:
     """The version after `before`, with the master `weights` (layout.size,).
 
     Args:
@@ -147,13 +155,13 @@ def next_shelf(
             delta, published = make_delta(
                 weights, before.published, encoding=encoding, encode=encode_delta, bytes_max=delta_bytes_max
             )
-            model, decoded = whole(
+            model, decoded = encode_snapshot(
                 published.weights, task=task, version=version, parent=before.version, layout=layout, encoding=encoding
             )
             assert decoded.digest == published.digest, "a snapshot holds what is on its grid"
             if len(delta) + SAVED_BYTES_MIN <= len(model):
                 is_due = before.is_inline or version - before.snapshot_version >= snapshot_versions
-                return Shelf(
+                return Release(
                     published=published,
                     parent=before.version,
                     encoding=encoding,
@@ -163,4 +171,6 @@ def next_shelf(
                     snapshot=model if is_due else before.snapshot,
                     deltas=(delta, *before.deltas)[:KEPT_DELTAS],
                 )
-    return first_shelf(weights, task=task, layout=layout, encoding=encoding, published_at=published_at, version=version)
+    return first_release(
+        weights, task=task, layout=layout, encoding=encoding, published_at=published_at, version=version
+    )

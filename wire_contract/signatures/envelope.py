@@ -9,13 +9,14 @@ from typing import Generic, TypeVar
 
 from wire_contract.codec import decompress, limits_of, schema_of, unpack
 from wire_contract.limits import Limits
-from wire_contract.messages import SIGNED_SCHEMA, Manifest, Signature, Signed, Update
+from wire_contract.message_fields import SIGNED_SCHEMA
+from wire_contract.messages import Manifest, Signature, Signed, Update
 
 S = TypeVar("S", Manifest, Update)
 
 
 @dataclass(frozen=True)
-class Sealed(Generic[S]):
+class UnverifiedMessage(Generic[S]):
     """A message that was not looked into yet, so that signatures can be checked before."""
 
     kind: type[S]
@@ -34,7 +35,7 @@ class Sealed(Generic[S]):
         return unpack(self.body, self.kind, limits=self.limits)
 
 
-def sealed(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> Sealed[S]:
+def unwrap(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> UnverifiedMessage[S]:
     """What stands in `payload`, unopened.
 
     Raises:
@@ -43,15 +44,15 @@ def sealed(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> Se
     bounds = limits_of(kind, limits)
     content = decompress(payload, bounds)
     if schema_of(content, kind) < SIGNED_SCHEMA:
-        return Sealed(kind, content, (), bounds)
+        return UnverifiedMessage(kind, content, (), bounds)
     signed = unpack(content, Signed, limits=bounds)
-    return Sealed(kind, signed.body, signed.signatures, bounds)
+    return UnverifiedMessage(kind, signed.body, signed.signatures, bounds)
 
 
-def read(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> S:
+def read_unverified(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> S:
     """The message in `payload`, plain or signed by whomever: for who has no key to check it with.
 
     Raises:
         DecodeError: it is no such message.
     """
-    return sealed(payload, kind, limits=limits).open()
+    return unwrap(payload, kind, limits=limits).open()

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from wire_contract import codec
 from wire_contract.errors import ContractError, DecodeError
 from wire_contract.limits import SIGNATURES_MAX
-from wire_contract.messages import KEY_ID_BYTES, Manifest, Signature, Signed, Update
-from wire_contract.signatures.envelope import S, Sealed
+from wire_contract.message_fields import KEY_ID_BYTES
+from wire_contract.messages import Manifest, Signature, Signed, Update
+from wire_contract.signatures.envelope import S, UnverifiedMessage
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -103,7 +104,7 @@ def signed_bytes(kind: type, key_id: bytes, body: bytes) -> bytes:
     return DOMAINS[kind] + key_id + body
 
 
-def signers(message: Sealed[S], keys: Iterable[PublicKey]) -> frozenset[bytes]:
+def verified_signers(message: UnverifiedMessage[S], keys: Iterable[PublicKey]) -> frozenset[bytes]:
     """The ids of those of `keys` that have signed `message`; one or more.
 
     Raises:

@@ -28,7 +28,7 @@ STAGGER_SECONDS = 0.25
 ADDRESSES_MAX = 64
 """Of a name; what is beyond is not tried."""
 TICK_SECONDS = 1.0
-"""So often at least `keep_on` is asked."""
+"""So often at least `should_continue` is asked."""
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK})
 
 
@@ -40,7 +40,7 @@ class Address(NamedTuple):
 
 
 Resolve = Callable[[str, int], Sequence[Address]]
-KeepOn = Callable[[], bool]
+ShouldContinue = Callable[[], bool]
 """Asked at least once a tick; False ends the dialing."""
 
 
@@ -59,7 +59,7 @@ _NO_FAILURES = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, ss
 """Not yet, or the other side has ended the connection, which is no error of the line."""
 
 
-class Telling:
+class FailureRecorder:
     """Of a socket: remembers the error that ended it, which paho keeps to itself, and can have a deadline."""
 
     failure: OSError | None = None
@@ -76,7 +76,7 @@ class Telling:
             self.failure = self.failure or error
 
 
-class PlainSocket(Telling, socket.socket):
+class PlainSocket(FailureRecorder, socket.socket):
     """TCP."""
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
@@ -95,7 +95,7 @@ class PlainSocket(Telling, socket.socket):
             raise
 
 
-class EncryptedSocket(Telling, ssl.SSLSocket):
+class EncryptedSocket(FailureRecorder, ssl.SSLSocket):
     """TLS."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
@@ -155,33 +155,33 @@ class Dialer:
         self._doubted: dict[Address, None] = {}
         self._newest: Address | None = None
 
-    def dial(self, keep_on: KeepOn) -> PlainSocket:
+    def dial(self, should_continue: ShouldContinue) -> PlainSocket:
         """A connection to the first address that answers.
 
         Raises:
-            OSError: none does, the name is not known or cannot be looked up in time, or `keep_on` said no. Of the
-                kind that the reason has (`ConnectionRefusedError`), where all addresses have the same.
-            ValueError: the name cannot be one.
+            OSError: no address answers, the name is unknown or cannot be looked up in time, or `should_continue` said
+                no. If all addresses fail for the same reason, it is of that kind (`ConnectionRefusedError`).
+            ValueError: the host name is invalid.
         """
-        addresses = by_turns(self._addresses(keep_on))[:ADDRESSES_MAX]
+        addresses = interleave_families(self._addresses(should_continue))[:ADDRESSES_MAX]
         addresses.sort(key=lambda address: address in self._doubted)  # stable: those go last
-        connection, self._newest = _Race(addresses, self._clock).run(keep_on)
+        connection, self._newest = _HappyEyeballs(addresses, self._clock).run(should_continue)
         return connection
 
-    def doubt(self) -> None:
+    def suspect_last(self) -> None:
         """The address that answered last turned out to be no broker; the others have their turn first."""
         if self._newest is not None:
             self._doubted[self._newest] = None
 
-    def trust(self) -> None:
+    def clear_suspects(self) -> None:
         """It is one."""
         self._doubted.clear()
 
-    def _addresses(self, keep_on: KeepOn) -> Sequence[Address]:
+    def _addresses(self, should_continue: ShouldContinue) -> Sequence[Address]:
         look_up = self._look_up = self._look_up or _LookUp(self._resolve, self._host, self._port)
         deadline = self._clock() + LOOKUP_SECONDS_MAX
         while not look_up.done.wait(TICK_SECONDS):
-            if not keep_on() or self._clock() > deadline:
+            if not should_continue() or self._clock() > deadline:
                 raise OSError(
                     errno.ETIMEDOUT, f"the name {self._host} could not be looked up in {LOOKUP_SECONDS_MAX:.0f} s"
                 )
@@ -189,7 +189,7 @@ class Dialer:
         return look_up.result()
 
 
-class _Race:
+class _HappyEyeballs:
     """One dialing of several addresses."""
 
     def __init__(self, addresses: Sequence[Address], clock: Callable[[], float]) -> None:
@@ -203,10 +203,10 @@ class _Race:
         self._reasons: dict[int, str] = {}
         """By the number of the error."""
 
-    def run(self, keep_on: KeepOn) -> tuple[PlainSocket, Address]:
+    def run(self, should_continue: ShouldContinue) -> tuple[PlainSocket, Address]:
         try:
             while self._waiting or self._trying:
-                if not keep_on():
+                if not should_continue():
                     raise OSError(errno.ECANCELED, "stopped")
                 if self._waiting and (self._clock() >= self._next_at or not self._trying):
                     self._begin(self._waiting.popleft())
@@ -264,7 +264,7 @@ class _Race:
         connection.close()
 
 
-def by_turns(addresses: Sequence[Address]) -> list[Address]:
+def interleave_families(addresses: Sequence[Address]) -> list[Address]:
     """Each once, the two families by turns, beginning with that of the first."""
     each = list(dict.fromkeys(addresses))
     first = [address for address in each if address.family == each[0].family]

@@ -23,7 +23,7 @@ TAKEN_OVER = 0x8E
 
 
 @dataclass
-class Attempt:
+class ConnectionAttempt:
     """One connection, from the first try on."""
 
     reached: bool = False
@@ -48,14 +48,14 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Narrator:
+class DisconnectExplainer:
     """Says in one line why a connection ended."""
 
     client_id: str
     encrypted: bool = False
     certificate_file: Path | None = None
 
-    def ending(self, attempt: Attempt, *, suspected: bool) -> str:
+    def ending(self, attempt: ConnectionAttempt, *, suspected: bool) -> str:
         """Follows "broker HOST:PORT: ".
 
         Args:
@@ -87,7 +87,7 @@ def reason_of(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
 
 
-class Rivals:
+class ClientIdConflictDetector:
     """Guesses that another program uses the same client id, where the broker does not say so (MQTT 3.1.1 cannot).
 
     Two such programs throw each other out as often as they come back, and a broker that does it closes the connection
@@ -98,7 +98,7 @@ class Rivals:
         self._clock = clock
         self._times = 0
 
-    def suspected_after(self, attempt: Attempt) -> bool:
+    def suspects_conflict_after(self, attempt: ConnectionAttempt) -> bool:
         """Whether the attempts so far, this one included, look like that."""
         if attempt.established_at is None:
             return False  # a broker that is away in between proves nothing
@@ -107,7 +107,7 @@ class Rivals:
         return self._times >= TAKEN_OVER_TIMES
 
 
-class Rests:
+class ReconnectBackoff:
     """Longer ones after each attempt that failed, with full jitter: each is drawn evenly from 0 to a width.
 
     The first width after a connection was lost is `spread_seconds`, for a fleet that lost its broker for a moment must
@@ -132,7 +132,7 @@ class Rests:
         self._first = shortest_seconds
         self._failed = 0
 
-    def after(self, attempt: Attempt) -> float:
+    def after(self, attempt: ConnectionAttempt) -> float:
         """Seconds to rest."""
         if attempt.established_at is not None:
             self._first = self._spread
@@ -142,6 +142,6 @@ class Rests:
         self._failed = min(self._failed + 1, 32)
         return self._uniform(0, widest)
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """What made the attempts fail may be mended."""
         self._failed = 0

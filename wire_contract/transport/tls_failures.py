@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Cause(NamedTuple):
+class CertificateProblem(NamedTuple):
     """What is wrong with a server's certificate."""
 
     what: str
@@ -18,24 +18,30 @@ class Cause(NamedTuple):
     mend: str
 
 
-_UNKNOWN_AUTHORITY = Cause("is signed by an unknown authority", "give the authority's certificate with {ca_flag} FILE")
-_WRONG_NAME = Cause("is for another host", "use the name in the certificate, or add this one to it as subjectAltName")
+_UNKNOWN_AUTHORITY = CertificateProblem(
+    "is signed by an unknown authority", "give the authority's certificate with {ca_flag} FILE"
+)
+_WRONG_NAME = CertificateProblem(
+    "is for another host", "use the name in the certificate, or add this one to it as subjectAltName"
+)
 # X509_V_ERR_… of OpenSSL's x509_vfy.h.
-_UNTRUSTED: Mapping[int, Cause] = {
-    9: Cause("is not valid yet", "look at the clocks of both machines"),
-    10: Cause("has expired", "renew {server}'s certificate, or look at the clock of this machine"),
+_UNTRUSTED: Mapping[int, CertificateProblem] = {
+    9: CertificateProblem("is not valid yet", "look at the clocks of both machines"),
+    10: CertificateProblem("has expired", "renew {server}'s certificate, or look at the clock of this machine"),
     **dict.fromkeys((2, 18, 19, 20, 21), _UNKNOWN_AUTHORITY),
-    23: Cause("is revoked", "give {server} a new one"),
-    26: Cause("is not one for a server", "give {server} one that was made for it"),
+    23: CertificateProblem("is revoked", "give {server} a new one"),
+    26: CertificateProblem("is not one for a server", "give {server} one that was made for it"),
     **dict.fromkeys((62, 64), _WRONG_NAME),
 }
 
 
-def untrusted(error: ssl.SSLCertVerificationError, *, server: str = "the broker", ca_flag: str = "--tls-ca") -> Cause:
+def certificate_problem(
+    error: ssl.SSLCertVerificationError, *, server: str = "the broker", ca_flag: str = "--tls-ca"
+) -> CertificateProblem:
     """Why this side does not accept the server's certificate."""
-    other = Cause(f"is not accepted: {error.verify_message}", "replace {server}'s certificate")
+    other = CertificateProblem(f"is not accepted: {error.verify_message}", "replace {server}'s certificate")
     what, mend = _UNTRUSTED.get(error.verify_code, other)
-    return Cause(what, mend.format(server=server, ca_flag=ca_flag))
+    return CertificateProblem(what, mend.format(server=server, ca_flag=ca_flag))
 
 
 _ALERTS: Mapping[str, str] = {
@@ -83,7 +89,7 @@ def tls_failure(
     """
     asked = "" if certificate_file else f"; it may want a certificate: give {certificate_flag}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        cause = untrusted(error, server=server, ca_flag=ca_flag)
+        cause = certificate_problem(error, server=server, ca_flag=ca_flag)
         return f"the certificate of {server} {cause.what}; {cause.mend}"
     if isinstance(error, ssl.SSLEOFError):
         return f"{server} ended the encrypted connection without a reason{asked}"

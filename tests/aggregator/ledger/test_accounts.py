@@ -12,9 +12,9 @@ from aggregator.merging.peers import Claim
 from aggregator.merging.rule import Contribution
 from tests.aggregator.synthetic import FOLLOWED, SETTINGS, T0, TASK, Account, SyntheticDevice, accounts, begin
 from wire_contract.codec import encode
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 
-LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_000))
+LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=CompressionTarget(bytes_max=1_000))
 
 
 def test_an_account_tells_what_a_device_had_a_part_in(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ from aggregator.ledger.restoring import restore
 from aggregator.model_line import announcement
 from tests.aggregator.synthetic import SETTINGS, T0, TASK, Account, accounts, begin
 from wire_contract.codec import encode
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 
-LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_000))
+LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=CompressionTarget(bytes_max=1_000))
 LEDGERS = Path(__file__).parent / "ledgers"
 
 

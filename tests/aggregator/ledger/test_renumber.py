@@ -14,7 +14,7 @@ from tests.aggregator.stage import MODEL
 from tests.aggregator.synthetic import TASK, newest_weights
 from tests.aggregator.test_signing import OLD, Stage
 from wire_contract.errors import DecodeError
-from wire_contract.publication.manifest import assemble
+from wire_contract.publication.manifest import assemble_snapshot
 
 
 def test_a_restored_ledger_is_refused_until_it_is_moved_forward(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_restored_ledger_is_refused_until_it_is_moved_forward(tmp_path: Path) 
     stage.step()
     manifest = trust.read(stage.broker.retained[MODEL])
     assert (manifest.version, manifest.parent, manifest.digest != lost) == (6, 2, True)
-    published = assemble(manifest)
+    published = assemble_snapshot(manifest)
     assert published is not None
     assert published.weights.tobytes() == weights.tobytes()
     assert stage.line.buffer.updates == 1, "what waited still does"

@@ -9,12 +9,12 @@ from aggregator.publishing.inspection import DEAF_SECONDS
 from tests.aggregator.stage import MODEL
 from tests.aggregator.stage import Stage as PlainStage
 from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.link.memory import MemoryBroker, MemoryLink
-from wire_contract.link.protocol import Delivery, Quality
+from wire_contract.link.protocol import Delivery, QoS
 from wire_contract.topics import build, parse
 
-LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)
+LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=CompressionTarget(bytes_max=1_500), snapshot_versions=4)
 
 
 OWN = {"model", "chunk", "delta"}
@@ -66,7 +66,7 @@ Make = Callable[..., Stage]
 class DeafLink(MemoryLink):
     """What it subscribes to later does not come, and nobody says so: as mosquitto does with an older access list."""
 
-    def subscribe(self, topic_filter: str, *, quality: Quality = 1) -> None:
+    def subscribe(self, topic_filter: str, *, quality: QoS = 1) -> None:
         pass
 
 

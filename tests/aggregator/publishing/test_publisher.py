@@ -10,15 +10,17 @@ import pytest
 from tests.aggregator.stage import Stage
 from tests.aggregator.synthetic import CHUNKED, ROOT, SETTINGS, TASK
 from wire_contract.codec import decode
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS, KIB
 from wire_contract.messages import Delta
-from wire_contract.publication.deltas import follow
-from wire_contract.publication.manifest import Published, assemble
+from wire_contract.publication.deltas import apply_delta
+from wire_contract.publication.manifest import PublishedVersion, assemble_snapshot
 from wire_contract.topics import build, parse
 
-LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=Plan(bytes_max=1_500), snapshot_versions=4)
+LINE = replace(
+    SETTINGS, model_encoding="float16", delta_encoding=CompressionTarget(bytes_max=1_500), snapshot_versions=4
+)
 
 LARGE = Layout((TensorSpec("weight", (200, 200)),))
 """40 KB as an int8 delta."""
@@ -37,7 +39,7 @@ def deltas(stage: Stage) -> dict[int, bytes]:
     return {int(topic.parts["version"]): payload for topic, payload in parsed if topic.kind == "delta"}
 
 
-def joined(stage: Stage) -> Published:
+def joined(stage: Stage) -> PublishedVersion:
     """The newest version, as a joiner has it from what is retained."""
     manifest = stage.manifest
     version = manifest.snapshot_version
@@ -45,10 +47,10 @@ def joined(stage: Stage) -> Published:
         index: stage.broker.retained[build("chunk", root=ROOT, task=TASK, version=version, chunk=index)]
         for index in range(len(manifest.chunk_digests))
     }
-    published = assemble(manifest, chunks)
+    published = assemble_snapshot(manifest, chunks)
     assert published is not None
     for one in range(version + 1, manifest.version + 1):
-        published = follow(published, decode(deltas(stage)[one], Delta))
+        published = apply_delta(published, decode(deltas(stage)[one], Delta))
     assert published.digest == manifest.digest
     return published
 
@@ -163,7 +165,7 @@ def test_an_update_that_names_the_snapshot_is_merged(stage: Stage) -> None:
     stage.teach(3)
     manifest = stage.manifest
     assert manifest.snapshot_version == 1
-    snapshot = assemble(
+    snapshot = assemble_snapshot(
         manifest,
         {
             index: stage.broker.retained[build("chunk", root=ROOT, task=TASK, version=1, chunk=index)]

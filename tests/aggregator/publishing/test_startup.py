@@ -22,7 +22,7 @@ from wire_contract import codec
 from wire_contract.link.memory import MemoryBroker
 from wire_contract.link.protocol import Disconnected
 from wire_contract.messages import AggregatorStatus, Manifest
-from wire_contract.publication.release import first_shelf
+from wire_contract.publication.release import first_release
 from wire_contract.signatures.signing import sign
 
 
@@ -204,7 +204,7 @@ def test_devices_come_back_whatever_a_stranger_has_announced(stage: Stage, versi
     stage.teach(3)
     inbox = Inbox(TASK)
     inbox.manifest(stage.broker.retained[MODEL])
-    shelf = first_shelf(
+    shelf = first_release(
         np.ones(LAYOUT.size, np.float32),
         task=TASK,
         layout=LAYOUT,

@@ -13,7 +13,8 @@ from aggregator.admission import Duplicate, Judged, Merge, Refuse, Verdict
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX, UpdatePoints
 from aggregator.telemetry.lines import LineWriter, Point, Tags, Value
 from aggregator.telemetry.schema import UPDATE_METRICS
-from wire_contract.messages import RefusalReason, Update
+from wire_contract.message_fields import RefusalReason
+from wire_contract.messages import Update
 
 
 def tags_of(judged: Judged) -> Tags:

@@ -13,7 +13,7 @@ from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
 from wire_contract.publication.deltas import EncodeDelta
 from wire_contract.publication.manifest import Announcement
-from wire_contract.publication.release import Shelf, first_shelf, next_shelf
+from wire_contract.publication.release import Release, first_release, next_release
 
 LAYOUT = Layout((TensorSpec("a.weight", (100, 200)), TensorSpec("a.bias", (50,))))
 """40 kB as a float16 snapshot: two chunks."""
@@ -34,17 +34,17 @@ def shelves(
     layout: Layout = LAYOUT,
     keys: Sequence[int] = (),
     delta_bytes_max: int = INLINE_BYTES_MAX,
-) -> list[Shelf]:
+) -> list[Release]:
     """Version 0 and so many after it; those in `keys` have no delta."""
     random = np.random.default_rng(seed)
     weights = random.standard_normal(layout.size).astype(np.float32)
-    made = [first_shelf(weights, task=TASK, layout=layout, encoding="float16", published_at=published_at)]
+    made = [first_release(weights, task=TASK, layout=layout, encoding="float16", published_at=published_at)]
     for version in range(1, versions + 1):
         weights = weights.copy()
         changed = random.choice(layout.size, SPARSE, replace=False)
         weights[changed] += random.standard_normal(SPARSE).astype(np.float32)
         made.append(
-            next_shelf(
+            next_release(
                 made[-1],
                 weights,
                 encoding="float16",
@@ -57,11 +57,11 @@ def shelves(
     return made
 
 
-def announced(shelf: Shelf) -> Announcement:
+def announced(shelf: Release) -> Announcement:
     return shelf.announcement(shards=1, update_bytes_max=1 << 20)
 
 
-def large_deltas(versions: int) -> list[Shelf]:
+def large_deltas(versions: int) -> list[Release]:
     """A line whose deltas, in int8, are too large for the manifest."""
     layout = Layout((TensorSpec("a.weight", (150, 200)), TensorSpec("a.bias", (50,))))
     random = np.random.default_rng(0)
@@ -80,9 +80,9 @@ class Retained:
         self.deltas: dict[int, bytes] = {}
         self.chunks: dict[tuple[int, int], bytes] = {}
         self.manifest = b""
-        self.newest: Shelf | None = None
+        self.newest: Release | None = None
 
-    def publish(self, shelf: Shelf) -> None:
+    def publish(self, shelf: Release) -> None:
         sent = announced(shelf)
         self.newest = shelf
         self.deltas = dict(sent.deltas)

@@ -6,7 +6,7 @@ from device_client.downlink.receiver import ModelReceiver
 from tests.device_client.downlink.downlink_line import shelves
 from tests.device_client.stage import ROOT, TASK
 from wire_contract import topics
-from wire_contract.link.protocol import Delivery, Link, Quality
+from wire_contract.link.protocol import Delivery, Link, QoS
 
 if TYPE_CHECKING:
     from device_client.downlink.outcome import Outcome
@@ -17,7 +17,7 @@ LINE = shelves(40)
 MODEL = topics.build("model", root=ROOT, task=TASK)
 
 
-MODELS = topics.listened("model", root=ROOT, task=TASK)
+MODELS = topics.subscription("model", root=ROOT, task=TASK)
 
 
 class Watched:
@@ -29,9 +29,9 @@ class Watched:
         self.received: dict[str, int] = {}
         subscribe = link.subscribe
 
-        def noting(topic_filter: str, *, quality: Quality = 1) -> None:
+        def noting(topic_filter: str, *, qos: QoS = 1) -> None:
             self.asked.append(topic_filter.removeprefix(f"{ROOT}/{TASK}/"))
-            subscribe(topic_filter, quality=quality)
+            subscribe(topic_filter, qos=qos)
 
         link.subscribe = noting  # type: ignore[method-assign]
         self.now = 0.0

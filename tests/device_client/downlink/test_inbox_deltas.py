@@ -17,7 +17,7 @@ from wire_contract import codec
 from wire_contract.encoding import Float32, encode_vector
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.messages import Delta, Manifest
-from wire_contract.publication.release import Shelf
+from wire_contract.publication.release import Release
 
 LINE = shelves(30)
 OTHER = shelves(30, seed=9, published_at=50_000.0)
@@ -26,11 +26,11 @@ KEYED = shelves(12, keys=(5,))
 LARGE = large_deltas(12)
 
 
-def manifest(shelf: Shelf, **changes: Any) -> bytes:
+def manifest(shelf: Release, **changes: Any) -> bytes:
     return codec.encode(msgspec.structs.replace(announced(shelf).manifest, **changes))
 
 
-def holding(shelf: Shelf) -> Inbox:
+def holding(shelf: Release) -> Inbox:
     """An inbox that has this version, as after a restart."""
     inbox, retained = Inbox(TASK), Retained()
     retained.publish(shelf)
@@ -269,7 +269,7 @@ def test_a_manifest_of_far_away_numbers_costs_no_time() -> None:
     assert len(inbox.wanted.deltas) <= 8
 
 
-def pieces(line: list[Shelf], versions: list[int]) -> list[tuple[str, int, int, bytes]]:
+def pieces(line: list[Release], versions: list[int]) -> list[tuple[str, int, int, bytes]]:
     """Every message that stood on the broker for these versions."""
     found: dict[tuple[str, int, int], bytes] = {}
     for version in versions:

@@ -21,8 +21,8 @@ from wire_contract import codec, topics
 from wire_contract.errors import DecodeError
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Delta, Manifest, Signed, Update
-from wire_contract.signatures.envelope import read, sealed
-from wire_contract.signatures.signing import SigningKey, sign, signers
+from wire_contract.signatures.envelope import read_unverified, unwrap
+from wire_contract.signatures.signing import SigningKey, sign, verified_signers
 
 OLD, NEW, FOREIGN = key(1), key(2), key(3)
 NOW = 1_000_000.0
@@ -337,8 +337,8 @@ def test_updates_are_signed_where_there_is_a_key(stage: Stage) -> None:
     stage.aggregator.publish(model(5))
     stage.run(lambda: bool(stage.told("receipt")))
     payloads = [event.payload for event in listener.receive(count=9, timeout_seconds=0) if hasattr(event, "payload")]
-    assert signers(sealed(payloads[0], Update), [NEW.public]) == {NEW.public.key_id}
-    assert read(payloads[0], Update) == stage.aggregator.merged[0]
+    assert verified_signers(unwrap(payloads[0], Update), [NEW.public]) == {NEW.public.key_id}
+    assert read_unverified(payloads[0], Update) == stage.aggregator.merged[0]
 
 
 def test_a_device_without_pins_takes_signed_and_plain_ones(stage: Stage) -> None:

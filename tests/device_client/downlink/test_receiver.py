@@ -14,8 +14,8 @@ from wire_contract import codec, topics
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Manifest
-from wire_contract.publication.manifest import assemble
-from wire_contract.publication.release import Shelf
+from wire_contract.publication.manifest import assemble_snapshot
+from wire_contract.publication.release import Release
 
 
 class World:
@@ -23,7 +23,7 @@ class World:
         self.broker = MemoryBroker()
         self.publisher = Publisher(MemoryLink(self.broker, "aggregator"), root=ROOT, task=TASK, shard=0)
 
-    def publish(self, *line: Shelf) -> None:
+    def publish(self, *line: Release) -> None:
         for shelf in line:
             assert self.publisher.model(announced(shelf))
             assert self.publisher.tidy({topic for topic in self.broker.retained if topic.startswith(f"{MODEL}/")})
@@ -205,7 +205,7 @@ def test_firmware_that_knows_manifests_and_chunks_only_has_the_snapshots(world: 
                 of_snapshot = {
                     n: chunk for (version, n), chunk in chunks.items() if version == manifest.snapshot_version
                 }
-                published = assemble(manifest, of_snapshot)
+                published = assemble_snapshot(manifest, of_snapshot)
                 assert published is not None
                 held.append((published.version, published.digest))
             naive.ack(event)

@@ -12,8 +12,8 @@ from tests.device_client.stage import DEVICE, ROOT, TASK
 from wire_contract import codec
 from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.mqtt_settings import Protocol
-from wire_contract.link.protocol import Connected, Delivery, Filters
-from wire_contract.publication.release import Shelf
+from wire_contract.link.protocol import Connected, Delivery, TopicFilters
+from wire_contract.publication.release import Release
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def mqtt_links() -> Iterator[list[MqttLink]]:
 @pytest.mark.broker
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_over_mosquitto(mosquitto: Mosquitto, mqtt_links: list[MqttLink], protocol: Protocol) -> None:
-    def link(name: str, subscriptions: Filters = ()) -> MqttLink:
+    def link(name: str, subscriptions: TopicFilters = ()) -> MqttLink:
         settings = MqttSettings(
             host="127.0.0.1", port=mosquitto.port, client_id=name, subscriptions=subscriptions, protocol=protocol
         )
@@ -65,7 +65,7 @@ def test_an_upgraded_device_no_longer_pays_for_each_version_it_missed(
 ) -> None:
     """An older program listened at QoS 1: what the broker has queued for it comes once, and nothing is queued again."""
 
-    def link(name: str, subscriptions: Filters = ()) -> MqttLink:
+    def link(name: str, subscriptions: TopicFilters = ()) -> MqttLink:
         settings = MqttSettings(
             host="127.0.0.1", port=mosquitto.port, client_id=name, subscriptions=subscriptions, protocol=protocol
         )
@@ -75,12 +75,12 @@ def test_an_upgraded_device_no_longer_pays_for_each_version_it_missed(
     aggregator = link("aggregator")
     publisher = Publisher(aggregator, root=ROOT, task=TASK, shard=0)
 
-    def publish(*line: Shelf) -> None:
+    def publish(*line: Release) -> None:
         for shelf in line:
             publisher.model(announced(shelf))
         assert aggregator.publish(f"{ROOT}/sync", b"").wait(20)
 
-    def come_back(subscriptions: Filters, newest: bytes) -> tuple[int, bool]:
+    def come_back(subscriptions: TopicFilters, newest: bytes) -> tuple[int, bool]:
         """How many manifests came until the retained one, and whether that came at QoS 0."""
         device = link(DEVICE, subscriptions)
         heard: list[Delivery] = []

@@ -20,7 +20,7 @@ from tests.device_client.stage import DEVICE, TASK, Kill, Stage, Time, fill_disk
 from tests.wire_contract.keys import key
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Vector
-from wire_contract.messages import RefusalReason
+from wire_contract.message_fields import RefusalReason
 
 HOUSE = Path(__file__).parents[3]
 

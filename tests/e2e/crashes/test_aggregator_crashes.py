@@ -13,7 +13,7 @@ from tests.broker.mosquitto import Mosquitto
 from tests.e2e.aggregator_process import poll, turn_until
 from tests.e2e.aggregator_stage import Stage
 from tests.e2e.crashes.crashing_aggregator import POINTS
-from wire_contract.publication.manifest import assemble
+from wire_contract.publication.manifest import assemble_snapshot
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +47,7 @@ def test_the_broker_is_killed_and_loses_its_state(stage: Stage, mosquitto: Mosqu
     turn_until(senders, lambda: all(sender.done for sender in senders))
     newest = read_totals(stage.ledger).version
     manifest, _ = stage.late_joiner(lambda manifest, _: manifest.version >= newest)
-    assert assemble(manifest) is not None, "a broker that lost its retained messages has the model again"
+    assert assemble_snapshot(manifest) is not None, "a broker that lost its retained messages has the model again"
     stage.balance(senders, process)
 
 

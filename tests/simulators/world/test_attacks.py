@@ -16,7 +16,7 @@ from simulators.world.attacks import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.federation import VirtualDevice, run_asynchronous
 from simulators.world.server import Rules, SimulationState, unbounded
 from wire_contract.layout import Layout, TensorSpec, Vector
-from wire_contract.publication.manifest import Published
+from wire_contract.publication.manifest import PublishedVersion
 
 LAYOUT = Layout((TensorSpec("weight", (20, 10)), TensorSpec("bias", (10,))))
 MIDDLE = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
@@ -35,7 +35,7 @@ def learn(device: str, start: Vector, *, version: int, round_number: int) -> Tra
     return Trained(weights=start + 0.3 * (MIDDLE + 0.1 * own - start), samples=100, steps=1, metrics={})
 
 
-def from_newest(newest: Published) -> Vector:
+def from_newest(newest: PublishedVersion) -> Vector:
     return learn(HOSTILE, newest.weights, version=newest.version, round_number=0).weights - newest.weights
 
 

@@ -17,8 +17,8 @@ from device_client.trainer import Trained
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer, FedKDTrainer
 from simulators.world.server import Rules
-from wire_contract.compression.choice import TopShare
-from wire_contract.compression.planner import Plan
+from wire_contract.compression.choice import TopK
+from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "own_task.py"
@@ -179,7 +179,11 @@ def test_bytes_are_those_of_the_payloads() -> None:
     up, down = bytes_of(whole)
     assert 10 * 4 * WIDE.size < up < 10 * (4 * WIDE.size + 400), "ten updates"
     assert 10 * 4 * WIDE.size < down < 11 * (4 * WIDE.size + 900), "ten versions whole, zeros, and ten receipts"
-    planned = Rules(updates_per_version=3, update_encoding=Plan(bytes_max=300), delta_encoding=Plan(bytes_max=500))
+    planned = Rules(
+        updates_per_version=3,
+        update_encoding=CompressionTarget(bytes_max=300),
+        delta_encoding=CompressionTarget(bytes_max=500),
+    )
     up, down = bytes_of(planned)
     assert 10 * 290 < up < 10 * (300 + 250)
     assert down < 2 * WIDE.size + 900 + 10 * (500 + 700), "version 0 whole in float16, then ten deltas"
@@ -190,7 +194,7 @@ def test_error_feedback_can_be_left_out() -> None:
         rules = Rules(
             updates_per_version=1,
             server_rate=1.0,
-            update_encoding=TopShare(share=0.001),
+            update_encoding=TopK(share=0.001),
             model_encoding="float32",
             error_feedback=feedback,
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from wire_contract.compression.low_rank import energy_at, low_rank_by_energy
 from wire_contract.compression.rate_search import RateSearch, encoded_bytes
-from wire_contract.compression.top_k import top_share
+from wire_contract.compression.top_k import top_k
 from wire_contract.encoding import EncodedTensor, GapCoded, check_encodable, decode_vector
 from wire_contract.encoding.dense import as_float32
 from wire_contract.encoding.entropy import EntropyBits, entropy_bits
@@ -19,15 +19,15 @@ from wire_contract.errors import EncodeError
 from wire_contract.layout import Layout, Vector
 
 __all__ = [
+    "CompressionTarget",
     "EntropyBits",
-    "Plan",
-    "encode_planned",
+    "encode_to_target",
     "encoded_bytes",
     "energy_at",
     "entropy_bits",
     "low_rank_by_energy",
     "relative_error",
-    "top_share",
+    "top_k",
 ]
 
 Entries = tuple[EncodedTensor, ...]
@@ -45,7 +45,7 @@ _ATTEMPTS, _ATTEMPTS_FILL = 8, 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CompressionTarget:
     """What a message may cost. Exactly one of `bytes_max` and `error_max` is set.
 
     Raises:
@@ -71,7 +71,7 @@ class Plan:
             raise ValueError(f"plan: error_max {self.error_max} is not between 0 and 1")
 
 
-def encode_planned(vector: Vector, layout: Layout, plan: Plan) -> tuple[EncodedTensor, ...]:
+def encode_to_target(vector: Vector, layout: Layout, plan: CompressionTarget) -> tuple[EncodedTensor, ...]:
     """The tensors of `vector` (layout.size,) by `plan`; the same for the same input.
 
     Raises:

@@ -7,7 +7,7 @@ AGAIN_SECONDS = 60.0
 """Two causes that take turns are told so often at most, each."""
 
 
-class Told:
+class RepeatFilter:
     """Of one connection. One thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -15,7 +15,7 @@ class Told:
         self._last: str | None = None
         self._heard: dict[str, float] = {}
 
-    def is_news(self, text: str) -> bool:
+    def passes(self, text: str) -> bool:
         """Whether to tell it: it is not what was told last, nor was it told within `AGAIN_SECONDS`."""
         now = self._clock()
         self._heard = {heard: at for heard, at in self._heard.items() if now - at < AGAIN_SECONDS}
@@ -26,11 +26,11 @@ class Told:
         return True
 
     @property
-    def anything(self) -> bool:
+    def is_unresolved(self) -> bool:
         """Whether something was told that has not been mended."""
         return self._last is not None
 
-    def mended(self) -> None:
+    def resolve(self) -> None:
         """All is well again; whatever comes next is news."""
         self._last = None
         self._heard.clear()

@@ -18,7 +18,7 @@ from wire_contract.topics import DEFAULT_ROOT
 _HASH_DIGITS = 8
 
 
-def in_root(client_id: str, root: str) -> str:
+def client_id_below(client_id: str, root: str) -> str:
     """The id of a program below this topic root."""
     if root == DEFAULT_ROOT:
         return client_id
