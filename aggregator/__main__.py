@@ -34,7 +34,7 @@ from aggregator.ledger.retrying import retry_while_busy
 from aggregator.log_format import configure_logging
 from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings, ModelLine, opening_shelf
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from aggregator.settings import (
     AggregatorHealthSettings,
     MoveForwardSettings,
@@ -56,6 +56,7 @@ from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Will
 from wire_contract.messages import AggregatorStatus
 from wire_contract.program.blas_threads import limit_blas_threads
+from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.health import heartbeat
 from wire_contract.program.health_command import show_health
@@ -64,8 +65,6 @@ from wire_contract.signatures.key_files import read_signing_keys, write_signing_
 from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
-
-CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
 
 
 def run(settings: RunSettings) -> int:
@@ -124,7 +123,7 @@ def run(settings: RunSettings) -> int:
             root=settings.root,
             totals=opened.totals,
             history=opened.history,
-            clock=CLOCK,
+            clock=SYSTEM_CLOCK,
             pause=lambda seconds: _pause(stopped, seconds),
             signing_keys=signing_keys,
             model_lifetime_seconds=settings.model_lifetime_seconds,

@@ -7,7 +7,6 @@ a version that a restart still has.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from aggregator.admission import Judged, receipt_for
 from aggregator.enrolment.roles import is_evaluator
@@ -28,6 +27,7 @@ from aggregator.telemetry.recording import Recording, Stopwatch
 from wire_contract.errors import ContractError, EncodeError, TopicError
 from wire_contract.layout import Vector
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
+from wire_contract.program.clock import Clock
 from wire_contract.program.health import Heartbeat, no_heartbeat
 from wire_contract.program.repeat_filter import RepeatFilter
 from wire_contract.publication.release import Release
@@ -45,14 +45,6 @@ _LOOK_SECONDS = 0.05
 
 class RefusedByBroker(ContractError):
     """The broker's answer to the first connection was no."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clock:
-    """Time, as an argument."""
-
-    monotonic: Callable[[], float]
-    unix: Callable[[], float]
 
 
 def subscriptions(*, root: str, task: str, shard: int) -> tuple[str, ...]:

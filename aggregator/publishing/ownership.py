@@ -22,6 +22,7 @@ from aggregator.ledger.records import Mark
 from wire_contract.errors import ContractError, DecodeError, UnknownSchema
 from wire_contract.limits import MOMENT_MAX
 from wire_contract.messages import Manifest
+from wire_contract.program.plain_text import utc_time
 from wire_contract.signatures.envelope import unwrap
 from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 

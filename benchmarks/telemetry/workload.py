@@ -13,7 +13,7 @@ from aggregator.ledger.reading import read_totals
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.model_line import LineSettings, opening_shelf
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.recording import Recording
 from device_client.settings import UPDATE_BYTES
@@ -23,6 +23,7 @@ from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Update
+from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.topics import build
 
 ROOT, TASK = "fedkd/benchmark", "telemetry"
@@ -104,7 +105,7 @@ class Workload:
                 link,
                 root=ROOT,
                 totals=read_totals(path),
-                clock=Clock(monotonic=time.monotonic, unix=time.time),
+                clock=SYSTEM_CLOCK,
                 pause=time.sleep,
                 recording=recording,
             )

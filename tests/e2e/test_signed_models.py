@@ -15,7 +15,7 @@ from aggregator.ledger.reading import read_journal, read_totals
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.model_line import LineSettings, opening_shelf
-from aggregator.service import Clock, Service
+from aggregator.service import Service
 from aggregator.service import subscriptions as of_aggregator
 from device_client.downlink.model_trust import ModelTrust
 from device_client.presence import subscriptions, will
@@ -91,7 +91,7 @@ class World:
             self.aggregator_link,
             root=ROOT,
             totals=read_totals(self.folder / "ledger"),
-            clock=Clock(monotonic=time.monotonic, unix=time.time),
+            clock=SYSTEM_CLOCK,
             pause=lambda _seconds: None,
             signing_keys=signing_keys,
             model_lifetime_seconds=3_600.0,

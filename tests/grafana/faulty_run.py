@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from aggregator.telemetry import broker_watch, collecting
 from aggregator.telemetry.broker_watch import BrokerWatch, Sightings
 from aggregator.telemetry.collecting import Clocks, Telemetry
@@ -29,6 +29,7 @@ from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Evaluation, Presence
+from wire_contract.program.clock import Clock
 from wire_contract.topics import build
 
 ROUNDS = 12

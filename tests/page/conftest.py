@@ -1,13 +1,11 @@
 """The real page in a real browser, over real brokers."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aggregator.service import Clock
 from operations.watch.server import PageServer
 from operations.watch.settings import PageConfig
 from tests.aggregator.synthetic import TASK
@@ -15,8 +13,8 @@ from tests.broker.mosquitto import Mosquitto, await_listener, free_port
 from tests.conftest import MakeMosquitto
 from tests.page.browser import Browser, Page
 from tests.page.federation import ROOT, Federation, federation
+from wire_contract.program.clock import SYSTEM_CLOCK
 
-CLOCK = Clock(monotonic=time.monotonic, unix=time.time)
 OpenPage = Callable[..., Page]
 
 
@@ -71,5 +69,5 @@ def websocket(make_mosquitto: MakeMosquitto) -> WithWebsocket:
 @pytest.fixture
 def toy(websocket: WithWebsocket, tmp_path: Path) -> Iterator[Federation]:
     """A federation on that broker."""
-    with federation(websocket.broker.url, tmp_path / "ledger.sqlite3", CLOCK) as made:
+    with federation(websocket.broker.url, tmp_path / "ledger.sqlite3", SYSTEM_CLOCK) as made:
         yield made

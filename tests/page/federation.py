@@ -10,12 +10,13 @@ from pathlib import Path
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_history, read_totals
 from aggregator.model_line import announcement
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from tests.aggregator.synthetic import TASK, SyntheticDevice, begin
 from wire_contract.codec import encode
 from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Evaluation, Manifest, Presence
+from wire_contract.program.clock import Clock
 from wire_contract.topics import DEFAULT_ROOT, build
 
 ROOT = DEFAULT_ROOT

@@ -12,9 +12,10 @@ from simulators.network.embedded_broker import Launched, await_url, launch, webs
 from simulators.processes.processes import Processes
 from tests.aggregator.synthetic import TASK
 from tests.page.browser import Browser
-from tests.page.conftest import CLOCK, OpenPage
+from tests.page.conftest import OpenPage
 from tests.page.federation import ROOT, federation
 from tests.page.reading import is_state, rows, seen, shows
+from wire_contract.program.clock import SYSTEM_CLOCK
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_live_accuracy_and_devices(broker: Launched, processes: Processes, tmp_p
     page = open_page(config)
     page.eventually(is_state("quiet"))
     ledger = tmp_path / "ledger.sqlite3"
-    with federation(url, ledger, CLOCK, username=user.username, password=user.password) as toy:
+    with federation(url, ledger, SYSTEM_CLOCK, username=user.username, password=user.password) as toy:
         page.eventually(is_state("live"))
         toy.teach([0.5, 0.75])
         toy.present("watch-1", online=True)

@@ -1,16 +1,16 @@
-"""The Link over MQTT, on paho-mqtt. The only module that knows paho.
+"""The Link over MQTT, by paho-mqtt. The only module that imports paho.
 
-One thread of the link's own does all that touches paho; `publish`, `ack` and `receive` only queue and wake it. So
+One thread per link does everything that touches paho; `publish`, `ack` and `receive` only queue and wake it. So
 
-- paho's callbacks do nothing but queue, and an exception in one ends the thread in sight of `receive`;
-- when the queue of events is full, nothing more is read from the socket: the broker keeps the rest, none is lost, and
-  the thread goes on writing and sending pings. That takes a broker that sends more than was asked for (MQTT 3.1.1
-  cannot ask); then acknowledgements of publications wait too, and a user that stays away longer than two keepalives
-  loses the connection, but not the messages: they come again;
-- an acknowledgement can never slip onto a newer connection, where its message id may mean another message;
-- file descriptors are waited for with epoll, not with paho's `select()`, which is silently dead past number 1023.
+- paho's callbacks only queue, and an exception in one ends the thread, which `receive` reports;
+- when the event queue is full, the socket is no longer read: the broker keeps the rest and nothing is lost, while the
+  thread goes on writing and sending pings. This happens only with a broker that sends more than was asked for (MQTT
+  3.1.1 cannot ask). Acknowledgements of publications then wait too, and a user that does not call `receive` for two
+  keepalives loses the connection, but not the messages: they are delivered again;
+- an acknowledgement never reaches a newer connection, where its message id may mean another message;
+- sockets are waited for with epoll, not with paho's `select()`, which silently fails for descriptors above 1023.
 
-`link_desk` has what the threads share, `link_thread` the thread, and `dialing` opens the connections.
+`shared_state.py` has what the threads share, `network_thread.py` the thread, `dialing.py` opens the connections.
 """
 
 import logging
@@ -29,7 +29,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from wire_contract.link.mqtt_rules import RECEIVE_MAXIMUM_MAX
-from wire_contract.link.mqtt_settings import MqttSettings, Tls, bracketed
+from wire_contract.link.mqtt_settings import MqttSettings, Tls, host_headers
 from wire_contract.link.network_thread import TICK_SECONDS, NetworkThread, Open
 from wire_contract.link.outgoing import OutgoingMessage
 from wire_contract.link.protocol import Connected, Delivery, Event, QoS
@@ -206,7 +206,7 @@ class _PahoMqttClient:
         if settings.tls is not None:  # paho needs to know only that there is TLS
             client.tls_set_context(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         if settings.transport == "websockets":
-            client.ws_set_options(settings.websocket_path, _with_host(settings))
+            client.ws_set_options(settings.websocket_path, host_headers(settings))
         if settings.will is not None:
             client.will_set(settings.will.topic, settings.will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
@@ -334,18 +334,6 @@ class _PahoMqttClient:
             self.attempt.taken_over = True
         elif self.attempt.ending is None and text != LOST:
             self.attempt.ending = ENDINGS.get(text, f"ended the connection: {reason}")
-
-
-def _with_host(settings: MqttSettings) -> Callable[[dict[str, str]], dict[str, str]]:
-    """Instead of paho, which writes an IPv6 address as it stands, without brackets and with its zone."""
-
-    def with_host(headers: dict[str, str]) -> dict[str, str]:
-        scheme, port = ("https", 443) if settings.tls is not None else ("http", 80)
-        host = bracketed(settings.host.partition("%")[0])
-        where = host if settings.port == port else f"{host}:{settings.port}"
-        return {**headers, "Host": where, "Origin": f"{scheme}://{where}"}
-
-    return with_host
 
 
 def _leave_writing_to_the_loop(*_: Any) -> None:

@@ -1,6 +1,7 @@
 """What a link to a broker needs to know, checked where it is written down and not at the first connection."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -206,3 +207,15 @@ class MqttSettings:
 def bracketed(host: str) -> str:
     """As it stands before a port: an IPv6 address has colons of its own."""
     return f"[{host}]" if ":" in host else host
+
+
+def host_headers(settings: MqttSettings) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Corrects the headers of paho's WebSocket handshake, which has an IPv6 address without brackets, with its zone."""
+
+    def corrected(headers: dict[str, str]) -> dict[str, str]:
+        scheme, port = ("https", 443) if settings.tls is not None else ("http", 80)
+        host = bracketed(settings.host.partition("%")[0])
+        where = host if settings.port == port else f"{host}:{settings.port}"
+        return {**headers, "Host": where, "Origin": f"{scheme}://{where}"}
+
+    return corrected
