@@ -55,7 +55,12 @@ class Round:
 
 
 def next_round(
-    base: PublishedVersion | None, student: LocalStudent | None, *, now: float, rounds_max: int, retrain_after_seconds: float
+    base: PublishedVersion | None,
+    student: LocalStudent | None,
+    *,
+    now: float,
+    rounds_max: int,
+    retrain_after_seconds: float,
 ) -> Round | None:
     """The round to train at `now` (Unix seconds); None: no round is due."""
     if base is None:
