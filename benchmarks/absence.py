@@ -70,7 +70,7 @@ def run(settings: AbsenceSettings) -> dict[str, Any]:
     with _broker(settings.broker) as url:
         for qos in QUALITIES:
             received = _absent(url, line, qos)
-            figures["received"][f"qos_{quality}"] = {
+            figures["received"][f"qos_{qos}"] = {
                 "bytes": received.size_bytes.total(),
                 "messages": received.messages.total(),
                 "bytes_by_kind": dict(received.size_bytes),
