@@ -88,7 +88,7 @@ def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
     core = [f"aggregator/{name}" for name in ("admission", "model_line", "status")]
     core += [f"aggregator/merging/{name}" for name in ("fedbuff", "staleness", "peers")]
     core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "condensing", "recording")]
-    core += [f"wire_contract/{name}" for name in ("codec", "layout", "messages", "topics", "compression/planner")]
+    core += [f"wire_contract/{name}" for name in ("codec", "layout", "messages", "topics", "compression/rate_control")]
     core += [f"wire_contract/encoding/{name}" for name in ("__init__", "dense", "low_rank", "gap_coded", "heads")]
     core += [f"wire_contract/publication/{name}" for name in ("manifest", "deltas", "release")]
     core += [f"wire_contract/signatures/{name}" for name in ("envelope", "signing")]
