@@ -8,7 +8,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
 from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from aggregator.status import StatusHistory
 from tests.aggregator.synthetic import (
     LAYOUT,
@@ -25,6 +25,7 @@ from wire_contract.layout import Layout
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Delivery
 from wire_contract.messages import AggregatorStatus, Manifest, Receipt
+from wire_contract.program.clock import Clock
 from wire_contract.topics import build, parse
 
 MODEL = build("model", root=ROOT, task=TASK)

@@ -12,7 +12,7 @@ import pytest
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
 from aggregator.publishing.ownership import LineRefused
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from tests.aggregator.publishing.stages import LINE
 from tests.aggregator.synthetic import CHUNKED, ROOT, SyntheticDevice, begin
 from tests.broker.locked import bench
@@ -21,6 +21,7 @@ from tests.waiting import PATIENCE_SECONDS
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Delivery
+from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.topics import parse
 
 __all__ = ["bench"]
@@ -71,7 +72,7 @@ class Aggregator:
             self.link,
             root=ROOT,
             totals=read_totals(path),
-            clock=Clock(monotonic=time.monotonic, unix=time.time),
+            clock=SYSTEM_CLOCK,
             pause=threading.Event().wait,
         )
 

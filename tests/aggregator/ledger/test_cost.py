@@ -17,12 +17,13 @@ from aggregator.ledger.reading import read_history, read_shares, read_totals
 from aggregator.ledger.restoring import restore
 from aggregator.merging.fedbuff import FEDBUFF
 from aggregator.merging.rule import Step
-from aggregator.service import Clock, Service, subscriptions
+from aggregator.service import Service, subscriptions
 from benchmarks import long_ledgers
 from benchmarks.long_ledgers import LedgerSize, batch, counted_steps, write
 from tests.aggregator.ledger.lives import next_version
 from tests.aggregator.synthetic import ROOT, T0, TASK, SyntheticDevice
 from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.program.clock import Clock
 
 
 def steps_of_a_version(path: Path) -> list[int]:

@@ -14,7 +14,9 @@ from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Delivery, QoS
 from wire_contract.topics import build, parse
 
-LINE = replace(SETTINGS, model_encoding="float16", delta_encoding=CompressionTarget(bytes_max=1_500), snapshot_versions=4)
+LINE = replace(
+    SETTINGS, model_encoding="float16", delta_encoding=CompressionTarget(bytes_max=1_500), snapshot_versions=4
+)
 
 
 OWN = {"model", "chunk", "delta"}
