@@ -3,98 +3,17 @@
 Real programs, real mosquitto. Each update is merged once, each receipt understood, and all of them have the same model.
 """
 
-import json
-import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import closing
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from tests.broker.mosquitto import Mosquitto
-from tests.older.bearings import TENSORS
-from tests.older.program import REPOSITORY, Age, Program, start, unpacked
+from tests.older.federation import Federation
+from tests.older.program import Age
 
 pytestmark = [pytest.mark.e2e, pytest.mark.broker]
 
-TASK_FILE = Path(__file__).with_name("bearings.py")
-PATIENCE_SECONDS = 180.0
 UPDATES_EACH = 5
 DEVICES: dict[str, Age] = {"machine-1": "older", "machine-2": "newer"}
-
-
-class Federation:
-    """Two devices, one of each age, and an aggregator."""
-
-    def __init__(self, folder: Path, broker: Mosquitto) -> None:
-        self.folder = folder
-        self.broker = broker
-        self.ledger = folder / "ledger.sqlite3"
-        self.packages: dict[Age, Path] = {"older": unpacked(folder / "older"), "newer": REPOSITORY}
-        self.running: list[Program] = []
-        self.work = folder / "work"
-        self.work.mkdir()
-
-    def start(self, age: Age, name: str, *arguments: str) -> None:
-        log = self.folder / f"{name}.log"
-        self.running.append(start(self.packages[age], arguments, folder=self.work, log=log))
-
-    def start_aggregator(self, age: Age) -> None:
-        initial = self.folder / "initial.safetensors"
-        random = np.random.default_rng(0)
-        weights = {name: random.normal(0, 0.1, shape).astype(np.float32) for name, shape in TENSORS.items()}
-        layout = json.dumps([[name, list(shape)] for name, shape in TENSORS.items()])
-        save_file(weights, initial, metadata={"task": "bearings", "layout": layout, "role": "initial-model"})
-        arguments = ["--task", "bearings", "--broker", self.broker.url, "--ledger", str(self.ledger)]
-        arguments += ["--initial-model", str(initial), "--updates-per-version", "2"]
-        self.start(age, "aggregator", "aggregator", *arguments)
-
-    def start_device(self, age: Age, name: str) -> None:
-        arguments = ["--task", f"{TASK_FILE}:task", "--device", name, "--broker", self.broker.url]
-        arguments += ["--state", str(self.folder / name), "--retrain-after-seconds", "0.2", "--log-format", "json"]
-        self.start(age, name, "device_client", "run", *arguments)
-
-    def asked(self, query: str) -> list[tuple[Any, ...]]:
-        """Of the ledger; the tables asked here are the same in both programs."""
-        if not self.ledger.exists():
-            return []
-        with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=10)) as db:
-            try:
-                return db.execute(query).fetchall()
-            except sqlite3.OperationalError:  # not made yet
-                return []
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = (self.folder / f"{name}.log").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-    def told(self, name: str, event: str) -> list[dict[str, Any]]:
-        return [one for one in self.events(name) if one["event"] == event]
-
-    @property
-    def logs(self) -> str:
-        return "\n".join(f"== {log.name}\n{log.read_text()[-2_000:]}" for log in sorted(self.folder.glob("*.log")))
-
-    def end(self) -> None:
-        """The devices first, and each in order."""
-        for process in reversed(self.running):
-            process.terminate()
-            process.wait(PATIENCE_SECONDS)
-        self.running.clear()
-
-
-@pytest.fixture
-def federation(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Federation]:
-    made = Federation(tmp_path, mosquitto)
-    yield made
-    for process in made.running:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("age", ["older", "newer"])
@@ -102,11 +21,7 @@ def test_devices_of_both_ages_teach_one_model(federation: Federation, age: Age) 
     federation.start_aggregator(age)
     for name, device_age in DEVICES.items():
         federation.start_device(device_age, name)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while min(len(federation.told(name, "receipt")) for name in DEVICES) < UPDATES_EACH:
-        assert time.monotonic() < deadline, federation.logs
-        assert all(process.poll() is None for process in federation.running), federation.logs
-        time.sleep(0.1)
+    federation.until(lambda: min(federation.receipts(name) for name in DEVICES) >= UPDATES_EACH)
     federation.end()
 
     journal = federation.asked("SELECT device, incarnation, sequence, base_version FROM journal ORDER BY id")
