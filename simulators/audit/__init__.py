@@ -1,1 +1,1 @@
-"""Whether every update was merged exactly once, seen from outside."""
+"""Checks from outside that every update was merged exactly once."""

@@ -1,8 +1,9 @@
-"""Whether every update that left a device was merged exactly once. Counted at both ends, compared here.
+"""Checks that every update that left a device was merged exactly once, by comparing both ends.
 
-What was sent is read from the devices' own outboxes: an outbox gives each update the next sequence, counts an attempt
-before it sends, and forgets an update only when its receipt came. So sent = all sequences ever given, without those
-that still wait and were never tried. What was merged is read from the aggregator's ledger. Neither knows of the other.
+What was sent is read from the devices' outboxes: an outbox gives each update the next sequence number, counts an
+attempt before it sends, and deletes an update only when its receipt has arrived. So sent = all sequence numbers given
+so far, except those that still wait and were never tried. What was merged is read from the aggregator's ledger. The two
+are written independently.
 """
 
 import sqlite3
@@ -14,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, order=True)
 class SentUpdate:
-    """One update by its name."""
+    """The identity of one update."""
 
     device: str
     incarnation: str
@@ -24,17 +25,17 @@ class SentUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class OutboxState:
-    """What one device's outbox says."""
+    """The state of one device's outbox."""
 
     device: str
     incarnation: str
     last_sequence: int
     waiting: Mapping[int, int]
-    """Sequence to attempts, of what has no receipt yet."""
+    """Attempts by sequence number, for updates without a receipt."""
 
     @property
     def sent(self) -> frozenset[SentUpdate]:
-        """The distinct updates that left the device at least once."""
+        """Updates that were sent at least once."""
         never = {sequence for sequence, attempts in self.waiting.items() if attempts == 0}
         return frozenset(
             SentUpdate(self.device, self.incarnation, sequence)
@@ -44,7 +45,7 @@ class OutboxState:
 
     @property
     def unanswered(self) -> frozenset[SentUpdate]:
-        """Those of them that have no receipt yet."""
+        """Updates that were sent and have no receipt yet."""
         return frozenset(
             SentUpdate(self.device, self.incarnation, sequence)
             for sequence, attempts in self.waiting.items()
@@ -53,15 +54,15 @@ class OutboxState:
 
 
 def read_outbox(path: Path, *, device: str) -> OutboxState | None:
-    """Reads it while the device may be writing; None where there is none yet."""
+    """Reads an outbox, also while the device is writing; None if it does not exist yet."""
     if not path.is_file():
         return None
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
-            db.execute("BEGIN")  # one moment for both tables
+            db.execute("BEGIN")  # a consistent read of both tables
             identity = db.execute("SELECT incarnation, last_sequence FROM identity").fetchone()
             waiting = dict(db.execute("SELECT sequence, attempts FROM queue"))
-    except sqlite3.OperationalError:  # it is just being made
+    except sqlite3.OperationalError:  # it is being created
         return None
     return OutboxState(
         device=device, incarnation=bytes(identity[0]).hex(), last_sequence=int(identity[1]), waiting=waiting
@@ -70,31 +71,31 @@ def read_outbox(path: Path, *, device: str) -> OutboxState | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Both ends of the ledger."""
+    """The comparison of both ends."""
 
     sent: frozenset[SentUpdate]
     refused: frozenset[SentUpdate]
     merged: tuple[tuple[str, int], ...]
-    """(device, sequence) of each merge, repetitions included."""
+    """(device, sequence) of each merge, duplicates included."""
     unanswered: frozenset[SentUpdate] = frozenset()
-    """SentUpdate, and still kept in an outbox, because no receipt has come: nothing of it is lost."""
+    """Sent, and still in an outbox because no receipt has arrived; not lost."""
 
     @property
     def missing(self) -> tuple[SentUpdate, ...]:
-        """SentUpdate, neither refused nor merged, and kept nowhere."""
+        """Sent, but neither refused, merged nor kept in an outbox: lost."""
         merged = set(self.merged)
         gone = self.sent - self.refused - self.unanswered
         return tuple(sorted(one for one in gone if (one.device, one.sequence) not in merged))
 
     @property
     def kept(self) -> int:
-        """Updates that were not merged yet and wait in an outbox."""
+        """Number of updates that were sent, are not merged, and still wait in an outbox."""
         merged = set(self.merged)
         return sum((one.device, one.sequence) not in merged for one in self.unanswered)
 
     @property
     def unexpected(self) -> tuple[tuple[str, int], ...]:
-        """Merged, though nobody sent it, or it was refused, or it was merged before."""
+        """Merged although never sent, refused, or already merged."""
         expected = {(one.device, one.sequence) for one in self.sent - self.refused}
         seen: set[tuple[str, int]] = set()
         wrong = []
@@ -109,18 +110,16 @@ class Audit:
         return not self.missing and not self.unexpected
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """The result in one line."""
         if self.agrees:
-            return (
-                f"{len(self.merged)} updates merged, exactly the {len(self.sent)} sent"
-                f" without the {len(self.refused)} refused"
-                + (f" and the {self.kept} that still wait in an outbox" if self.kept else "")
-            )
+            exceptions = [(len(self.refused), "refused"), (self.kept, "still waiting in an outbox")]
+            others = "".join(f", {count} {what}" for count, what in exceptions if count)
+            return f"{len(self.sent)} updates sent: {len(self.merged)} merged exactly once{others}"
         missing = ", ".join(f"{one.device} {one.sequence}" for one in self.missing) or "none"
         unexpected = ", ".join(f"{device} {sequence}" for device, sequence in self.unexpected) or "none"
         return (
-            f"the ledgers DIFFER: {len(self.sent)} sent, {len(self.refused)} refused, {len(self.merged)} merged;"
-            f" missing: {missing}; unexpected: {unexpected}"
+            f"outboxes and ledger DIFFER: {len(self.sent)} sent, {len(self.refused)} refused, {len(self.merged)} merged"
+            f"; missing: {missing}; unexpected: {unexpected}"
         )
 
 
@@ -129,11 +128,11 @@ def audit_exactly_once(
     refused: Mapping[str, Collection[int]],
     merged: Iterable[tuple[str, int]],
 ) -> Audit:
-    """Compares.
+    """Compares what was sent with what was merged.
 
     Args:
-        outboxes: of all devices, after they have drained.
-        refused: sequences by device, as their receipts said.
+        outboxes: of all devices, after they were drained.
+        refused: refused sequence numbers by device, from the receipts.
         merged: (device, sequence) of every entry in the ledger's journal.
     """
     counts = list(outboxes)

@@ -34,13 +34,13 @@ OBSERVED_KINDS: tuple[topics.Kind, ...] = (
 
 
 def subscriptions(*, root: str, task: str) -> tuple[str, ...]:
-    """Everything of one task."""
+    """Topic filters for all messages of one task."""
     return tuple(topics.topic_filter(kind, root=root, task=task) for kind in OBSERVED_KINDS)
 
 
 @dataclass
 class MessageTotals:
-    """Messages and their payload bytes."""
+    """Number of messages and their payload bytes."""
 
     messages: int = 0
     size_bytes: int = 0
@@ -52,48 +52,48 @@ class MessageTotals:
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedEvaluation:
-    """What an evaluator said of one version."""
+    """An evaluator's measurement of one version."""
 
     version: int
     at: float
-    """Unix seconds at which it was seen here; so are all moments of this module."""
+    """Arrival time at the observer, Unix seconds."""
     metrics: dict[str, float]
 
 
 @dataclass(kw_only=True)
 class Observations:
-    """What was seen so far."""
+    """What was observed so far."""
 
     root: str
     student: Layout
-    """An update that does not decode to exactly this is counted as foreign."""
+    """Updates that do not decode to this layout are counted in `foreign_updates`."""
     by_kind: dict[str, MessageTotals] = field(default_factory=lambda: defaultdict(MessageTotals))
     by_device: dict[str, dict[str, MessageTotals]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(MessageTotals))
     )
-    """Update, receipt, presence and evaluation of each device or evaluator."""
+    """Messages by device (or evaluator) and kind."""
     version: int = -1
-    """The newest; -1 before the first."""
+    """The newest published version; -1 before the first."""
     evaluations: list[ObservedEvaluation] = field(default_factory=list)
     aggregator: AggregatorStatus | None = None
     largest_bytes: int = 0
     largest_kind: str = ""
     numbers_max: int = 0
-    """Most numbers that an update of a device held."""
+    """Largest number of values in one update."""
     foreign_updates: int = 0
-    """Updates that are not of the student's layout."""
+    """Updates whose layout is not the student's."""
     retained: dict[str, bytes] = field(default_factory=dict)
-    """What our topics hold now, by topic; of chunks and deltas, which can be large, without the payload."""
+    """Retained payloads by topic; empty for chunks and deltas, which can be large."""
 
     def take(self, topic_name: str, payload: bytes, at: float) -> None:
-        """One message."""
+        """Counts and interprets one message."""
         try:
             topic = topics.parse(topic_name, root=self.root)
         except ContractError:
-            return  # of a session that an older run left
+            return  # left in the session by an earlier run
         if not payload:
             self.retained.pop(topic_name, None)
-            return  # a retained message is deleted
+            return  # deletes a retained message
         if topics.TOPICS[topic.kind].retain:
             self.retained[topic_name] = b"" if topic.kind in {"chunk", "delta"} else payload
         self.by_kind[topic.kind].add(len(payload))
@@ -125,34 +125,34 @@ class Observations:
             self.foreign_updates += 1
 
     def retained_payloads(self, *kinds: topics.Kind) -> dict[str, bytes]:
-        """What topics of these kinds hold now."""
+        """Retained payloads of these kinds of topic."""
         return {name: held for name, held in self.retained.items() if topics.parse(name, root=self.root).kind in kinds}
 
 
 class Unreachable(LinkError):
-    """The broker cannot be used; one line."""
+    """The broker cannot be used; the message is one line."""
 
 
 class Observer:
-    """Reads in a thread of its own. Look at `observations` under `lock`."""
+    """Reads in its own thread. Hold `lock` while reading `observations`."""
 
     def __init__(self, link: Link, observations: Observations, *, clock: Callable[[], float] = time.time) -> None:
         self.observations = observations
         self.lock = threading.Lock()
         self.failure: str | None = None
-        """Why it looks on no longer; None while all is well."""
+        """Why it has stopped reading; None while it works."""
         self._link = link
         self._clock = clock
         self._reason = "no answer"
         self._answered = threading.Event()
         self._refused: str | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._look, name="observer", daemon=True)
+        self._thread = threading.Thread(target=self._read_messages, name="observer", daemon=True)
         self._thread.start()
 
     def await_connection(self, seconds_max: float) -> None:
         """Raises:
-        Unreachable: no connection within so many seconds, or the broker says no.
+        Unreachable: no connection within this time, or the broker refused it.
         """
         deadline = time.monotonic() + seconds_max
         self._answered.wait(max(0.0, deadline - time.monotonic()))
@@ -162,7 +162,7 @@ class Observer:
             raise Unreachable(f"no broker within {seconds_max:g} s: {self._reason}")
 
     def delete_retained(self) -> None:
-        """Leaves the user's broker as it was: what this run retained below its own root is deleted."""
+        """Deletes everything that this run retained below its topic root, to leave the user's broker as it was."""
         with self.lock:
             left = sorted(self.observations.retained)
         with contextlib.suppress(LinkError):
@@ -174,7 +174,7 @@ class Observer:
         self._thread.join(5.0)
         self._link.close()
 
-    def _look(self) -> None:
+    def _read_messages(self) -> None:
         try:
             while not self._stopping:
                 for event in self._link.receive(count=RECEIVE_COUNT, timeout_seconds=TURN_SECONDS):

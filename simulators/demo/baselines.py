@@ -1,8 +1,8 @@
-"""What the same student reaches without federation: on everybody's data in one heap, and on one person's alone.
+"""Trains the baselines: the same student without federation, on pooled data (the ceiling) and on each person's own data
+(the floor).
 
-Same student, teacher, initial weights, augmentation, optimiser and batch size; the budget is a number of passes
-over the data, said by the caller and the same for both. `python -m simulators baselines` prints
-a JSON line as each is done.
+Student, teacher, initial weights, augmentation, optimiser, batch size and the number of passes over the data are the
+same. `asyncfedkd baselines` prints one JSON line for each result.
 """
 
 import json
@@ -21,34 +21,34 @@ Who = Literal["all", "centralised", "local"]
 
 
 class BaselineSettings(CommandSettings):
-    """Trains the centralised ceiling and the one-person floors."""
+    """Trains the baselines without federation: on pooled data, and on each person's data alone."""
 
-    task: str = Field("physiotherapy", min_length=1, description="what is learned, named as for `device run`")
-    data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
+    task: str = Field("physiotherapy", min_length=1, description="the task, named as for `device run`")
+    data: Path | None = Field(None, description="folder with the task's data, if the task needs one")
     initial_model: Path = Field(description="safetensors file of the initial student")
-    teacher: Path | None = Field(None, description="safetensors file of the teacher, where the task has one")
-    devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
-    epochs: int = Field(40, ge=1, description="passes over the data, of each")
-    seed: int = Field(0, ge=0, description="random seed of shuffling, augmentation and dropout")
-    who: Who = Field("all", description="which of the two; they are independent, so that two programs can share them")
-    nice: int = Field(0, ge=0, le=19, description="gives way to other programs, as nice(1)")
+    teacher: Path | None = Field(None, description="safetensors file of the teacher, if the task has one")
+    devices: int | None = Field(None, ge=1, description="use only the first N devices of the task")
+    epochs: int = Field(40, ge=1, description="passes over the data, for each baseline")
+    seed: int = Field(0, ge=0, description="random seed for shuffling, augmentation and dropout")
+    who: Who = Field("all", description="which baselines to train; they are independent and can run in two processes")
+    nice: int = Field(0, ge=0, le=19, description="lower this process's priority, as nice(1) does")
 
 
 def budget_epochs(*, versions: int, updates_per_version: int, epochs: int, devices: int) -> int:
-    """Passes over all data that a federation plans: V versions of K updates, each `epochs` passes over one of D
-    devices' data.
+    """Passes over all data that a federation makes: V versions of K updates, each of `epochs` passes over the data of
+    one of D devices.
     """
     return max(1, round(versions * updates_per_version * epochs / devices))
 
 
 def run(settings: BaselineSettings, tell: Callable[[str], object] = print) -> None:
-    """Trains and tells.
+    """Trains, and passes each result to `tell` as a JSON line.
 
     Raises:
-        TaskError: the task or its data cannot be had.
-        ModelFileError: a file is missing or not of this task.
+        TaskError: the task or its data cannot be loaded.
+        ModelFileError: a file is missing, or belongs to another task.
     """
-    # torch takes seconds, which `--help` and whoever only wants the types do not need
+    # Importing torch takes seconds; `--help` and `budget_epochs` do not need it.
     import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def _tell(tell: Callable[[str], object], **fields: object) -> None:
 
 
 def main(settings: BaselineSettings) -> int:
-    """The command; returns its exit code."""
+    """The command; returns the exit code."""
     from device_client.model_files import ModelFileError  # noqa: PLC0415 — see `run`
     from device_client.task import TaskError  # noqa: PLC0415
 

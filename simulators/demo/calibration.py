@@ -1,7 +1,8 @@
-"""How fast this machine learns, so that a run is planned that fits into its time.
+"""Measures how fast this machine trains, to plan a run that fits its time limit.
 
-A learning rate that falls to its end in versions that never come is a run cut off; so the number of versions is chosen
-before the first device starts. `python -m simulators pace` measures and prints a JSON line.
+The learning rate decays over the planned versions; a run that reaches only some of them stops before the rate has
+decayed. So the number of versions is chosen before the first device starts. `asyncfedkd pace` prints the measured value
+as a JSON line.
 """
 
 import json
@@ -17,43 +18,43 @@ from simulators.demo.plan import DemoPlan
 from wire_contract.program.command_settings import CommandSettings
 
 EPOCHS = 5
-"""Measured; the first is not one of them, because it is the dearest of a program."""
+"""Epochs of which the median is taken; a first one is not counted, because it includes one-time set-up costs."""
 OVERHEAD = 1.25
-"""What a device does between its epochs costs besides: encoding, its outbox, loading a model, and the broker's work."""
+"""Factor for the work between epochs: encoding, outbox, loading models, and the broker."""
 _BASELINES = 2
-"""Pooled and alone, beside the federation and with its budget, each."""
+"""Pooled data and each person alone: they run beside the federation, each with the same number of passes."""
 
 
 class CalibrationSettings(CommandSettings):
-    """Measures what an epoch of one device costs on this machine."""
+    """Measures the CPU time of one epoch of one device on this machine."""
 
-    task: str = Field("physiotherapy", min_length=1, description="what is learned, named as for `device run`")
-    data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
-    devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
+    task: str = Field("physiotherapy", min_length=1, description="the task, named as for `device run`")
+    data: Path | None = Field(None, description="folder with the task's data, if the task needs one")
+    devices: int | None = Field(None, ge=1, description="use only the first N devices of the task")
 
 
 def versions_within(seconds: float, plan: DemoPlan, *, epochs: int, epoch_seconds: float, cores: int) -> int:
-    """As many versions as are learned in so long, baselines included, and at most the plan's.
+    """The number of versions that fit into `seconds`, baselines included; at most the plan's.
 
-    V versions of K updates are V · K · `epochs` epochs of one device, of `epoch_seconds` each; the two baselines
-    pass over the data as often.
+    V versions of K updates take V · K · `epochs` epochs of one device, `epoch_seconds` each; each of the two baselines
+    makes as many passes over the data.
     """
     version_seconds = (1 + _BASELINES) * OVERHEAD * plan.updates_per_version * epochs * epoch_seconds / cores
     return max(1, min(plan.versions, int(seconds / version_seconds)))
 
 
 def cores() -> int:
-    """That this program may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(settings: CalibrationSettings) -> float:
-    """Seconds of computing of one epoch over one device's data: of the devices' mean number of examples.
+    """CPU seconds of one epoch over the data of one device with the mean number of examples.
 
     Raises:
         TaskError: the task or its data cannot be had.
     """
-    # torch takes seconds, which `--help` and whoever only wants the rest do not need
+    # Importing torch takes seconds; `--help` and `versions_within` do not need it.
     import torch  # noqa: PLC0415
 
     from device_client.learning.asyncfedkd import train_alone  # noqa: PLC0415
@@ -65,7 +66,7 @@ def measure(settings: CalibrationSettings) -> float:
     student = task.student()
 
     def epoch_seconds() -> float:
-        began = time.process_time()  # of computing: others start meanwhile, and make the clock run faster
+        began = time.process_time()  # CPU time: other programs are starting and slow down the wall clock
         train_alone(student, None, each[0], task.recipe, epochs=1, seed=0)
         return time.process_time() - began
 
@@ -75,7 +76,7 @@ def measure(settings: CalibrationSettings) -> float:
 
 
 def main(settings: CalibrationSettings) -> int:
-    """The command; returns its exit code."""
+    """The command; returns the exit code."""
     from device_client.task import TaskError  # noqa: PLC0415 — see `measure`
 
     try:

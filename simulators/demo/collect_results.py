@@ -1,4 +1,4 @@
-"""Reads off what a finished run measured: ledger, outboxes, lines, and what the observer saw."""
+"""Collects what a finished run measured: from ledger, outboxes, proxies and observer."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def collect_results(
     started_at: float,
     stopped_at: float,
 ) -> RunResults:
-    """The results of a run whose programs have ended."""
+    """The results of a run after all its programs have ended."""
     contributions, totals = read_journal(ledger), read_totals(ledger)
     outboxes = [count for device in monitor.devices if (count := device.outbox()) is not None]
     with connection.observer.lock:

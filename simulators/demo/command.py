@@ -1,7 +1,7 @@
-"""The demo as a command: how it ends, however it ends.
+"""The demo as a command: signals, errors, and the exit code.
 
-Exit codes: 0 all went well; 1 a program failed, or what was measured is not what is promised; 2 something that the user
-can mend, in one line; 128 + signal when interrupted.
+Exit codes: 0, success; 1, a program failed or a guarantee did not hold; 2, a problem that the user can fix, reported in
+one line; 128 + signal number, interrupted.
 """
 
 import json
@@ -22,18 +22,18 @@ from simulators.reporting.results import RunResults, summary
 from wire_contract.errors import ContractError
 
 PRELOADED = (
-    "torch._dynamo",  # the first step of any optimiser imports it, and that is half of all importing
+    "torch._dynamo",  # imported by the first step of any optimiser; half of the total import time
     "device_client.commands.run",
     "device_client.tasks.physiotherapy",
     "simulators.demo.baselines",
     "operations.doctor.settings",
     "operations.watch.settings",
 )
-"""What the programs that learn need; see `fork_server`."""
+"""Modules of the programs that train; the fork server imports them once for all."""
 
 
 class CannotRun(Exception):
-    """Something that the user can mend; one line."""
+    """A problem that the user can fix; the message is one line."""
 
 
 class Interrupted(BaseException):
@@ -46,7 +46,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The first signal ends the work in order; further ones do not disturb the tidying up."""
+    """The first SIGINT or SIGTERM raises `Interrupted`; further ones are ignored while the programs are stopped."""
     handled = (signal.SIGINT, signal.SIGTERM)
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -63,7 +63,7 @@ def interruptible() -> Iterator[None]:
 
 
 def run(settings: DemoSettings) -> int:
-    """The demo; returns the exit code."""
+    """Runs the demo; returns the exit code."""
     began = time.monotonic()
     try:
         with interruptible(), make_view(plain=settings.plain) as view, ExitStack() as resources:
@@ -71,7 +71,7 @@ def run(settings: DemoSettings) -> int:
             processes = resources.enter_context(Processes(folder / "logs", preload=PRELOADED))
             results = _perform(settings, folder, view, processes, resources, began=began)
     except Interrupted as interruption:
-        print(f"demo: stopped by {interruption}; every program of it has ended", file=sys.stderr)
+        print(f"demo: stopped by {interruption}; all its programs have ended", file=sys.stderr)
         return 128 + interruption.number
     except ProcessError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -89,10 +89,10 @@ def run(settings: DemoSettings) -> int:
 
 
 def fresh_folder(out: Path) -> Path:
-    """For what the programs write.
+    """An empty folder for what the programs write.
 
-    What an earlier run left is deleted: its ledger would be taken for this run's, and so would its report if this run
-    came to none.
+    Results of an earlier run are deleted: its ledger would be continued, and its report would be mistaken for this
+    run's if this run fails.
     """
     folder = out / "run"
     if (folder / "logs").is_dir():
@@ -106,12 +106,12 @@ def fresh_folder(out: Path) -> Path:
 def _perform(
     settings: DemoSettings, folder: Path, view: View, processes: Processes, resources: ExitStack, *, began: float
 ) -> RunResults:
-    """The run, and its report.
+    """Runs all stages and writes the report.
 
     Raises:
-        CannotRun: of the task, its data or its models.
+        CannotRun: the task, its data or its models are unusable.
     """
-    # Not above: this takes as long as the fork server takes, which does the same meanwhile.
+    # Imported here, after the fork server was started: both import torch for seconds, now at the same time.
     from device_client.model_files import ModelFileError  # noqa: PLC0415
     from device_client.task import TaskError  # noqa: PLC0415
     from simulators.demo.run import DemoRun  # noqa: PLC0415
@@ -126,12 +126,12 @@ def _perform(
 
 
 def cpu_seconds() -> float:
-    """Computing of this program and of those that it started and that have ended."""
+    """CPU time of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
 def _compared(results: RunResults) -> str:
-    """To what the accuracy compares, as far as it was measured."""
+    """The baselines beside the accuracy, as far as they were measured."""
     pooled, alone = results.baselines.pooled(), results.baselines.local_mean()
     measured, devices = len(results.baselines.local), len(results.devices)
     of = f", mean of {measured} of {devices}" if measured != devices else ""
@@ -142,22 +142,22 @@ def _compared(results: RunResults) -> str:
 
 
 def conclude(results: RunResults, out: Path) -> int:
-    """Writes what was measured, says it in a few lines, and whether it is as promised."""
+    """Writes the summary, prints it in a few lines, and returns 1 if a guarantee did not hold."""
     facts = summary(results)
     (out / SUMMARY).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(
-        f"\naccuracy {facts['accuracy']:.1%} on persons never seen ({_compared(results)})"
+        f"\naccuracy {facts['accuracy']:.1%} on unseen persons ({_compared(results)})"
         + (f"\nmissing: {', '.join(results.missing)}; {results.baselines.given_up}" if results.missing else "")
         + f"\n{facts['versions']} versions; {results.audit}; {facts['duplicates']} duplicates"
         f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"
         f"\nreport: {out / REPORT}"
-        + (f"\nlast state of the page: {out / LAST_PAGE}" if (out / LAST_PAGE).is_file() else "")
+        + (f"\nfinal state of the page: {out / LAST_PAGE}" if (out / LAST_PAGE).is_file() else "")
     )
     failures = []
     if not results.audit.agrees:
         failures.append(str(results.audit))
     if not results.wire.is_student_only:
-        failures.append("something other than the student may have gone over the wire; see summary.json")
+        failures.append("a payload may have contained more than the student; see summary.json")
     for failure in failures:
         print(f"demo: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""How everybody reaches the broker: which one, as whom, below which topics, and whether it answers at all."""
+"""How the programs of a run reach the broker: URL, credentials, topic prefix; and a check that it answers."""
 
 import secrets
 from collections.abc import Mapping
@@ -16,23 +16,23 @@ from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.topics import DEFAULT_ROOT, check_root
 
 CLIENT_PREFIX = "fedkd-demo"
-"""The same in every run, so that a broker of the user's keeps one durable session of each, not one more a run."""
+"""The same in every run, so that a user's own broker keeps one durable session per program, not one more per run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerAccess:
-    """What every program of this run is given to reach the broker."""
+    """What each program of the run needs to connect to the broker."""
 
     broker: str
     """URL without user and password."""
     root: str
     protocol: str
     environment: Mapping[str, str]
-    """User name and password; not on the command line, which others can read."""
+    """User name and password; not on the command line, which other users can read."""
     tls_flags: tuple[str, ...] = ()
 
     def flags(self, name: str, *, task: str, proxy_port: int | None = None) -> list[str]:
-        """Flags of a program that speaks to the broker, over its own line where it has one."""
+        """Connection flags of one program; through its proxy, if it has one."""
         return [
             *("--task", task, "--root", self.root, "--mqtt", self.protocol, "--client-id", f"{CLIENT_PREFIX}-{name}"),
             *(
@@ -43,7 +43,7 @@ class BrokerAccess:
         ]
 
     def url_through(self, proxy_port: int) -> str:
-        """URL of the broker at the near end of a line, which is never encrypted."""
+        """URL of the broker through a proxy; without TLS, which the proxy adds."""
         scheme, _, rest = self.broker.partition("://")
         path = "/" + rest.partition("/")[2] if "/" in rest else ""
         return f"{'ws' if scheme.startswith('ws') else 'mqtt'}://127.0.0.1:{proxy_port}{path}"
@@ -51,14 +51,14 @@ class BrokerAccess:
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """A broker that answered."""
+    """A broker that has answered."""
 
     access: BrokerAccess
     upstream: Upstream
-    """Where the devices' lines lead."""
+    """The broker's address, for the devices' proxies."""
     observer: Observer
     shown: str
-    """For a person."""
+    """How the report names the broker."""
 
 
 def connect(
@@ -70,11 +70,11 @@ def connect(
     processes: Processes,
     seconds_max: float,
 ) -> Connection:
-    """Looks whether the broker is there and lets us in; begins to look on.
+    """Checks that the broker accepts a connection, and starts the observer.
 
     Raises:
-        Unreachable: it is not, or does not.
-        ProcessError: the embedded broker does not come up.
+        Unreachable: the broker does not answer, or refuses the connection.
+        ProcessError: the embedded broker does not start.
     """
     root = check_root(settings.root) if settings.root else f"{DEFAULT_ROOT.split('/')[0]}/demo-{secrets.token_hex(4)}"
     if broker is not None:
@@ -87,7 +87,9 @@ def connect(
             "mqtt": embedded_broker.PROTOCOL,
         }
         settings = settings.model_copy(update=update)
-    mqtt = settings.model_copy(update={"root": root}).mqtt_settings(  # or two demos at one broker would be one client
+    mqtt = settings.model_copy(
+        update={"root": root}
+    ).mqtt_settings(  # the root is part of the client id: two demos may share a broker
         client_id=f"{CLIENT_PREFIX}-observer", subscriptions=subscriptions(root=root, task=task)
     )
     observer = Observer(MqttLink(mqtt), Observations(root=root, student=student))
@@ -109,7 +111,7 @@ def _broker_access(settings: DemoSettings, mqtt: MqttSettings, root: str) -> Bro
     named = {
         "FEDKD_USERNAME": mqtt.username,
         "FEDKD_PASSWORD": mqtt.password,
-        "FEDKD_RECONNECT_SPREAD_SECONDS": "1",  # so few devices need not be spread
+        "FEDKD_RECONNECT_SPREAD_SECONDS": "1",  # the default spreads a large fleet; here it would only cost time
     }
     files = {"--tls-ca": settings.tls_ca, "--tls-certificate": settings.tls_certificate, "--tls-key": settings.tls_key}
     return BrokerAccess(

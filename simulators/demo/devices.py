@@ -1,4 +1,4 @@
-"""The devices of the demo: one real client process each, with its own line to the broker, folder and profile."""
+"""The demo's devices: each is a real client process with its own proxy to the broker, state folder and profile."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from wire_contract.files.atomic_write import write_atomically
 
 OUTBOX_NAME = "outbox.sqlite"
 _RESTART_SECONDS_MIN = 2.0
-"""A killed device stays dead at least so long, or nobody sees it."""
+"""A killed device is restarted after this time at the earliest, so that the view shows it."""
 _RETRAIN_SECONDS = 5
 _RECEIPT_SECONDS = 10
 _BATTERY_FULL, _BATTERY_LOW, _BATTERY_MIN = 80, 5, 20
@@ -24,21 +24,21 @@ _BATTERY_FULL, _BATTERY_LOW, _BATTERY_MIN = 80, 5, 20
 
 @dataclass(kw_only=True)
 class Device:
-    """One person's device."""
+    """The device of one person."""
 
     name: str
     profile: DeviceProfile
     access: BrokerAccess
     proxy: Proxy
-    """Its own way to the broker."""
+    """Its connection to the broker goes through this proxy."""
     task: str
     data_flags: Sequence[str]
     folder: Path
-    """State and simulated probe; its own."""
+    """For its state and the file that simulates its battery and charger."""
     teacher: Path | None
     seed: int
     schedule_versions: int
-    """The last version that the devices train for."""
+    """Number of versions over which the learning rate decays."""
     processes: Processes
     clock: Callable[[], float] = time.time
     child: Child | None = None
@@ -53,7 +53,7 @@ class Device:
         self.timeline = DeviceTimeline(device=self.name)
 
     def start(self) -> None:
-        """Starts the client; after a kill it finds its state again."""
+        """Starts the client; after a kill it continues from its state folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._probe.exists():
             self._write_probe(battery=_BATTERY_FULL)
@@ -67,9 +67,9 @@ class Device:
             *("--seed", str(self.seed), "--schedule-versions", str(self.schedule_versions)),
             *("--duty-cycle", str(self.profile.duty_cycle)),
             *("--simulated-state", str(self._probe)),
-            # The switch with which the demo ends training everywhere, while uploads go on.
+            # Lets the demo stop training on all devices (a low battery) while uploads continue.
             *("--train-battery-percent-min", str(_BATTERY_MIN)),
-            # Work that is done offline goes on, and a lost message costs seconds of the demo, not half a minute.
+            # Offline devices keep training, and a lost message is sent again after seconds instead of half a minute.
             *("--retrain-after-seconds", str(_RETRAIN_SECONDS)),
             *("--receipt-timeout-seconds", str(_RECEIPT_SECONDS), "--resend-delay-max-seconds", "5"),
             *(["--upload-charging"] if self.profile.has_upload_policy else []),
@@ -82,13 +82,13 @@ class Device:
             self.events = EventReader(self.child.out)
 
     def look(self) -> None:
-        """Takes in the event lines that have come."""
+        """Adds new event lines to the timeline."""
         if self.events is not None:
             for event in self.events.new():
                 self.timeline.take(event)
 
     def follow(self, progress: float) -> None:
-        """Begins and ends the outages that are due at this share of the run."""
+        """Begins and ends the outages that are due at this point of the run, 0 to 1."""
         for outage in self.profile.outages:
             if outage not in self._begun and progress >= outage.begin and self._may_begin(outage):
                 self._begun.add(outage)
@@ -97,12 +97,12 @@ class Device:
                 self._end(outage)
 
     def come_back(self) -> None:
-        """Ends whatever keeps the device away, at once."""
+        """Ends all outages of this device now."""
         for outage in self._begun - self._ended:
             self._end(outage)
 
     def stop_training(self) -> None:
-        """What is in the outbox still goes out. The device notices within a second, and says so."""
+        """Stops training; the outbox is still sent. The device notices within a second, and logs an event."""
         self._write_probe(battery=_BATTERY_LOW)
 
     def outbox(self) -> OutboxState | None:
@@ -110,12 +110,12 @@ class Device:
 
     @property
     def is_drained(self) -> bool:
-        """Every update that was ever made has its receipt."""
+        """Whether every update has its receipt."""
         count = self.outbox()
         return count is not None and not count.waiting
 
     def _may_begin(self, outage: Outage) -> bool:
-        # A kill in the middle of a training shows the most.
+        # A kill during training is the hardest case.
         return self.timeline.is_training if outage.kind == "killed" else self.timeline.made > 0
 
     def _may_end(self, outage: Outage) -> bool:

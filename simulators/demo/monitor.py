@@ -1,4 +1,4 @@
-"""What goes on in every stage of the demo: time, looking whether everybody is alive, and showing how things stand."""
+"""Runs in every stage of the demo: reads events, checks that all programs are alive, updates the view, keeps time."""
 
 import time
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from simulators.reporting.results import TrafficSample
 
 TICK_SECONDS = 0.1
 TRAFFIC_SECONDS = 0.5
-"""Between two readings of the devices' lines."""
+"""Between two readings of the proxies' byte counters."""
 ANNOUNCED_STATES: dict[State, str] = {
-    "offline": "has lost its connection",
-    "killed": "is killed (SIGKILL)",
-    "held": "may not upload until it charges",
+    "offline": "lost its connection",
+    "killed": "was killed (SIGKILL)",
+    "held": "may not upload until it is charging",
 }
 
 
 class Monitor:
-    """Turns while stages wait. What there is to look at is hung into it as it comes to be."""
+    """Ticks while a stage waits. The stages attach devices, observer and baselines as they are started."""
 
     def __init__(self, view: View, processes: Processes, *, began: float) -> None:
-        """`began`: when the run did, on the monotonic clock."""
+        """`began`: start of the run, monotonic clock."""
         self.devices: list[Device] = []
         self.observer: Observer | None = None
         self.baselines = BaselineResults(epochs=0)
         self.baseline_lines: list[EventReader] = []
         self.traffic: list[TrafficSample] = []
         self.versions_planned: int | None = None
-        """None until the pace of this machine has been measured."""
+        """None until the machine's training speed has been measured."""
         self.page_url = ""
-        """Empty while there is none."""
+        """Empty while no page is served."""
         self.seconds_by_stage: dict[str, float] = {}
         self._view = view
         self._processes = processes
@@ -45,32 +45,32 @@ class Monitor:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Since the start of the run."""
         return time.monotonic() - self._began
 
     @property
     def version(self) -> int:
-        """The newest that was published; -1 before the first."""
+        """The newest published version; -1 before the first."""
         return self.observer.observations.version if self.observer is not None else -1
 
     def begin(self, stage: str) -> None:
-        """Ends the stage before."""
+        """Begins a stage, and ends the previous one."""
         now = time.monotonic()
         self.seconds_by_stage[self._stage] = now - self._stage_began
         self._stage, self._stage_began = stage, now
         self.tick()
 
-    def until(self, is_over: Callable[[], bool], *, seconds_max: float, what: str) -> None:
-        """Lets time go by.
+    def wait_for(self, is_over: Callable[[], bool], *, seconds_max: float, what: str) -> None:
+        """Ticks until `is_over`.
 
         Raises:
-            ProcessError: it is not over in time, or a program failed.
+            ProcessError: it took longer than `seconds_max`, or a program failed.
         """
-        if not self.over_within(is_over, seconds_max=seconds_max):
-            raise ProcessError(f"{what} took over {seconds_max:g} s; the logs are in {self._processes.folder}")
+        if not self.finishes_within(is_over, seconds_max=seconds_max):
+            raise ProcessError(f"{what} took more than {seconds_max:g} s; see the logs in {self._processes.folder}")
 
-    def over_within(self, is_over: Callable[[], bool], *, seconds_max: float) -> bool:
-        """Lets time go by. Whether it is over in time."""
+    def finishes_within(self, is_over: Callable[[], bool], *, seconds_max: float) -> bool:
+        """Ticks until `is_over`, at most for `seconds_max`; returns whether it was over in time."""
         deadline = time.monotonic() + seconds_max
         while not is_over():
             if time.monotonic() > deadline:
@@ -80,10 +80,10 @@ class Monitor:
         return True
 
     def tick(self) -> None:
-        """Sees, checks, shows.
+        """Reads new events, checks all programs, updates the view.
 
         Raises:
-            ProcessError: a program failed.
+            ProcessError: a program or the observer failed.
         """
         for device in self.devices:
             device.look()

@@ -1,4 +1,4 @@
-"""The page of a demo: over the embedded broker, or over the user's own where a WebSocket URL is given."""
+"""The demo's live page: through the embedded broker, or through the user's own if its WebSocket URL is given."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,26 +12,26 @@ from wire_contract.program.command_settings import UsageError
 
 
 def serve(settings: DemoSettings, broker: StartedBroker | None, *, root: str, task: str) -> PageServer | None:
-    """The page, on its usual port or any other; None when it is not wanted or cannot be."""
+    """Serves the page on its default port or any free one; None if it is disabled or there is no WebSocket listener."""
     config = _config(settings, broker, root=root, task=task)
     if config is None:
         return None
     for port in (PORT, 0):
         try:
             return PageServer(config, port=port)
-        except UsageError:  # taken, by the page of another demo for instance
+        except UsageError:  # the port is taken, for example by another demo
             continue
     return None
 
 
 def end(page: PageServer, messages: Mapping[str, bytes], *, at: float, path: Path) -> None:
-    """The demo has ended: the page shows its last state from now on, and so does a file that needs no server.
+    """Shows the final state on the page, and writes it to a file that needs no server.
 
     Args:
-        page: what is served; open pages take over the last state within seconds.
-        messages: topic and payload of what was retained.
-        at: Unix seconds of the end.
-        path: of the file.
+        page: the served page; open browser tabs load the final state within seconds.
+        messages: retained payloads by topic.
+        at: end of the demo, Unix seconds.
+        path: the file to write.
     """
     page.show(page.config.ended(messages, at))
     path.write_text(saved(page.config), encoding="utf-8")
@@ -41,7 +41,7 @@ def _config(settings: DemoSettings, broker: StartedBroker | None, *, root: str, 
     if not settings.page:
         return None
     report = str(settings.out / REPORT)
-    if broker is None:  # somebody's password is theirs to type
+    if broker is None:  # the password of the user's own broker is not handed to the page: it asks
         return (
             PageConfig(websocket=settings.websocket, root=root, task=task, username=settings.username, report=report)
             if settings.websocket
@@ -50,7 +50,7 @@ def _config(settings: DemoSettings, broker: StartedBroker | None, *, root: str, 
     url = websocket_url(broker)
     if url is None:
         return None
-    # Made for this run, as is all that the broker holds.
+    # These credentials were made for this run only.
     user = broker.credentials
     return PageConfig(
         websocket=url, root=root, task=task, username=user.username, password=user.password, report=report

@@ -1,4 +1,4 @@
-"""The numbers of the demo, all in one place, and who its devices are."""
+"""The demo's parameters, and the profiles of its devices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,43 +10,42 @@ from simulators.reporting.device_timeline import OutageKind
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """How the federation of the demo runs."""
+    """Parameters of the demo's federation."""
 
     updates_per_version: int
-    """K: two thirds of the devices, so that nobody waits for the slow or the absent one."""
+    """K: two thirds of the devices, so that a version waits neither for the slow device nor for one that is away."""
     versions: int = 150
-    """At most so many, then training stops; those that drain the outboxes come on top. See `pace`: fewer are planned
-    where the machine would learn so many, and the baselines, for longer than `fleet_seconds_max`.
+    """Training stops at this version; draining the outboxes can add a few. On a slow machine `calibration` plans fewer,
+    so that federation and baselines fit into `fleet_seconds_max`.
     """
     fleet_seconds_max: float = 105.0
-    """…or so long after the first device was started, whichever comes first."""
+    """Training stops at the latest this long after the first device was started."""
     server_rate: float = 0.7
-    """η of FedBuff; below 1, since several devices learn the same thing from bases one or two versions apart."""
+    """η of FedBuff; below 1, because several devices contribute similar steps from bases one or two versions apart."""
     sample_weight: SampleWeight = "uniform"
-    """Each person counts alike, however much they recorded: the model is for persons who are not here."""
+    """Each person counts equally, however much data they recorded: the model is for unseen persons."""
     version_seconds: float = 15.0
-    """A version comes after so long however few updates there are; only when nearly everybody is away."""
+    """Publish at most this long after the first buffered update; reached only when nearly all devices are away."""
     network_seconds_max: float = 10.0
-    """How long a broker of the user's may take to answer at all."""
+    """Time for the user's own broker to answer."""
     drain_seconds_max: float = 45.0
-    """For what still waits in the outboxes at the end; over the 30 s after which a device sends again by itself."""
+    """Time for the outboxes to empty at the end; longer than the 30 s after which a device resends by itself."""
     settle_seconds: float = 2.0
-    """How long outboxes must stay empty: a device looks at its policy once a second, and may finish a batch."""
+    """How long all outboxes must stay empty: a device checks its policy once a second, and may still finish a round."""
     evaluation_seconds_max: float = 15.0
-    """For the evaluation of the last version."""
+    """Time for the evaluator to measure the last version."""
     baselines_nice: int = 5
-    """They give way to the devices, but do not starve on a busy machine."""
+    """nice(1) value: lower priority than the devices, but not so low that they starve on a busy machine."""
     baselines_seconds_max: float = 120.0
-    """For what the baselines still have to do at the end; those that take longer are missing in the report."""
+    """Time for the baselines after the federation; later ones are missing in the report."""
     teacher_epochs: int | None = None
-    """Passes of the teacher over its own data; None: as many as the task's recipe says."""
+    """Epochs of the teacher's pre-training; None: the task's recipe decides."""
 
     @classmethod
     def of(cls, devices: int, *, quick: bool = False) -> Self:
-        """For so many devices: one may be away and one slow, and versions must still come.
+        """The plan for this number of devices: versions must keep coming with one device away and one slow.
 
-        With `quick` everything is shorter, so that the whole demo takes well under a minute on two cores: the way
-        of it can be seen, and its accuracy is some points lower.
+        With `quick` the whole demo takes well under a minute on two cores; its accuracy is some points lower.
         """
         updates = max(1, min(2 * devices // 3, devices - 2))
         if not quick:
@@ -63,7 +62,7 @@ class DemoPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """Something that keeps a device away, from one share of the run to another, 0 to 1."""
+    """A period in which a device is offline, killed or held; begin and end are shares of the run, 0 to 1."""
 
     kind: OutageKind
     begin: float
@@ -72,12 +71,12 @@ class Outage:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
-    """What one device is like."""
+    """How one device behaves."""
 
     title: str
-    """A few words for a table."""
+    """A short description for tables."""
     duty_cycle: float
-    """Share of the time that it computes; a round costs about 0.1 s of computing here."""
+    """Share of the time in which it computes; one round takes about 0.1 s of CPU time in the demo."""
     outages: tuple[Outage, ...] = ()
 
     @property
@@ -86,7 +85,7 @@ class DeviceProfile:
 
 
 FAST, USUAL, SLOW = 1.0, 0.6, 0.1
-"""Slow is ten times slower than fast."""
+"""Duty cycles; slow is ten times slower than fast."""
 
 PROFILES: Sequence[DeviceProfile] = (
     DeviceProfile(title="10 times slower", duty_cycle=SLOW),
@@ -110,9 +109,9 @@ PROFILES: Sequence[DeviceProfile] = (
         outages=(Outage(kind="offline", begin=0.62, end=0.76), Outage(kind="offline", begin=0.84, end=0.94)),
     ),
 )
-"""One after the other to the devices of a task, and again from the first. At most one is away at a time."""
+"""Assigned to a task's devices in turn, cyclically. At most one device has an outage at any time."""
 
 
 def assign_profiles(devices: Sequence[str]) -> dict[str, DeviceProfile]:
-    """Who is like what."""
+    """The profile of each device."""
     return {device: PROFILES[number % len(PROFILES)] for number, device in enumerate(devices)}

@@ -1,4 +1,4 @@
-"""What is known before anything is started: the task, who takes part, the first model, and the numbers of the run."""
+"""What is fixed before the first program starts: task, devices, initial model, and the parameters of the run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from wire_contract.layout import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """Fixed for the run."""
+    """What a run starts with."""
 
     task: Task
     plan: DemoPlan
@@ -33,12 +33,12 @@ class PreparedRun:
     teacher_parameters: int
     initial_model: Path
     versions: int
-    """Planned; see `fitted_to`."""
+    """Planned number; see `fitted_to`."""
     fleet_seconds_max: float
 
     @property
     def epochs(self) -> int:
-        """Budget of the baselines: what the federation plans."""
+        """Passes over all data of each baseline: as many as the federation plans."""
         return budget_epochs(
             versions=self.versions,
             updates_per_version=self.plan.updates_per_version,
@@ -47,7 +47,7 @@ class PreparedRun:
         )
 
     def fitted_to(self, epoch_seconds: float) -> "PreparedRun":
-        """With as many versions as there is time for, where an epoch of one device costs so much."""
+        """The same run with as many versions as there is time for, given the CPU time of one epoch of one device."""
         versions = versions_within(
             self.fleet_seconds_max,
             self.plan,
@@ -59,14 +59,14 @@ class PreparedRun:
 
 
 def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
-    """Reads the data (fetches it first where it is not there) and writes the first model to `folder`.
+    """Loads the data (downloading it if necessary) and writes the initial model to `folder`.
 
     Raises:
-        TaskError: the task or its data cannot be had.
+        TaskError: the task or its data cannot be loaded, or it lists no devices.
     """
     task = load_task(settings.task, data=settings.data)
     if not task.devices:
-        raise TaskError(f"task {task.name} lists no devices, so there is nobody to show")
+        raise TaskError(f"task {task.name} lists no devices, and the demo needs some")
     names = task.devices[: settings.devices]
     held_out = task.held_out()
     with seeded(settings.seed):
@@ -95,10 +95,10 @@ def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
 
 
 def is_data_kept(task: str) -> bool:
-    """Whether what `read_data` reads is kept by the task; who knows what a user's own does."""
+    """Whether the task caches the data that `read_data` loads; built-in tasks do, a user's own may not."""
     return task in BUILT_IN
 
 
 def read_data(task: str, data: str) -> None:
-    """Reads the data of a built-in task, which keeps it in memory. `data` is its folder, or empty."""
+    """Loads the data of a built-in task, which caches it in memory. `data`: its folder, or empty."""
     load_task(task, data=Path(data) if data else None).held_out()

@@ -1,4 +1,4 @@
-"""The stages of the demo, one after the other.
+"""One run of the demo, stage by stage.
 
 data, broker ─▶ teacher ─▶ aggregator, evaluator, devices ─▶ federation ─▶ outboxes drain ─▶ compare ─▶ report
                                                             └ the baselines beside it ─────▶ done ┘
@@ -25,18 +25,18 @@ from simulators.reporting.live_view import View
 from simulators.reporting.results import RunResults
 
 TEACHER_THREADS = 1
-"""Two would be faster on an idle machine, and many times slower on a busy one, where they wait for each other."""
+"""Two threads are faster on an idle machine, but many times slower on a busy one, where they wait for each other."""
 TEACHER_SECONDS_MAX = 1_800.0
-"""Of this and all else that a run cannot go without: programs that die are seen at once, so that a limit only ends what
-hangs, and a slow machine may take its time.
+"""For the teacher and for everything else that a run requires. Programs that end unexpectedly are noticed at once, so
+this limit only has to end what hangs, and can be generous to slow machines.
 """
 START_SECONDS_MAX = 300.0
 GOODBYE_SECONDS_MAX = 2.0
-"""For the aggregator's last words to come over the broker."""
+"""For the aggregator's last status message to arrive through the broker."""
 
 
 class DemoRun:
-    """One run. What it takes is given back by the caller's `ExitStack`, however it ends."""
+    """One run. The caller's `ExitStack` releases its resources, however it ends."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class DemoRun:
         *,
         began: float,
     ) -> None:
-        """`folder` takes what the programs write; `began`: when the run did, on the monotonic clock."""
+        """`folder`: for the programs' files; `began`: start of the run, monotonic clock."""
         self._settings = settings
         self._folder = folder
         self._resources = resources
@@ -60,11 +60,11 @@ class DemoRun:
         self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
 
     def run(self) -> RunResults:
-        """All of it.
+        """Runs all stages.
 
         Raises:
-            TaskError: the task or its data cannot be had.
-            Unreachable: no broker, or it says no.
+            TaskError: the task or its data cannot be loaded.
+            Unreachable: the broker does not answer, or refuses the connection.
             ProcessError: a program of the demo failed.
         """
         monitor = self._monitor
@@ -72,7 +72,7 @@ class DemoRun:
         page_wanted = self._settings.page
         broker = None if self._settings.broker else launch(self._processes, self._folder, websocket=page_wanted)
         prepared = prepare(self._settings, self._folder)
-        if is_data_kept(self._settings.task):  # read once instead of by each program
+        if is_data_kept(self._settings.task):  # read once, instead of once in each program
             self._processes.let_forks_have(
                 "simulators.demo.preparation:read_data", self._settings.task, str(self._settings.data or "")
             )
@@ -91,7 +91,7 @@ class DemoRun:
         servers = self._start_servers(prepared, connection)
         monitor.begin("teacher")
         if teacher is not None:
-            monitor.until(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
+            monitor.wait_for(lambda: teacher.ended, seconds_max=TEACHER_SECONDS_MAX, what="the teacher")
         if pace is not None:
             prepared = prepared.fitted_to(self._epoch_seconds(pace))
         monitor.versions_planned = prepared.versions
@@ -106,7 +106,7 @@ class DemoRun:
         self._finish(prepared, connection, servers, page)
         monitor.begin("baselines")
         self._await_baselines(prepared)
-        monitor.page_url = ""  # what stays on the screen should not lead to where nothing is served any more
+        monitor.page_url = ""  # the last frame stays on the screen, and the page is no longer served
         monitor.begin("report")
         return collect_results(
             prepared,
@@ -140,7 +140,7 @@ class DemoRun:
         return self._processes.start("teacher", arguments, long_running=False, forked=True)
 
     def _start_pace(self) -> Child | None:
-        """Beside the teacher, so that both cores are as busy as they will be."""
+        """Measured while the teacher trains: then the cores are as busy as during the federation."""
         if self._settings.versions is not None:
             return None
         arguments = ["-m", "simulators", "pace", "--task", self._settings.task, *self._data_flags]
@@ -149,19 +149,19 @@ class DemoRun:
         return self._processes.start("pace", arguments, long_running=False, events=True, forked=True)
 
     def _epoch_seconds(self, pace: Child) -> float:
-        self._monitor.until(lambda: pace.ended, seconds_max=TEACHER_SECONDS_MAX, what="measuring the pace")
+        self._monitor.wait_for(lambda: pace.ended, seconds_max=TEACHER_SECONDS_MAX, what="measuring the pace")
         self._processes.check()
         return float(next(event["epoch_seconds"] for event in EventReader(pace.out).new()))
 
     def _start_servers(self, prepared: PreparedRun, connection: Connection) -> tuple[Child, Child]:
-        """The evaluator and the aggregator: the order in which they are stopped."""
+        """Evaluator and aggregator, in the order in which they are stopped."""
         plan, access = prepared.plan, connection.access
         aggregator = [
             *("-m", "aggregator", *access.flags("aggregator", task=prepared.task.name)),
             *("--ledger", str(self._ledger), "--initial-model", str(prepared.initial_model)),
             *("--updates-per-version", str(plan.updates_per_version), "--server-rate", str(plan.server_rate)),
             *("--sample-weight", plan.sample_weight),
-            *("--devices-min", str(min(2, plan.updates_per_version))),  # of two devices, either may be away
+            *("--devices-min", str(min(2, plan.updates_per_version))),  # K is 1 with two devices: either may be away
             *("--version-seconds", str(plan.version_seconds)),
         ]
         evaluator = [
@@ -171,7 +171,7 @@ class DemoRun:
         start, environment = self._processes.start, access.environment
         return (
             start("evaluator", evaluator, environment=environment, forked=True),
-            start("aggregator", aggregator, environment=environment),  # a program of its own: it must do without torch
+            start("aggregator", aggregator, environment=environment),  # not forked: shows that it runs without torch
         )
 
     def _start_devices(self, prepared: PreparedRun, connection: Connection) -> None:
@@ -192,14 +192,14 @@ class DemoRun:
             )
             device.start()
             self._monitor.devices.append(device)
-        self._monitor.until(
+        self._monitor.wait_for(
             lambda: all(device.timeline.is_connected for device in self._monitor.devices),
             seconds_max=START_SECONDS_MAX,
             what="the start of the devices",
         )
 
     def _start_baselines(self, prepared: PreparedRun) -> None:
-        """Two programs, so that they use what the devices leave of both cores."""
+        """Two programs, so that they can use what the devices leave of both cores."""
         teacher = ["--teacher", str(self._teacher)] if prepared.task.teacher is not None else []
         arguments = [
             *("-m", "simulators", "baselines", "--task", self._settings.task, *self._data_flags, *teacher),
@@ -216,47 +216,47 @@ class DemoRun:
             self._baseline_programs.append(child)
 
     def _await_baselines(self, prepared: PreparedRun) -> None:
-        """Gives up those that take too long or failed: a report without them says more than none."""
+        """Waits for the baselines; those that failed or take too long are missing in the report."""
         baselines, seconds_max = self._monitor.baselines, prepared.plan.baselines_seconds_max
         names = tuple(prepared.profiles)
 
         def is_over() -> bool:
             return baselines.is_complete(names) or all(child.ended for child in self._baseline_programs)
 
-        self._monitor.over_within(is_over, seconds_max=seconds_max)
-        self._monitor.tick()  # takes in the last words of those that have just ended
+        self._monitor.finishes_within(is_over, seconds_max=seconds_max)
+        self._monitor.tick()  # reads the last lines of programs that have just ended
         if baselines.is_complete(names):
             return
         failed = [child for child in self._baseline_programs if child.process.poll() not in {None, 0}]
         late = [child for child in self._baseline_programs if not child.ended]
         reasons = [f"a program failed, see {child.log}" for child in failed]
         if late:
-            reasons.append(f"not done {seconds_max:g} s after the federation")
+            reasons.append(f"not finished {seconds_max:g} s after the federation")
         baselines.given_up = "; ".join(reasons)
-        self._processes.stop(*late, patience_seconds=1.0)  # nothing is lost with them
-        self._monitor.announce(f"the report goes without {', '.join(baselines.missing(names))}: {baselines.given_up}")
+        self._processes.stop(*late, patience_seconds=1.0)  # they have no state worth saving
+        self._monitor.announce(f"missing in the report: {', '.join(baselines.missing(names))}: {baselines.given_up}")
 
     def _federate(self, prepared: PreparedRun) -> None:
-        """Until so many versions, or so long; the outages happen at their share of it."""
+        """Runs until the planned version or the time limit; outages begin and end at their share of that."""
         began = time.monotonic()
-        # Not before: the first round of a program is its dearest, and all of them have it now.
-        self._monitor.over_within(lambda: self._monitor.version > 0, seconds_max=prepared.fleet_seconds_max / 2)
+        # Baselines start later: now all devices are in their first round, which includes one-time set-up.
+        self._monitor.finishes_within(lambda: self._monitor.version > 0, seconds_max=prepared.fleet_seconds_max / 2)
         self._start_baselines(prepared)
 
         def is_over() -> bool:
             seconds_share = (time.monotonic() - began) / prepared.fleet_seconds_max
             versions_share = self._monitor.version / prepared.versions
             if not all(device.timeline.merged for device in self._monitor.devices):
-                versions_share = min(versions_share, 0.99)  # the slowest is waited for with the end, with nothing else
+                versions_share = min(versions_share, 0.99)  # only the end waits for the slowest device's first merge
             share = max(versions_share, seconds_share)
             for device in self._monitor.devices:
                 device.follow(share)
             return share >= 1.0
 
-        self._monitor.over_within(is_over, seconds_max=prepared.fleet_seconds_max + 10 * TICK_SECONDS)
+        self._monitor.finishes_within(is_over, seconds_max=prepared.fleet_seconds_max + 10 * TICK_SECONDS)
 
     def _drain(self, prepared: PreparedRun) -> None:
-        """Everybody is online and nobody trains, until all outboxes have been empty for a while."""
+        """Brings all devices online without training, until every outbox has been empty for `settle_seconds`."""
         devices, plan = self._monitor.devices, prepared.plan
         for device in devices:
             device.stop_training()
@@ -271,17 +271,19 @@ class DemoRun:
             empty_since = empty_since or time.monotonic()
             return time.monotonic() - empty_since >= plan.settle_seconds
 
-        if not self._monitor.over_within(is_settled, seconds_max=plan.drain_seconds_max):
+        if not self._monitor.finishes_within(is_settled, seconds_max=plan.drain_seconds_max):
             full = [device.name for device in devices if not device.is_drained]
-            self._monitor.announce(f"not drained within {plan.drain_seconds_max:g} s: {', '.join(full)}")
+            self._monitor.announce(f"updates still waiting after {plan.drain_seconds_max:g} s: {', '.join(full)}")
 
     def _finish(
         self, prepared: PreparedRun, connection: Connection, servers: tuple[Child, Child], page: PageServer | None
     ) -> None:
-        """The devices end, the last version is evaluated, and the rest ends."""
+        """Stops the devices, waits for the evaluation of the last version, and stops the servers."""
         devices = self._monitor.devices
         with connection.observer.lock:
-            present = connection.observer.observations.retained_payloads("presence")  # before everybody says goodbye
+            present = connection.observer.observations.retained_payloads(
+                "presence"
+            )  # before the devices publish "offline"
         self._processes.stop(*(device.child for device in devices if device.child is not None))
         for device in devices:
             device.look()
@@ -293,11 +295,11 @@ class DemoRun:
                 return any(told.version == observations.version for told in observations.evaluations)
 
         seconds_max = prepared.plan.evaluation_seconds_max
-        if not self._monitor.over_within(is_evaluated, seconds_max=seconds_max):
+        if not self._monitor.finishes_within(is_evaluated, seconds_max=seconds_max):
             self._monitor.announce(
-                f"the last version was not evaluated within {seconds_max:g} s; an earlier one counts"
+                f"the last version was not evaluated within {seconds_max:g} s; the report uses an earlier one"
             )
-            self._monitor.until(
+            self._monitor.wait_for(
                 lambda: bool(connection.observer.observations.evaluations),
                 seconds_max=START_SECONDS_MAX,
                 what="the evaluation of any version",
@@ -308,14 +310,14 @@ class DemoRun:
         connection.observer.delete_retained()
 
     def _end_page(self, page: PageServer, connection: Connection, present: dict[str, bytes]) -> None:
-        """Its last state: what the broker has retained, with the devices as they were before they ended."""
+        """Shows the final state: the broker's retained messages, with the devices' presence before they stopped."""
 
         def has_said_goodbye() -> bool:
             with connection.observer.lock:
                 status = connection.observer.observations.aggregator
             return status is None or status.status != "online"
 
-        self._monitor.over_within(has_said_goodbye, seconds_max=GOODBYE_SECONDS_MAX)
+        self._monitor.finishes_within(has_said_goodbye, seconds_max=GOODBYE_SECONDS_MAX)
         with connection.observer.lock:
             told = connection.observer.observations.retained_payloads("model", "aggregator")
         of_demo.end(page, told | present, at=time.time(), path=self._settings.out / LAST_PAGE)

@@ -1,4 +1,4 @@
-"""Flags of `python -m simulators demo`; as everywhere, FEDKD_… variables are the same, and the flag wins."""
+"""Flags of `asyncfedkd demo`. Each can also be set as an environment variable FEDKD_…; the flag takes precedence."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from operations.watch.settings import WEBSOCKET_HELP, WebsocketUrl
 from wire_contract.settings import ConnectionSettings
 
 REPORT = "report.html"
-"""Name of the report in the folder of a run."""
+"""File name of the report in the output folder."""
 LAST_PAGE = "page.html"
-"""…of the page with the last state."""
+"""File name of the page's final state."""
 SUMMARY = "summary.json"
-"""…and of the figures."""
+"""File name of the figures as JSON."""
 
 
 class DemoSettings(ConnectionSettings):
-    """Real devices, as processes unlike one another, teach one model over MQTT; then a report."""
+    """Runs a complete federation on this machine, with devices of different speed and reliability; writes a report."""
 
     flag_groups = {  # noqa: RUF012 — see CommandSettings
         "data": "what is learned",
@@ -30,31 +30,33 @@ class DemoSettings(ConnectionSettings):
     task: str = Field(
         "physiotherapy",
         min_length=1,
-        description="a task that lists its devices, named as for `device run`",
+        description="the task; it must list its devices. Named as for `device run`",
     )
-    data: Path | None = Field(None, description="folder of the task's data, where the task needs one")
+    data: Path | None = Field(None, description="folder with the task's data, if the task needs one")
     broker: OptionalBrokerUrl = Field(
-        "", description="URL of a broker of your own; else one is embedded, with a password"
+        "", description="URL of an existing broker; default: an embedded one with a random password"
     )
-    root: str = Field("", description="first levels of every topic; else one that is made for this run")
+    root: str = Field("", description="topic prefix; default: a new one for each run")
     out: Path = Field(Path("out/demo"), description="folder for report.html, page.html, summary.json, logs and ledgers")
-    seed: int = Field(0, ge=0, description="random seed of weights, teacher, shuffling, augmentation and dropout")
-    versions: int | None = Field(
-        None, ge=1, description="training stops at this version; else at 150, or as many as this machine has time for"
+    seed: int = Field(
+        0, ge=0, description="random seed for initial weights, teacher, shuffling, augmentation and dropout"
     )
-    seconds: float | None = Field(None, gt=0, description="training stops so long after the devices started, seconds")
-    devices: int | None = Field(None, ge=1, description="only the first so many devices of the task")
+    versions: int | None = Field(
+        None, ge=1, description="stop training at this version; default: 150, or fewer on a slow machine"
+    )
+    seconds: float | None = Field(None, gt=0, description="stop training this long after the devices started, seconds")
+    devices: int | None = Field(None, ge=1, description="use only the first N devices of the task")
     quick: bool = Field(
-        False, description="a short run, under a minute on two cores: fewer versions, a teacher trained for less long"
+        False, description="a short run, under a minute on two cores: fewer versions, and less training for the teacher"
     )
     baselines_seconds: float | None = Field(
         None,
         ge=0,
-        description="seconds that the report waits for training on pooled data and on one person's, once the"
-        " federation is over; what takes longer is named as missing. Else 120, with --quick 15",
+        description="how long the report waits, after the federation, for the baselines (training on pooled data and on"
+        " one person's data), seconds; later ones are listed as missing. Default: 120, with --quick 15",
     )
-    plain: bool = Field(False, description="lines instead of the live view, as when the output is no terminal")
-    page: bool = Field(True, description="serve the page that shows the run live in a browser; its URL is printed")
-    websocket: WebsocketUrl = Field(
-        "", description=f"for the page over a broker of your own: {WEBSOCKET_HELP}; else there is none then"
+    plain: bool = Field(
+        False, description="print lines instead of the live view, as is done when the output is not a terminal"
     )
+    page: bool = Field(True, description="serve a live page for a browser and print its URL")
+    websocket: WebsocketUrl = Field("", description=f"{WEBSOCKET_HELP}; with --broker, the page needs it")

@@ -1,4 +1,4 @@
-"""What is to be seen just now, put together for the view."""
+"""Takes a snapshot of a running demo for the view."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -19,7 +19,7 @@ def take_snapshot(
     baselines: BaselineResults,
     page_url: str = "",
 ) -> Snapshot:
-    """One moment. The caller holds the observer's lock."""
+    """The current state. The caller holds the observer's lock."""
     staleness = [value for device in devices for value in device.timeline.staleness]
     evaluated = [] if observations is None else sorted(observations.evaluations, key=lambda told: told.version)
     return Snapshot(
@@ -47,7 +47,7 @@ def _row(device: Device) -> DeviceRow:
         case "held":
             detail = f" ({timeline.held_reason})"
         case "offline" | "killed" if waiting:
-            detail = f" ({waiting} kept)"
+            detail = f" ({waiting} waiting)"
         case _:
             pass
     return DeviceRow(

@@ -1,1 +1,1 @@
-"""Brokers that pip alone brings."""
+"""A broker that is installed by pip alone."""

@@ -1,10 +1,11 @@
-"""amqtt's broker, mended where version 0.12.1 breaks what MQTT 3.1.1 promises. To be dropped when amqtt does it itself.
+"""amqtt's broker with fixes where version 0.12.1 violates MQTT 3.1.1. To be removed once amqtt is fixed.
 
-- A client that connects was sent the retained messages of *everybody's* subscriptions, not of its own.
-- While a client subscribed, another one that connected lost its connection, and a message that was being delivered was
+- A connecting client was sent the retained messages of *all* clients' subscriptions instead of its own.
+- While one client subscribed, another client that was connecting lost its connection, and a message in delivery was
   lost: amqtt awaits while it iterates over its subscriptions.
-- A client that took over its own session (a second program with one client id, or a reconnection that is faster than
-  the end of the old one) was deaf from then on: the end of the old connection marked the session as disconnected.
+- A client that took over its own session (a second program with the same client id, or a reconnection that arrives
+  before the old connection has ended) received nothing from then on: the end of the old connection marked the session
+  as disconnected.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from amqtt.broker import Broker
 
 
 class Subscriptions(dict[str, list[tuple[Any, int]]]):
-    """Sessions by topic filter; iteration goes over a copy, so that entries may come and go meanwhile."""
+    """Sessions by topic filter; iterates over a copy, so that entries may change meanwhile."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self.keys()))
@@ -24,7 +25,7 @@ class Subscriptions(dict[str, list[tuple[Any, int]]]):
 
 
 class PatchedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
-    """See the module."""
+    """amqtt's broker with the fixes above."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -35,7 +36,7 @@ class PatchedBroker(Broker):  # type: ignore[misc]  # amqtt has no types
             await super()._publish_retained_messages_for_subscription(subscription, session)
 
     async def _client_message_loop(self, client_session: Any, handler: Any) -> None:
-        if not client_session.transitions.is_connected():  # the connection that was taken over ended just now
+        if not client_session.transitions.is_connected():  # the old connection has just ended
             client_session.transitions.connect()
         await super()._client_message_loop(client_session, handler)
 

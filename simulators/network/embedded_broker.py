@@ -1,7 +1,7 @@
-"""A broker that pip alone brings: amqtt on a free port of the loopback, with a user and password made for this run.
+"""A broker installed by pip alone: amqtt on the loopback interface, with credentials made for each run.
 
-It is for looking and trying: MQTT 3.1.1 only, everything in memory. The credentials are not decoration: amqtt keeps no
-queue for anonymous clients that are offline. Run as a process of its own with `python -m simulators broker`.
+For experiments only: MQTT 3.1.1, everything in memory. The credentials are necessary: amqtt keeps no queue for
+anonymous clients that are offline. It runs as a separate process, `asyncfedkd broker`.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from wire_contract.program.command_settings import CommandSettings, UsageError
 
 HOST = "127.0.0.1"
 PROTOCOL = "3.1.1"
-"""Said to each client: finding out by trying MQTT 5 first costs 3 s here."""
+"""Given to each client: trying MQTT 5 first takes 3 s with this broker."""
 START_SECONDS_MAX = 300.0
-"""On a machine that may be slow and busy; its death is seen at once."""
+"""Generous to slow and busy machines; if it ends, that is noticed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """Made for one run."""
+    """Credentials for one run."""
 
     username: str
     password: str
@@ -41,37 +41,37 @@ class Credentials:
 
 @dataclass(frozen=True, kw_only=True)
 class StartedBroker:
-    """One that is coming up."""
+    """A broker process that may not listen yet."""
 
     child: Child
     port_file: Path
-    """Takes the port of MQTT, and that of MQTT over WebSocket where it is asked for, a line each."""
+    """The broker writes its MQTT port here and, if requested, its WebSocket port, one per line."""
     credentials: Credentials
     since: float
-    """On the monotonic clock."""
+    """Start time, monotonic clock."""
 
 
 class BrokerSettings(CommandSettings):
-    """An MQTT broker on this machine alone, in memory, for trying things out. It speaks MQTT 3.1.1."""
+    """Runs an MQTT 3.1.1 broker on the loopback interface, in memory, for experiments."""
 
-    port: int = Field(1883, ge=0, le=65_535, description="port of the loopback; 0: a free one")
+    port: int = Field(1883, ge=0, le=65_535, description="port on the loopback interface; 0: any free port")
     websocket_port: int | None = Field(
-        None, ge=0, le=65_535, description="listen for WebSocket (browsers), too, on this port; 0: a free one"
+        None, ge=0, le=65_535, description="also listen for WebSocket (browsers) on this port; 0: any free port"
     )
-    username: str = Field("fedkd", min_length=1, pattern="^[^:]*$", description="the one user's name")
-    password: SecretStr | None = Field(None, description="the one user's password; else one is made up and printed")
+    username: str = Field("fedkd", min_length=1, pattern="^[^:]*$", description="user name; there is one user")
+    password: SecretStr | None = Field(None, description="password; default: a random one, which is printed")
     password_file: Path | None = Field(
-        None, description="file of lines USER:ARGON2-HASH instead, for programs that start a broker"
+        None, description="file with lines USER:ARGON2-HASH instead, for programs that start a broker"
     )
     port_file: Path | None = Field(
-        None, description="file that takes the port once the broker listens, and the one for WebSocket"
+        None, description="file to write the port to once the broker listens, and the WebSocket port"
     )
 
 
 def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> StartedBroker:
-    """Starts one as a process; its files go to `folder`. It takes a second to listen, see `await_url`.
+    """Starts a broker as a process, with its files in `folder`. It listens after about a second, see `await_url`.
 
-    With `websocket` browsers can reach it, too, see `websocket_url`.
+    With `websocket`, browsers can reach it as well, see `websocket_url`.
     """
     credentials = Credentials(username="demo", password=secrets.token_urlsafe(18))
     password_file, port_file = folder / "broker-passwords", folder / "broker-port"
@@ -85,43 +85,43 @@ def launch(processes: Processes, folder: Path, *, websocket: bool = False) -> St
 
 
 def await_url(broker: StartedBroker, processes: Processes) -> str:
-    """Its URL, as soon as it listens.
+    """Waits until the broker listens; returns its URL.
 
     Raises:
-        ProcessError: it does not come up.
+        ProcessError: it does not start.
     """
     while time.monotonic() < broker.since + START_SECONDS_MAX:
         processes.check()
         with contextlib.suppress(OSError, ValueError):
             return f"mqtt://{HOST}:{_ports(broker)[0]}"
         time.sleep(POLL_SECONDS)
-    raise ProcessError(f"the embedded broker does not come up within {START_SECONDS_MAX:g} s; see {broker.child.log}")
+    raise ProcessError(f"the embedded broker did not start within {START_SECONDS_MAX:g} s; see {broker.child.log}")
 
 
 def websocket_url(broker: StartedBroker) -> str | None:
-    """For browsers, once `await_url` has returned; None when it does not listen for them."""
+    """URL for browsers, once `await_url` has returned; None if it has no WebSocket listener."""
     ports = _ports(broker)
     return f"ws://{HOST}:{ports[1]}/mqtt" if len(ports) > 1 else None
 
 
 def _ports(broker: StartedBroker) -> list[int]:
-    """Raises ValueError or OSError while there are none."""
+    """Raises ValueError or OSError while they are not written yet."""
     first, *more = broker.port_file.read_text().split() or [""]
     return [int(first), *map(int, more)]
 
 
 def write_passwords(path: Path, credentials: Credentials) -> None:
-    """The one user's line, readable by this user alone."""
+    """Writes the password file, readable only by its owner."""
     from pwdlib.hashers.argon2 import Argon2Hasher  # noqa: PLC0415 — comes with amqtt, and only brokers need it
 
-    # A random password of 18 bytes needs no slow hash, and each of the demo's connections would pay for one.
+    # A random password of 18 bytes needs no slow hash, and a slow one would delay each connection of the demo.
     hasher = Argon2Hasher(time_cost=1, memory_cost=1024, parallelism=1)
     path.touch(mode=0o600)
     path.write_text(f"{credentials.username}:{hasher.hash(credentials.password)}\n", encoding="utf-8")
 
 
 def serve(settings: BrokerSettings) -> None:
-    """Until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT.
 
     Raises:
         UsageError: the port is taken; one line.
@@ -132,7 +132,7 @@ def serve(settings: BrokerSettings) -> None:
     if settings.password_file is not None:
         asyncio.run(_serve(settings, settings.password_file, None))
         return
-    # A client that goes without a word is an error to amqtt, and a traceback to asyncio; to a person, their own fault.
+    # When a client disconnects without DISCONNECT, amqtt logs an error and asyncio a traceback; neither helps a user.
     for name in ("amqtt", "asyncio", "websockets"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     password = settings.password.get_secret_value() if settings.password else secrets.token_urlsafe(9)
@@ -143,7 +143,7 @@ def serve(settings: BrokerSettings) -> None:
 
 
 def _check_port(port: int) -> None:
-    """Amqtt says with two tracebacks that a port is taken."""
+    """Checked before: amqtt reports a taken port with two tracebacks."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -156,7 +156,7 @@ def _check_port(port: int) -> None:
 
 async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentials | None) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries that amqtt imports
+        warnings.simplefilter("ignore", DeprecationWarning)  # from libraries that amqtt imports
         from simulators.network.amqtt_fixes import PatchedBroker  # noqa: PLC0415 — takes a second, only needed here
 
         broker = PatchedBroker(_configuration(settings, password_file))
@@ -164,7 +164,7 @@ async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentia
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # amqtt does not say which ports it was given.
+    # amqtt has no public way to ask for its ports.
     servers = [broker._servers[name] for name in _listeners(settings)]  # noqa: SLF001
     ports = [server.instance.sockets[0].getsockname()[1] for server in servers]
     if settings.port_file is not None:
@@ -177,9 +177,9 @@ async def _serve(settings: BrokerSettings, password_file: Path, shown: Credentia
 
 
 def _instructions(ports: list[int], credentials: Credentials) -> list[str]:
-    """For whoever started it by hand."""
+    """What to print for a user who started the broker by hand."""
     user = f"{quote(credentials.username, safe='')}:{quote(credentials.password, safe='')}"
-    lines = ["The broker listens on this machine; Ctrl-C ends it, and what it holds is lost. For the other programs:"]
+    lines = ["The broker listens on this machine. Ctrl-C stops it, and its data is lost. For the other programs:"]
     lines.append(f"  export FEDKD_BROKER=mqtt://{user}@{HOST}:{ports[0]} FEDKD_MQTT={PROTOCOL}")
     lines += [f"For browsers: ws://{HOST}:{port}/mqtt, as user {credentials.username}" for port in ports[1:]]
     return lines
@@ -195,7 +195,7 @@ def _configuration(settings: BrokerSettings, password_file: Path) -> dict[str, A
 
 
 def _listeners(settings: BrokerSettings) -> dict[str, dict[str, str]]:
-    """MQTT first."""
+    """MQTT first, then WebSocket."""
     listeners = {"default": {"type": "tcp", "bind": f"{HOST}:{settings.port}"}}
     port = settings.websocket_port
     return listeners if port is None else listeners | {"websocket": {"type": "ws", "bind": f"{HOST}:{port}"}}

@@ -1,1 +1,1 @@
-"""Programs as processes: started, forked from a warm server, watched and ended."""
+"""Child processes: started or forked from a preloaded server, monitored, and stopped."""

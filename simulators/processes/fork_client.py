@@ -1,4 +1,4 @@
-"""The near end of a fork server: asks it for programs, and knows each of them as `subprocess.Popen` would."""
+"""Client of a fork server: requests programs, and represents each like `subprocess.Popen` does."""
 
 import contextlib
 import json
@@ -17,22 +17,22 @@ from simulators.processes.fork_server import MESSAGE_BYTES_MAX
 from simulators.processes.signals import signals_deferred
 
 READY_SECONDS_MAX = 300.0
-"""It imports torch, on a machine that may be slow and busy; its death is seen at once."""
+"""It imports torch, possibly on a slow and busy machine; if it ends, that is noticed at once."""
 _CLOSE_SECONDS_MAX = 6.0
-"""Longer than it waits itself for those that it has to end."""
+"""Longer than the server itself waits for the programs that it stops."""
 
 
 class ForkServerError(Exception):
-    """It ended, or does not answer."""
+    """The fork server ended, or does not answer."""
 
 
 class ForkedProcess:
-    """One forked program; of `subprocess.Popen` what is needed here."""
+    """One forked program, with the part of the interface of `subprocess.Popen` that is needed here."""
 
     def __init__(self, server: "ForkServer", *, pid: int, descriptor: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        """As soon as it was looked for."""
+        """None until the program has ended and `poll` or `wait` was called."""
         self._server = server
         self._descriptor = descriptor
 
@@ -64,21 +64,21 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
     def ended(self, code: int) -> None:
-        """Told by the server."""
+        """Called when the server has reported the end."""
         self.returncode = code
         os.close(self._descriptor)
 
 
 class ForkServer:
-    """A running one. For one thread."""
+    """A running fork server. Not thread-safe."""
 
     def __init__(self, folder: Path, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Starts it; importing takes seconds, which `start` waits for.
+        """Starts it in the background; `start` waits until its imports are done.
 
         Args:
-            folder: takes the output of the programs, and its own.
-            modules: what it imports before it forks; importing them must start no thread.
-            environment: its own, and that of the programs.
+            folder: for the output of the programs and its own.
+            modules: imported before the first fork; importing them must not start a thread.
+            environment: of the server and of the programs.
         """
         self.log = folder / "fork-server.log"
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -106,28 +106,28 @@ class ForkServer:
 
     def await_ready(self) -> None:
         """Raises:
-        ForkServerError: it ended, or takes too long.
+        ForkServerError: the server ended, or takes too long.
         """
         self._listen_until(lambda: self._is_ready)
 
     def call(self, function: str, *arguments: str) -> None:
-        """Lets it call MODULE:FUNCTION; the forks that are started from now on have what that leaves in memory."""
+        """Calls MODULE:FUNCTION in the server; later forks share what it leaves in memory."""
         self._ask(call=function, arguments=arguments)
 
     def start(
         self, name: str, arguments: Sequence[str], *, environment: Mapping[str, str], out: str, log: str
     ) -> ForkedProcess:
-        """`python ARGUMENTS…`, where the first is `-m`.
+        """`python ARGUMENTS…`, where the first argument is `-m`.
 
         Args:
-            name: for a person.
+            name: shown by `top`.
             arguments: of the interpreter.
-            environment: besides the server's.
-            out: file in the folder that takes standard output.
-            log: the same, standard error.
+            environment: in addition to the server's.
+            out: name of the file in the folder for standard output.
+            log: the same for standard error.
 
         Raises:
-            ForkServerError: it ended, or takes too long.
+            ForkServerError: the server ended, or takes too long.
         """
         self.await_ready()
         self._ask(name=name, out=out, log=log, arguments=arguments, environment=dict(environment))
@@ -137,9 +137,9 @@ class ForkServer:
         return started[0]
 
     def listen(self, timeout_seconds: float | None) -> None:
-        """Takes what the server tells; waits so long at most for the first word (None: for ever)."""
+        """Handles messages from the server; waits up to this time for the first one (None: without limit)."""
         while select.select([self._socket], [], [], timeout_seconds)[0]:
-            with signals_deferred():  # or a word that was just read would be lost
+            with signals_deferred():  # a message that was read must be handled
                 try:
                     message, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES_MAX, 1)
                 except ConnectionError:
@@ -151,9 +151,9 @@ class ForkServer:
             timeout_seconds = 0.0
 
     def close(self) -> None:
-        """Ends it, and with it all that still run."""
+        """Stops the server and all its programs."""
         self._socket.close()
-        if not self._is_ready:  # it has forked nobody, and would first import all the rest
+        if not self._is_ready:  # it has no programs yet, and would first finish its imports
             self.process.terminate()
         try:
             self.process.wait(_CLOSE_SECONDS_MAX)
@@ -163,7 +163,7 @@ class ForkServer:
         self._lost()
 
     def _ask(self, **fields: Any) -> None:
-        with contextlib.suppress(OSError):  # then it has ended, which is seen when something is waited for
+        with contextlib.suppress(OSError):  # the server has ended, which the next wait reports
             self._socket.send(json.dumps(fields).encode())
 
     def _listen_until(self, is_there: Callable[[], bool]) -> None:
@@ -173,7 +173,7 @@ class ForkServer:
                 raise ForkServerError(f"the fork server ended with code {self.process.returncode}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ForkServerError(f"the fork server does not answer within {READY_SECONDS_MAX:g} s")
+                raise ForkServerError(f"the fork server did not answer within {READY_SECONDS_MAX:g} s")
             self.listen(left)
 
     def _take(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
@@ -188,7 +188,7 @@ class ForkServer:
                 self._running.pop(pid).ended(code)
 
     def _lost(self) -> None:
-        """Nobody will tell any more how they end."""
+        """The server is gone and will not report exit codes: kills its programs."""
         for forked in self._running.values():
             forked.kill()
             forked.ended(-signal.SIGKILL)

@@ -1,21 +1,21 @@
-"""A process that has imported the heavy modules once, and forks a program from itself whenever it is asked to.
+"""A process that imports heavy modules once, and forks programs from itself on request.
 
-`import torch` and what its first use imports cost over four seconds of computing, and the demo starts eleven programs
-that need both. A fork has them at once, shares their memory, and is otherwise what `python -m MODULE …` would be: a
-process with a pid, a session, output files and environment of its own.
+`import torch`, with what its first use imports, takes over four seconds of CPU time, and the demo starts eleven
+programs that need it. A fork has these modules at once and shares their memory. Otherwise it is what `python -m
+MODULE …` would be: a process with its own pid, session, output files and environment.
 
-Run as `python -m simulators.processes.fork_server SOCKET FOLDER MODULE…`; the modules are imported, then messages come
-over the socket (an inherited descriptor), one JSON object each:
+Run as `python -m simulators.processes.fork_server SOCKET FOLDER MODULE…`. It imports the modules, and then exchanges
+messages over the socket (an inherited descriptor), one JSON object each:
 
     ◀── {"ready": true}
-    ──▶ {"call": "MODULE:FUNCTION", "arguments": […]}                      called here; forks have what it leaves behind
-    ──▶ {"name", "out", "log", "arguments": ["-m", MODULE, …], "environment": {…}}     out and log: files of the folder
-    ◀── {"pid": 123}, with a descriptor of the process
-    ◀── {"ended": 123, "code": 0}                                                      negative: the signal
+    ──▶ {"call": "MODULE:FUNCTION", "arguments": […]}                      called here; later forks share the result
+    ──▶ {"name", "out", "log", "arguments": ["-m", MODULE, …], "environment": {…}}     out and log: files in the folder
+    ◀── {"pid": 123}, with a pidfd of the process
+    ◀── {"ended": 123, "code": 0}                                                      negative: signal
 
-The descriptor makes sure that a signal can never reach another process that was given the same pid. When the other end
-of the socket is closed, all that still run are ended, and then the server. It forks only as long as it has one thread:
-a lock that another thread holds would stay locked in the child for ever.
+The pidfd makes sure that a signal cannot reach another process with a reused pid. When the other end of the socket is
+closed, the server stops its programs and itself. It forks only while it has a single thread: a lock held by another
+thread would stay locked in the child forever.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ from simulators.processes import orphan_guard
 
 MESSAGE_BYTES_MAX = 65_536
 IS_SUPPORTED = hasattr(os, "pidfd_open")
-"""Linux. Elsewhere (and on macOS a fork is unsafe once frameworks are loaded) programs are started as usual."""
+"""Linux only. Elsewhere programs are started as usual; on macOS a fork is unsafe once frameworks are loaded."""
 
 _COMM = Path("/proc/self/comm")
 _THREADS = Path("/proc/self/task")
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Imports them.
+    """Imports the modules.
 
     Raises:
         SystemExit: one of them started a thread.
@@ -62,7 +62,7 @@ def _call(name: str, arguments: Sequence[str]) -> None:
 
 
 def _keep(what: str) -> None:
-    """Leaves what there is out of garbage collection, so that forks go on sharing it, unless a fork is not safe now."""
+    """Excludes all objects from garbage collection, so that forks share their memory; exits if a fork is unsafe."""
     threads = len(list(_THREADS.iterdir()))
     if threads > 1:
         sys.exit(f"fork server: {threads} threads after {what}; a fork is not safe then")
@@ -71,9 +71,9 @@ def _keep(what: str) -> None:
 
 
 def serve(requests: socket.socket, folder: Path) -> None:
-    """Forks until nobody asks any more."""
+    """Serves requests until the client closes the socket."""
     running: dict[int, BaseProcess] = {}  # by descriptor
-    # It ends a fork, too, as a program ends, but without taking the modules apart, which takes a third of a second.
+    # multiprocessing also ends a fork without tearing down its modules, which would take a third of a second.
     forking = multiprocessing.get_context("fork")
     poll = select.poll()
     poll.register(requests, select.POLLIN)
@@ -111,17 +111,17 @@ def _tell_end(requests: socket.socket, program: BaseProcess) -> None:
 
 
 def _tell(requests: socket.socket, *descriptors: int, **fields: Any) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more, which `recv` says in the next turn
+    with contextlib.suppress(OSError):  # the client is gone, which the next `recv` reports
         socket.send_fds(requests, [json.dumps(fields).encode()], descriptors)
 
 
 def _end_all(programs: Iterable[BaseProcess]) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for exit codes any more
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # exit codes are no longer needed
     orphan_guard.end({program.pid for program in programs if program.pid is not None})
 
 
 def _run_forked(request: dict[str, Any], folder: Path, inherited: Sequence[int]) -> None:
-    """In the fork: makes it a process of its own, and does what its command line says."""
+    """In the fork: becomes an independent process and runs the requested module."""
     os.setsid()
     for descriptor in inherited:
         os.close(descriptor)
@@ -129,7 +129,7 @@ def _run_forked(request: dict[str, Any], folder: Path, inherited: Sequence[int])
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, stream)
         os.close(file)
-    with contextlib.suppress(OSError):  # its name in `top`; the command line shows the server's
+    with contextlib.suppress(OSError):  # its name in `top`; its command line is still the server's
         _COMM.write_text(request["name"])
     os.environ.update(request["environment"])
     flag, module, *arguments = request["arguments"]

@@ -1,8 +1,8 @@
-"""Ends the given processes when whoever holds the other end of the pipe is gone, however it went.
+"""Stops registered processes when their parent is gone, even if the parent was killed by SIGKILL.
 
-Run as a script of its own, on the standard library alone. Reads lines `+pid` and `-pid` from its standard input; at the
-end of the input it sends SIGTERM to those that are left, and SIGKILL to those that are still there after a while. So
-even a demo that is killed by force leaves nobody behind.
+Runs as a separate script with only the standard library. It reads lines `+pid` and `-pid` from standard input; at the
+end of the input (the parent's end of the pipe is closed) it sends SIGTERM to the registered processes, and SIGKILL to
+those that are still running after `PATIENCE_SECONDS`.
 """
 
 import os
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 3.0
 
 
 def left_at_the_end(lines: Iterable[str]) -> set[int]:
-    """The processes that were given and not taken back."""
+    """The processes that were registered and not unregistered."""
     held: set[int] = set()
     for line in lines:
         pid = int(line[1:])
@@ -27,7 +27,7 @@ def left_at_the_end(lines: Iterable[str]) -> set[int]:
 
 
 def end(pids: set[int], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-    """Asks each to end, and then makes it."""
+    """Sends SIGTERM to each, and SIGKILL to those that are still running after a while."""
     left = {pid for pid in pids if _send(pid, signal.SIGTERM)}
     deadline = time.monotonic() + patience_seconds
     while left and time.monotonic() < deadline:
@@ -38,7 +38,7 @@ def end(pids: set[int], *, patience_seconds: float = PATIENCE_SECONDS) -> None:
 
 
 def _send(pid: int, number: int) -> bool:
-    """Whether there was somebody to send it to."""
+    """Whether the process exists."""
     try:
         os.kill(pid, number)
     except OSError:

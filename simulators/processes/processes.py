@@ -1,7 +1,7 @@
-"""Programs started and stopped as processes of their own, each by its own pid, with their output in files.
+"""Starts and stops programs as child processes, each by its pid, with their output in files.
 
-ProcessError        a program did not do what it should; the message says which and what it said last
-└── ChildDied       … because it ended although nobody had asked it to
+ProcessError        a program failed; the message names it and quotes its last output
+└── ChildDied       … because it ended unexpectedly
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from simulators.processes.fork_client import ForkServer, ForkServerError
 from simulators.processes.signals import signals_deferred
 
 STOP_SECONDS_MAX = 8.0
+"""After SIGTERM, until SIGKILL; a device may have to finish a training step and a write."""
 LAST_LINES = 12
 POLL_SECONDS = 0.02
 _PREFIX = "FEDKD_"
@@ -27,28 +28,28 @@ _KEPT = frozenset({"FEDKD_WHEEL_FOLDER"})
 
 
 class ProcessError(Exception):
-    """A program did not do what it should."""
+    """A program failed."""
 
 
 class ChildDied(ProcessError):
-    """A program ended although nobody had asked it to."""
+    """A program ended unexpectedly."""
 
     def __init__(self, name: str, *, code: int, last_lines: Sequence[str]) -> None:
-        ending = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        said = "".join(f"\n  | {line}" for line in last_lines) or " and said nothing"
-        super().__init__(f"{name} {ending} although nobody had asked it to{said}")
+        ending = f"by signal {-code}" if code < 0 else f"with code {code}"
+        said = "".join(f"\n  | {line}" for line in last_lines) or " without output"
+        super().__init__(f"{name} ended unexpectedly {ending}{said}")
         self.name = name
         self.code = code
 
 
 class Process(Protocol):
-    """Of `subprocess.Popen` what is used here; a forked program has it, too."""
+    """The part of `subprocess.Popen` that is used here; `ForkedProcess` has it as well."""
 
     pid: int
 
     @property
     def returncode(self) -> int | None:
-        """As `poll` found it."""
+        """The exit code that `poll` found."""
 
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
@@ -67,9 +68,9 @@ class Child:
     log: Path
     """Its standard error; may be the same file."""
     long_running: bool = True
-    """It is meant to go on until it is stopped."""
+    """It runs until it is stopped; ending earlier is a failure."""
     required: bool = True
-    """The run is worth nothing without it."""
+    """If it fails, the run fails."""
     stopping: bool = False
 
     @property
@@ -77,12 +78,12 @@ class Child:
         return self.process.poll() is not None
 
     def last_lines(self, count: int = LAST_LINES) -> list[str]:
-        """What it said last; for a person."""
+        """Its last lines of output, for error messages."""
         return last_lines(*dict.fromkeys((self.out, self.log)), count=count)
 
 
 def last_lines(*files: Path, count: int = LAST_LINES) -> list[str]:
-    """Of those that can be read."""
+    """The last lines of all files that can be read."""
     lines: list[str] = []
     for file in files:
         with contextlib.suppress(OSError):
@@ -91,17 +92,17 @@ def last_lines(*files: Path, count: int = LAST_LINES) -> list[str]:
 
 
 class Processes:
-    """All programs of one run. Leaving the `with` ends whoever still runs."""
+    """All child processes of one run. Leaving the `with` block stops those that are still running."""
 
     def __init__(self, folder: Path, *, preload: Sequence[str] = ()) -> None:
-        """`folder` takes the output. With `preload`, modules, there is a fork server that has them (see `start`)."""
+        """`folder`: for output files. `preload`: modules that a fork server imports for forked programs."""
         self.folder = folder
         self._children: list[Child] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._forks: ForkServer | None = None
         if preload and fork_server.IS_SUPPORTED:
             self._forks = ForkServer(folder, preload, child_environment(os.environ))
-        # -I -S: it needs nothing of ours, and is up in 20 ms.
+        # -I -S: it needs only the standard library, and starts in 20 ms.
         command = [sys.executable, "-I", "-S", orphan_guard.__file__]
         self._orphan_guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
@@ -125,21 +126,21 @@ class Processes:
         """`python ARGUMENTS…`.
 
         Args:
-            name: of the program, and of the files that take its output.
-            arguments: of the interpreter; of a forked program the first is `-m`.
-            environment: besides our own.
-            long_running: it is meant to go on until it is stopped.
-            required: its failure ends the run (see `check`); else whoever started it looks how it ended.
-            events: standard output goes to a file of its own, NAME.events.
-            forked: from the fork server, where there is one.
+            name: of the program and of its output files.
+            arguments: of the interpreter; for a forked program the first must be `-m`.
+            environment: in addition to the inherited variables.
+            long_running: it runs until it is stopped.
+            required: its failure ends the run (see `check`); otherwise the caller checks how it ended.
+            events: write standard output to a separate file, NAME.events.
+            forked: fork it from the fork server, if there is one.
 
         Raises:
             ProcessError: the fork server does not answer.
         """
         if forked and self._forks is not None:
             with self._fork_errors():
-                self._forks.await_ready()  # here, where an interruption comes through
-        with signals_deferred():  # or one that was just started would be known to nobody
+                self._forks.await_ready()  # outside the deferred block, so that Ctrl-C interrupts the wait
+        with signals_deferred():  # a process that was just started must be registered
             child = self._start(name, arguments, environment or {}, events=events, forked=forked)
         child.long_running, child.required = long_running, required
         return child
@@ -177,7 +178,7 @@ class Processes:
                 stdout=out_file,
                 stderr=log_file,
                 env=child_environment(os.environ) | dict(environment),
-                start_new_session=True,  # Ctrl-C in the terminal is for this program; it ends the others in order
+                start_new_session=True,  # Ctrl-C in the terminal reaches only this program, which stops the rest
             )
 
     @contextmanager
@@ -190,13 +191,13 @@ class Processes:
             raise ProcessError(f"{error}{said}") from None
 
     def let_forks_have(self, function: str, *arguments: str) -> None:
-        """What MODULE:FUNCTION leaves in memory, forks that are started from now on share; without them, nothing."""
+        """Calls MODULE:FUNCTION in the fork server; later forks share what it leaves in memory."""
         if self._forks is not None:
             self._forks.call(function, *arguments)
 
     def check(self) -> None:
         """Raises:
-        ChildDied: one that is meant to run has ended, or one that should do its work and is needed has failed.
+        ChildDied: a long-running program has ended, or a required one has failed.
         """
         if self._forks is not None and (code := self._forks.process.poll()) is not None:
             raise ChildDied("fork server", code=code, last_lines=last_lines(self._forks.log))
@@ -206,7 +207,7 @@ class Processes:
                 raise ChildDied(child.name, code=code, last_lines=child.last_lines())
 
     def stop(self, *children: Child, patience_seconds: float = STOP_SECONDS_MAX) -> None:
-        """SIGTERM to all, SIGKILL to those who do not end in time."""
+        """Sends SIGTERM to all, and SIGKILL to those that have not ended in time."""
         for child in children:
             child.stopping = True
             if not child.ended:
@@ -221,14 +222,14 @@ class Processes:
             self._forget(child)
 
     def kill(self, child: Child) -> None:
-        """SIGKILL: no chance to say goodbye."""
+        """Sends SIGKILL."""
         child.stopping = True
         child.process.kill()
         child.process.wait()
         self._forget(child)
 
     def close(self) -> None:
-        """Ends everything, in any state."""
+        """Stops everything, in any state."""
         self.stop(*self._children, patience_seconds=3.0)
         if self._forks is not None:
             self._forks.close()
@@ -244,13 +245,13 @@ class Processes:
 
     def _tell_orphan_guard(self, sign: str, pid: int) -> None:
         assert self._orphan_guard.stdin is not None
-        with contextlib.suppress(OSError):  # a leash that somebody ended is not worth the run
+        with contextlib.suppress(OSError):  # the run continues without the guard if somebody ended it
             self._orphan_guard.stdin.write(f"{sign}{pid}\n".encode())
             self._orphan_guard.stdin.flush()
 
 
 def child_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """What a program of ours inherits: not the settings of the user's real federation, and one thread each."""
+    """Environment of a child: without the settings of the user's real federation, and with one thread for numerics."""
     kept = {name: value for name, value in own.items() if not name.startswith(_PREFIX) or name in _KEPT}
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [own.get("PYTHONPATH")])]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which the demo turns into an exception, kept out of what must not be left halfway."""
+"""Defers SIGINT and SIGTERM, which the demo turns into an exception, during steps that must complete."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end. Not blocked, since programs started meanwhile would inherit that."""
+    """SIGINT and SIGTERM take effect at the end of the block. Not masked: a child would inherit the mask."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only
         return

@@ -1,4 +1,4 @@
-"""What the same student reached without federation: on everybody's data in one heap, and on one person's alone."""
+"""Results of the baselines: the same student without federation, on pooled data and on each person's data alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,33 +8,33 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class BaselineResults:
-    """What was measured so far; a slow machine may never get to all of it."""
+    """Results so far; on a slow machine some may never be measured."""
 
     epochs: int
     centralised: dict[str, float] = field(default_factory=dict)
-    """Metrics on the held-out persons by name; so are all here."""
+    """Metrics on the held-out persons, by name; the same for all results here."""
     local: dict[str, dict[str, float]] = field(default_factory=dict)
     teacher: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    """Of the programs that have told they are done, together."""
+    """Total run time of the programs that have finished."""
     given_up: str = ""
-    """Why the run went on without those that are missing; empty while they are still expected."""
+    """Why the missing ones were given up; empty while they are still expected."""
 
     def pooled(self, metric: str = "accuracy") -> float | None:
-        """On everybody's data together; None: not measured."""
+        """On all devices' data together; None: not measured."""
         return self.centralised.get(metric)
 
     def local_mean(self, metric: str = "accuracy") -> float | None:
-        """Mean over the devices that were measured; None: there are none."""
+        """Mean over the devices measured so far; None: there are none."""
         return fmean(metrics[metric] for metrics in self.local.values()) if self.local else None
 
     def missing(self, devices: Iterable[str]) -> tuple[str, ...]:
-        """What was not measured, for a person."""
+        """Names of the baselines that were not measured, for a report."""
         alone = tuple(f"{device} alone" for device in devices if device not in self.local)
         return alone if self.centralised else ("pooled data", *alone)
 
     def take(self, event: dict[str, Any]) -> None:
-        """One line of the command."""
+        """Adds one output line of `asyncfedkd baselines`."""
         match event:
             case {"who": "centralised", "metrics": metrics}:
                 self.centralised = metrics

@@ -1,6 +1,6 @@
-"""What happened to each device, told from its own event lines and from what was done to it. Pure.
+"""A device's history, from its own event lines and from the outages that the demo caused. Pure.
 
-The state that is shown is what matters most to somebody who looks on: dead before offline before held before busy.
+If several states apply, the most severe is shown: killed before offline before held before training or sending.
 """
 
 import json
@@ -16,32 +16,32 @@ SpanKind = Literal["training", "offline", "killed", "held"]
 
 @dataclass(kw_only=True)
 class Span:
-    """Something that lasted."""
+    """A period of training or of an outage."""
 
     kind: SpanKind
     start: float
-    """Unix seconds, as all moments here."""
+    """Unix seconds, like all times here."""
     stop: float | None = None
-    """None: it still lasts."""
+    """None: not over yet."""
 
 
 @dataclass(kw_only=True)
 class DeviceTimeline:
-    """One device so far."""
+    """The history of one device so far."""
 
     device: str
     base_version: int | None = None
-    """Of the newest model that the device has."""
+    """Version of the newest model that the device has."""
     made: int = 0
-    """Updates put into the outbox."""
+    """Updates added to the outbox."""
     merged: int = 0
     duplicates: int = 0
     refused: dict[int, str] = field(default_factory=dict)
-    """Sequence to reason."""
+    """Reason by sequence number."""
     staleness: list[int] = field(default_factory=list)
-    """Of each merged update, as its receipt said."""
+    """Staleness of each merged update, from its receipt."""
     merges: list[float] = field(default_factory=list)
-    """When each receipt of a merge came."""
+    """Arrival times of the receipts of merged updates."""
     starts: int = 0
     warnings: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
@@ -53,7 +53,7 @@ class DeviceTimeline:
 
     @property
     def state(self) -> State:
-        """What somebody who looks on should see."""
+        """The state to show."""
         for kind in ("killed", "offline"):
             if self._open(kind) is not None:
                 return kind
@@ -69,11 +69,11 @@ class DeviceTimeline:
 
     @property
     def settled(self) -> int:
-        """Updates whose fate the device knows."""
+        """Updates with a final receipt."""
         return self.merged + self.duplicates + len(self.refused)
 
     def begin_outage(self, kind: OutageKind, at: float) -> None:
-        """Something begins that the device cannot tell itself."""
+        """Records the start of an outage that the device itself cannot log."""
         if kind == "killed":
             self.end_span("training", at)
             self.is_training = self.is_connected = self.is_sending = False
@@ -84,18 +84,18 @@ class DeviceTimeline:
         self.end_span(kind, at)
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """One event line of the device; what is not of interest here changes nothing."""
+        """Adds one event of the device; irrelevant events are ignored."""
         act = _ACTS.get(str(event.get("event")))
         if act is not None:
             act(self, event, float(event["at"]))
 
     def rest(self, at: float) -> None:
-        """It trains no longer; a round that was under way is given up."""
+        """Training stops; a round in progress is abandoned."""
         self.end_span("training", at)
         self.is_training = False
 
     def finish(self, at: float) -> None:
-        """The run is over."""
+        """The run is over: ends all open periods."""
         for span in self.spans:
             if span.stop is None:
                 span.stop = at
@@ -127,7 +127,7 @@ def _model(timeline: DeviceTimeline, event: Mapping[str, Any], _at: float) -> No
 
 
 def _training(timeline: DeviceTimeline, _event: Mapping[str, Any], at: float) -> None:
-    timeline.rest(at)  # a round that was given up says nothing of its end
+    timeline.rest(at)  # an abandoned round logs no end
     timeline.is_training = True
     timeline.spans.append(Span(kind="training", start=at))
 
@@ -154,7 +154,7 @@ def _receipt(timeline: DeviceTimeline, event: Mapping[str, Any], at: float) -> N
             timeline.merges.append(at)
         case "duplicate":
             timeline.duplicates += 1
-        case "refused" if event["reason"] != "rate":  # a rate refusal is sent again
+        case "refused" if event["reason"] != "rate":  # after a "rate" refusal the device sends again
             timeline.refused[int(event["sequence"])] = str(event["reason"])
 
 
@@ -162,7 +162,7 @@ def _held(timeline: DeviceTimeline, event: Mapping[str, Any], at: float) -> None
     match event["what"]:
         case "upload":
             timeline.held_reason = "; ".join(event.get("reasons", ()))
-        case "training":  # a round under way is given up, which is told by nothing else
+        case "training":  # a round in progress is abandoned, which no other event says
             timeline.rest(at)
 
 
@@ -189,18 +189,18 @@ _ACTS: Mapping[str, Callable[[DeviceTimeline, Mapping[str, Any], float], None]] 
     "warning": _warning,
     "stopped": _stopped,
 }
-"""What each event of device_client/events.py means here."""
+"""What each event of device_client/events.py changes."""
 
 
 class EventReader:
-    """The complete JSON lines of a growing file, each once. A line cut short by a kill is skipped."""
+    """Reads the complete JSON lines of a growing file, each once. A line truncated by a kill is skipped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read_bytes = 0
 
     def new(self) -> Iterator[Mapping[str, Any]]:
-        """Those since the last call."""
+        """The lines since the last call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read_bytes)

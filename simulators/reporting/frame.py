@@ -1,6 +1,6 @@
 """One frame of the live view: a snapshot drawn for a terminal of any size.
 
-What does not fit is left out, the least important first: at the side columns of the table, below the news, then notes,
+What does not fit is left out, the least important first: in width, columns of the table; in height, news, then notes,
 then devices.
 """
 
@@ -22,7 +22,7 @@ NEWS_KEPT = 5
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_COLUMNS = 40
 _SPARK_COLUMNS_MIN = 10
-"""A shorter bar says nothing."""
+"""Shorter bars are not drawn."""
 _FRAME_COLUMNS, _FRAME_LINES = 4, 2
 _KB = 1_000
 
@@ -40,12 +40,12 @@ STYLES: dict[State, str] = {
 
 @dataclass(frozen=True)
 class _Column:
-    """One of the table of devices."""
+    """One column of the device table."""
 
     heading: str
     cell: Callable[[DeviceRow], str]
     columns_max: int = 20
-    """Longer cells are cut."""
+    """Longer cells are truncated."""
     columns_min: int = 0
     is_number: bool = True
 
@@ -57,7 +57,7 @@ def _or_dash(value: int | None) -> str:
 _SHOWN: Sequence[_Column] = (
     _Column("device", lambda row: row.name, is_number=False),
     _Column("profile", lambda row: row.title, columns_max=30, is_number=False),
-    # Wide enough for most states from the beginning, so that the table does not jump.
+    # Wide enough for most states from the start, so that the table does not change its width.
     _Column("state", lambda row: f"● {row.state}{row.detail}", columns_min=17, columns_max=30, is_number=False),
     _Column("base", lambda row: _or_dash(row.base_version)),
     _Column("stale", lambda row: _or_dash(row.staleness_last)),
@@ -66,7 +66,7 @@ _SHOWN: Sequence[_Column] = (
     _Column("kB up", lambda row: f"{row.bytes_up / _KB:.0f}"),
     _Column("kB down", lambda row: f"{row.bytes_down / _KB:.0f}"),
 )
-"""As they stand in the table."""
+"""In the order of the table."""
 _BY_IMPORTANCE = ("device", "state", "merged", "profile", "base", "stale", "outbox", "kB up", "kB down")
 
 
@@ -80,7 +80,7 @@ class Frame:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = max(1, options.max_width - _FRAME_COLUMNS)
-        # One line is the cursor's: a frame that fills the last line makes the terminal scroll.
+        # The cursor needs one line: a frame that fills the last line makes the terminal scroll.
         lines_left = max(1, options.size.height - _FRAME_LINES - 1)
         parts = _head(self.snapshot, columns)[:lines_left]
         lines_left -= len(parts)
@@ -91,7 +91,7 @@ class Frame:
         below = [_line(" · ".join(self.snapshot.notes), "dim")] if self.snapshot.notes else []
         left_for_news = max(0, lines_left - len(below))
         below += [_line(text) for text in self.news[-left_for_news:]] if left_for_news else []
-        page = f"in a browser: {self.snapshot.page_url}" if self.snapshot.page_url else None
+        page = f"live page: {self.snapshot.page_url}" if self.snapshot.page_url else None
         yield Panel(
             Group(*parts, *below[: max(0, lines_left)]),
             title=_line("asyncfedkd · asynchronous federated distillation over MQTT", "bold"),
@@ -104,7 +104,7 @@ class Frame:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """One line of it, whatever is in it."""
+    """The text on one line; non-printable characters become spaces."""
     return Text(_printable(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
@@ -113,12 +113,12 @@ def _printable(text: str) -> str:
 
 
 def _head(snapshot: Snapshot, columns: int) -> list[RenderableType]:
-    """Stage, progress, accuracy and counts; one line each."""
+    """Stage, progress, accuracy and counts, one line each."""
     progress = accuracy = ""
     if snapshot.version >= 0:
         progress = _progress(snapshot)
     if snapshot.accuracies:
-        accuracy = f"accuracy {snapshot.accuracies[-1]:.1%} on persons never seen (version {snapshot.accuracy_version})"
+        accuracy = f"accuracy {snapshot.accuracies[-1]:.1%} on unseen persons (version {snapshot.accuracy_version})"
     pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(accuracy)))
     parts: list[RenderableType] = [_line(f"{snapshot.stage}  {snapshot.seconds:.0f} s", "bold")]
     if pictures < _SPARK_COLUMNS_MIN:
@@ -140,11 +140,11 @@ def _head(snapshot: Snapshot, columns: int) -> list[RenderableType]:
 
 
 def _progress(snapshot: Snapshot) -> str:
-    """What drains from the outboxes at the end makes versions beyond the planned ones."""
+    """Draining the outboxes at the end can add versions beyond the planned ones."""
     if snapshot.versions_planned is None:
         return f"version {snapshot.version}"
     if snapshot.version > snapshot.versions_planned:
-        return f"version {snapshot.version}, {snapshot.versions_planned} were planned"
+        return f"version {snapshot.version} ({snapshot.versions_planned} planned)"
     return f"version {snapshot.version} of {snapshot.versions_planned}"
 
 
@@ -157,12 +157,12 @@ def _beside(picture: RenderableType, columns: int, text: str) -> RenderableType:
 
 
 def _share(snapshot: Snapshot) -> float:
-    """Of the planned versions, 0 to 1; 0 while nobody knows how many are planned."""
+    """Published share of the planned versions, 0 to 1; 0 while their number is unknown."""
     return min(1.0, snapshot.version / snapshot.versions_planned) if snapshot.versions_planned else 0.0
 
 
 def _fitting(rows: Sequence[DeviceRow], columns: int) -> list[tuple[_Column, int]]:
-    """The columns that there is room for, and their widths; the first by importance is always one of them."""
+    """The columns that fit, with their widths; the most important one is always included."""
     widths: dict[str, int] = {}
     left = columns
     by_heading = {column.heading: column for column in _SHOWN}
@@ -196,9 +196,9 @@ def _table(shown: Sequence[tuple[_Column, int]], rows: Sequence[DeviceRow]) -> R
 
 
 def sparkline(values: Sequence[float], columns: int = _SPARK_COLUMNS) -> str:
-    """The values 0 to 1 as blocks, the newest at the right; more values than columns are thinned out.
+    """Values from 0 to 1 as block characters, the newest at the right; more values than columns are thinned out.
 
-    What is not a number is left blank.
+    NaN is left blank.
     """
     if len(values) > columns:
         values = [values[round(at * (len(values) - 1) / (columns - 1))] for at in range(columns)]

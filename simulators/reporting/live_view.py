@@ -1,4 +1,4 @@
-"""What somebody sees who looks on: a live table on a terminal, plain lines everywhere else."""
+"""Shows a running demo: a live table on a terminal, plain lines otherwise."""
 
 import time
 from collections import deque
@@ -13,13 +13,13 @@ from simulators.reporting.frame import NEWS_KEPT, Frame
 from simulators.reporting.snapshot import Snapshot
 
 PLAIN_SECONDS = 5.0
-"""Between two lines of the same stage."""
+"""Between two lines in the same stage."""
 FRAME_SECONDS = 0.25
-"""Drawing costs computing, which the devices need more."""
+"""Between two frames; drawing takes CPU time that the devices need."""
 
 
 class View(Protocol):
-    """Both kinds."""
+    """What both views can do."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -27,14 +27,14 @@ class View(Protocol):
     ) -> None: ...
 
     def news(self, seconds: float, text: str) -> None:
-        """Something happened."""
+        """Reports an event."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """How things stand; may be called often."""
+        """Shows the current state; may be called often."""
 
 
 class PlainView:
-    """Lines, for logs and pipes."""
+    """One line at a time, for logs and pipes."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class PlainView:
         now = self._clock()
         if snapshot.page_url and snapshot.page_url != self._page_url:
             self._page_url = snapshot.page_url
-            self.news(snapshot.seconds, f"watch it in a browser, as long as the demo runs: {snapshot.page_url}")
+            self.news(snapshot.seconds, f"live page, while the demo runs: {snapshot.page_url}")
         if snapshot.stage == self._stage and self._shown_at is not None and now - self._shown_at < PLAIN_SECONDS:
             return
         self._stage, self._shown_at = snapshot.stage, now
@@ -83,7 +83,7 @@ def plain_line(snapshot: Snapshot) -> str:
 
 
 class LiveView:
-    """A table that is drawn again and again."""
+    """A table that is redrawn in place."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or Console()
@@ -98,7 +98,7 @@ class LiveView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._scene is not None:  # what stays on the screen is how it ended
+        if self._scene is not None:  # the last frame stays on the screen
             self._live.update(Frame(self._scene, tuple(self._news)))
         self._live.stop()
 
@@ -114,7 +114,7 @@ class LiveView:
 
 
 def make_view(*, plain: bool) -> View:
-    """The live one where there is a terminal to draw on."""
+    """The live view on a terminal that can draw it; plain lines otherwise."""
     console = Console()
     can_draw = console.is_terminal and not console.is_dumb_terminal and console.encoding.lower().startswith("utf")
     return LiveView(console) if can_draw and not plain else PlainView()

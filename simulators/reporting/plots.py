@@ -1,7 +1,7 @@
-"""The report's plots as inline SVG that follows the page: its colours are CSS variables, its text is the page's text.
+"""The report's plots as inline SVG in the page's style: colours are CSS variables, and text uses the page's font.
 
-matplotlib draws with stand-in colours, and each stand-in becomes a `var(--…)` in the SVG, so that one drawing serves
-light and dark mode. Figures are narrow, so that a phone shows them at their own size.
+matplotlib draws with placeholder colours, which are then replaced by `var(--…)`, so that one drawing serves light and
+dark mode. Figures are narrow, so that a phone shows them at full size.
 """
 
 import io
@@ -33,18 +33,18 @@ COLOURS = {
     "down": "#01020e",
     "paper": "#01020f",
 }
-"""Stand-in for each CSS variable of report.html."""
+"""Placeholder for each CSS variable of report.html."""
 WIDTH_INCHES, HEIGHT_INCHES = 5.2, 3.0
 WIDE_INCHES = 2 * WIDTH_INCHES + 0.3
-"""Of a figure that takes both columns of a wide page."""
+"""Width of a figure that spans both columns of a wide page."""
 ROW_INCHES = 0.42
 LABEL_SHARE = 0.085
-"""Height of a line of text, of the plot's height."""
+"""Height of a line of text as a share of the plot's height."""
 FONT_POINTS = 9.0
 _KB = 1_000
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it takes the page's font and colour, and can be searched
+    "svg.fonttype": "none",  # keeps text as text: it has the page's font and colour, and can be searched
     "font.family": "sans-serif",
     "font.size": FONT_POINTS,
     "axes.edgecolor": COLOURS["grid"],
@@ -68,7 +68,7 @@ _STYLE: dict[str, Any] = {
 
 
 def plots(results: RunResults) -> dict[str, str]:
-    """SVG by the name of its place in the template."""
+    """All plots as SVG, by the name of their placeholder in the template."""
     rows = len(results.devices)
     timeline_inches, bars_inches = 1.0 + ROW_INCHES * rows, 0.8 + 1.35 * ROW_INCHES * rows
     drawings: dict[str, tuple[Callable[[Axes, RunResults], None], float, float]] = {
@@ -76,7 +76,7 @@ def plots(results: RunResults) -> dict[str, str]:
         "accuracy_over_version": (accuracy_over_version, WIDTH_INCHES, HEIGHT_INCHES),
         "accuracy_over_bytes": (accuracy_over_bytes, WIDTH_INCHES, HEIGHT_INCHES),
         "staleness": (staleness, WIDTH_INCHES, HEIGHT_INCHES),
-        # Drawn for both columns of a wide page and for a phone's width: letters keep their size.
+        # Drawn twice, for a wide page and for a phone, so that letters have the same size on both.
         "timeline_wide": (timeline, WIDE_INCHES, timeline_inches),
         "timeline": (timeline, WIDTH_INCHES, timeline_inches),
         "contributions": (contributions, WIDTH_INCHES, bars_inches),
@@ -86,7 +86,7 @@ def plots(results: RunResults) -> dict[str, str]:
 
 
 def _svg(name: str, draw: Callable[[Axes, RunResults], None], results: RunResults, size: Sequence[float]) -> str:
-    style: Any = _STYLE | {"svg.hashsalt": name}  # matplotlib's type is the literal list of all its settings
+    style: Any = _STYLE | {"svg.hashsalt": name}  # matplotlib types this as the literal list of all its settings
     with mpl.rc_context(style):
         figure = Figure(figsize=(size[0], size[1]), layout="constrained")
         figure.patch.set_alpha(0)
@@ -99,7 +99,7 @@ def _svg(name: str, draw: Callable[[Axes, RunResults], None], results: RunResult
 
 
 def themed(svg: str, name: str) -> str:
-    """The drawing as it stands in a page: no prologue, CSS colours, the page's font, ids of its own."""
+    """The SVG for embedding: without prologue, with CSS colours, the page's font, and unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for variable, colour in COLOURS.items():
@@ -114,28 +114,28 @@ def themed(svg: str, name: str) -> str:
 
 
 def accuracy_over_time(axes: Axes, results: RunResults) -> None:
-    """Against seconds since the first device was started."""
+    """Accuracy over seconds since the first device was started."""
     told = sorted(results.evaluations, key=lambda one: one.at)
     seconds = [max(0.0, one.at - results.started_at) for one in told]
-    # A version holds until the next one: no line leads from one to the other.
+    # Steps: a version is in use until the next one.
     _accuracy(axes, results, seconds, [one.metrics["accuracy"] for one in told], drawstyle="steps-post")
     axes.set_xlabel("seconds since the devices were started")
 
 
 def accuracy_over_version(axes: Axes, results: RunResults) -> None:
-    """Against the version of the model."""
+    """Accuracy over the version of the model."""
     told = sorted(results.evaluations, key=lambda one: one.version)
     _accuracy(axes, results, [one.version for one in told], [one.metrics["accuracy"] for one in told])
-    axes.set_xlabel("version of the shared model")
+    axes.set_xlabel("model version")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def accuracy_over_bytes(axes: Axes, results: RunResults) -> None:
-    """Against what a device had sent and received by then, in the mean."""
+    """Accuracy over the mean bytes that a device had sent and received."""
     told = sorted(results.evaluations, key=lambda one: one.at)
     kilobytes = [results.bytes_by(one.at) / _KB for one in told]
     _accuracy(axes, results, kilobytes, [one.metrics["accuracy"] for one in told])
-    axes.set_xlabel("kB a device, up and down together")
+    axes.set_xlabel("kB per device, up and down")
 
 
 def _accuracy(
@@ -147,7 +147,7 @@ def _accuracy(
     drawstyle: Literal["default", "steps-post"] = "default",
 ) -> None:
     alone = [metrics["accuracy"] for metrics in results.baselines.local.values()]
-    # What matters happens near the floor and the ceiling; the way up from chance enters from below.
+    # The axis shows the range of floor and ceiling; the start at chance level is cut off below.
     bottom = max(0.0, math.floor(10 * min([*alone, accuracies[-1]]) - 2) / 10)
     axes.set_ylim(bottom, 1)
     labels: list[tuple[str, str, float]] = []
@@ -168,7 +168,7 @@ def _accuracy(
 
 
 def _name_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
-    """Each line's name and height beside its right end: (colour, name, height). The limits of y are set already."""
+    """Labels each line (colour, name, height) beside its right end. The y limits must be set before."""
     low, high = axes.get_ylim()
     heights = [(height - low) / (high - low) for _, _, height in labels]
     for (colour, what, height), at, place in zip(labels, heights, spread(heights, LABEL_SHARE), strict=True):
@@ -186,9 +186,9 @@ def _name_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places between 0 and 1, in the order of the given ones and near them, that are at least `gap` apart.
+    """Moves label positions (0 to 1) apart, to at least `gap`, keeping their order and staying close to the given ones.
 
-    Where there is no room for all of them, they overlap below.
+    If there is not enough room for all, they overlap at the bottom.
     """
     order = sorted(range(len(places)), key=lambda at: places[at])
     found = list(places)
@@ -239,18 +239,18 @@ def timeline(axes: Axes, results: RunResults) -> None:
 
 
 def staleness(axes: Axes, results: RunResults) -> None:
-    """How many versions had gone by when an update was merged."""
+    """Histogram of the staleness of merged updates."""
     values = results.staleness
     counts = [values.count(value) for value in range(max(values, default=0) + 1)]
     axes.bar(range(len(counts)), counts, color=COLOURS["federated"], width=0.8)
-    axes.set_xlabel("staleness: versions published since the one it started from")
+    axes.set_xlabel("staleness: versions published since the update's base")
     axes.set_ylabel("updates merged")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def contributions(axes: Axes, results: RunResults) -> None:
-    """Merged updates, and what they weighed."""
+    """Merged updates and merging weight of each device."""
     merged, shares = results.merged_by_device(), results.weight_shares()
     rows = range(len(results.devices))
     counts = [merged[device.name] for device in results.devices]
@@ -269,7 +269,7 @@ def contributions(axes: Axes, results: RunResults) -> None:
 
 
 def traffic(axes: Axes, results: RunResults) -> None:
-    """Bytes on each device's own line."""
+    """Bytes through each device's proxy."""
     thickness = 0.2
     for offset, colour, values in (
         (-thickness / 2 - 0.02, "up", [device.bytes_up / _KB for device in results.devices]),
@@ -292,7 +292,7 @@ def traffic(axes: Axes, results: RunResults) -> None:
 
 
 def _device_rows(axes: Axes, devices: Iterable[DeviceResults], *, titles: bool = False) -> None:
-    """One row a device, the first at the top; its profile small above its bar where there is room."""
+    """One row per device, the first at the top; with `titles`, its profile in small type above its bar."""
     names = [device.name for device in devices]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.75 if titles else -0.6)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else. Each figure in it was measured in this run."""
+"""The report: one self-contained HTML file. All its figures were measured in this run."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ _KB = 1_000
 
 
 def write_report(results: RunResults, path: Path) -> None:
-    """Writes the page."""
+    """Writes the report to `path`."""
     path.write_text(page(results), encoding="utf-8")
 
 
 def page(results: RunResults) -> str:
-    """The whole page."""
+    """The report as HTML."""
     template = Template(files("simulators.reporting").joinpath("report.html").read_text(encoding="utf-8"))
     told = {
         "title": escape(f"{results.final.metrics['accuracy']:.1%} on {results.task}"),
@@ -50,38 +50,43 @@ def headline(results: RunResults) -> str:
     ceiling, floor = results.baselines.pooled(), results.baselines.local_mean()
     compared = []
     if ceiling is not None:
-        compared.append(f"{_points(accuracy - ceiling)} training on all their data in one place")
+        compared.append(f"{_points(accuracy - ceiling)} training on pooled data")
     if floor is not None:
-        compared.append(f"{_points(accuracy - floor)} one person's data alone")
+        compared.append(f"{_points(accuracy - floor)} training on one person's data")
     devices = len(results.devices)
     return (
-        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} taught one model that is right"
-        f" {accuracy:.1%} of the time about people it has never seen{': ' if compared else ''}{', '.join(compared)}."
+        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} trained one model that reaches"
+        f" {accuracy:.1%} accuracy on unseen persons{': ' if compared else ''}{', '.join(compared)}."
     )
 
 
 def lead(results: RunResults) -> str:
-    """What was done and whether the ledgers agree."""
+    """What was done, and whether every update was merged exactly once."""
     audit = results.audit
+    exceptions = [
+        *([f"{len(audit.refused)} refused"] if audit.refused else []),
+        *([f"{audit.kept} still waiting in an outbox"] if audit.kept else []),
+    ]
+    aside = f" ({', '.join(exceptions)})" if exceptions else ""
     agrees = (
-        f"Each of the {len(audit.sent)} updates that left a device"
-        + (f", without the {len(audit.refused)} refused," if audit.refused else "")
-        + " was merged exactly once: the devices' outboxes and the aggregator's ledger agree."
+        f"The devices sent {len(audit.sent)} updates{aside}. Each"
+        f"{' of the others' if exceptions else ''} was merged exactly once: the devices' outboxes and the aggregator's"
+        " ledger agree."
         if audit.agrees
         else f"But {audit}."
     )
     seconds = results.stopped_at - results.started_at
     return (
-        f"Nobody waited for anybody: {results.version} versions in {seconds:.0f} s, while devices went offline, were"
-        f" killed, were held back or were slow. {agrees}{_missing(results)}"
+        f"{results.version} versions in {seconds:.0f} s, without rounds to wait for, while devices were offline,"
+        f" killed, held by their upload policy, or slow. {agrees}{_missing(results)}"
     )
 
 
 def _missing(results: RunResults) -> str:
-    """Which baselines the report goes without, and why; a sentence."""
+    """A sentence about the missing baselines and the reason."""
     if not results.missing:
         return ""
-    return f" Missing here: {', '.join(results.missing)} ({results.baselines.given_up or 'not measured'})."
+    return f" Missing: {', '.join(results.missing)} ({results.baselines.given_up or 'not measured'})."
 
 
 def _kpis(results: RunResults) -> str:
@@ -89,7 +94,7 @@ def _kpis(results: RunResults) -> str:
     ratio = f"{wire.teacher_parameters / wire.student_parameters:.1f} times" if wire.student_parameters else "-"
     rows: Sequence[tuple[str, str, str]] = (
         ("federated", f"{results.final.metrics['accuracy']:.1%}", f"accuracy of version {results.final.version}"),
-        ("ceiling", _percent(baselines.pooled()), "pooled data: the same student, centralised"),
+        ("ceiling", _percent(baselines.pooled()), "pooled data: the same student, trained centrally"),
         ("floor", _percent(baselines.local_mean()), f"one person alone, mean over {_measured(results)}"),
         (
             "good" if audit.agrees else "bad",
@@ -99,12 +104,12 @@ def _kpis(results: RunResults) -> str:
         (
             "",
             f"{results.update_payload_bytes / _KB:.1f} kB",
-            f"an update; {results.bytes_up / _KB:,.0f} kB up and {results.bytes_down / _KB:,.0f} kB down in all",
+            f"per update; {results.bytes_up / _KB:,.0f} kB up and {results.bytes_down / _KB:,.0f} kB down in total",
         ),
         (
             "good" if wire.is_student_only else "bad",
             "0 bytes" if wire.is_student_only else "suspect",
-            f"of the teacher on the wire; it is {ratio} the student's size",
+            f"of the teacher were sent; it is {ratio} the student's size",
         ),
     )
     return "\n".join(
@@ -123,7 +128,7 @@ def _staleness(results: RunResults) -> str:
 def _bytes_caption(results: RunResults) -> str:
     if results.bytes_per_point is None:
         return ""
-    return f"{results.bytes_per_point / _KB:.1f} kB for each point of accuracy gained."
+    return f"{results.bytes_per_point / _KB:.1f} kB per percentage point of accuracy gained."
 
 
 def _devices(results: RunResults) -> str:
@@ -148,8 +153,8 @@ def _devices(results: RunResults) -> str:
         )
 
     heads = (
-        *("device", "profile", "examples", "computes", "updates merged", "share of weight"),
-        *("staleness mean / max", "starts", "bytes an update", "kB up", "kB down", "accuracy alone"),
+        *("device", "profile", "examples", "duty cycle", "updates merged", "share of weight"),
+        *("staleness mean / max", "starts", "bytes per update", "kB up", "kB down", "accuracy alone"),
     )
     return _table(heads, [row(device) for device in results.devices], text=1)
 
@@ -157,14 +162,14 @@ def _devices(results: RunResults) -> str:
 def _wire_caption(results: RunResults) -> str:
     wire = results.wire
     if not wire.teacher_parameters:
-        return "Payloads as a client of its own saw them. This task has no teacher."
-    verdict = "so no message could have held it" if wire.is_student_only else "which does NOT rule it out"
+        return "Payloads counted by a passive MQTT client. This task has no teacher."
+    verdict = "so no message can have contained it" if wire.is_student_only else "so this is NOT ruled out"
     return (
-        f"Payloads as a client of its own saw them. The largest one ({wire.largest_kind}) had {wire.largest_bytes:,}"
-        f" bytes. The teacher has {wire.teacher_parameters:,} numbers, {results.teacher_bytes:,} bytes as a file, and"
-        f" {wire.teacher_bytes_min:,} at four bits a number; {verdict}. Every update was decoded:"
-        f" at most {wire.numbers_max:,} numbers, the student has {wire.student_parameters:,};"
-        f" {wire.foreign_updates} were of another form."
+        f"Payloads counted by a passive MQTT client. The largest one ({wire.largest_kind}) had {wire.largest_bytes:,}"
+        f" bytes. The teacher has {wire.teacher_parameters:,} parameters, {results.teacher_bytes:,} bytes as a file and"
+        f" {wire.teacher_bytes_min:,} at four bits per parameter; {verdict}. Every update was decoded:"
+        f" it had at most {wire.numbers_max:,} values, and the student has {wire.student_parameters:,};"
+        f" {wire.foreign_updates} had another layout."
     )
 
 
@@ -177,14 +182,14 @@ def _wire(results: RunResults) -> str:
 
 
 _KINDS = {
-    "chunk": "aggregator → who asks, pieces of a snapshot",
-    "model": "aggregator → all, manifests with the newest delta",
-    "delta": "aggregator → who missed it, from one version to the next",
+    "chunk": "aggregator → devices that need it: parts of a snapshot",
+    "model": "aggregator → all: manifests with the newest delta",
+    "delta": "aggregator → devices that missed a version: the difference to the next one",
     "update": "device → aggregator",
     "receipt": "aggregator → device",
-    "presence": "device, or the broker in its place",
+    "presence": "device (its will: the broker)",
     "evaluation": "evaluator → aggregator",
-    "aggregator": "aggregator, its status",
+    "aggregator": "aggregator: its status",
 }
 
 
@@ -192,24 +197,23 @@ def _reading(results: RunResults) -> str:
     epochs, devices = results.baselines.epochs, len(results.devices)
     stopped = results.stopped_at - results.started_at
     teacher = results.baselines.teacher.get("accuracy")
-    alone = f"; by itself it reaches {teacher:.1%}" if teacher is not None else ""
+    alone = f"; it reaches {teacher:.1%} itself" if teacher is not None else ""
     entries = {
-        "Pooled data": f"The same student from the same first weights, under the same teacher, on all {devices} "
-        f"devices' examples in one heap: {epochs} passes, the budget that the federation planned. Macro F1 "
+        "Pooled data": f"The same student with the same initial weights and teacher, trained on the data of all "
+        f"{devices} devices in one place: {epochs} passes, as many as the federation planned. Macro F1 "
         f"{_figure(results.baselines.pooled('macro_f1'))}; federated {results.final.metrics['macro_f1']:.3f}.",
-        "One person alone": f"The same again for each device with its own data only, {epochs} passes each.",
-        "Accuracy": f"Share of windows recognised, on {_held_out(results)}. The mean of the last {LAST_VERSIONS} "
-        f"evaluated versions is {results.accuracy_of_last():.1%}.",
-        "Teacher": f"A larger network, pre-trained on persons who are neither devices nor tested{alone}. Each device "
-        "has it, none sends it.",
+        "One person alone": f"The same for each device with its own data only, {epochs} passes each.",
+        "Accuracy": f"Share of windows classified correctly, on {_held_out(results)}. The mean of the last "
+        f"{LAST_VERSIONS} evaluated versions is {results.accuracy_of_last():.1%}.",
+        "Teacher": f"A larger network, pre-trained on further persons (neither devices nor test persons){alone}. Each "
+        "device has it, and none sends it.",
         "Version and staleness": f"A version is published when {results.updates_per_version} devices have contributed. "
         "An update's staleness is the number of versions published since the one it started from; stale updates get "
         "less weight, but are never discarded.",
-        "Offline, killed, held": "Offline: this device's connection was cut, the broker was not touched. Killed: "
-        "SIGKILL in the middle of training, started again with its own state. Held: its policy says upload only while "
-        "charging.",
-        "After training stopped": f"At {stopped:.0f} s the devices were told to train no longer, which each notices "
-        "within a second; what still lay in an outbox was sent and merged, which can make a further version.",
+        "Offline, killed, held": "Offline: only this device's connection was cut; the broker kept running. Killed: "
+        "SIGKILL during training, then restarted from its state. Held: its policy allows uploads only while charging.",
+        "After training stopped": f"At {stopped:.0f} s the devices were told to stop training, which each notices "
+        "within a second. Updates still in an outbox were then sent and merged, which can add versions.",
     }
     return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in entries.items())
 
@@ -217,7 +221,7 @@ def _reading(results: RunResults) -> str:
 def _footer(results: RunResults) -> str:
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results.phases.items())
     day = datetime.fromtimestamp(results.started_at, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"One run on one machine, {day}; {results.seconds:.0f} s: {phases}. summary.json has these figures."
+    return f"One run on one machine, {day}; {results.seconds:.0f} s: {phases}. summary.json has the same figures."
 
 
 def _held_out(results: RunResults) -> str:
@@ -226,7 +230,7 @@ def _held_out(results: RunResults) -> str:
 
 
 def _measured(results: RunResults) -> str:
-    """The devices that were trained alone."""
+    """How many devices have a baseline of their own."""
     measured, devices = len(results.baselines.local), len(results.devices)
     return "the devices" if measured == devices else f"{measured} of {devices} devices"
 
@@ -240,11 +244,11 @@ def _figure(value: float | None) -> str:
 
 
 def _points(difference: float) -> str:
-    """A difference of two shares, for a sentence that goes on with what it is compared to."""
+    """A difference of two accuracies as words, to be followed by what it is compared with."""
     points = abs(difference) * 100
     if points < 0.05:  # noqa: PLR2004 — what one decimal cannot show
-        return "level with"
-    return f"{points:.1f} points {'over' if difference > 0 else 'under'}"
+        return "equal to"
+    return f"{points:.1f} points {'above' if difference > 0 else 'below'}"
 
 
 def _number(count: int) -> str:
@@ -253,7 +257,7 @@ def _number(count: int) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text: int) -> str:
-    """HTML; column `text` holds words."""
+    """An HTML table; column `text` is left-aligned."""
 
     def cells(tag: str, values: Sequence[str]) -> str:
         return "".join(

@@ -1,4 +1,4 @@
-"""What one run of the demo measured, and the summary that is made of it. Nothing here is planned or assumed."""
+"""The results of one run, and their summary. Everything here was measured; nothing is planned or assumed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,47 +12,48 @@ from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import DeviceTimeline
 
 LAST_VERSIONS = 5
+"""Versions in the mean accuracy at the end of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceResults:
-    """One device."""
+    """The results of one device."""
 
     name: str
     title: str
-    """Its profile, in a few words."""
+    """A short description of its profile."""
     examples: int
     duty_cycle: float
     timeline: DeviceTimeline
     bytes_up: int
-    """TCP payload on its own line, from the device; MQTT's own bytes included, and what was sent again."""
+    """TCP payload from the device, counted by its proxy; includes MQTT overhead and retransmissions."""
     bytes_down: int
     update_bytes: int
-    """Payload of its updates, as the observer saw them."""
+    """Payload bytes of its updates, counted by the observer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WireResults:
-    """What the observer saw."""
+    """What was sent through the broker, counted by the observer."""
 
     by_kind: Mapping[str, MessageTotals]
     largest_bytes: int
     largest_kind: str
     numbers_max: int
-    """Most numbers in one update."""
+    """Largest number of values in one update."""
     foreign_updates: int
-    """Updates of another layout than the student's."""
+    """Updates whose layout is not the student's."""
     teacher_parameters: int
     student_parameters: int
 
     @property
     def teacher_bytes_min(self) -> int:
-        """The teacher at four bits a number, the coarsest encoding that still holds every one of them."""
+        """Size of the teacher at four bits per parameter, the coarsest encoding that keeps every parameter."""
         return self.teacher_parameters // 2
 
     @property
     def is_student_only(self) -> bool:
-        """No payload could have held the teacher, and every update held the student's numbers exactly."""
+        """No payload was large enough for the teacher, and every update had the student's layout."""
         return (
             self.largest_bytes < self.teacher_bytes_min
             and self.foreign_updates == 0
@@ -62,7 +63,7 @@ class WireResults:
 
 @dataclass(frozen=True)
 class TrafficSample:
-    """What had travelled at one moment, over all devices' own lines."""
+    """Bytes sent so far through the proxies of all devices."""
 
     at: float
     """Unix seconds."""
@@ -72,7 +73,7 @@ class TrafficSample:
 
 @dataclass(kw_only=True)
 class RunResults:
-    """One run."""
+    """The results of one run."""
 
     task: str
     seed: int
@@ -81,11 +82,11 @@ class RunResults:
     held_out_persons: int
     devices: Sequence[DeviceResults]
     started_at: float
-    """Unix seconds at which the first device was started."""
+    """Start of the first device, Unix seconds."""
     stopped_at: float
-    """…and at which training was stopped."""
+    """End of training, Unix seconds."""
     versions: Mapping[int, float]
-    """Version to the Unix seconds of its commit, from the ledger."""
+    """Commit time of each version, Unix seconds, from the ledger."""
     evaluations: Sequence[ObservedEvaluation]
     contributions: Sequence[JournalEntry]
     audit: Audit
@@ -96,22 +97,22 @@ class RunResults:
     baselines: BaselineResults
     wire: WireResults
     traffic: Sequence[TrafficSample]
-    """In the order of time."""
+    """In chronological order."""
     teacher_bytes: int
-    """Size of the teacher's file, which stayed on the devices."""
+    """Size of the teacher's file, which never left the devices."""
     phases: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    """Of all programs together: what the run costs, however busy the machine is."""
+    """CPU time of all programs together; unlike `seconds`, it does not depend on the machine's load."""
 
     @property
     def final(self) -> ObservedEvaluation:
-        """Of the newest evaluated version."""
+        """The evaluation of the newest evaluated version."""
         return max(self.evaluations, key=lambda told: told.version)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """BaselineResults that were not measured, for a person."""
+        """Names of the baselines that were not measured, for a report."""
         return self.baselines.missing(device.name for device in self.devices)
 
     @property
@@ -132,24 +133,24 @@ class RunResults:
 
     @property
     def update_payload_bytes(self) -> float:
-        """Mean payload of one update, as the observer saw them."""
+        """Mean payload bytes of one update, counted by the observer."""
         flow = self.wire.by_kind.get("update")
         return flow.size_bytes / flow.messages if flow is not None and flow.messages else 0.0
 
     @property
     def bytes_per_point(self) -> float | None:
-        """Bytes a device, both ways, for each point of accuracy since the first evaluation; None: none gained."""
+        """Bytes per device, up and down, per percentage point gained since the first evaluation; None: no gain."""
         first = min(self.evaluations, key=lambda told: told.version).metrics["accuracy"]
         points = 100 * (self.final.metrics["accuracy"] - first)
         return (self.bytes_up + self.bytes_down) / len(self.devices) / points if points > 0 else None
 
     def bytes_by(self, at: float) -> float:
-        """Bytes a device, both ways, that had travelled by then (Unix seconds)."""
+        """Bytes per device, up and down, sent by the time `at` (Unix seconds)."""
         past = [sample for sample in self.traffic if sample.at <= at]
         return (past[-1].bytes_up + past[-1].bytes_down) / len(self.devices) if past else 0.0
 
     def weight_shares(self) -> dict[str, float]:
-        """Share of each device in the sum of merged weights."""
+        """Each device's share of the total merging weight."""
         weights = {device.name: 0.0 for device in self.devices}
         for contribution in self.contributions:
             weights[contribution.device] = weights.get(contribution.device, 0.0) + contribution.weight
@@ -163,7 +164,7 @@ class RunResults:
         return merged
 
     def accuracy_of_last(self, count: int = LAST_VERSIONS) -> float:
-        """Mean accuracy of the last evaluated versions: less of a lucky moment than the last alone."""
+        """Mean accuracy of the last evaluated versions; it scatters less than the accuracy of the last one."""
         newest = sorted(self.evaluations, key=lambda told: told.version)[-count:]
         return fmean(told.metrics["accuracy"] for told in newest)
 
@@ -173,9 +174,9 @@ def _rounded(share: float | None) -> float | None:
 
 
 def summary(results: RunResults) -> dict[str, Any]:
-    """`summary.json`. What was not measured is null."""
+    """The content of `summary.json`; values that were not measured are null."""
     final, baselines, wire = results.final, results.baselines, results.wire
-    # The three that everything is about are not rounded: whoever rounds them again would show other digits.
+    # The three main accuracies are not rounded: rounding a second time for display could give other digits.
     staleness = results.staleness or [0]
     return {
         "task": results.task,

@@ -1,4 +1,4 @@
-"""How a run stands at one moment, as the terminal shows it."""
+"""The state of a run at one moment, as the terminal shows it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from simulators.reporting.device_timeline import State
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRow:
-    """One device now."""
+    """The state of one device."""
 
     name: str
     title: str
@@ -16,9 +16,9 @@ class DeviceRow:
     detail: str
     base_version: int | None
     staleness_last: int | None
-    """Of its last merged update."""
+    """Staleness of its last merged update."""
     waiting: int
-    """Updates in its outbox."""
+    """Updates in its outbox, without a receipt."""
     merged: int
     bytes_up: int
     bytes_down: int
@@ -26,14 +26,14 @@ class DeviceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything now."""
+    """The state of the run."""
 
     stage: str
     seconds: float
     version: int
-    """-1 before the first."""
+    """Newest published version; -1 before the first."""
     versions_planned: int | None
-    """None until it is known; the aggregator publishes version 0 before that."""
+    """None until the machine's speed has been measured; version 0 is published before that."""
     accuracies: Sequence[float] = ()
     accuracy_version: int | None = None
     merged: int = 0
@@ -42,6 +42,6 @@ class Snapshot:
     staleness_mean: float | None = None
     devices: Sequence[DeviceRow] = ()
     notes: Sequence[str] = field(default_factory=tuple)
-    """Short facts for the last line."""
+    """Short texts for the last line."""
     page_url: str = ""
-    """Where the same is to be seen in a browser; empty: nowhere."""
+    """URL of the live page; empty: it is not served."""

@@ -1,1 +1,1 @@
-"""Asynchronous federation in virtual time, with the real admission and merging."""
+"""Federation in virtual time, with the real admission and merging code."""

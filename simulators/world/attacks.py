@@ -1,7 +1,7 @@
-"""A device of the virtual world that does harm: what it sends, and when.
+"""Attacks of a hostile device in the virtual world: what it sends, and when.
 
-It knows all that a member may know: the newest model, its own data, the merging rules. It strikes right after a version
-was published, so that its updates are fresh and come first.
+It knows what any member knows: the newest model, its own data, the merging rules. It strikes right after a version was
+published, so that its updates are fresh and arrive first.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,33 +17,33 @@ from wire_contract.messages import Update
 from wire_contract.publication.manifest import PublishedVersion
 
 SAMPLES_CLAIMED_MAX = 2**53
-"""What an update may claim at most."""
+"""The largest number of samples that a message can claim."""
 _FLOOD = 200
 
 Learned = Callable[[], Vector]
-"""What the device would honestly have learned from the newest version, (layout.size,)."""
+"""The honest update from the newest version: difference, (layout.size,)."""
 
 
 @dataclass(frozen=True)
 class ForgedUpdate:
-    """One update that is made up."""
+    """One forged update."""
 
     difference: Vector
     samples: int | None = None
-    """None: what this attacker claims otherwise."""
+    """Claimed samples; None: the attacker's default."""
 
 
 Attack = Callable[[PublishedVersion, Learned], Sequence[ForgedUpdate]]
 
 
 def _direction(model: PublishedVersion, norm: float) -> Vector:
-    """The same direction at every version, drawn by lot."""
+    """A random direction, the same for every version."""
     random = np.random.default_rng(0).standard_normal(model.layout.size)
     return (norm * random / np.linalg.norm(random)).astype(np.float32)
 
 
 def _bias(model: PublishedVersion, size: float) -> Vector:
-    """Towards the first class, whatever the input: the last tensor is the bias of the outputs."""
+    """Pushes all predictions towards the first class: the last tensor is the bias of the outputs."""
     difference = np.zeros(model.layout.size, dtype=np.float32)
     start, _ = model.layout.bounds[-1]
     difference[start] = size
@@ -68,12 +68,12 @@ ATTACKS: Mapping[str, Attack] = {
     ],
     "nothing": lambda model, _: [ForgedUpdate(_direction(model, 1e-9))],
 }
-"""By name. `huge` stays just under the norm that is refused as diverged, `large` under the norm of the model, `flip` is
-meant to be sent in several versions, and `nothing` to make honest updates look large."""
+"""By name. `huge` stays just under the norm that is refused as diverged, and `large` just under the norm of the model.
+`flip` is meant for several successive versions, and `nothing` to make honest updates look large."""
 
 
 class Attacker:
-    """Takes part honestly in some versions, strikes in others, and is silent in the rest."""
+    """Is honest in some versions, attacks in others, and is silent in the rest."""
 
     def __init__(
         self,
@@ -86,16 +86,16 @@ class Attacker:
         honest: Collection[int],
         strikes: Collection[int],
     ) -> None:
-        """Sets the plan.
+        """An attacker with a fixed plan.
 
         Args:
             device: its name.
-            forge: what a strike consists of.
-            learn: honest training from a version: the difference, (layout.size,).
-            task: the world's.
-            samples: that its updates claim.
-            honest: the versions on which it trains like everybody else.
-            strikes: the versions after whose publication it strikes.
+            forge: makes the updates of one strike.
+            learn: honest training from a version; returns the difference, (layout.size,).
+            task: name of the task.
+            samples: number of samples that its updates claim.
+            honest: versions on which it trains honestly.
+            strikes: versions after whose publication it strikes.
         """
         self.device = device
         self._forge = forge
@@ -107,7 +107,7 @@ class Attacker:
         self._sequence = 0
 
     def takes_part(self, version: int) -> bool:
-        """Whether it is honest now."""
+        """Whether it trains honestly on this version."""
         return version in self._honest
 
     def payloads(self, newest: PublishedVersion) -> Sequence[bytes]:

@@ -1,8 +1,8 @@
 """An asynchronous federation in virtual time: no clock, no sleeping, no broker, but real training and real merging.
 
-Devices of unlike speed, some of them offline at times, take the newest model, train, and hand in the difference when
-they are online again. Rounds, updates, admission and merging are the device's and the aggregator's own code, so a
-figure from here is one of the running system, only that a day of it takes a minute. Everything follows from one seed.
+Devices of different speed, some of them offline at times, take the newest model, train, and send the difference when
+they are online. Rounds, updates, admission and merging are the device's and the aggregator's own code, so the results
+hold for the running system, but a day takes a minute. Everything is determined by one seed.
 """
 
 import heapq
@@ -20,21 +20,21 @@ from wire_contract.messages import Identity
 from wire_contract.publication.manifest import PublishedVersion
 
 _ROUNDS_MAX = 1_000_000_000
-"""On one base: as many as there is time for."""
+"""Rounds on one base: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VirtualDevice:
-    """One device of the world."""
+    """One simulated device."""
 
     name: str
     round_seconds: float
-    """Virtual seconds of one round of training."""
+    """Virtual duration of one training round."""
     offline: tuple[tuple[float, float], ...] = ()
-    """Virtual periods (from, to) without a connection, in order; what was learned in one is handed in at its end."""
+    """Virtual periods (from, to) without a connection, in order; updates made in one are sent at its end."""
 
     def online_from(self, moment: float) -> float:
-        """The first moment at or after `moment` with a connection."""
+        """The first time at or after `moment` with a connection."""
         for start, stop in self.offline:
             if start <= moment < stop:
                 moment = stop
@@ -42,37 +42,37 @@ class VirtualDevice:
 
 
 class LocalTrainer(Protocol):
-    """Trains one round on one device, from the weights `start`, which must not be changed.
+    """Trains one round on one device from the weights `start`, which must not be modified.
 
-    `version` is of the published model behind them: `start` is that model, or what the device learned on it so far
-    when no newer one has come. `round_number` counts all rounds of the device.
+    `version` is the base version: `start` is that model, or the device's own continuation of it while no newer version
+    has arrived. `round_number` counts all rounds of the device.
     """
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained: ...
 
 
 Observe = Callable[[SimulationState], None]
-"""Told of each new version."""
+"""Called for each new version."""
 
 
 class Adversary(Protocol):
-    """One device of the world that does harm. It is told of each version before anybody else is, so that what it hands
-    in is fresh and comes first.
+    """A hostile device. It is called for each new version before all others, so that its updates are fresh and arrive
+    first.
     """
 
     device: str
 
     def takes_part(self, version: int) -> bool:
-        """Whether it trains and hands in like everybody else while this version is the newest."""
+        """Whether it trains and sends honest updates while this version is the newest."""
         ...
 
     def payloads(self, newest: PublishedVersion) -> Sequence[bytes]:
-        """What it hands in on top, right after this version was published."""
+        """Payloads that it sends in addition, right after this version was published."""
         ...
 
 
-class _Student:
-    """One device's local memory: what its outbox would hold."""
+class _DeviceState:
+    """One device's local state, as its outbox would keep it."""
 
     def __init__(self, name: str, *, task: str, rules: Rules) -> None:
         self._name = name
@@ -82,13 +82,13 @@ class _Student:
         self._sequence = 0
 
     def round_on(self, newest: PublishedVersion) -> Round:
-        """The next round: on the newest model, or further along the own line while there is no newer one."""
+        """The next round: from the newest model, or continuing the own student while there is no newer one."""
         todo = next_round(newest, self._local_student, now=0.0, rounds_max=_ROUNDS_MAX, retrain_after_seconds=0.0)
         assert todo is not None
         return todo
 
     def update(self, todo: Round, trained: Trained) -> bytes:
-        """The payload of what was learned."""
+        """The payload of the update for a trained round."""
         self._sequence += 1
         identity = Identity(self._name, bytes(INCARNATION_BYTES), self._sequence)
         payload, line = make_update(
@@ -116,20 +116,20 @@ def run_asynchronous(
     observe: Observe = lambda _history: None,
     adversary: Adversary | None = None,
 ) -> SimulationState:
-    """Runs until `versions` versions are published.
+    """Runs until version `versions` is published.
 
     Args:
-        devices: at least `rules.updates_per_version` of them, or no version ever comes.
-        trainer: real training, or a test's.
+        devices: at least `rules.updates_per_version` of them, or no version is ever published.
+        trainer: trains one round.
         initial: version 0, (layout.size,).
         layout: of the weights.
         rules: of merging and encoding.
         versions: how many to publish after version 0.
-        task: its name, which stands in the messages.
-        observe: told each version, 0 included.
-        adversary: one of the devices. Without it, an update that is not merged is a broken invariant.
+        task: its name in the messages.
+        observe: called for each version, including 0.
+        adversary: one of the devices. Without one, every update must be merged.
     """
-    assert len(devices) >= rules.updates_per_version, "a version needs one update each of so many devices"
+    assert len(devices) >= rules.updates_per_version, "a version needs updates from this many devices"
     server = VirtualServer([device.name for device in devices], initial, layout, task=task, rules=rules)
     state = server.state
 
@@ -140,8 +140,8 @@ def run_asynchronous(
                 server.take(adversary.device, payload)
 
     published()
-    students = {device.name: _Student(device.name, task=task, rules=rules) for device in devices}
-    # (moment handed in, order, device, round, its number); the order makes ties deterministic.
+    students = {device.name: _DeviceState(device.name, task=task, rules=rules) for device in devices}
+    # (time of arrival, order, device, round, round number); the order makes ties deterministic.
     queue = [
         (device.online_from(device.round_seconds), order, device, students[device.name].round_on(server.newest), 0)
         for order, device in enumerate(devices)
@@ -174,23 +174,24 @@ def run_synchronous(
     task: str = "world",
     observe: Observe = lambda _history: None,
 ) -> SimulationState:
-    """FedAvg: each round everybody trains on the same version, and the whole mean difference is taken (η = 1).
+    """Synchronous FedAvg: in each round all devices train on the same version, and the full mean difference is applied
+    (η = 1).
 
     Args:
         devices: names.
-        trainer: as above.
+        trainer: trains one round.
         initial: version 0.
         layout: of the weights.
-        rules: the encodings count; K is everybody.
+        rules: only the encodings are used; K is the number of devices.
         rounds: how many.
-        versions: of the asynchronous run it is compared with: round r trains with the learning rate of version
-            r · versions / rounds, so that both rates fall alike over the run.
-        task: its name, which stands in the messages.
-        observe: told each version, 0 included.
+        versions: number of versions of the asynchronous run for comparison: round r uses the learning rate of version
+            r · versions / rounds, so that both schedules decay alike.
+        task: its name in the messages.
+        observe: called for each version, including 0.
     """
-    everybody = replace(rules, updates_per_version=len(devices), server_rate=1.0)
-    server = VirtualServer(devices, initial, layout, task=task, rules=everybody)
-    students = {device: _Student(device, task=task, rules=everybody) for device in devices}
+    synchronous = replace(rules, updates_per_version=len(devices), server_rate=1.0)
+    server = VirtualServer(devices, initial, layout, task=task, rules=synchronous)
+    students = {device: _DeviceState(device, task=task, rules=synchronous) for device in devices}
     observe(server.state)
     for number in range(rounds):
         newest, progress = server.newest, number * versions // rounds

@@ -1,4 +1,4 @@
-"""Real training for the virtual world."""
+"""Local training for the virtual world, with the device's own methods."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,7 +17,7 @@ from wire_contract.layout import Layout, Vector
 
 
 class AsyncFedKDTrainer:
-    """A task's student under its frozen teacher, who is asked once about each device's data."""
+    """AsyncFedKD: the student trains under a frozen teacher, whose logits on each device's data are computed once."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class AsyncFedKDTrainer:
         seed: int,
         teacher_logits: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`teacher_logits` are the teacher's logits (example, class) by device, where it was asked before."""
+        """`teacher_logits`: the teacher's logits (example, class) by device, if they were computed before."""
         self._recipe = task.recipe
         self._data = data
         self._layout = layout
@@ -57,12 +57,12 @@ class AsyncFedKDTrainer:
 
 
 def teacher_logits_of(teacher: nn.Module, data: Mapping[str, Examples]) -> dict[str, Tensor]:
-    """A teacher's logits (example, class) of each device's data."""
+    """A teacher's logits (example, class) on each device's data."""
     return {device: logits_of(teacher, examples.inputs) for device, examples in data.items()}
 
 
 def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Trained:
-    """What a round gave, as the device's core wants it."""
+    """The result of a round in the form that the device's core uses."""
     return Trained(
         weights=vector_of(student, layout),
         samples=result.samples,
@@ -72,12 +72,12 @@ def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Tr
 
 
 class FedKDTrainer:
-    """FedKD: each device trains a teacher of its own together with the student (`device_client/learning/fedkd.py`)."""
+    """FedKD: each device trains its own teacher together with the student (`device_client/learning/fedkd.py`)."""
 
     def __init__(
         self, task: Task, data: Mapping[str, Examples], teacher: nn.Module, layout: Layout, *, seed: int
     ) -> None:
-        """Every device's teacher starts as a copy of `teacher`; projections start from the seed."""
+        """Each device's teacher starts as a copy of `teacher`; projections are initialised from the seed."""
         self._recipe = task.recipe
         self._data = data
         self._layout = layout
@@ -86,7 +86,7 @@ class FedKDTrainer:
         with seeded(seed):
             self._student = task.student()
         self.teachers = {device: deepcopy(teacher) for device in data}
-        """By device, as its last round left it."""
+        """By device, after its last round."""
         self._projections = {
             device: projection_between(self._student, teacher, examples, seed=seed_of(seed, self._numbers[device]))
             for device, examples in data.items()

@@ -1,7 +1,7 @@
-"""The aggregator's core without its ledger, its link and its clock, with every byte counted as on the wire.
+"""The aggregator's core without ledger, link and clock; payload bytes are counted as on the wire.
 
-The parts are the real ones: admission, buffer, model line, announcements. So an update that the running system would
-refuse is refused here too, and a payload is as long as it would be.
+Admission, buffer, model line and announcements are the aggregator's own code: an update that the running system would
+refuse is refused here too, and payloads have their real size.
 """
 
 from collections.abc import Sequence
@@ -25,68 +25,68 @@ ROOT = "fedkd/v1"
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How updates become versions, and how both travel."""
+    """How updates are merged, and how updates and models are encoded."""
 
     updates_per_version: int = 3
-    """K of FedBuff; at most one update a device in each version."""
+    """K of FedBuff; each version contains at most one update per device."""
     server_rate: float = 0.5
-    """η: share of the mean difference that is taken. Several devices learn the same thing from the same base at the
-    same time, and later versions take each of these steps again: the smaller the share of the devices that makes a
-    version, the smaller η must be, or the model overshoots."""
+    """η: the share of the mean difference that is applied. Several devices learn the same thing from the same base at
+    the same time, and later versions repeat each of these steps: the smaller the share of the devices in a version, the
+    smaller η must be, or the model overshoots."""
     decay: Decay = "polynomial"
     sample_weight: SampleWeight = "linear"
     absence_max: int = ABSENCE_MAX
     samples_ratio_max: float = SAMPLES_RATIO_MAX
     slot_norm_ratio: float = BUDGET_RATIO
     weight_max: float | None = None
-    """Of one update; None: K - 1."""
+    """Largest weight of one update; None: K - 1."""
     devices_min: int = 1
-    """A version needs so many devices. Nobody's data can be betrayed here, and a world of one device is one, too."""
+    """Minimum number of devices in a version; 1, because no data is private here and a world may have one device."""
     update_encoding: EncodingChoice = "int8"
     error_feedback: bool = True
-    """Whether devices tell later what an encoding left out; methods published without it are run without it."""
+    """Whether devices send later what an encoding left out; methods published without it are simulated without it."""
     model_encoding: EncodingName = "float16"
     delta_encoding: EncodingChoice | None = None
-    """Of the difference from one version to the next; None: every version travels whole."""
+    """Encoding of the difference between successive versions; None: every version is sent in full."""
     delta_message_bytes_max: int = INLINE_BYTES_MAX
-    """A version whose delta is larger travels whole."""
+    """A version whose delta is larger is sent in full."""
 
 
 def unbounded(rules: Rules) -> Rules:
-    """The same, but every device is believed, whatever it sends: merging before there were bounds, but for
-    the divisor of `aggregator/merging/fedbuff.py`.
+    """The same rules without bounds on the influence of one device, except for the divisor of
+    `aggregator/merging/fedbuff.py`.
     """
     return replace(rules, samples_ratio_max=inf, slot_norm_ratio=inf, weight_max=inf)
 
 
 @dataclass(kw_only=True)
 class SimulationState:
-    """What happened."""
+    """The state and statistics of a simulation."""
 
     weights: Vector
-    """Of the newest version, as published."""
+    """Weights of the newest version, as published."""
     version: int = 0
     staleness: list[int] = field(default_factory=list)
-    """Of each merged update, in order."""
+    """Staleness of each merged update, in order."""
     merged: dict[str, int] = field(default_factory=dict)
-    """Updates of each device."""
+    """Number of merged updates by device."""
     refused: dict[str, int] = field(default_factory=dict)
-    """Of each device that had any."""
+    """Number of refused updates by device; devices without any are absent."""
     scales: dict[str, list[float]] = field(default_factory=dict)
-    """Of each device: what each merged update was multiplied by, in order."""
+    """By device: the factor that scaled each merged update, in order."""
     seconds: float = 0.0
-    """Virtual time at the end."""
+    """Virtual time so far."""
     bytes_up: dict[str, int] = field(default_factory=dict)
     """MQTT payload bytes of each device's updates."""
     bytes_down: dict[str, int] = field(default_factory=dict)
-    """MQTT payload bytes to each device: manifests, whole models or deltas, receipts."""
+    """MQTT payload bytes to each device: manifests, models or deltas, receipts."""
 
 
 class VirtualServer:
-    """One model line that devices hand updates to."""
+    """The aggregator of one model in virtual time."""
 
     def __init__(self, devices: Sequence[str], initial: Vector, layout: Layout, *, task: str, rules: Rules) -> None:
-        """Version 0 has the weights `initial` (layout.size,); every device has fetched it, and has paid for it."""
+        """Version 0 has the weights `initial` (layout.size,); its bytes are counted for every device."""
         self._task = task
         self._devices = tuple(devices)
         settings = LineSettings(
@@ -127,11 +127,11 @@ class VirtualServer:
 
     @property
     def newest(self) -> PublishedVersion:
-        """The version that a round starts from."""
+        """The newest published version."""
         return self._line.shelf.published
 
     def take(self, device: str, payload: bytes) -> Verdict:
-        """One update as it arrives, and what becomes of it."""
+        """Judges one update and returns the verdict."""
         topic = parse(build("update", root=ROOT, task=self._task, shard=0, device=device), root=ROOT)
         judged = self._line.judge(topic, payload)
         state = self.state
@@ -147,7 +147,7 @@ class VirtualServer:
         return judged.verdict
 
     def publish_when_due(self) -> bool:
-        """A new version when enough devices have handed something in."""
+        """Publishes a new version if enough devices have contributed; returns whether it did."""
         if not self._line.is_due(waited_seconds=0.0):
             return False
         step = self._line.next_step()
@@ -158,7 +158,7 @@ class VirtualServer:
         return True
 
     def _count_down(self) -> None:
-        """Everybody gets each manifest, at once or later out of the session, and what it does not hold itself."""
+        """Every device receives each manifest, at once or later from its session, and what is not inline."""
         announced = announcement(self._line.settings, self._line.shelf)
         size = len(encode(announced.manifest))
         if announced.manifest.delta is None:

@@ -122,7 +122,7 @@ def test_a_program_that_dies_is_named(out: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     code, _, error = ended(demo)
     assert code == 1
-    assert "aggregator was ended by signal 9 although nobody had asked it to" in error
+    assert "aggregator ended unexpectedly by signal 9" in error
 
 
 @pytest.mark.usefixtures("wheel")

@@ -135,7 +135,7 @@ def test_forks_end_as_other_programs_do(processes: Processes) -> None:
 def test_an_unexpected_end_of_a_fork_is_noticed(processes: Processes) -> None:
     broken = processes.start("broken", program("words"), environment=TOLD, forked=True)
     broken.process.wait(PATIENCE_SECONDS)
-    with pytest.raises(ChildDied, match=r"broken ended with code 1 [\s\S]*as told\n  \| last words"):
+    with pytest.raises(ChildDied, match=r"broken ended unexpectedly with code 1 [\s\S]*as told\n  \| last words"):
         processes.check()
 
 

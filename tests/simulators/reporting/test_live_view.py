@@ -119,7 +119,7 @@ def six_devices() -> Snapshot:
 
 def test_versions_that_outboxes_still_make_are_beyond_the_plan() -> None:
     frame = "\n".join(drawn(replace(six_devices(), version=152), 100, 30))
-    assert "version 152, 150 were planned" in frame
+    assert "version 152 (150 planned)" in frame
 
 
 NEWS = [f"person-{number:02d} has lost its connection" for number in range(3, 8)]

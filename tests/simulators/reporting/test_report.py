@@ -92,9 +92,9 @@ def test_plots_follow_the_page() -> None:
         assert template.count(f"--{variable}:") == 2, f"{variable} needs a light and a dark value"
 
 
-def test_headline_says_over_and_under() -> None:
-    assert "2.5 points under training" in headline(sample_results())
-    assert "25.0 points over one" in headline(sample_results())
+def test_headline_says_above_and_below() -> None:
+    assert "2.5 points below training" in headline(sample_results())
+    assert "25.0 points above training on one" in headline(sample_results())
 
 
 def test_one_version_and_no_updates_is_still_a_page() -> None:
