@@ -39,7 +39,7 @@ def test_an_unexpected_end_names_the_program_and_its_last_words(tmp_path: Path) 
     with Processes(tmp_path) as processes:
         child = processes.start("broken", ["-c", "import sys; print('one'); sys.exit('two')"])
         child.process.wait()
-        with pytest.raises(ChildDied, match=r"broken ended unexpectedly with code 1 [\s\S]*\| one\n  \| two"):
+        with pytest.raises(ChildDied, match=r"broken ended unexpectedly with code 1[\s\S]*\| one\n  \| two"):
             processes.check()
 
 

@@ -121,7 +121,7 @@ def test_models_and_updates_travel_encoded() -> None:
 
 
 def test_fewer_devices_than_a_version_needs_is_a_broken_invariant() -> None:
-    with pytest.raises(AssertionError, match="so many devices"):
+    with pytest.raises(AssertionError, match="this many devices"):
         run_asynchronous(
             [VirtualDevice(name="one", round_seconds=1.0)], stepping([]), ZERO, LAYOUT, rules=Rules(), versions=1
         )
