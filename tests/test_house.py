@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.import_graph import chain_outside, modules
+
 HOUSE = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
 PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
@@ -84,18 +86,88 @@ def test_files_are_locked_flushed_and_renamed_in_one_place() -> None:
     assert not elsewhere, elsewhere
 
 
+SHELLS = (
+    # wire_contract
+    *(f"wire_contract.{name}" for name in ("files", "link", "program", "transport")),
+    *(f"wire_contract.{name}" for name in ("settings", "signatures.key_files")),
+    # aggregator
+    *(f"aggregator.{name}" for name in ("__main__", "ledger", "metrics_file", "reporting", "service", "settings")),
+    *(f"aggregator.enrolment.{name}" for name in ("authority", "commands", "durable_files", "settings")),
+    *(f"aggregator.publishing.{name}" for name in ("inspection", "ownership", "publication", "startup")),
+    *(f"aggregator.telemetry.{name}" for name in ("assembly", "broker_watch", "collecting", "influx", "proxies")),
+    *(f"aggregator.telemetry.{name}" for name in ("sending", "settings", "spool", "summary")),
+    # device_client
+    *(f"device_client.{name}" for name in ("__main__", "commands", "evaluator", "events", "export", "model_files")),
+    *(f"device_client.{name}" for name in ("runner", "settings", "stop_signals", "training_schedule")),
+    *(f"device_client.downlink.{name}" for name in ("model_feed", "no_model_warning", "receiver")),
+    *(f"device_client.learning.{name}" for name in ("asyncfedkd", "fedkd", "local_teacher", "student_trainer")),
+    *(f"device_client.policy.{name}" for name in ("gate", "probe")),
+    *(f"device_client.tasks.{name}" for name in ("loading", "physiotherapy")),
+    *(f"device_client.uplink.{name}" for name in ("missing_receipts", "outbox", "outbox_errors", "outbox_schema")),
+    *(f"device_client.uplink.{name}" for name in ("uploader", "write_retry")),
+    # the virtual world
+    "simulators.world.local_trainers",
+)
+"""The modules, and folders of modules, that do something: they touch the clock, the disk, the network or threads. Every
+other module of these packages decides, and is given what it needs as arguments."""
+DECIDING = ("wire_contract", "aggregator", "device_client", "simulators.world")
+DECIDING_IN_SHELLS = frozenset(
+    {
+        "wire_contract.link.mqtt_rules",
+        "wire_contract.link.protocol",
+        "wire_contract.program.plain_text",
+    }
+)
+
+
+def is_shell(module: str) -> bool:
+    return module not in DECIDING_IN_SHELLS and any(f"{module}.".startswith(f"{shell}.") for shell in SHELLS)
+
+
 def test_what_decides_reads_no_clock_no_chance_and_no_socket() -> None:
-    core = [f"aggregator/{name}" for name in ("admission", "model_line", "status")]
-    core += [f"aggregator/merging/{name}" for name in ("fedbuff", "staleness", "peers")]
-    core += [f"aggregator/telemetry/{name}" for name in ("schema", "lines", "participation", "condensing", "recording")]
-    core += [f"wire_contract/{name}" for name in ("codec", "layout", "messages", "topics", "compression/rate_control")]
-    core += [f"wire_contract/encoding/{name}" for name in ("__init__", "dense", "low_rank", "gap_coded", "heads")]
-    core += [f"wire_contract/publication/{name}" for name in ("manifest", "deltas", "release")]
-    core += [f"wire_contract/signatures/{name}" for name in ("envelope", "signing")]
-    core += [f"device_client/downlink/{name}" for name in ("inbox", "delta_store", "chunk_store", "model_trust")]
-    for name in core:
-        found = imported_by(HOUSE / f"{name}.py") & {"time", "datetime", "random", "secrets", "socket", "threading"}
-        assert not found, f"{name} imports {found}"
+    """By whatever it imports, directly or not. So it can run in virtual time, and be tested without waiting."""
+    ours = modules(*dict.fromkeys(package.split(".")[0] for package in PACKAGES))
+    chains = [
+        " → ".join(chain)
+        for module in ours
+        if f"{module}.".startswith(tuple(f"{package}." for package in DECIDING)) and not is_shell(module)
+        if (chain := chain_outside(module, ours))
+    ]
+    assert not chains, (
+        "these modules decide, but reach the outside world:\n  "
+        + "\n  ".join(chains)
+        + "\nGive them the clock, the random source or the connection as an argument, and import from modules that "
+        "decide only. If a module is meant to do something rather than decide, list it in SHELLS."
+    )
+
+
+def test_every_shell_is_there_and_reaches_the_outside_world() -> None:
+    ours = modules(*dict.fromkeys(package.split(".")[0] for package in PACKAGES))
+    for shell in SHELLS:
+        within = [module for module in ours if f"{module}.".startswith(f"{shell}.")]
+        assert any(chain_outside(module, ours) for module in within), f"{shell} is gone, or decides: not in SHELLS then"
+    assert set(ours) >= DECIDING_IN_SHELLS
+
+
+def test_a_chain_names_each_module_on_the_way(tmp_path: Path) -> None:
+    """And follows imports inside functions, of packages, and of names; not those for type checkers."""
+    sources = {
+        "core": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import socket\nfrom middle import deep",
+        "middle": "",
+        "middle.deep": "def late():\n    import sqlite3",
+        "dated": "from datetime import datetime\ndef now(): return datetime.now()",
+        "given": "from datetime import datetime\nimport numpy as np\ndef at(unix): return datetime.fromtimestamp(unix)",
+        "drawn": "import numpy as np\nchance = np.random.default_rng()",
+        "seeded": "import numpy as np\nchance = np.random.default_rng(7)",
+    }
+    ours = {}
+    for name, source in sources.items():
+        ours[name] = tmp_path / f"{name}.py"
+        ours[name].write_text(source)
+    assert chain_outside("core", ours) == ["core", "middle.deep", "sqlite3 (the disk or the system)"]
+    assert chain_outside("dated", ours) == ["dated", "time (the clock)"]
+    assert chain_outside("drawn", ours) == ["drawn", "random (a random source)"]
+    assert chain_outside("given", ours) == chain_outside("seeded", ours) == ()
 
 
 @pytest.mark.parametrize("module", ["aggregator.__main__", "wire_contract.link.mqtt", "wire_contract.codec"])

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
-from device_client.downlink.receiver import Downlink
+from device_client.downlink.receiver import ModelReceiver
 from tests.aggregator.synthetic import (
     CHUNKED,
     LAYOUT,
@@ -70,13 +70,13 @@ def test_a_device_that_follows_has_what_a_late_joiner_gets(stage: Stage, mosquit
     process = stage.aggregator()
     model = build("model", root=ROOT, task=TASK)
     following = stage.link("following", model)
-    downlinks = [(following, Downlink(following, root=ROOT, task=TASK))]
+    downlinks = [(following, ModelReceiver(following, root=ROOT, task=TASK))]
     senders = stage.senders(2, updates=6)
     turn_until(senders, lambda: all(sender.done for sender in senders))
     poll(lambda: read_totals(stage.ledger).waiting == 0, "for the last version")
     newest = read_totals(stage.ledger).version
     late = stage.link("late", model)
-    downlinks.append((late, Downlink(late, root=ROOT, task=TASK)))
+    downlinks.append((late, ModelReceiver(late, root=ROOT, task=TASK)))
 
     def versions() -> list[int]:
         for link, downlink in downlinks:

@@ -8,7 +8,7 @@ import pytest
 from operations.watch.settings import PageConfig
 from simulators.demo import page as of_demo
 from simulators.demo.settings import DemoSettings
-from simulators.network.embedded_broker import Launched, await_url, launch, websocket_url
+from simulators.network.embedded_broker import StartedBroker, await_url, launch, websocket_url
 from simulators.processes.processes import Processes
 from tests.aggregator.synthetic import TASK
 from tests.page.browser import Browser
@@ -25,13 +25,15 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def broker(processes: Processes, tmp_path: Path) -> Launched:
+def broker(processes: Processes, tmp_path: Path) -> StartedBroker:
     launched = launch(processes, tmp_path, websocket=True)
     await_url(launched, processes)
     return launched
 
 
-def test_live_accuracy_and_devices(broker: Launched, processes: Processes, tmp_path: Path, open_page: OpenPage) -> None:
+def test_live_accuracy_and_devices(
+    broker: StartedBroker, processes: Processes, tmp_path: Path, open_page: OpenPage
+) -> None:
     url, websocket = await_url(broker, processes), websocket_url(broker)
     user = broker.credentials
     assert websocket is not None
@@ -54,7 +56,7 @@ def test_live_accuracy_and_devices(broker: Launched, processes: Processes, tmp_p
         assert not late.complaints
 
 
-def test_the_demo_serves_its_page(broker: Launched, browser: Browser) -> None:
+def test_the_demo_serves_its_page(broker: StartedBroker, browser: Browser) -> None:
     settings = DemoSettings()
     with_page = [of_demo.serve(settings, broker, root=ROOT, task=TASK) for _ in range(2)]
     first, second = [page for page in with_page if page is not None]

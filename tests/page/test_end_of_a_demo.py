@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from operations.watch.server import PageServer
-from simulators.audit.observer import Observer, Sightings, subscriptions
+from simulators.audit.observer import Observations, Observer, subscriptions
 from simulators.demo import page as of_demo
 from tests.aggregator.synthetic import TASK
 from tests.page.browser import Browser
@@ -23,7 +23,7 @@ def test_after_the_end_of_a_demo_its_last_state_stays(
     busy(toy)
     toy.publish(build("presence", root=ROOT, task=TASK, device="judge"), encode(JUDGE), retain=True)
     config = websocket.config(report="out/demo/report.html")
-    sightings = Sightings(root=ROOT, student=toy.line.layout)
+    sightings = Observations(root=ROOT, student=toy.line.layout)
     link = MqttLink(
         MqttSettings.from_url(
             websocket.broker.url, client_id="looks-on", subscriptions=subscriptions(root=ROOT, task=TASK)

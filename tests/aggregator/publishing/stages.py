@@ -68,7 +68,7 @@ Make = Callable[..., Stage]
 class DeafLink(MemoryLink):
     """What it subscribes to later does not come, and nobody says so: as mosquitto does with an older access list."""
 
-    def subscribe(self, topic_filter: str, *, quality: QoS = 1) -> None:
+    def subscribe(self, topic_filter: str, *, qos: QoS = 1) -> None:
         pass
 
 

@@ -11,7 +11,7 @@ import pytest
 from operations.doctor.finding import exit_code
 from operations.doctor.reachability import Reached, Unreached, reach
 from tests.broker.conftest import scripted_broker  # noqa: F401 — a fixture
-from tests.broker.locked import BrokerUnderTest as Enrolled
+from tests.broker.locked import Bench as Enrolled
 from tests.broker.locked import LockedBroker, bench, locked  # noqa: F401 — fixtures
 from tests.broker.mosquitto import program
 from tests.operations.doctor.conftest import Examine
