@@ -1,14 +1,14 @@
-# One file for all of our images; `docker compose build` makes them, each from its target:
-#   aggregator   the server and the enrolment commands; no torch
-#   device       devices, evaluator, initial model, teacher; torch for the CPU
-#   simulators   device, and the web page that looks on
-# The bases are pinned by tag; `docker compose config --resolve-image-digests` prints digests for who wants those, too.
+# All images; `docker compose build` builds each from its target:
+#   aggregator   the server and the enrolment commands; no PyTorch
+#   device       devices, evaluator, initial model, teacher; PyTorch for the CPU
+#   simulators   as device, and the live web page
+# Base images are pinned by tag; `docker compose config --resolve-image-digests` prints their digests.
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
-# -- the packages, built where nothing of the tools stays ------------------------------------------------------------
+# -- build stages; their tools do not get into the images -----------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# The environment has no pip of its own: the one of this stage installs into it, and stays behind.
+# The environment has no pip: this stage's pip installs into it and is left behind.
 RUN python -m venv --without-pip /opt/venv
 ENV PIP_PYTHON=/opt/venv/bin/python
 WORKDIR /source
@@ -17,9 +17,9 @@ FROM build AS build-aggregator
 COPY . .
 RUN pip install /source
 
-# -- what runs: nobody is root, and nothing of the file system needs to be written but volumes and /tmp --------------
+# -- runtime base: not root, and only volumes and /tmp are written ----------------------------------------------------
 FROM ${PYTHON_IMAGE} AS base
-# Who owns what volumes hold; `make up` gives the one who called it. --non-unique: macOS has a group 20, too.
+# Owner of the volumes' contents; `make up` passes the caller's IDs. --non-unique: macOS users have group 20, which exists here.
 ARG UID=1000
 ARG GID=1000
 RUN groupadd --non-unique --gid "${GID}" fedkd \
@@ -32,8 +32,8 @@ WORKDIR /tmp
 FROM base AS aggregator
 ARG UID=1000
 ARG GID=1000
-# An empty volume takes the owner of the folder that it is first mounted over. These are mounted by `setup`, before the
-# images of others see them, so that broker, InfluxDB and Grafana can write without ever being root.
+# An empty volume gets the owner of the folder that it is first mounted on. `setup` mounts these volumes first, so that
+# broker, InfluxDB and Grafana, whose images come from elsewhere, can write to them without running as root.
 RUN install --directory --owner="${UID}" --group="${GID}" --mode=0700 \
     /volumes /volumes/broker /volumes/influxdb /volumes/influxdb-config /volumes/influxdb-tokens /volumes/grafana
 COPY --from=build-aggregator /opt/venv /opt/venv
