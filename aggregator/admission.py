@@ -1,7 +1,7 @@
-"""Whether an update is merged, was merged before, or is refused, and why. Pure: no clock, no disk, no link.
+"""Admission: decides whether an update is merged, a duplicate, or refused, and why. No clock, no disk, no link.
 
-The checks run from cheap to dear. What is already in the ledger gets the answer it got then, so that an update which
-comes twice (broker redelivery, a device that saw no receipt) is counted once whatever became of it.
+Cheap checks come first. An update that the ledger already knows gets the same answer as before, so an update that
+arrives twice (redelivered by the broker, or resent by a device without a receipt) counts once, whatever the answer was.
 """
 
 import hashlib
@@ -29,95 +29,96 @@ DeviceKey = tuple[str, bytes]
 """Device and incarnation."""
 
 INCARNATIONS_KEPT = 16
-"""So many reinstallations of one device are remembered; of older ones the journal knows, as far as it reaches."""
+"""Incarnations (reinstallations) remembered per device. Older ones are looked up in the journal, as far back as it
+goes. The number bounds the memory that one device can take."""
 
 _DETAIL_CHARACTERS_MAX = 300
 _NORM_MAX = 1e15
-"""Whatever the model's norm: times the largest weight, 1,000 absences of one with the most samples that may count, and
-for any number of updates this stays finite in float32, so that no accepted update can leave a model that cannot be
-published."""
+"""Upper bound of ‖Δ‖₂, whatever the model's norm. Multiplied by the largest possible weight (an absence of 1,000
+versions and the most samples that count) and summed over any number of updates, it stays finite in float32, so no
+accepted update can make the model unpublishable."""
 _FAR = 30.0
-"""Times the budget of a slot. An update of such a norm, which is also over the model's own, is refused rather than
-scaled down: its direction says nothing. Backlogs are sums of ordinary updates and are never refused for it, nor are
-devices that all begin to learn faster, as long as a round does not replace the model. While nothing is known of other
-devices, only the model's norm is there to compare with (`norm_ratio_max`)."""
+"""Multiple of a slot's budget. An update whose norm exceeds it, and also exceeds the model's own norm, is refused
+instead of scaled down, because its direction carries no information. A backlog is a sum of ordinary updates and stays
+below it; so do devices that all start to learn faster, as long as one round does not replace the model. While too few
+devices are known for a median, only the model's norm is compared (`norm_ratio_max`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionPolicy:
-    """What the operator chose."""
+    """The operator's settings of admission."""
 
     decay: Decay = "polynomial"
     sample_weight: SampleWeight = "linear"
     absence_max: int = ABSENCE_MAX
-    """Versions. A device that was in none for so long counts so much more than one in each; 1: all alike."""
+    """Largest factor for absence, in versions; 1 turns the correction off."""
     staleness_max: int = 1_000
-    """Versions. Generous: work done offline is discounted, not thrown away."""
+    """Versions. Generous, because offline work is discounted by its weight rather than refused."""
     update_bytes_max: int = UPDATE_LIMITS.compressed_bytes
-    """Payload size on the wire."""
+    """Largest payload on the wire."""
     samples_ratio_max: float = SAMPLES_RATIO_MAX
-    """A device's samples count up to so many times what devices usually claim."""
+    """Samples count up to this multiple of the median over devices."""
     slot_norm_ratio: float = BUDGET_RATIO
-    """Up to so many times what devices usually move the model by in a version, a device's updates are taken whole."""
+    """Budget of a slot, as a multiple of the median slot norm; beyond it a device's updates are scaled down."""
     weight_max: float | None = None
-    """Of one update, where an ordinary one has 1; None: K - 1, what the others of a full version weigh together."""
+    """Largest weight of one update; an ordinary one has 1. None: K - 1, the weight of all others in a full version."""
     norm_ratio_max: float = 10.0
-    """‖Δ‖₂ may be at most so many times max(‖x‖₂, 1), x being the model; beyond it training has diverged."""
+    """Limit of ‖Δ‖₂ as a multiple of max(‖x‖₂, 1), with x the model; beyond it, training has diverged."""
     shard: int = 0
     shards: int = 1
     device_keys: Callable[[str], Iterable[PublicKey]] | None = None
-    """The public keys of the device with this name; None: updates need no signature."""
+    """Returns the public keys of the device with this name; None: updates need no signature."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Take it in; the difference stands in the vector given to `admit`."""
+    """Merge it; the decoded difference is in the vector passed to `admit`."""
 
     weight: float
     staleness: int
     norm: float = field(default=0.0, compare=False)
     """‖Δ‖₂ of the decoded difference."""
     scale: float = 1.0
-    """What the difference is multiplied by; under 1 where the device moves the model further than others do."""
+    """Factor on the difference; below 1 if the device would move the model further than others do."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """It was merged before: merging it again must change nothing."""
+    """It was merged before, and is not merged again."""
 
 
 @dataclass(frozen=True)
 class Refuse:
-    """It is not merged, and the device need not send it again; for `rate` it does, later or to another shard."""
+    """It is not merged, and the device drops it; only after `rate` does it resend, later or to another shard."""
 
     reason: RefusalReason
     detail: str
     seen_before: bool = False
-    """It was refused before and is counted already."""
+    """It was refused, and counted, before."""
     is_remembered: bool = True
-    """Whether the ledger keeps its sequence. Not of what may have been merged before: that would make the sequences
-    after it look new."""
+    """Whether the ledger stores its sequence number. False if the update may have been merged before: storing it would
+    make later sequence numbers of that incarnation look new."""
 
 
 Verdict = Merge | Duplicate | Refuse
 
 
 class Judged(NamedTuple):
-    """One update and what became of it."""
+    """One update and its verdict."""
 
     verdict: Verdict
     update: Update | None
-    """None: it could not be read, or is to be sent again as it is (`rate`)."""
+    """None: it could not be decoded, or the device is to resend the same bytes (`rate`)."""
     version: int
-    """The newest version when it was judged; a merged update goes into the one after it."""
+    """The newest version when it was judged; a merged update goes into the next one."""
     device: str
-    """In its topic."""
+    """Name in the topic."""
     payload: bytes
-    """As it came."""
+    """As received."""
 
     @property
     def counts_as(self) -> Outcome:
-        """For totals: a refusal that is repeated was counted when it was first given, so it is a duplicate."""
+        """Outcome for totals; a repeated refusal was counted the first time, so it counts as a duplicate."""
         match self.verdict:
             case Merge():
                 return "merged"
@@ -128,8 +129,8 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class LastOfDevice:
-    """The newest update of one device incarnation in the ledger. A device sends one update at a time, so what is
-    older was answered and needs no row of its own.
+    """The newest answered update of one device incarnation. A device sends one update at a time, so all older ones
+    were answered too, and one row per incarnation is enough.
     """
 
     sequence: int
@@ -138,29 +139,29 @@ class LastOfDevice:
 
 @dataclass(frozen=True)
 class Standing:
-    """The model line as it stands when an update is judged."""
+    """State of the model line against which updates are judged."""
 
     task: str
     version: int
     digests: Mapping[int, bytes]
-    """Version to digest of its published weights."""
+    """Digest of the published weights, by version."""
     layout: Layout
     weights_norm: float
     """‖x‖₂ of the master weights."""
     usual_samples: int | None
-    """What devices usually claim (`peers.py`); None while fewer than three devices are known."""
+    """Median of the samples that devices claim (`merging/peers.py`); None while fewer than three devices are known."""
     usual_norm: float | None
-    """Σ‖Δ‖₂ of what devices usually send in one version; None while fewer than three devices are known."""
+    """Median over devices of Σ‖Δ‖₂ in one version; None while fewer than three devices are known."""
     weight_max: float = math.inf
-    """Of an update."""
+    """Largest weight of an update."""
 
 
 def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: AdmissionPolicy) -> Update | Refuse:
-    """The update in `payload`, if it is one and comes from where its topic says."""
+    """Decodes `payload`, checks its signature, and checks that device, task and shard agree with the topic."""
     limits = replace(
         UPDATE_LIMITS,
         compressed_bytes=policy.update_bytes_max,
-        # No encoding needs more than float32; the rest is names and metrics.
+        # No encoding is larger than float32; 64 KiB more are for names and metrics.
         decompressed_bytes=min(UPDATE_LIMITS.decompressed_bytes, 4 * standing.layout.size + (1 << 16)),
     )
     update = _open(topic.device, payload, limits, policy)
@@ -179,8 +180,8 @@ def _open(device: str, payload: bytes, limits: Limits, policy: AdmissionPolicy) 
     try:
         message = unwrap(payload, Update, limits=limits)
         if policy.device_keys is not None:
-            # By the topic's name, and before the body is read: whoever has no key of this device can neither use up its
-            # sequences nor have a refusal remembered for it.
+            # Checked with the keys of the topic's device, and before the body is decoded: without one of its keys,
+            # nobody can use up its sequence numbers or have a refusal stored under its name.
             verified_signers(message, policy.device_keys(device))
         return message.open()
     except NotTrusted as error:
@@ -201,16 +202,16 @@ def admit(
     absence: int,
     slot_norm: float = 0.0,
 ) -> Verdict:
-    """Judges one update.
+    """Judges one decoded update.
 
     Args:
-        update: as read from the wire.
-        standing: the model line now.
-        policy: what the operator chose.
-        last: the newest update of this device and incarnation in the ledger.
-        difference: (layout.size,) filled with the decoded difference when the verdict is `Merge`.
-        absence: of the device, in versions; 1 if it had a part in the newest one, or never in any.
-        slot_norm: Σ‖Δ‖₂ of what the device has in the next version already.
+        update: as decoded.
+        standing: current state of the model line.
+        policy: the operator's settings.
+        last: newest answered update of this device and incarnation.
+        difference: (layout.size,) filled with the decoded difference if the verdict is `Merge`.
+        absence: versions since the device last contributed; 1 if to the newest one, or never.
+        slot_norm: Σ‖Δ‖₂ of the device's updates already in the buffer.
     """
     if last is not None and update.sequence <= last.sequence:
         if update.sequence == last.sequence and last.refusal is not None:
@@ -243,11 +244,11 @@ def admit(
 
 
 def _check_shard(update: Update, policy: AdmissionPolicy) -> Refuse | None:
-    """Updates in flight while --shards was changed, and that were not merged here before that, belong elsewhere."""
+    """Refuses updates that were in flight while --shards was changed and now belong to another shard."""
     expected = shard_of(update.device, policy.shards)
     if expected == policy.shard:
         return None
-    # `rate` because devices of every version then keep the update, and send it to where the newest manifest says.
+    # `rate`, because devices of every release then keep the update and resend it to the shard of the newest manifest.
     return Refuse("rate", f"shard: device {update.device} belongs to shard {expected} of {policy.shards}")
 
 
@@ -263,7 +264,7 @@ def _check_base(update: Update, standing: Standing, policy: AdmissionPolicy) -> 
 
 
 def norm_of(vector: Vector) -> float:
-    """‖v‖₂; finite exactly when each value is, so that one pass answers both questions."""
+    """‖v‖₂ in float64; finite if and only if all values are, so one pass answers both questions."""
     return float(np.sqrt(np.einsum("i,i->", vector, vector, dtype=np.float64)))
 
 
@@ -280,13 +281,13 @@ def _checked_norm(difference: Vector, standing: Standing, policy: AdmissionPolic
 
 
 def beyond_memory(update: Update, horizon: int) -> Refuse | None:
-    """A refusal, if an update of an incarnation that is not remembered may have been merged and forgotten.
+    """Refuses an update of a forgotten incarnation if it may have been merged into a version that the journal dropped.
 
     Args:
-        update: of a device that has more incarnations than are remembered.
-        horizon: from this version on, everything that was merged is known, and this update is not among it.
+        update: of a device with more incarnations than are remembered.
+        horizon: the journal is complete from this version on, and does not contain this update.
     """
-    # What is based on the version before the horizon, or a later one, can only have gone into one that is known.
+    # Based on version horizon - 1 or later, it can only have been merged into a version that the journal still has.
     if update.base_version >= horizon - 1:
         return None
     return Refuse(
@@ -299,7 +300,7 @@ def beyond_memory(update: Update, horizon: int) -> Refuse | None:
 
 
 def receipt_for(verdict: Verdict, *, version: int, update: Update | None, payload: bytes) -> Receipt:
-    """What the device is told; an update that could not be read is named by the digest of its bytes."""
+    """The answer to the device; an update that could not be decoded is identified by the digest of its bytes."""
     receipt = _outcome(verdict, version)
     if update is None:
         return structs.replace(receipt, payload_digest=hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES])

@@ -1,4 +1,4 @@
-"""What evaluators measured: which of their messages are believed."""
+"""Evaluations: which of them count."""
 
 import logging
 from collections.abc import Callable
@@ -13,27 +13,27 @@ from wire_contract.topics import ParsedTopic
 log = logging.getLogger(__name__)
 
 _NAMES_LOGGED_MAX = 256
-"""Devices named in the log because they send evaluations without being evaluators: one line each, and a bound."""
+"""Names of non-evaluators that are logged, once each; bounded because anybody can invent names."""
 
 
 class Evaluated(NamedTuple):
-    """One evaluation that counts."""
+    """An accepted evaluation."""
 
     evaluation: Evaluation
     size_bytes: int
-    """Of its payload."""
+    """Size of its payload."""
 
 
 class EvaluationReader:
-    """Reads evaluations, and logs why one is ignored."""
+    """Decodes evaluations, and logs why one is ignored."""
 
     def __init__(self, is_evaluator: Callable[[str], bool]) -> None:
-        """`is_evaluator` says whether evaluations under this name are believed."""
+        """`is_evaluator` tells whether evaluations from a device of this name count."""
         self._is_evaluator = is_evaluator
         self._logged: set[str] = set()
 
     def read(self, topic: ParsedTopic, payload: bytes, line: ModelLine) -> Evaluated | None:
-        """The evaluation in `payload`; None: it is ignored."""
+        """The evaluation in `payload`, or None if it is ignored."""
         device = topic.device
         if not self._is_evaluator(device):
             if device not in self._logged and len(self._logged) < _NAMES_LOGGED_MAX:

@@ -1,9 +1,10 @@
-"""The one model line of a task, in memory: the version, its master weights, the buffer of the next one, and who was
-answered last. One thread changes it. It reads no clock and does no input or output; the ledger is its memory.
+"""The model line of a task in memory: newest version, master weights, buffer of the next version, last answers.
 
-Master weights stay float32. What is published is near them (`wire_contract/publication/deltas.py`), and updates are
-differences to *that*; because the next version is computed from the master again, what publishing loses never adds up
-over versions.
+Changed by one thread only. It reads no clock and does no input or output; the ledger makes it durable.
+
+Master weights are float32. The published weights are an encoded approximation of them
+(`wire_contract/publication/deltas.py`), and updates are differences to the published ones. Each version is computed
+from the master weights, so encoding errors do not accumulate over versions.
 """
 
 from collections import Counter
@@ -42,7 +43,8 @@ from wire_contract.publication.release import Release, first_release, next_relea
 from wire_contract.topics import ParsedTopic
 
 DELTA_BYTES = 1_536
-"""Default: with updates of 1 to 2 KiB, what half of a dozen devices learned. A larger student may want more of both."""
+"""Default size of a delta, bytes: with updates of 1 to 2 KiB, enough for what six devices learned. A larger student may
+need more of both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +53,25 @@ class LineSettings:
 
     task: str
     updates_per_version: int = 4
-    """K: a version is due when so many devices have handed something in."""
+    """K: a version is due when this many devices have contributed."""
     version_seconds: float = 60.0
-    """T: a version is due this long after the first update in the buffer, also with fewer devices than K."""
+    """T: a version is due this long after the first buffered update, even with fewer than K devices."""
     devices_min: int = 2
-    """Of so many devices at least a version is made: one of a single device would publish that person's update."""
+    """Fewest devices in a version: a version of a single device would publish that person's update."""
     rule: Rule = RULES["fedbuff"]
-    """How updates become the weights of a version."""
+    """Merging rule."""
     server_rate: float = 1.0
-    """η of the rule."""
+    """η of the merging rule."""
     model_encoding: EncodingName = "float16"
-    """Of snapshots."""
+    """Encoding of snapshots."""
     delta_encoding: EncodingChoice | None = field(default_factory=lambda: CompressionTarget(bytes_max=DELTA_BYTES))
-    """Of what leads from one version to the next; None: every version goes whole."""
+    """Encoding of deltas; None: every version is published as a snapshot."""
     delta_message_bytes_max: int = INLINE_BYTES_MAX
-    """Of a delta message; a version whose delta is larger goes whole."""
+    """Largest delta message; a version with a larger delta is published as a snapshot."""
     snapshot_versions: int = KEPT_DELTAS
-    """A snapshot is published at least every so many versions."""
+    """Versions from one snapshot to the next, at most."""
     journal_versions_kept: int = 10_000
-    """Versions whose updates stay in the journal."""
+    """Versions whose updates the journal keeps."""
     policy: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 
@@ -96,11 +98,11 @@ class ModelLine:
         self._digests = dict(digests)
         self._lasts = dict(lasts)
         self._contributed = dict(contributed)
-        """The newest version that each device had a part in."""
+        """Newest version that each device contributed to."""
         self._peers = Peers(claims)
         self._recall = recall
         self._horizon = horizon
-        """The version from which on `recall` knows every update that was merged."""
+        """First version from which on `recall` finds every merged update."""
         self._incarnations = Counter(device for device, _ in lasts)
         self._crowded = {device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT}
         self.buffer = Buffer(settings.rule.begin(layout.size, settings.server_rate))
@@ -114,11 +116,11 @@ class ModelLine:
 
     @property
     def devices(self) -> int:
-        """Devices that were ever answered."""
+        """Number of devices that were ever answered."""
         return len(self._incarnations)
 
     def judge(self, topic: ParsedTopic, payload: bytes) -> Judged:
-        """Judges one update and, if it is to be merged, takes it into the buffer."""
+        """Judges one update and, if it is accepted, adds it to the buffer."""
         policy = self.settings.policy
         update = read_update(topic, payload, self._standing, policy)
         if isinstance(update, Refuse):
@@ -151,34 +153,34 @@ class ModelLine:
                     )
                 )
                 self._answered(key, LastOfDevice(update.sequence))
-            case Refuse("rate"):  # the same bytes are welcome later, so that they were refused is not remembered
+            case Refuse("rate"):  # the device will resend the same bytes, so this refusal is not stored
                 return Judged(verdict, None, self.version, topic.device, payload)
             case Refuse(reason, is_remembered=True):
                 self._answered(key, LastOfDevice(update.sequence, reason))
         return Judged(verdict, update, self.version, topic.device, payload)
 
     def is_due(self, *, waited_seconds: float) -> bool:
-        """Whether the next version is due, the first update of the buffer having waited so long."""
+        """Whether the next version is due; `waited_seconds` is the age of the oldest buffered update."""
         slots, settings = self.buffer.slots, self.settings
         if slots < settings.devices_min:
             return False
         return slots >= settings.updates_per_version or waited_seconds >= settings.version_seconds
 
     def devices_missing(self, *, waited_seconds: float) -> int:
-        """So many more devices must hand something in before the version comes that T would have made by now."""
+        """Devices still missing for a version that is overdue by T but has fewer than `devices_min`."""
         if not self.buffer.slots or waited_seconds < self.settings.version_seconds:
             return 0
         return max(0, self.settings.devices_min - self.buffer.slots)
 
     def next_step(self) -> Step:
-        """Master weights (layout.size,) of the next version, and what the rule then remembers; changes nothing."""
+        """Master weights (layout.size,) of the next version, and the rule's state with it; changes nothing."""
         return self.buffer.step(self.weights)
 
     def next_shelf(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Release:
-        """How the next version, with master `weights` (layout.size,), is published; changes nothing.
+        """What is published of the next version, which has master `weights` (layout.size,); changes nothing.
 
         Raises:
-            EncodeError: the weights do not fit the encoding.
+            EncodeError: a weight is out of the encoding's range.
         """
         settings = self.settings
         return next_release(
@@ -192,7 +194,7 @@ class ModelLine:
         )
 
     def advance(self, shelf: Release, step: Step) -> None:
-        """Goes over to a version that the ledger has committed."""
+        """Moves on to a version that the ledger has committed."""
         assert shelf.version == self.version + 1, f"version {shelf.version} after {self.version}"
         self.shelf, self.weights = shelf, step.weights
         self._digests[shelf.version] = shelf.published.digest
@@ -206,28 +208,28 @@ class ModelLine:
         self._standing = self._new_standing()
 
     def crowded(self) -> list[str]:
-        """Devices with more incarnations than are kept; the ledger is to drop the oldest, then `forget` them."""
+        """Devices with too many incarnations: the ledger deletes the oldest, which are then passed to `forget`."""
         return sorted(self._crowded)
 
     def forget(self, key: DeviceKey) -> None:
-        """Drops an incarnation that the ledger dropped."""
+        """Drops an incarnation that the ledger has deleted."""
         del self._lasts[key]
         self._count_incarnation(key[0], -1)
 
     def knows(self, version: int, digest: bytes) -> bool:
-        """Whether this version was published here, with these weights."""
+        """Whether this line has published this version with this digest."""
         return self._digests.get(version) == digest
 
     def _absence(self, device: str) -> int:
-        """As `staleness.py` has it; a device that was never merged counts once."""
+        """Versions since the device last contributed (`merging/staleness.py`); 1 if it never has."""
         return self.version + 1 - self._contributed.get(device, self.version)
 
     def _last(self, key: DeviceKey) -> tuple[LastOfDevice | None, bool]:
-        """The newest update of an incarnation, and whether there may have been one that nobody remembers."""
+        """Newest answered update of an incarnation, and whether one may exist that neither memory nor journal has."""
         last = self._lasts.get(key)
         if last is not None or self._incarnations[key[0]] < INCARNATIONS_KEPT:
             return last, False
-        last = self._recall(key)  # the incarnation may be one that was forgotten; its late message is a duplicate
+        last = self._recall(key)  # a late message of a forgotten incarnation is a duplicate
         return last, last is None
 
     def _answered(self, key: DeviceKey, last: LastOfDevice) -> None:
@@ -262,10 +264,10 @@ def _delta_encoder(settings: LineSettings, version: int) -> EncodeDelta | None:
 
 
 def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, published_at: float) -> Release:
-    """How version 0, with master `weights` (layout.size,), is published.
+    """What is published of version 0, which has master `weights` (layout.size,).
 
     Raises:
-        EncodeError: the weights cannot be published.
+        EncodeError: a weight is out of the encoding's range.
     """
     return first_release(
         weights, task=settings.task, layout=layout, encoding=settings.model_encoding, published_at=published_at
@@ -273,6 +275,6 @@ def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, pu
 
 
 def announcement(settings: LineSettings, shelf: Release, *, expires_at: float | None = None) -> Announcement:
-    """What stands on the broker for the newest version; its manifest is good until `expires_at` (Unix seconds)."""
+    """The retained messages of the newest version; its manifest expires at `expires_at` (Unix seconds)."""
     policy = settings.policy
     return shelf.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)

@@ -1,7 +1,7 @@
-"""What is told of the aggregator's work: its status topic, telemetry, the file for Prometheus, the log.
+"""Reports of the aggregator's work: status topic, telemetry, the file for Prometheus, and the log.
 
-Whoever counts or records gets the same sequences of judgements, once the ledger has them and they are answered. Nothing
-here decides anything, and nothing that fails here costs an update.
+All observers get the same sequence of judgements, after the ledger has committed them and the devices are answered.
+Observers decide nothing, and a failing one never costs an update.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Reporter:
         recording: Recording | None = None,
         metrics: MetricsFile | None = None,
     ) -> None:
-        """Goes on from `totals` and `history`, which the ledger had when it was opened."""
+        """`totals` and `history` are those of the ledger when it was opened."""
         self._line = line
         self._publication = publication
         self._monotonic, self._unix = monotonic, unix
@@ -47,6 +47,7 @@ class Reporter:
         self.tally.committed(line.version, at=line.shelf.published_at)
         self.recording = recording or Recording()
         self._metrics = metrics
+        self._logged_missing = False
         self.status_publisher = StatusPublisher(publication.publisher.status)
 
     def answered(
@@ -59,7 +60,7 @@ class Reporter:
         commit_seconds: float,
         answer_seconds: float,
     ) -> None:
-        """A batch is in the ledger, acknowledged and answered."""
+        """A batch is committed, acknowledged and answered."""
         if not judged and not evaluated:
             return
         self.counters.judged(judged)
@@ -84,7 +85,7 @@ class Reporter:
         commit_seconds: float,
         publish_seconds: float,
     ) -> None:
-        """The line has a new version; `before` are the master weights (layout.size,) of the one before it."""
+        """The line has a new version; `before` are the previous version's master weights (layout.size,)."""
         shelf = self._line.shelf
         self.tally.committed(shelf.version, at=shelf.published_at)
         self.recording.version_committed(
@@ -101,7 +102,8 @@ class Reporter:
         log.info("version %d: %d updates of %d devices", shelf.version, updates, devices)
 
     def turn(self, *, devices_missing: int) -> None:
-        """Status, telemetry and the file for Prometheus, each when it is due."""
+        """Publishes the status and writes gauges and metrics, each when it is due."""
+        self._log_missing(devices_missing)
         now, connected = self._monotonic(), self._publication.is_online
         if connected and self.status_publisher.is_due(now):
             self.status_publisher.publish(self.status("online", devices_missing=devices_missing), now=now)
@@ -117,18 +119,32 @@ class Reporter:
             )
             self._metrics.stands(figures, now=now)
 
+    def _log_missing(self, devices: int) -> None:
+        """Once per version that too few devices have contributed to."""
+        if devices and not self._logged_missing:
+            log.warning(
+                "version %d waits for %d more device%s: %d contributed, and --devices-min is %d, so that no version "
+                "consists of a single person's update",
+                self._line.version + 1,
+                devices,
+                "" if devices == 1 else "s",
+                self._line.buffer.slots,
+                self._line.settings.devices_min,
+            )
+        self._logged_missing = bool(devices)
+
     def publish_status(self, *, devices_missing: int) -> None:
-        """Also when there is no news: the status on the broker may be somebody else's, or gone."""
+        """Publishes the status even if unchanged: the retained one may be missing, or another aggregator's."""
         status = self.status("online", devices_missing=devices_missing)
         self.status_publisher.publish(status, now=self._monotonic(), anyway=True)
 
     def farewell(self, *, devices_missing: int) -> None:
-        """Says on the status topic that the aggregator stops; without a connection the will has said so."""
+        """Publishes the status `offline`; without a connection the will has done so."""
         if self._publication.is_online:
             self._publication.publisher.status(self.status("offline", devices_missing=devices_missing))
 
     def status(self, status: Literal["online", "offline"], *, devices_missing: int = 0) -> AggregatorStatus:
-        """As it is published now."""
+        """The status as of now."""
         summary = self.tally.summary(now=self._unix(), bytes_down=self._publication.publisher.published_bytes)
         counters = self._totals() | ({"devices_missing": devices_missing} if devices_missing else {})
         return AggregatorStatus(status=status, version=self._line.version, counters=counters, summary=summary)

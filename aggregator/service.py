@@ -1,8 +1,8 @@
-"""The aggregator's loop: receive → judge and merge → ledger → acknowledge → receipts → perhaps a new version.
+"""The aggregator's loop: decode → judge → merge → commit → acknowledge → receipt → new version if one is due.
 
-The order is the guarantee. Nothing is acknowledged before it is in the ledger, so whatever dies, the broker delivers
-again and the ledger knows what it has; nothing is published before it is committed, so a version that anybody saw is
-a version that a restart still has.
+This order is the guarantee. A message is acknowledged only after the ledger has it: after a crash the broker delivers
+it again, and the ledger recognises duplicates. A version is published only after it is committed, so every version that
+a device has seen survives a restart.
 """
 
 import logging
@@ -38,17 +38,17 @@ log = logging.getLogger(__name__)
 
 BATCH_DELIVERIES_MAX = 256
 _RECEIVE_SECONDS_MAX = 0.5
-"""Upper bound of one wait, so that a stop request and a due version are seen soon."""
+"""Longest wait for messages, so that a stop request or a due version is noticed soon."""
 _LOOK_SECONDS = 0.05
-"""The longest wait while it is not known yet what stands on the broker."""
+"""Longest wait while the broker's retained messages are being inspected."""
 
 
 class RefusedByBroker(ContractError):
-    """The broker's answer to the first connection was no."""
+    """The broker refused the first connection."""
 
 
 def subscriptions(*, root: str, task: str, shard: int) -> tuple[str, ...]:
-    """What an aggregator listens to."""
+    """The topic filters that an aggregator subscribes to in its durable session."""
     return (
         topic_filter("update", root=root, task=task, shard=shard),
         topic_filter("evaluation", root=root, task=task),
@@ -56,7 +56,7 @@ def subscriptions(*, root: str, task: str, shard: int) -> tuple[str, ...]:
 
 
 class Service:
-    """One aggregator at work."""
+    """One running aggregator."""
 
     def __init__(
         self,
@@ -78,26 +78,26 @@ class Service:
         replace_line: bool = False,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        """Puts the parts together.
+        """Connects the parts; nothing is sent yet.
 
         Args:
-            line: as restored from `ledger`.
-            ledger: opened by this process alone.
+            line: restored from `ledger`.
+            ledger: open in this process only.
             link: subscribed to `subscriptions(…)`.
-            root: of the topics.
-            totals: what the ledger had counted when it was opened.
-            clock: of this machine, or a test's.
-            pause: waits so many seconds, or until the program is told to stop.
-            signing_keys: each signs every manifest; none: manifests go out plain.
-            model_lifetime_seconds: a manifest expires so long after it was published; None: never. It is published
-                again when half of that has passed.
-            history: what the ledger knew when it was opened, for the summary in the status; None: nothing.
-            recording: where telemetry of what happens goes; None: nowhere.
-            is_evaluator: whether evaluations under this name are believed; those of others are ignored.
-            heartbeat: is told in every turn that the loop moves, and what keeps it from its work.
-            metrics: the file for Prometheus; None: none.
-            replace_line: begin anew over another line that stands on the broker, instead of refusing to start.
-            settle_seconds: how long a look at the broker waits for retained messages that come late.
+            root: first levels of all topics.
+            totals: counters of the ledger when it was opened.
+            clock: the system's, or a fake in tests.
+            pause: sleeps for a number of seconds, or until a stop is requested.
+            signing_keys: each of them signs every manifest; without any, manifests are unsigned.
+            model_lifetime_seconds: time from publication to expiry of a manifest, which is renewed at half of it; None:
+                manifests do not expire.
+            history: earlier activity from the ledger, for the summary in the status.
+            recording: records telemetry; None: no telemetry.
+            is_evaluator: whether evaluations from a device of this name count; others are ignored.
+            heartbeat: called once per turn, with the current problem if there is one.
+            metrics: file for Prometheus; None: no file.
+            replace_line: replace another model line on the broker instead of refusing to start.
+            settle_seconds: wait for late retained messages at each inspection of the broker.
         """
         self.line = line
         self._ledger = ledger
@@ -121,8 +121,7 @@ class Service:
         self._waiting_since = clock.monotonic()
         self._connected_before = False
         self._unreachable = ""
-        self._told_unreachable = RepeatFilter(clock.monotonic)
-        self._is_missing = False
+        self._unreachable_filter = RepeatFilter(clock.monotonic)
         self._evaluations = EvaluationReader(is_evaluator)
         self._heartbeat = heartbeat
         self._reporter = Reporter(
@@ -137,51 +136,51 @@ class Service:
         )
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Works until told to stop.
+        """Runs until a stop is requested.
 
         Raises:
-            RefusedByBroker: user name or password are wrong, or the like.
-            LineRefused: another line stands on the broker; nothing was changed there.
+            RefusedByBroker: the first connection was refused, for example because of a wrong password.
+            LineRefused: another model line is on the broker; nothing was changed there.
             LinkError: the link's thread died.
         """
         while not should_stop():
             self.step(should_stop)
 
     def step(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """One turn: a batch of events, a new version if one is due, and what has to be published again."""
+        """One turn: one batch of messages, a new version if one is due, and everything that has to be republished."""
         publication = self._publication
         self._heartbeat(
             trouble="" if publication.is_online else f"no connection to the broker: {self._unreachable or 'not yet'}"
         )
         self._take(self._receive(self._receive_seconds()), should_stop)
-        if publication.is_looking:  # what a broker answers at once
+        if publication.is_looking:  # brokers answer a subscription at once
             self._take(self._receive(0.0), should_stop)
         if publication.look_is_over():
             publication.settle()
             self._reporter.publish_status(devices_missing=self._devices_missing())
             self._take(publication.release(), should_stop)
-        # What waits in the ledger may make a version due at once; who may be refused must not have changed anything.
+        # Updates restored from the ledger may make a version due at once. Until the inspection has passed, the
+        # aggregator may still be refused, and must not have changed anything.
         if publication.is_open and self.line.is_due(waited_seconds=self._waited_seconds()) and not should_stop():
             self._new_version(should_stop)
-        self._note_missing()
         publication.keep_up()
         self._reporter.turn(devices_missing=self._devices_missing())
 
     def farewell(self) -> None:
-        """Says on the status topic that the aggregator stops."""
+        """Publishes the status `offline`."""
         self._reporter.farewell(devices_missing=self._devices_missing())
 
     # -- one batch
 
     def _take(self, events: Sequence[Event], should_stop: Callable[[], bool]) -> None:
-        """The order that is the guarantee (see the module)."""
+        """One batch, in the order that is the guarantee (see the module)."""
         deliveries = self._sort(events)
         watch = Stopwatch(self._clock.monotonic)
         judged, evaluated = self._judge(deliveries)
         batch = batch_of(judged, [one.evaluation for one in evaluated])
         judge_seconds = watch.lap()
         if batch and not self._persist(lambda: self._ledger.commit_batch(batch, now=self._clock.unix()), should_stop):
-            return  # told to stop while the disk was full: unacknowledged, so all of it comes again
+            return  # a stop was requested while the disk was full; nothing is acknowledged, so the batch is redelivered
         commit_seconds = watch.lap()
         for delivery in deliveries:
             self._link.ack(delivery)
@@ -200,7 +199,7 @@ class Service:
         self._forget_old_incarnations()
 
     def _judge(self, deliveries: Sequence[Delivery]) -> tuple[list[Judged], list[Evaluated]]:
-        """Decodes and judges each message; what is to be merged is in the buffer afterwards."""
+        """Decodes and judges each message; accepted updates are in the buffer afterwards."""
         judged: list[Judged] = []
         evaluated: list[Evaluated] = []
         was_empty = self.line.buffer.slots == 0
@@ -221,15 +220,16 @@ class Service:
         return judged, evaluated
 
     def _sort(self, events: Sequence[Event]) -> list[Delivery]:
-        """What is to be worked on now. What is about the connection, or on the aggregator's own topics, is seen to
-        here; before the first look is over all else waits.
+        """Returns the messages of devices, and handles connection events and the aggregator's own topics itself.
+
+        Messages of devices are held back until the first inspection of the broker has passed.
         """
         deliveries: list[Delivery] = []
         for event in events:
             match event:
                 case Delivery(topic=topic) if topic in self._publication:
                     self._publication.hear(topic, event.payload)
-                    if event.mid:  # at QoS 0 there is nothing to acknowledge
+                    if event.mid:  # QoS 0 messages have no packet identifier and need no acknowledgement
                         self._link.ack(event)
                 case Delivery():
                     (deliveries.append if self._publication.is_open else self._publication.hold)(event)
@@ -245,19 +245,20 @@ class Service:
                 for key in self._ledger.forget_incarnations(device):
                     self.line.forget(key)
         except LedgerBusy as error:
-            log.warning("%s; old incarnations are forgotten later", error)
+            log.warning("%s; old incarnations will be deleted later", error)
 
     def _prune(self) -> None:
         try:
             self._ledger.prune(Kept.of(self.line.settings))
             self._ledger.shrink_log()
         except LedgerBusy as error:
-            log.warning("%s; old rows are deleted later", error)
+            log.warning("%s; old rows will be deleted later", error)
 
     def _persist(self, write: Callable[[], None], should_stop: Callable[[], bool]) -> bool:
-        """Writes, again and again while the disk refuses; False when told to stop before it went through.
+        """Writes, and retries while the disk is full; False: a stop was requested first.
 
-        Waiting here is safe: nothing was acknowledged, and the link's bounded queue leaves the rest at the broker.
+        Waiting is safe: nothing has been acknowledged, and once the link's bounded queue is full, further messages stay
+        at the broker.
         """
 
         def attempt() -> bool:
@@ -269,26 +270,11 @@ class Service:
     # -- versions
 
     def _waited_seconds(self) -> float:
-        """Since the first update in the buffer."""
+        """Time since the first update entered the buffer."""
         return self._clock.monotonic() - self._waiting_since
 
     def _devices_missing(self) -> int:
         return self.line.devices_missing(waited_seconds=self._waited_seconds())
-
-    def _note_missing(self) -> None:
-        """Says once for each version that it waits for more devices than have come."""
-        missing = self._devices_missing()
-        if missing and not self._is_missing:
-            log.warning(
-                "version %d waits for %d more device%s: %d handed something in, and --devices-min is %d, so that no "
-                "version is one person's update",
-                self.line.version + 1,
-                missing,
-                "" if missing == 1 else "s",
-                self.line.buffer.slots,
-                self.line.settings.devices_min,
-            )
-        self._is_missing = bool(missing)
 
     def _new_version(self, should_stop: Callable[[], bool]) -> None:
         watch = Stopwatch(self._clock.monotonic)
@@ -315,22 +301,22 @@ class Service:
         self._prune()
 
     def _next_shelf(self, weights: Vector) -> Release:
-        # Not before the version before it, which may have had to be published above a stranger with another clock.
+        # Never earlier than the previous version, which may have been stamped to outrank another aggregator's clock.
         at = max(self._clock.unix(), self.line.shelf.published_at)
         try:
             return self.line.next_shelf(weights, at=at)
-        except EncodeError as error:  # the line must go on; devices read any encoding
+        except EncodeError as error:  # a value too large for float16 must not stop the line; devices read any encoding
             log.warning("version %d is published as float32: %s", self.line.version + 1, error)
             return self.line.next_shelf(weights, at=at, encoding="float32")
 
     # -- the connection
 
     def _greet(self, event: Connected) -> None:
-        """A broker may have lost what it retained, or hold what is not ours: that is looked at on every connection."""
+        """Every connection begins with an inspection: the broker may have lost retained messages, or hold another's."""
         self._connected_before = True
         self._unreachable = ""
-        self._told_unreachable.resolve()
-        log.info("connected; looking at what stands on the broker")
+        self._unreachable_filter.resolve()
+        log.info("connected; inspecting the retained messages on the broker")
         self._publication.connected(session_present=event.session_present)
 
     def _note_disconnected(self, event: Disconnected) -> None:
@@ -338,7 +324,7 @@ class Service:
             raise RefusedByBroker(f"the broker refused this aggregator: {event.reason}; check user name and password")
         self._publication.disconnected()
         self._unreachable = event.reason
-        if self._told_unreachable.passes(event.reason):
+        if self._unreachable_filter.passes(event.reason):
             log.warning("no connection to the broker: %s; trying again", event.reason)
 
     def _receive(self, timeout_seconds: float) -> Sequence[Event]:
@@ -347,6 +333,6 @@ class Service:
     def _receive_seconds(self) -> float:
         if self._publication.is_looking:
             return _LOOK_SECONDS
-        if not self.line.buffer.slots or self._is_missing:
+        if not self.line.buffer.slots or self._devices_missing():
             return _RECEIVE_SECONDS_MAX
         return min(_RECEIVE_SECONDS_MAX, max(0.0, self.line.settings.version_seconds - self._waited_seconds()))

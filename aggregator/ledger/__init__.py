@@ -1,1 +1,1 @@
-"""The durable memory of the aggregator, in SQLite."""
+"""The aggregator's durable state, in SQLite."""

@@ -1,9 +1,9 @@
-"""The durable memory of the aggregator, in SQLite. ledger.sql explains the tables, ledger_format.py opens the file.
+"""The aggregator's durable state, in SQLite. `ledger.sql` documents the tables, `file_format.py` opens the file.
 
-One transaction a batch, one transaction a version; `synchronous=FULL`, so that what was committed survives power loss.
-A restart takes the newest snapshot and adds the journal after it in the journal's order: the same additions on the
-same bits give the same weights. A lock file beside the ledger keeps a second aggregator out for as long as the first
-one lives, however it ends.
+One transaction per batch and one per version, with `synchronous=FULL`, so that commits survive power loss. A restart
+(`restoring.py`) takes the newest weights and adds the journal after them in its order: the same additions on the same
+bits give the same weights. A lock file beside the ledger excludes a second aggregator for as long as the first process
+lives, however it ends.
 """
 
 import sqlite3
@@ -40,15 +40,15 @@ from wire_contract.limits import KEPT_DELTAS
 
 
 class Ledger:
-    """Opened by one aggregator at a time.
+    """An open ledger, used by one aggregator at a time.
 
     Raises:
-        LedgerBusy: the disk is full, or another program holds the file locked.
-        LedgerError: it is damaged, of another format or task, or in use by another aggregator.
+        LedgerBusy: the disk is full, or another program has locked the file.
+        LedgerError: it is damaged, has another format or task, or is in use by another aggregator.
     """
 
     def __init__(self, path: Path, *, task: str, shard: int = 0) -> None:
-        path = path.resolve()  # whatever names it: its lock lies beside the file itself, as SQLite's files do
+        path = path.resolve()  # the lock lies beside the file itself, like SQLite's files, not beside a link to it
         self.path = path
         self._lock = lock(path)
         try:
@@ -61,7 +61,7 @@ class Ledger:
         try:
             with plain_errors(path):
                 prepare(self._db, path, task=task, shard=shard, left_open=left_open)
-                self._db.execute("PRAGMA journal_mode = WAL")  # after the check: a foreign database stays as it is
+                self._db.execute("PRAGMA journal_mode = WAL")  # only now: a foreign database must not be changed
                 self._db.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
                 self._log = WriteAheadLog(self._db, path)
                 self._horizon = read_horizon(self._db)
@@ -78,25 +78,25 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Lets the next aggregator in."""
+        """Closes the file and releases the lock."""
         self._db.close()
         self._lock.release()
 
     # -- the model line
 
     def begin_line(self, row: VersionRow, layout: Layout, weights: Vector) -> None:
-        """Writes the first version of an empty ledger."""
+        """Writes the first version into an empty ledger."""
         with self._transaction() as db:
             db.execute("INSERT INTO meta VALUES ('layout', ?)", (msgspec.msgpack.encode(layout),))
             insert_version(db, row, weights)
 
     def commit_version(self, row: VersionRow, step: Step, *, rule: str) -> None:
-        """Writes a version with what made it: the master weights and the state of the merging rule with that name.
+        """Writes a version: its row, its master weights, and the state of the merging rule `rule`.
 
-        Costs the same however many versions there were before.
+        The cost does not grow with the number of versions.
 
         Raises:
-            LedgerBusy: the disk refused; nothing was written.
+            LedgerBusy: the disk is full; nothing was written.
         """
         with self._transaction() as db:
             insert_version(db, row, step.weights)
@@ -104,15 +104,17 @@ class Ledger:
             forget_blobs(db, row.version)
 
     def rule_state(self, rule: str) -> RuleState:
-        """What the merging rule with this name remembers as of the newest version; empty if another one made that."""
+        """State of the merging rule with this name as of the newest version; empty if another rule made that
+        version.
+        """
         with plain_errors(self.path):
             return read_state(self._db, rule)
 
     def prune(self, kept: Kept) -> None:
-        """Deletes a bounded number of rows beyond what is kept, if enough are.
+        """Deletes a bounded number of expired rows, once enough of them have accumulated.
 
         Raises:
-            LedgerBusy: the disk refused; nothing was deleted.
+            LedgerBusy: the disk is full; nothing was deleted.
         """
         with plain_errors(self.path):
             newest = self._db.execute("SELECT max(version) FROM version").fetchone()[0]
@@ -124,18 +126,19 @@ class Ledger:
             self._horizon = read_horizon(self._db)
 
     def horizon(self) -> int:
-        """From this version on the journal is complete: it has every update that any of them was made of."""
+        """First version from which on the journal is complete: it has every update of that and all later versions."""
         return self._horizon
 
     def shrink_log(self) -> None:
-        """Empties SQLite's write-ahead log where it has grown large; it cannot while somebody reads an older state."""
+        """Truncates SQLite's write-ahead log if it has grown large."""
         self._log.shrink()
 
     def move_forward(self, row: VersionRow, weights: Vector, *, before: int) -> None:
-        """Writes a version that leaves out numbers after `before`, the newest one; what waits goes into the one after.
+        """Writes a version that skips numbers after `before`, the newest one; buffered updates go into the next
+        version.
 
         Raises:
-            LedgerBusy: the disk refused; nothing was written.
+            LedgerBusy: the disk is full; nothing was written.
         """
         assert row.version > before, f"version {row.version} after {before}"
         with self._transaction() as db:
@@ -146,16 +149,16 @@ class Ledger:
             db.execute("UPDATE account SET first_version = ? WHERE first_version = ?", moved)
 
     def note_devices_min(self, devices_min: int) -> None:
-        """What the operator wants of each version from now on, for whoever reads the ledger.
+        """Stores --devices-min for programs that read the ledger, such as `status`.
 
         Raises:
-            LedgerBusy: the disk refused; nothing was written.
+            LedgerBusy: the disk is full; nothing was written.
         """
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('devices_min', ?)", (str(devices_min),))
 
     def layout(self) -> Layout | None:
-        """The layout of the line; None in an empty ledger."""
+        """Layout of the model line; None in an empty ledger."""
         with plain_errors(self.path):
             row = self._db.execute("SELECT value FROM meta WHERE key = 'layout'").fetchone()
         try:
@@ -175,18 +178,20 @@ class Ledger:
         return VersionRow(**dict(zip(VERSION_FIELDS, row, strict=False))), weights
 
     def newest_snapshot(self) -> VersionRow:
-        """The newest version that was published whole."""
+        """The newest version that was published as a snapshot."""
         with plain_errors(self.path):
             row = self._db.execute(
                 f"SELECT {VERSION_COLUMNS} FROM version"  # noqa: S608
                 " WHERE chunks IS NOT NULL ORDER BY version DESC LIMIT 1"
             ).fetchone()
         if row is None:
-            raise LedgerError(f"ledger {self.path} is damaged: no version was published whole")
+            raise LedgerError(f"ledger {self.path} is damaged: it has no snapshot")
         return VersionRow(**dict(zip(VERSION_FIELDS, row, strict=True)))
 
     def deltas(self) -> list[tuple[int, bytes]]:
-        """Version and delta message of the newest versions, newest first, up to the first one without a delta."""
+        """Version and delta message of the newest versions, newest first, ending before the first one without a
+        delta.
+        """
         with plain_errors(self.path):
             rows = self._db.execute(
                 "SELECT version, delta FROM version ORDER BY version DESC LIMIT ?", (KEPT_DELTAS,)
@@ -194,7 +199,7 @@ class Ledger:
         return list(takewhile(lambda row: row[1] is not None, rows))
 
     def chunked_snapshots(self, count: int) -> list[tuple[int, int]]:
-        """Version and number of chunks of the newest snapshots that were published in chunks, newest first."""
+        """Version and chunk count of the newest snapshots that were published in chunks, newest first."""
         with plain_errors(self.path):
             rows = self._db.execute(
                 "SELECT version, chunks FROM version WHERE chunks > 0 ORDER BY version DESC LIMIT ?", (count,)
@@ -202,30 +207,30 @@ class Ledger:
             return rows.fetchall()
 
     def newest_versions(self, count: int) -> list[int]:
-        """The numbers of the newest versions, newest first."""
+        """Numbers of the newest versions, newest first."""
         with plain_errors(self.path):
             rows = self._db.execute("SELECT version FROM version ORDER BY version DESC LIMIT ?", (count,))
             return [version for (version,) in rows]
 
     def digests(self, *, since: int) -> dict[int, bytes]:
-        """Version to digest of the published weights, from version `since` on."""
+        """Digests of the published weights by version, from version `since` on."""
         with plain_errors(self.path):
             rows = self._db.execute("SELECT version, digest FROM version WHERE version >= ?", (since,))
             return dict(rows.fetchall())
 
     def mark_from(self, version: int) -> Mark | None:
-        """The oldest version that is not below `version`; None: all are."""
+        """The oldest version with at least this number; None if there is none."""
         return self._mark("WHERE version >= ? ORDER BY version LIMIT 1", (version,))
 
     def moved_forward(self) -> Mark | None:
-        """The newest version that left out numbers after its parent; None: there is none."""
+        """The newest version that skipped numbers after its parent; None if there is none."""
         return self._mark("WHERE parent < version - 1 ORDER BY version DESC LIMIT 1", ())
 
     def stamp_newest(self, *, at: float) -> None:
-        """Says that the newest version was published at `at`, Unix seconds, and not when it was committed.
+        """Replaces the publication time of the newest version by `at`, Unix seconds.
 
         Raises:
-            LedgerBusy: the disk refused; nothing was written.
+            LedgerBusy: the disk is full; nothing was written.
         """
         with self._transaction() as db:
             db.execute("UPDATE version SET committed_at = ? WHERE version = (SELECT max(version) FROM version)", (at,))
@@ -241,22 +246,22 @@ class Ledger:
     # -- updates
 
     def commit_batch(self, batch: Batch, *, now: float) -> None:
-        """Writes everything of `batch`, or nothing.
+        """Writes all of `batch` or nothing; `now` in Unix seconds.
 
         Raises:
-            LedgerBusy: the disk refused; nothing was written.
+            LedgerBusy: the disk is full; nothing was written.
         """
         with self._transaction() as db:
             insert_batch(db, batch, now)
 
     def last_of_devices(self) -> dict[DeviceKey, LastOfDevice]:
-        """The newest answered update of each device incarnation."""
+        """Newest answered update of each device incarnation."""
         with plain_errors(self.path):
             rows = self._db.execute("SELECT device, incarnation, sequence, refusal FROM device")
             return {(device, incarnation): LastOfDevice(last, why) for device, incarnation, last, why in rows}
 
     def last_merged(self, key: DeviceKey) -> LastOfDevice | None:
-        """The newest update of a device incarnation in the journal, which forgets none from its horizon on."""
+        """Newest merged update of a device incarnation in the journal, which is complete from its horizon on."""
         with plain_errors(self.path):
             row = self._db.execute(
                 "SELECT max(sequence) FROM journal WHERE device = ? AND incarnation = ?", key
@@ -264,9 +269,9 @@ class Ledger:
             return None if row[0] is None else LastOfDevice(row[0])
 
     def contributed(self, *, since: int, until: int) -> dict[str, int]:
-        """The newest version from `since` to `until`, both included, that each device had a part in.
+        """Newest version from `since` to `until`, inclusive, that each device contributed to.
 
-        `until` is the newest committed version, so that at most the one after it is left out.
+        `until` is the newest committed version: contributions to the version in the making do not count.
         """
         with plain_errors(self.path):
             rows = self._db.execute(
@@ -277,9 +282,9 @@ class Ledger:
             return dict(rows.fetchall())
 
     def claims(self, count: int, *, until: int) -> dict[str, Claim]:
-        """What devices claimed in the newest version up to `until`, the newest committed one, that each had a part in.
+        """Each device's figures in the newest version up to `until`, the newest committed one, that it contributed to.
 
-        Of the `count` devices whose such version is newest; where versions are equal, names decide (`peers.py`).
+        For the `count` devices with the newest such version; ties are broken by name (`merging/peers.py`).
         """
         with plain_errors(self.path):
             rows = self._db.execute(
@@ -292,7 +297,7 @@ class Ledger:
             return {device: Claim(version, samples, norm) for device, version, samples, norm in rows}
 
     def forget_incarnations(self, device: str) -> Sequence[DeviceKey]:
-        """Drops the oldest incarnations of a device beyond those kept; returns what was dropped."""
+        """Deletes the oldest incarnations of a device beyond those kept, and returns them."""
         with self._transaction() as db:
             rows = db.execute(
                 "SELECT device, incarnation FROM device WHERE device = ? ORDER BY seen_at DESC LIMIT -1 OFFSET ?",
@@ -302,7 +307,7 @@ class Ledger:
             return rows
 
     def journal(self, *, into_version: int) -> Iterator[BufferedUpdate]:
-        """The updates of one buffer, in the order of merging."""
+        """The updates buffered for a version, in the order of merging."""
         with plain_errors(self.path):
             rows = self._db.execute(
                 "SELECT device, base_version, staleness, samples, weight, scale, norm, payload FROM journal"

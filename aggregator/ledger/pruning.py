@@ -1,12 +1,13 @@
-"""What a ledger forgets, so that it stays as large as its settings say, however long the line is.
+"""Pruning: keeps the size of a ledger within its settings, however many versions there were.
 
-The blobs of older versions go in the transaction of the newest one (`forget_blobs`). Rows go later, in a transaction of
-their own and only when many are due (`prune`): a version's commit costs the same after a million versions as after
-ten. What has been counted (counters, staleness, the accounts of devices) stays.
+Blobs of older versions are deleted in the transaction of the newest one (`forget_blobs`). Rows are deleted later, in a
+transaction of their own and only when many have expired (`prune`), so committing a version costs the same after a
+million versions as after ten. Totals (counters, staleness histogram, accounts of devices) are never deleted, and the
+state of the merging rule belongs to the rule (`rule_state.py`).
 
-The journal is complete from its *horizon* on. An update whose base is the version before the horizon, or a later one,
-can only have gone into a version that is still there. So whether it was merged can always be told, and an older one of
-an incarnation that is no longer remembered is refused (`ModelLine`): nothing is merged twice.
+The journal is complete from its *horizon* on. An update based on version horizon - 1 or later can only have been merged
+into a version that the journal still has, so it is always known whether it was. An update with an older base from an
+incarnation that is no longer stored is refused (`admission.beyond_memory`). So nothing is merged twice.
 """
 
 import sqlite3
@@ -18,46 +19,46 @@ from aggregator.status import VERSIONS_KEPT as SUMMARY_VERSIONS_KEPT
 from wire_contract.limits import KEPT_DELTAS
 
 SNAPSHOTS_KEPT = 2
-"""So many newest versions keep their master weights."""
+"""Newest versions that keep their master weights. A restart needs those of the newest."""
 
 SLACK_VERSIONS = 64
-"""Rows are deleted when so many versions are beyond what is kept, all at once rather than some with each version."""
+"""Versions that must have expired before rows are deleted: rarely many at once, rather than a few with each version."""
 
 ROWS_PRUNED = 1_024
-"""At most so many rows of a table are deleted at a time, or twice those of the newest version, so that a ledger with a
-large arrear holds up no version for long."""
+"""Rows of a table that are deleted at a time, or twice as many as the newest version has updates if that is more:
+enough to catch up, and little enough that a large backlog delays no version for long."""
 
 VERSION_ROWS_KEPT = 128
-"""The newest rows stay whatever their numbers (`move-forward` leaves numbers out): they name the snapshots and deltas
-that are still to be deleted from the broker."""
+"""Newest version rows that stay whatever their numbers (`move-forward` skips numbers): they name the snapshots and
+deltas that still have to be deleted from the broker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """How far back a ledger goes."""
+    """How much history a ledger keeps."""
 
     journal_versions: int = 10_000
-    """Versions whose updates stay in the journal."""
+    """Versions whose updates the journal keeps."""
     staleness_max: int = 1_000
-    """Versions. What updates may still name as their base has its digest in a version's row."""
+    """In versions: rows of all versions that an update may still name as its base are needed for their digests."""
 
     @classmethod
     def of(cls, settings: LineSettings) -> Self:
-        """As the operator has it."""
+        """As the operator set it."""
         return cls(journal_versions=settings.journal_versions_kept, staleness_max=settings.policy.staleness_max)
 
     def horizon(self, newest: int) -> int:
-        """The oldest version whose updates are kept when `newest` is the newest one."""
+        """Oldest version whose updates are kept, if `newest` is the newest version."""
         return newest - max(self.journal_versions, SNAPSHOTS_KEPT) + 1
 
     def oldest_version(self, newest: int) -> int:
-        """The oldest version that keeps its row: no row goes before its journal does."""
+        """Oldest version whose row is kept; a version's row is never deleted before its journal."""
         return newest - max(self.journal_versions, self.staleness_max + 1, SUMMARY_VERSIONS_KEPT) + 1
 
 
 def forget_blobs(db: sqlite3.Connection, newest: int) -> None:
-    """Empties the weights and messages of versions that no broker and no restart needs again."""
-    # By name, because SQLite would rather walk through all versions than use a partial index.
+    """Deletes weights and messages of versions that neither a broker nor a restart can need again."""
+    # The index is named because SQLite would otherwise scan all versions instead of using a partial index.
     db.execute(
         "UPDATE version INDEXED BY version_with_weights SET weights = NULL WHERE weights IS NOT NULL AND version <= ?",
         (newest - SNAPSHOTS_KEPT,),
@@ -74,13 +75,13 @@ def forget_blobs(db: sqlite3.Connection, newest: int) -> None:
 
 
 def read_horizon(db: sqlite3.Connection) -> int:
-    """The version from which on the journal is complete."""
+    """First version from which on the journal is complete."""
     row = db.execute("SELECT value FROM meta WHERE key = 'journal_horizon'").fetchone()
     return 0 if row is None else int(row[0])
 
 
 def is_due(db: sqlite3.Connection, newest: int, kept: Kept) -> bool:
-    """Whether enough is beyond what is kept; looks at a few rows."""
+    """Whether enough rows have expired; reads only a few rows."""
     oldest = db.execute("SELECT min(into_version) FROM journal").fetchone()[0]
     if oldest is not None and oldest < kept.horizon(newest) - SLACK_VERSIONS:
         return True
@@ -95,13 +96,13 @@ def is_due(db: sqlite3.Connection, newest: int, kept: Kept) -> bool:
 
 
 def prune(db: sqlite3.Connection, newest: int, kept: Kept) -> None:
-    """Deletes a bounded number of rows beyond what is kept, the oldest first, in the transaction of the caller."""
+    """Deletes a bounded number of expired rows, oldest first, within the caller's transaction."""
     of_newest = db.execute("SELECT count(*) FROM journal WHERE into_version = ?", (newest,)).fetchone()[0]
     count = max(ROWS_PRUNED, 2 * SLACK_VERSIONS, 2 * of_newest)
     horizon = max(kept.horizon(newest), read_horizon(db))
     db.execute("INSERT OR REPLACE INTO meta VALUES ('journal_horizon', ?)", (horizon,))
     db.execute(
-        # The newest row stays in any case, so that no number is given twice.
+        # The newest row always stays, so that no id is assigned twice.
         "DELETE FROM journal WHERE id != (SELECT max(id) FROM journal) AND id IN"
         " (SELECT id FROM journal WHERE into_version < ? ORDER BY into_version LIMIT ?)",
         (horizon, count),
@@ -120,7 +121,7 @@ def _prune_versions(db: sqlite3.Connection, oldest: int, count: int) -> None:
     )
     first = db.execute("SELECT min(version) FROM version").fetchone()[0]
     db.execute(
-        # Of the newest evaluated version `status` tells, however long ago that was.
+        # `status` shows the newest evaluated version, however old it is, so its evaluations stay.
         "DELETE FROM evaluation WHERE (version, device) IN (SELECT version, device FROM evaluation"
         " WHERE version < ? AND version < (SELECT max(version) FROM evaluation) ORDER BY version LIMIT ?)",
         (first, count),
@@ -128,6 +129,6 @@ def _prune_versions(db: sqlite3.Connection, oldest: int, count: int) -> None:
 
 
 def _newest_but(db: sqlite3.Connection, rows: int) -> int | None:
-    """The version with so many newer ones; None: there are fewer."""
+    """The version that has this many newer ones; None if there are fewer."""
     row = db.execute("SELECT version FROM version ORDER BY version DESC LIMIT 1 OFFSET ?", (rows,)).fetchone()
     return None if row is None else int(row[0])

@@ -1,4 +1,4 @@
-"""What the ledger is given and gives back, row by row, and how each row stands in its table (ledger.sql)."""
+"""Row types of the ledger, and the statements that write them (see `ledger.sql`)."""
 
 import json
 import sqlite3
@@ -15,7 +15,7 @@ from wire_contract.publication.release import Release
 
 @dataclass(frozen=True, kw_only=True)
 class MergedUpdate:
-    """One accepted update on its way into the journal."""
+    """An accepted update, to be written to the journal."""
 
     update: Update
     payload: bytes
@@ -23,14 +23,14 @@ class MergedUpdate:
     staleness: int
     weight: float
     scale: float = 1.0
-    """Factor on the decoded difference, before it is weighted."""
+    """Factor on the decoded difference, applied before the weight."""
     norm: float | None = None
     """‖Δ‖₂ of the decoded difference, before that factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefusedUpdate:
-    """One update that was read and refused: remembered, so that it is counted once."""
+    """A refusal that is stored, so that it is counted once."""
 
     update: Update
     reason: RefusalReason
@@ -38,12 +38,12 @@ class RefusedUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one transaction writes."""
+    """The content of one transaction."""
 
     merged: Sequence[MergedUpdate] = ()
     refused: Sequence[RefusedUpdate] = ()
     unremembered: Sequence[RefusalReason] = ()
-    """Refusals that are only counted: of what could not be read, and of what may have been merged long ago."""
+    """Refusals that are only counted: of undecodable updates, and of those that may have been merged long ago."""
     duplicates: int = 0
     evaluations: Sequence[Evaluation] = ()
 
@@ -52,7 +52,7 @@ class Batch:
 
 
 def batch_of(judged: Sequence[Judged], evaluations: Sequence[Evaluation] = ()) -> Batch:
-    """What one transaction writes of these judgements."""
+    """The transaction that records these judgements and evaluations."""
     merged: list[MergedUpdate] = []
     refused: list[RefusedUpdate] = []
     unremembered: list[RefusalReason] = []
@@ -93,16 +93,16 @@ class VersionRow:
     digest: bytes
     encoding: str
     chunks: int | None
-    """That its snapshot was published in, 0 inside the manifest; None: it was not published whole."""
+    """Number of snapshot chunks; 0 if the snapshot is inside the manifest, None if there is no snapshot."""
     committed_at: float
     model: bytes | None = None
-    """The model message; only the newest version and the newest snapshot keep it."""
+    """The model message; kept for the newest version and the newest snapshot only."""
     delta: bytes | None = None
-    """The delta message; only the newest KEPT_DELTAS versions keep theirs."""
+    """The delta message; kept for the newest KEPT_DELTAS versions only."""
 
 
 def row_of(shelf: Release) -> VersionRow:
-    """The ledger's row of the newest version."""
+    """The row of the version in `shelf`."""
     return VersionRow(
         version=shelf.version,
         parent=shelf.parent,
@@ -117,7 +117,7 @@ def row_of(shelf: Release) -> VersionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What tells a version of this line from one of another."""
+    """What distinguishes a version of this line from one of another line."""
 
     version: int
     parent: int | None
@@ -127,7 +127,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class BufferedUpdate:
-    """One update of the buffer, as the journal has it."""
+    """One buffered update, read from the journal."""
 
     device: str
     base_version: int
@@ -147,7 +147,7 @@ _INTO_JOURNAL = """
 
 
 def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
-    """Parameters of `_INTO_JOURNAL`; `now` is in Unix seconds, here and below."""
+    """Parameters of `_INTO_JOURNAL`; `now` in Unix seconds, here and below."""
     update = merged.update
     return (
         merged.into_version,
@@ -167,7 +167,7 @@ def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
     )
 
 
-# A norm that is not known (NULL) makes the sum of its slot unknown, too.
+# An unknown norm (NULL) makes the sum of its slot unknown as well.
 _INTO_ACCOUNT = """
     INSERT INTO account VALUES (?1, ?2, NULL, ?2, 1, 1, ?3, ?4, ?5, ?6, NULL, NULL, ?7, ?8)
     ON CONFLICT DO UPDATE SET
@@ -187,7 +187,7 @@ _INTO_ACCOUNT = """
 
 
 def _account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> tuple[object, ...]:
-    """Parameters of `_INTO_ACCOUNT`, of the update that has row `journal_id`."""
+    """Parameters of `_INTO_ACCOUNT` for the update in row `journal_id` of the journal."""
     update = merged.update
     return (
         update.device,
@@ -206,7 +206,7 @@ VERSION_COLUMNS = ", ".join(VERSION_FIELDS)
 
 
 def insert_batch(db: sqlite3.Connection, batch: Batch, now: float) -> None:
-    """Writes everything of `batch`, in the transaction of the caller."""
+    """Writes `batch` within the caller's transaction."""
     for merged in batch.merged:
         journalled = db.execute(_INTO_JOURNAL, _journal_values(merged, now))
         db.execute(_INTO_ACCOUNT, _account_values(merged, journalled.lastrowid, now))
@@ -234,14 +234,14 @@ def insert_batch(db: sqlite3.Connection, batch: Batch, now: float) -> None:
 
 
 def insert_version(db: sqlite3.Connection, row: VersionRow, weights: Vector) -> None:
-    """Writes a version with its master weights (layout.size,)."""
+    """Writes a version with its master weights (layout.size,), within the caller's transaction."""
     values = (*(getattr(row, name) for name in VERSION_FIELDS), weights.astype("<f4").tobytes())
     marks = ", ".join("?" * len(values))
     db.execute(f"INSERT INTO version ({VERSION_COLUMNS}, weights) VALUES ({marks})", values)  # noqa: S608
 
 
 def _counted(batch: Batch) -> Counter[tuple[str, str]]:
-    """What a batch adds to the totals, by outcome and reason."""
+    """Increments of the counters by outcome and reason."""
     found = Counter(("refused", str(refused.reason)) for refused in batch.refused)
     found.update(("refused", str(reason)) for reason in batch.unremembered)
     found["duplicate", ""] = batch.duplicates

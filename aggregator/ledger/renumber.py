@@ -1,7 +1,8 @@
-"""The way out after an older copy of a ledger was restored: its line goes on above every version that devices saw.
+"""`move-forward`: continues a restored older ledger above every version that devices have seen.
 
-Devices that pin keys refuse what is older than they believed before, and cannot tell a restored ledger from an attack.
-So the same weights are given a higher version number, once, while no aggregator runs; no device needs to be touched.
+Devices that pin keys refuse models older than the newest they have accepted, and cannot tell a restored ledger from a
+rollback attack. So the same weights get a higher version number, once, while no aggregator runs. Devices need no
+change.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from wire_contract.publication.release import first_release
 
 
 def move_forward(path: Path, *, version: int, shard: int, unix: Callable[[], float]) -> int:
-    """Gives the newest weights of the ledger the number `version`; returns the number that they had.
+    """Gives the newest weights of the ledger the number `version`; returns their previous number.
 
-    What waits in the buffer goes into the version after it.
+    Buffered updates go into the version after it.
 
     Raises:
         LedgerError: the ledger cannot be used, or has this version already.

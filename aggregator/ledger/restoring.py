@@ -1,7 +1,7 @@
-"""A restart: the model line as the ledger has it, bit for bit, and so is what is published.
+"""Restart: rebuilds the model line, and everything that is published, from the ledger, bit for bit.
 
-The newest weights and the state of the merging rule, then the journal after them in the order of merging: the same
-additions on the same bits give the same weights.
+It takes the newest weights and the state of the merging rule, then adds the journal's updates for the next version in
+the order of merging: the same additions on the same bits give the same weights.
 """
 
 from typing import cast
@@ -26,7 +26,7 @@ from wire_contract.signatures.envelope import read_unverified
 
 
 def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
-    """The line in `ledger`, which has been begun.
+    """The model line of a ledger that has at least version 0.
 
     Raises:
         LedgerError: the ledger is damaged.
@@ -57,7 +57,7 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
 
 
 def _refill(line: ModelLine, ledger: Ledger) -> None:
-    """Adds what the journal has for the next version to the buffer."""
+    """Adds the journal's updates for the next version to the buffer."""
     difference = np.empty(line.layout.size, dtype=np.float32)
     for one in ledger.journal(into_version=line.version + 1):
         try:
@@ -79,7 +79,7 @@ def _refill(line: ModelLine, ledger: Ledger) -> None:
 
 
 def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Release:
-    """In the encoding it was committed with, whatever the settings say now: its digest is what updates name."""
+    """In the encoding that it was committed with, whatever the settings are now: updates name its digest."""
     if row.encoding not in ENCODERS:
         raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")
     snapshot = ledger.newest_snapshot()
@@ -95,7 +95,7 @@ def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Release:
         published=published,
         parent=row.parent,
         encoding=cast("EncodingName", row.encoding),
-        published_at=min(row.committed_at, float(MOMENT_MAX)),  # an older program may have stamped it with any
+        published_at=min(row.committed_at, float(MOMENT_MAX)),  # an older release may have stored any time
         model=row.model,
         snapshot_version=snapshot.version,
         snapshot=snapshot.model,

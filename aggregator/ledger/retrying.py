@@ -1,4 +1,4 @@
-"""Waits for the ledger while its disk is full, or another program holds it locked."""
+"""Retries ledger operations while the disk is full or another program has locked the ledger."""
 
 import logging
 import random
@@ -22,10 +22,10 @@ def retry_while_busy(
     pause: Callable[[float], None],
     should_stop: Callable[[], bool],
 ) -> Result | None:
-    """Makes the attempt again and again while the ledger is busy. Says so in the log once, and with every heartbeat.
+    """Repeats `attempt` while the ledger is busy, with growing pauses; logs it once and reports it at every heartbeat.
 
     Returns:
-        What the attempt returned; None: told to stop before it went through.
+        The result of the attempt; None if a stop was requested first.
     """
     jitter = random.Random(0)  # noqa: S311 - spreads retries, guards nothing
     delay = 0.5

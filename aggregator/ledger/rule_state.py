@@ -1,8 +1,8 @@
 """The state of the merging rule in the ledger: tables `rule_state` and `rule_device_state`.
 
-A value stays until the rule replaces or deletes it, so one row a key is kept, with the version that wrote it; pruning
-leaves these rows alone, and a rule bounds what it keeps. Keys begin with the rule's name. The first version under
-another rule deletes the state of the one before, which would be out of date if that rule ran again.
+A value stays until the rule replaces or deletes it: there is one row per key, with the version that wrote it. Pruning
+leaves these rows alone, so a rule must bound what it keeps. Keys start with the rule's name. The first version made by
+another rule deletes the previous rule's state, which would be out of date if that rule ran again.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ _PREFIX = "substr(key, 1, length(?1)) = ?1"
 
 
 def write_state(db: sqlite3.Connection, rule: str, version: int, state: RuleState) -> None:
-    """Writes what `version` changed in the state of `rule`, in the transaction of the caller."""
+    """Writes what `version` changed in the state of `rule`, within the caller's transaction."""
     assert state.shared or not state.devices, "a rule with state of devices has a shared value, too"
     prefix = f"{rule}/"
     if db.execute(f"SELECT 1 FROM rule_state WHERE NOT {_PREFIX} LIMIT 1", (prefix,)).fetchone():  # noqa: S608
@@ -30,7 +30,7 @@ def write_state(db: sqlite3.Connection, rule: str, version: int, state: RuleStat
 
 
 def read_state(db: sqlite3.Connection, rule: str) -> RuleState:
-    """Everything that `rule` remembers as of the newest version."""
+    """Complete state of `rule` as of the newest version."""
     prefix = f"{rule}/"
     shared = db.execute(f"SELECT key, value FROM rule_state WHERE {_PREFIX}", (prefix,))  # noqa: S608
     devices = db.execute(f"SELECT device, key, value FROM rule_device_state WHERE {_PREFIX}", (prefix,))  # noqa: S608

@@ -1,6 +1,6 @@
 """Keeps SQLite's write-ahead log small.
 
-SQLite empties it by itself between two readers; where one always begins before another ends, it has to be asked.
+SQLite resets the log by itself while nobody reads. If readers overlap without a gap, it has to be asked to.
 """
 
 import logging
@@ -12,15 +12,15 @@ from aggregator.ledger.file_format import plain_errors
 log = logging.getLogger(__name__)
 
 LOG_BYTES_MAX = 16 << 20
-"""A write-ahead log larger than this is emptied."""
+"""Size above which the log is truncated."""
 
 BUSY_MILLISECONDS = 5_000
 _SHRINK_MILLISECONDS = 50
-"""So long it may wait for readers; no update is taken meanwhile."""
+"""Longest wait for readers; no update is handled meanwhile."""
 
 
 class WriteAheadLog:
-    """Of one open ledger."""
+    """The log of one open ledger."""
 
     def __init__(self, db: sqlite3.Connection, ledger: Path) -> None:
         self._db = db
@@ -30,7 +30,7 @@ class WriteAheadLog:
         db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_MAX // 4}")
 
     def shrink(self) -> None:
-        """Empties it where it has grown large; it cannot while somebody reads an older state."""
+        """Truncates the log if it has grown large, which is impossible while a program reads an older state."""
         size_bytes = self._path.stat().st_size if self._path.exists() else 0
         if size_bytes < LOG_BYTES_MAX:
             self._bytes_max = LOG_BYTES_MAX
@@ -40,7 +40,7 @@ class WriteAheadLog:
             self._db.execute(f"PRAGMA busy_timeout = {_SHRINK_MILLISECONDS}")
             is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._db.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
-        if is_busy:  # tried again when it has doubled, so that a reader that stays costs little
+        if is_busy:  # retried when the log has doubled, so that a reader that never ends costs little
             self._bytes_max = 2 * size_bytes
             log.warning(
                 "ledger %s: %s has %.0f MB and cannot shrink before a program that reads the ledger ends (`fuser %s` "

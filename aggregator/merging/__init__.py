@@ -1,1 +1,1 @@
-"""How updates become a version: weights by staleness and samples, and the rule that merges."""
+"""How updates become a version: weights (`staleness`), clipping (`peers`), the buffer, and the merging rules."""

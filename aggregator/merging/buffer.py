@@ -1,9 +1,8 @@
-"""The buffer between two versions: one slot a device, and what the merging rule has made of the updates so far.
+"""The buffer between two versions: one slot per device, and the merger of the rule.
 
-A device that hands in several updates before the next version has one slot. So a fast device can neither fill a buffer
-alone nor outvote the others by its number of updates; nor can one hide a heavy update among many light ones, because
-the slot has the largest of their weights and not their mean. What a slot brings is at most its weight times the sum of
-its scaled norms, which `peers.py` bounds.
+All updates of a device in one version share a slot. So a fast device can neither fill a buffer alone nor outvote others
+by its number of updates. Nor can it hide a heavy update among many light ones: the slot has the largest of their
+weights, not the mean. A slot contributes at most its weight times the sum of its scaled norms, which `peers.py` bounds.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from wire_contract.layout import Vector
 
 
 class Buffer:
-    """Updates on their way into the next version."""
+    """Accepted updates that wait for the next version."""
 
     def __init__(self, merger: Merger) -> None:
         self._merger = merger
@@ -21,7 +20,7 @@ class Buffer:
 
     @property
     def slots(self) -> int:
-        """Devices with at least one update here."""
+        """Number of devices with at least one buffered update."""
         return len(self._slots)
 
     @property
@@ -31,16 +30,16 @@ class Buffer:
 
     @property
     def updates(self) -> int:
-        """Updates here, of all devices."""
+        """Number of buffered updates of all devices."""
         return sum(slot.updates for slot in self._slots.values())
 
     def norm_of(self, device: str) -> float:
-        """Σ‖Δ‖₂ of the device's updates here, before scaling."""
+        """Σ‖Δ‖₂ of the device's buffered updates, before scaling."""
         slot = self._slots.get(device)
         return 0.0 if slot is None else slot.norm
 
     def add(self, contribution: Contribution) -> None:
-        """Takes in one update."""
+        """Adds one update."""
         assert contribution.weight > 0, f"weight {contribution.weight}"
         assert 0 < contribution.scale <= 1, f"scale {contribution.scale}"
         self._merger.add(contribution)

@@ -5,10 +5,10 @@ the slots. Several updates of one device are summed, because they are consecutiv
 (Δ₁ + Δ₂ = s₂ - base), and count in the divisor once, with the largest of their weights.
 
 The divisor is Σ wᵢ unless one slot outweighs all others together; then it is twice that slot's weight. So no device
-moves the model by more than half of what it would alone, if any other is in the version. The others do not gain what it
-loses: such a version is a smaller step. A version of a single slot, which `--devices-min 1` allows, takes it whole.
+moves the model by more than half of what it would alone, if there is any other in the version. The others do not gain
+what it loses: such a version is a smaller step. A version of a single slot (with `--devices-min 1`) takes a full step.
 
-Adding is one pass over memory; the scale of an update is part of its weight there.
+Adding is one pass over memory; the scale is folded into the weight.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from wire_contract.layout import Vector
 
 
 class FedBuff:
-    """The running sum. It has no state beyond the buffer: the journal makes the sum again."""
+    """The running sum. It needs no state: a restart adds the journal's updates again."""
 
     def __init__(self, size: int, rate: float) -> None:
         self._rate = rate

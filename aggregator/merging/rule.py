@@ -1,25 +1,25 @@
 """What a merging rule is: a value that declares its properties, and a merger that does the arithmetic.
 
-Three stages make a version. Admission decides, for each update, its weight and its scale (`staleness.py`, `peers.py`):
-staleness, samples, caps and clipping are settled there, before any rule. The buffer (`buffer.py`) keeps one slot a
-device, for all rules alike. The rule turns what was added into new master weights. `RULES` in `rules.py` lists them.
+A version is made in three stages. Admission decides the weight and the scale of each update (`staleness.py`,
+`peers.py`); staleness, samples, caps and norm clipping are settled there, before any rule. The buffer (`buffer.py`)
+keeps one slot per device, for all rules alike. The rule computes new master weights. `rules.py` lists the rules.
 
-A merger is used in this order, by one thread:
+A merger is called in this order, by one thread:
 
     restore(state of the newest version)     at the start, from the ledger
     add(contribution) …                      in the order of the journal
-    version(weights, slots) → Step           changes nothing: the ledger may have to wait for its disk
-    restore(step.state)                      once the ledger has the step; begins the next version
+    version(weights, slots) → Step           pure: the commit may have to wait for a full disk, or fail
+    restore(step.state)                      after the commit; starts the next version
 
-A running merger goes on from exactly what its restarted twin would read, so a restart is bit-identical as long as `add`
-and `version` are deterministic. What was added since the newest version is not part of the state: a restart adds it
-again from the journal.
+A running merger continues from exactly the state that a restarted one would read, so a restart is bit-identical if
+`add` and `version` are deterministic. Buffered updates are not part of the state: a restart adds them again from the
+journal.
 
-`Step.state` lists only the values that changed; a value stays until it is replaced, or deleted with None. So a rule
-writes what a version changes, whatever it keeps: momentum vectors (`shared`, replaced each time), the K newest updates
-of FedFa (`shared`, one key each, one replaced), the last H bases of FedAsync (`shared`, one key a version, the oldest
-deleted), the last update of each device of CA2FL, FedVARP and MIFA (`devices`, those of the version replaced, evicted
-ones deleted). The ledger writes them in the transaction of the version (`ledger/rule_state.py`).
+`Step.state` contains only the values that changed. A value stays until it is replaced, or deleted with None, so a rule
+writes only what a version changes: momentum vectors (`shared`, replaced each time), the K newest updates of FedFa
+(`shared`, one key each, one replaced), the last H bases of FedAsync (`shared`, one key per version, the oldest
+deleted), the last update of each device in CA2FL, FedVARP and MIFA (`devices`, the contributors' replaced, evicted ones
+deleted). The ledger writes them in the version's transaction (`ledger/rule_state.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -29,16 +29,16 @@ from typing import Literal, Protocol
 from wire_contract.layout import Vector
 
 Divisor = Literal["weights", "count", "devices", "none"]
-"""What a rule divides its sum by: Σw, the K contributions of the version, all n known devices, or nothing."""
+"""What a rule divides its sum by: Σw, the K updates of the version, all n known devices, or nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """One accepted update, weighed and scaled, as every rule sees it."""
+    """One accepted update as a rule sees it, with weight and scale decided."""
 
     device: str
     difference: Vector
-    """(size,), decoded; the caller uses this memory again afterwards, so a rule must not keep it."""
+    """(size,), decoded. The caller reuses this memory, so a rule must copy what it keeps."""
     weight: float
     """Above 0: staleness, samples and absence, bounded (`staleness.weight_of`)."""
     scale: float = 1.0
@@ -55,7 +55,7 @@ class Contribution:
 
 @dataclass
 class Slot:
-    """What one device has in the next version."""
+    """One device's part in the next version."""
 
     weight: float = 0.0
     """The largest weight of its updates."""
@@ -68,43 +68,43 @@ class Slot:
 
 @dataclass(frozen=True)
 class RuleState:
-    """What a rule remembers beyond the buffer, as bytes that it defines itself; None deletes a value."""
+    """State of a rule beyond the buffer, as bytes in a format of its own; None deletes a value."""
 
     shared: Mapping[str, bytes | None] = field(default_factory=dict)
-    """By key. A rule with `devices` also has a value here, by which the ledger knows whose state it holds."""
+    """By key. A rule with `devices` needs a value here as well, by which the ledger tells whose state it holds."""
     devices: Mapping[tuple[str, str], bytes | None] = field(default_factory=dict)
     """By device and key."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a rule makes of a buffer."""
+    """The result of merging a buffer."""
 
     weights: Vector
     """New master weights (size,)."""
     state: RuleState = field(default_factory=RuleState)
-    """The values that changed; committed together with the weights."""
+    """Changed values, committed together with the weights."""
 
 
 class Merger(Protocol):
     """A rule at work on one model line. Reads no clock, no disk and no random source."""
 
     def add(self, contribution: Contribution) -> None:
-        """Takes in one update."""
+        """Adds one update."""
 
     def version(self, weights: Vector, slots: Mapping[str, Slot]) -> Step:
-        """The next version after master `weights` (size,). Changes nothing.
+        """The next version. Changes nothing.
 
         Args:
-            weights: of the newest version.
-            slots: of the devices whose updates were added since; at least one.
+            weights: master weights (size,) of the newest version.
+            slots: at least one, of the devices whose updates were added.
         """
 
     def restore(self, state: RuleState) -> None:
-        """Takes on `state` (everything at the start, the changes later) and begins the next version.
+        """Applies `state` (all of it at the start, changes later) and starts the next version.
 
         Raises:
-            ValueError: the state is not one that this rule wrote.
+            ValueError: this rule did not write that state.
         """
 
 
@@ -113,13 +113,14 @@ class Rule:
     """A merging rule as a value."""
 
     name: str
-    """For settings and for the ledger, which keeps the rule's state under it."""
+    """In settings, and in the ledger's keys of the rule's state."""
     divisor: Divisor
     sums_only: bool
-    """The version depends on sums and maxima over updates alone, so shards can hand up partial ones."""
+    """A version depends only on sums and maxima over updates, so shards can pass on partial ones."""
     keeps_devices: bool
-    """It has state for each device, which has to be bounded."""
+    """It keeps state per device, which it must bound."""
     cuts_at_exactly_k: bool
-    """A version takes exactly K contributions. Others follow whole batches: n updates may make a version at once."""
+    """A version consists of exactly K updates. Other rules follow whole batches, so a version may contain more than
+    K."""
     begin: Callable[[int, float], Merger]
-    """Makes a merger for vectors of a size, with the server's rate η."""
+    """Creates a merger; arguments: vector size, server rate η."""

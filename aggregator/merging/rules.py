@@ -1,4 +1,4 @@
-"""The merging rules by name. A combination of a rule with other settings that cannot work is refused here, by name."""
+"""The merging rules by name."""
 
 from collections.abc import Mapping
 

@@ -115,7 +115,7 @@ def test_no_version_is_made_of_fewer_devices_than_the_operator_wants(
         assert stage.status.counters["devices_missing"] == int(missing[0])
         assert stage.service._receive_seconds() == 0.5, "it waits, it does not spin"
     assert len(complaints()) == 1
-    assert "version 1 waits for 2 more devices: 1 handed something in, and --devices-min is 3" in complaints()[0]
+    assert "version 1 waits for 2 more devices: 1 contributed, and --devices-min is 3" in complaints()[0]
     stage.crash()
     stage.start()
     stage.step()

@@ -254,7 +254,7 @@ def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path)
         ("UPDATE version SET model = NULL", "no model messages"),
         ("UPDATE version SET model = x'00'", "frame"),
         ("UPDATE version SET digest = zeroblob(32)", "another's"),
-        ("UPDATE version SET chunks = NULL", "published whole"),
+        ("UPDATE version SET chunks = NULL", "has no snapshot"),
     ],
 )
 def test_a_damaged_message_is_one_line(path: Path, statement: str, words: str) -> None:
