@@ -275,9 +275,9 @@ class Ledger:
         """
         with plain_errors(self.path):
             rows = self._db.execute(
-                "SELECT device, iif(last_version <= ?1, last_version, previous_version) AS version FROM account"
-                " WHERE version >= ?2",
-                (until, since),
+                "SELECT device, iif(last_version <= :until, last_version, previous_version) AS version FROM account"
+                " WHERE version >= :since",
+                {"until": until, "since": since},
             )
             return dict(rows.fetchall())
 
@@ -288,11 +288,11 @@ class Ledger:
         """
         with plain_errors(self.path):
             rows = self._db.execute(
-                "SELECT device, last_version, samples, slot_norm FROM account WHERE last_version <= ?1"
+                "SELECT device, last_version, samples, slot_norm FROM account WHERE last_version <= :until"
                 " UNION ALL SELECT device, previous_version, previous_samples, previous_slot_norm FROM account"
-                " WHERE last_version > ?1 AND previous_samples IS NOT NULL"
-                " ORDER BY 2 DESC, 1 DESC LIMIT ?2",
-                (until, count),
+                " WHERE last_version > :until AND previous_samples IS NOT NULL"
+                " ORDER BY 2 DESC, 1 DESC LIMIT :count",
+                {"until": until, "count": count},
             )
             return {device: Claim(version, samples, norm) for device, version, samples, norm in rows}
 

@@ -169,36 +169,39 @@ def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
 
 # An unknown norm (NULL) makes the sum of its slot unknown as well.
 _INTO_ACCOUNT = """
-    INSERT INTO account VALUES (?1, ?2, NULL, ?2, 1, 1, ?3, ?4, ?5, ?6, NULL, NULL, ?7, ?8)
+    INSERT INTO account VALUES (
+        :device, :into_version, NULL, :into_version, 1, 1, :weight, :samples, :staleness, :norm, NULL, NULL,
+        :journal_id, :now
+    )
     ON CONFLICT DO UPDATE SET
-        previous_version = iif(last_version = ?2, previous_version, last_version),
-        previous_samples = iif(last_version = ?2, previous_samples, samples),
-        previous_slot_norm = iif(last_version = ?2, previous_slot_norm, slot_norm),
-        slot_norm = iif(last_version = ?2, slot_norm, 0) + ?6,
-        versions = versions + (last_version != ?2),
-        last_version = ?2,
+        previous_version = iif(last_version = :into_version, previous_version, last_version),
+        previous_samples = iif(last_version = :into_version, previous_samples, samples),
+        previous_slot_norm = iif(last_version = :into_version, previous_slot_norm, slot_norm),
+        slot_norm = iif(last_version = :into_version, slot_norm, 0) + :norm,
+        versions = versions + (last_version != :into_version),
+        last_version = :into_version,
         updates = updates + 1,
-        weight = weight + ?3,
-        samples = ?4,
-        staleness = ?5,
-        last_journal_id = ?7,
-        last_merged_at = ?8
+        weight = weight + :weight,
+        samples = :samples,
+        staleness = :staleness,
+        last_journal_id = :journal_id,
+        last_merged_at = :now
 """
 
 
-def _account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> tuple[object, ...]:
+def _account_values(merged: MergedUpdate, journal_id: int | None, now: float) -> dict[str, object]:
     """Parameters of `_INTO_ACCOUNT` for the update in row `journal_id` of the journal."""
     update = merged.update
-    return (
-        update.device,
-        merged.into_version,
-        merged.weight,
-        update.samples,
-        merged.staleness,
-        merged.norm,
-        journal_id,
-        now,
-    )
+    return {
+        "device": update.device,
+        "into_version": merged.into_version,
+        "weight": merged.weight,
+        "samples": update.samples,
+        "staleness": merged.staleness,
+        "norm": merged.norm,
+        "journal_id": journal_id,
+        "now": now,
+    }
 
 
 VERSION_FIELDS = tuple(field.name for field in fields(VersionRow))
