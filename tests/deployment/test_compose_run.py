@@ -43,7 +43,13 @@ def test_every_service_is_either_started_here_or_named_as_one_that_is_not() -> N
 def stack(tmp_path: Path, influxdb: InfluxDB) -> Iterator[Uncontained]:
     port = urlsplit(influxdb.url).port
     assert port is not None
-    stack = Uncontained(tmp_path / "stack", HERE, outside={"influxdb": port, "influxdb-setup": 0})
+    # With the default keepalive it would take the aggregator, and so the test, up to 50 s to notice a silent broker.
+    stack = Uncontained(
+        tmp_path / "stack",
+        HERE,
+        outside={"influxdb": port, "influxdb-setup": 0},
+        added={"FEDKD_KEEPALIVE_SECONDS": "5"},
+    )
     tokens = stack.volume("influxdb-tokens")
     tokens.mkdir(parents=True)
     (tokens / "write").write_text(TOKEN)
@@ -86,7 +92,7 @@ def a_stopped_program_and_a_lost_broker_are_seen(stack: Uncontained) -> None:
             if found == code and said in line:
                 return
             assert time.monotonic() < deadline, f"{service}: {found}, {line}\n{stack.report()}"
-            time.sleep(0.5)
+            time.sleep(1.0)  # each look is a process
 
     watched = ("aggregator", "evaluator", "person-03")
     for service in watched:

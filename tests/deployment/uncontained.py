@@ -25,11 +25,21 @@ STOP_SECONDS_MAX = 60.0
 class Uncontained:
     """Some services, started in the order of their dependencies; all are ended with `stop`."""
 
-    def __init__(self, folder: Path, names: Collection[str], *, outside: Mapping[str, int]) -> None:
-        """`outside`: ports of services that the test itself provides, by service; they count as started and done."""
+    def __init__(
+        self, folder: Path, names: Collection[str], *, outside: Mapping[str, int], added: Mapping[str, str]
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            folder: everything is below it.
+            names: the services to start.
+            outside: ports of services that the test itself provides, by service; they count as started and done.
+            added: variables that each process has besides its own.
+        """
         self.folder = folder
         self.services = {name: service for name, service in read_services().items() if name in names}
         self.given = outside
+        self._added = added
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.healthy: set[str] = set()
         self.codes: dict[str, int] = {}
@@ -120,6 +130,7 @@ class Uncontained:
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin",
             "HOME": str(home),
             "FEDKD_WHEEL_FOLDER": wheels,
+            **self._added,
             **{name: self._placed(service, value) for name, value in service.environment.items()},
         }
 

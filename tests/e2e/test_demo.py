@@ -115,7 +115,7 @@ def pid_of(out: Path, name: str) -> int | None:
 
 @pytest.mark.usefixtures("wheel")
 def test_a_program_that_dies_is_named(out: Path) -> None:
-    demo = start("--out", str(out), *SMALL)
+    demo = start("--out", str(out), *SMALL, "--quick")
     eventually(lambda: pid_of(out, "aggregator") is not None, seconds_max=DEMO_SECONDS_MAX)
     pid = pid_of(out, "aggregator")
     assert pid is not None
@@ -128,7 +128,7 @@ def test_a_program_that_dies_is_named(out: Path) -> None:
 @pytest.mark.usefixtures("wheel")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_leaves_nobody_behind(out: Path, number: signal.Signals, expected: int) -> None:
-    demo = start("--out", str(out), *SMALL)
+    demo = start("--out", str(out), *SMALL, "--quick")
     eventually(lambda: pid_of(out, "aggregator") is not None, seconds_max=DEMO_SECONDS_MAX)
     demo.send_signal(number)
     code, _, error = ended(demo)

@@ -159,7 +159,7 @@ def test_broker_killed_with_its_state_lost(tmp_path: Path, make_mosquitto: MakeM
     broker.start()
     aggregator = start_aggregator(tmp_path, broker)
     devices = [Device(tmp_path, broker, f"watch-{number}") for number in range(3)]
-    processes = [device.start(rounds=200) for device in devices]
+    processes = [device.start(rounds=100) for device in devices]
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         for merged in (40, 120, 220):
@@ -175,7 +175,7 @@ def test_broker_killed_with_its_state_lost(tmp_path: Path, make_mosquitto: MakeM
             process.wait()
         end(aggregator)
     for device in devices:
-        assert_balanced(tmp_path, device, updates=200)
+        assert_balanced(tmp_path, device, updates=100)
 
 
 def read_merged(folder: Path) -> int:
