@@ -5,8 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= out/demo
 PAYLOADS ?= 1000000
-# Of the tests: twice the cores, since they wait a lot. WORKERS=0: one after another in this process, for a debugger.
-WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Test processes: two a core, because tests wait a lot, and at most 8, because each needs some 400 MB of memory.
+# WORKERS=0 runs all tests one after another in one process.
+WORKERS ?= $(shell echo $$(($(CORES) < 4 ? 2 * $(CORES) : 8)))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test test-containers fuzz check format dashboards services clean
@@ -37,7 +39,7 @@ up:  ## Start broker, aggregator, evaluator, InfluxDB and Grafana in containers;
 down:  ## Stop what `up` started and keep its volumes; VOLUMES=1 deletes them, too
 	docker compose --profile fleet down$(if $(VOLUMES), --volumes)
 
-test: $(VENV)/.dev services  ## Run all tests; those that need a broker start their own mosquitto on a free port; WORKERS=0: one after another
+test: $(VENV)/.dev services  ## Run all tests; those that need a broker start their own mosquitto on a free port; WORKERS=0: one by one
 	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 test-containers: $(VENV)/.dev services  ## Test backup and restore in containers; needs a Docker engine, builds the aggregator image
@@ -54,7 +56,7 @@ fuzz: $(VENV)/.dev  ## Fuzz the decoders with damaged payloads on all cores: PAY
 check: $(VENV)/.dev  ## Run the linter and the type checker, verify import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(CORES)
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev  ## Format the code and apply automatic lint fixes
