@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.broker.mosquitto import Mosquitto
 from tests.e2e.small_demo import small_demo
+from tests.scheduling import scheduler, turn_of
 from tests.telemetry_server import influxdb, make_influxdb
 
 __all__ = ["influxdb", "make_influxdb", "make_mosquitto", "mosquitto", "small_demo"]
@@ -25,16 +26,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "make_mosquitto" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.broker)
     if hasattr(config, "workerinput"):  # one of several workers
-        from tests.scheduling import turn_of  # noqa: PLC0415 - only where pytest-xdist runs
-
         items.sort(key=lambda item: turn_of(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    from tests.scheduling import ByScope  # noqa: PLC0415 - only where pytest-xdist runs
-
-    return ByScope(config, log)
+    return scheduler(config, log)
 
 
 @pytest.fixture

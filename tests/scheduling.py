@@ -7,8 +7,6 @@ here changes what a test does: `make test WORKERS=0` runs all of them one after 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xdist.scheduler.loadscope import LoadScopeScheduling
-
 TOGETHER: Mapping[str, str] = {
     "tests/e2e/test_terminals.py::test_a_demo": "demos",
     "tests/e2e/test_terminals.py::test_the_last_screen": "demos",
@@ -24,7 +22,6 @@ ALONE: Sequence[str] = (
     "tests/e2e/",
     "tests/older/test_older_programs.py",
     "tests/operations/doctor/",
-    "tests/simulators/doctor/",
 )
 """Each test starts programs of its own, and waits for them: it may go to any worker."""
 
@@ -42,12 +39,16 @@ def turn_of(test: str) -> int:
     return 0 if test.startswith(tuple(TOGETHER)) else 1 if test.startswith(tuple(ALONE)) else 2
 
 
-class ByScope(LoadScopeScheduling):
-    """Hands out the scopes in the order of the collection."""
+def scheduler(config: Any, log: Any) -> object:
+    """For pytest-xdist: hands out the scopes in the order of the collection.
 
-    def __init__(self, config: Any, log: Any) -> None:
-        config.option.loadscopereorder = False
-        super().__init__(config, log)
+    Its own groups (`--dist loadgroup`, version 3.8) have no effect with pytest 9.2, in which a test keeps its id.
+    """
+    from xdist.scheduler.loadscope import LoadScopeScheduling  # noqa: PLC0415 - only a run with workers needs it
 
-    def _split_scope(self, nodeid: str) -> str:
-        return scope_of(nodeid)
+    class ByScope(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByScope(config, log)
