@@ -1,6 +1,6 @@
-"""A device that never uploads: it measures each new version on held-out data, and tells everybody.
+"""The evaluator: a device that never uploads, measures each new version on held-out data and publishes the metrics.
 
-It keeps nothing on disk. After a restart it measures the newest version again, which is the same evaluation.
+It stores nothing. After a restart it measures the newest version again, and publishes the same evaluation.
 """
 
 import contextlib
@@ -23,13 +23,14 @@ from wire_contract.topics import build
 
 CAPABILITY = {"role": "evaluator"}
 TURN_SECONDS = 0.5
-"""Longest wait for an event: so late at most it is seen that the evaluator should stop."""
+"""Longest wait for an event; a stop request is noticed at most this late."""
 PUBLISH_SECONDS_MAX = 10.0
+"""With --once: how long to wait until the broker has acknowledged the evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a model is worth."""
+    """The metrics of one version."""
 
     samples: int
     metrics: dict[str, float]
@@ -39,7 +40,7 @@ Measure = Callable[[PublishedVersion], Measured]
 
 
 class Evaluator:
-    """Measures, prints and publishes."""
+    """Measures each new version, and prints and publishes the metrics."""
 
     def __init__(
         self,
@@ -64,16 +65,16 @@ class Evaluator:
         self._stopping = False
 
     def stop(self) -> None:
-        """From any thread or a signal handler: it takes no lock."""
+        """Makes `run` return soon. It takes no lock, so signal handlers and other threads may call it."""
         self._stopping = True
 
     def run(self, *, once: bool) -> None:
-        """Until `stop`, or until the first version is measured.
+        """Runs until `stop`, or with `once` until the first version is measured.
 
         Raises:
-            UsageError: the broker refused us from the first.
+            UsageError: the broker refused the first connection.
             LinkError: the link has died.
-            LayoutError: (once) the model is not of this task's student.
+            LayoutError: (with `once`) the model does not fit this task's student.
         """
         try:
             while not self._stopping and not (self.turn(TURN_SECONDS, once=once) and once):
@@ -82,7 +83,7 @@ class Evaluator:
             self._goodbye()
 
     def turn(self, timeout_seconds: float, *, once: bool = False) -> bool:
-        """Takes what has arrived, and measures the newest of it. Whether there was one to measure."""
+        """Measures the newest model that has arrived. Returns whether there was one."""
         trouble = self._feed.trouble
         self._heartbeat(trouble="" if trouble is None else f"no connection to the broker: {trouble}")
         arrival = self._feed.newest(timeout_seconds=timeout_seconds)
@@ -96,10 +97,10 @@ class Evaluator:
                 raise
             self._emit("warning", message=f"model {arrival.published.version}: {error}")
             return False
-        self._tell(arrival.published, measured, wait=once)
+        self._report(arrival.published, measured, wait=once)
         return True
 
-    def _tell(self, published: PublishedVersion, measured: Measured, *, wait: bool) -> None:
+    def _report(self, published: PublishedVersion, measured: Measured, *, wait: bool) -> None:
         metrics = publishable(measured.metrics)
         self._emit("evaluated", version=published.version, metrics=metrics)
         evaluation = Evaluation(
@@ -114,18 +115,20 @@ class Evaluator:
         try:
             publication = self._link.publish(topic, codec.encode(evaluation))
         except ContractError as error:
-            self._emit("warning", message=f"evaluation of model {published.version} not published: {error}")
+            self._emit("warning", message=f"evaluation of model {published.version} was not published: {error}")
             return
         if wait and not publication.wait(PUBLISH_SECONDS_MAX):
-            self._emit("warning", message=f"evaluation of model {published.version}: the broker did not take it")
+            self._emit("warning", message=f"evaluation of model {published.version}: the broker did not acknowledge it")
 
     def _greet(self) -> None:
         self._publish_presence(online(self._firmware, CAPABILITY))
 
     def _goodbye(self) -> None:
-        """A link that is closed in order does not call on the will."""
-        if self._feed.trouble is None:  # else closing would wait in vain for it to be sent
-            with contextlib.suppress(LinkError):  # the link has died; then the broker publishes the will
+        """Publishes the offline presence itself, because the broker does not send the will of a link that is closed
+        cleanly.
+        """
+        if self._feed.trouble is None:  # without a connection, closing would wait in vain for it to be sent
+            with contextlib.suppress(LinkError):  # the link has died, so the broker publishes the will
                 self._publish_presence(offline(self._firmware))
 
     def _publish_presence(self, payload: bytes) -> None:
@@ -133,6 +136,6 @@ class Evaluator:
 
 
 def publishable(metrics: dict[str, float]) -> dict[str, float]:
-    """What the contract takes: finite numbers, and of very many classes the first ones."""
+    """The metrics that the wire contract accepts: finite ones, and at most as many as a map may have items."""
     finite = [(name, value) for name, value in metrics.items() if math.isfinite(value)]
     return dict(finite[: CONTROL_LIMITS.map_items])

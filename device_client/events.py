@@ -1,8 +1,8 @@
-"""What a device tells: one event a line, as text for people or as JSON for tools.
+"""The events of a device: one per line, as text for people or as JSON for tools.
 
     {"at": 1763665200.0, "event": "queued", "sequence": 3, "base_version": 7, "bytes": 26144}
 
-`EVENTS` is the whole contract: the name, its fields, and its text. `at` is Unix seconds.
+`EVENTS` defines them all: name, fields, and text. `at` is in Unix seconds.
 """
 
 import json
@@ -16,7 +16,7 @@ LogFormat = Literal["text", "json"]
 
 
 class Emit(Protocol):
-    """Tells one event of `EVENTS`."""
+    """Emits one event of `EVENTS`."""
 
     def __call__(self, event: str, **fields: object) -> None: ...
 
@@ -44,7 +44,7 @@ def _receipt(f: Fields) -> str:
     if f["outcome"] == "refused":
         return f"update {f['sequence']} refused: {f['reason']}"
     if f["outcome"] == "duplicate":
-        return f"update {f['sequence']} was merged before"
+        return f"update {f['sequence']} is a duplicate: it was merged before"
     return f"update {f['sequence']} merged, staleness {f['staleness']}, weight {f['weight']:.3g}"
 
 
@@ -52,29 +52,27 @@ EVENTS: Mapping[str, Event] = {
     "started": Event(("task", "device", "pid"), lambda f: f"device {f['device']}, task {f['task']} (pid {f['pid']})"),
     "connected": Event(
         ("session_present",),
-        lambda f: "connected" + (", the broker kept our session" if f["session_present"] else ", new session"),
+        lambda f: "connected" + (", the broker kept the session" if f["session_present"] else ", new session"),
     ),
-    "disconnected": Event(("reason",), lambda f: f"not connected: {f['reason']}; trying again"),
-    "model": Event(
-        ("version", "bytes"), lambda f: f"model {f['version']} is here (the whole of it: {f['bytes']} bytes)"
-    ),
+    "disconnected": Event(("reason",), lambda f: f"not connected: {f['reason']}; retrying"),
+    "model": Event(("version", "bytes"), lambda f: f"model {f['version']} received (full size {f['bytes']} bytes)"),
     "training": Event(
         ("base_version", "round"), lambda f: f"training on model {f['base_version']}, round {f['round']}"
     ),
     "trained": Event(("base_version", "round", "steps", "seconds", "loss", "accuracy"), _trained),
     "queued": Event(
         ("sequence", "base_version", "bytes"),
-        lambda f: f"update {f['sequence']} on model {f['base_version']} is in the outbox ({f['bytes']} bytes)",
+        lambda f: f"update {f['sequence']} on model {f['base_version']} queued ({f['bytes']} bytes)",
     ),
     "held": Event(("what", "reasons"), lambda f: f"{f['what']} waits: {'; '.join(f['reasons'])}"),
-    "released": Event(("what",), lambda f: f"{f['what']} may go on"),
+    "released": Event(("what",), lambda f: f"{f['what']} continues"),
     "sent": Event(
         ("sequence", "attempt", "bytes"),
         lambda f: f"update {f['sequence']} sent, attempt {f['attempt']} ({f['bytes']} bytes)",
     ),
     "receipt": Event(("sequence", "outcome", "version", "weight", "staleness", "reason"), _receipt),
     "traffic": Event(
-        ("bytes_in", "bytes_out"), lambda f: f"so far {f['bytes_in']} bytes in, {f['bytes_out']} bytes out"
+        ("bytes_in", "bytes_out"), lambda f: f"traffic so far: {f['bytes_in']} bytes in, {f['bytes_out']} bytes out"
     ),
     "evaluated": Event(("version", "metrics"), lambda f: f"model {f['version']}: {_numbers(f['metrics'])}"),
     "warning": Event(("message",), lambda f: f"warning: {f['message']}"),
@@ -83,20 +81,20 @@ EVENTS: Mapping[str, Event] = {
 
 
 class EventLog:
-    """Writes events, each line at once, so that whoever reads the pipe is up to date.
+    """Writes each event at once, so that a reader of the pipe is up to date.
 
-    A line that cannot be written (the log's disk is full, its reader has gone) is dropped, and the work goes on. When a
-    line can be written again, one more before it says how many are missing.
+    A line that cannot be written (the disk of the log is full, the reader of the pipe has gone) is dropped, and the
+    program goes on. When lines can be written again, the first one says how many are missing.
     """
 
     def __init__(self, out: TextIO | None, *, unix: Callable[[], float], log_format: LogFormat) -> None:
-        """`out` may be None, as `sys.stdout` is in a program that was started without one."""
+        """`out` may be None, as `sys.stdout` is in a program started without standard output."""
         self._out = out
         self._unix = unix
         self._format = log_format
         self._dropped = 0
         self._is_cut = False
-        """The last line was written in part."""
+        """Whether the last line was written only in part."""
 
     def __call__(self, event: str, **fields: object) -> None:
         missing = f"{self._dropped} event lines could not be written"
@@ -113,12 +111,14 @@ class EventLog:
         return row.text(fields)
 
     def _write(self, line: str) -> bool:
-        """Whether all of it was written. Past Python's own buffer, which would offer what failed again at any time."""
+        """Returns whether all of it was written. Bypasses Python's buffer, which would retry a failed write at any
+        time.
+        """
         if self._out is None:
             return False
         try:
             descriptor = self._out.fileno()
-        except (OSError, ValueError):  # closed, or in memory only
+        except (OSError, ValueError):  # closed, or not a file
             return self._print(self._out, line)
         rest = (("\n" if self._is_cut else "") + line + "\n").encode(self._out.encoding, "backslashreplace")
         try:

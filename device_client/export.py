@@ -1,4 +1,4 @@
-"""The newest global model as files that others read: safetensors for training on, ONNX for running anywhere."""
+"""Exports a model: safetensors for further training, ONNX for inference anywhere."""
 
 import json
 import logging
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from device_client.task import Task
 
 Exported = Literal["model", "teacher"]
-"""What the files are named for: the global student, or a device's own teacher."""
+"""The name of the files: the global student, or a device's own teacher."""
 TURN_SECONDS = 0.5
 """Longest single wait for an event of the link."""
 _EXAMPLES = 2
-"""In the batch that the exporter traces: of one it would take the batch for fixed."""
+"""Examples in the batch that the exporter traces. With one example it would take the batch size for fixed."""
 
 
 class ExportError(Exception):
-    """The model cannot be exported: one line."""
+    """The model cannot be exported; the message is one line."""
 
 
 def await_model(
     feed: ModelFeed, *, wait_seconds: float, monotonic: Callable[[], float] = time.monotonic
 ) -> ModelFile | None:
-    """The newest model of the broker; None when none came in time.
+    """The broker's newest model; None: none arrived in time.
 
     Raises:
-        UsageError: the broker refused us.
+        UsageError: the broker refused the connection.
         LinkError: the link has died.
     """
     deadline = monotonic() + wait_seconds
@@ -60,12 +60,12 @@ def await_model(
 
 
 def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model") -> tuple[Path, Path]:
-    """Writes `model` into the folder `out`, twice; gives both files, safetensors first.
+    """Writes `model` to the folder `out` in both formats; returns both paths, safetensors first.
 
     Raises:
-        LayoutError: the model is not of the task's student (or teacher).
+        LayoutError: the model does not fit the task's student (or teacher).
         ModelFileError: a file cannot be written.
-        ExportError: the network uses what ONNX has not, or the task has no teacher.
+        ExportError: the network cannot be expressed in ONNX, or the task has no teacher.
     """
     make = task.student if what == "model" else task.teacher
     if make is None:
@@ -79,21 +79,21 @@ def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model
 
 
 def onnx_of(network: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) -> bytes:
-    """ONNX with one input `inputs` (batch, …) and one output `logits` (batch, class), for any batch size.
+    """An ONNX model with one input `inputs` (batch, …) and one output `logits` (batch, class), for any batch size.
 
     Args:
-        network: in any mode; it is left in evaluation mode.
-        inputs: an example, (some, …).
-        metadata: what shall stand in the file.
+        network: is put into evaluation mode.
+        inputs: one or more examples, (example, …).
+        metadata: stored in the file.
     """
-    # One example twice, should there be only one: a batch of one would be taken for fixed.
+    # Repeated, in case there is only one: a batch of one would be taken for a fixed size.
     example = torch.cat([inputs, inputs])[:_EXAMPLES]
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own parts, about one another
+            warnings.simplefilter("ignore")  # the exporter's warnings about its own internals
             program = torch.onnx.export(
                 network.eval(),
                 (example,),
@@ -104,7 +104,7 @@ def onnx_of(network: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) 
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"the network cannot be written as ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"the network cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
     finally:
         noisy.setLevel(level)
     assert program is not None

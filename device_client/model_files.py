@@ -1,11 +1,11 @@
-"""A model in a file: safetensors, every tensor float32, with metadata that says what it is.
+"""Model files: safetensors with float32 tensors, and metadata that says what the weights are.
 
-role       what the weights are for (`wire_contract/model_roles.py`); files made before there were roles lack it
+role       what the weights are for (`wire_contract/model_roles.py`); missing in files of older versions
 task       name of the task
-layout     JSON [[name, [dimension, …]], …] in the order of the layout; safetensors itself keeps no order
-version    decimal, where the model is a published version
-rounds     decimal, of a local teacher: how many rounds it has learned
-digest     hexadecimal SHA-256 of the weights; where it is there, it must be theirs
+layout     JSON [[name, [dimension, …]], …] in the order of the layout, because safetensors keeps no order
+version    decimal; only of a published version
+rounds     decimal; only of a local teacher: rounds completed
+digest     hexadecimal SHA-256 of the weights; if present, it must match them
 """
 
 import json
@@ -24,35 +24,35 @@ from wire_contract.files.permissions import PUBLIC
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.model_roles import ROLE_KEY, ROLES, Role, wrong_role
 
-"""Who may read a file: everybody, or its owner alone."""
+"""File modes: readable by everybody, or by the owner only."""
 
 
 class ModelFileError(Exception):
-    """A model file cannot be read or written: one line with its name."""
+    """A model file cannot be read or written; the message is one line that names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """What a model file holds."""
+    """The content of a model file."""
 
     task: str
     layout: Layout
     weights: Vector
     """float32 (layout.size,)."""
     version: int | None = None
-    """None: not a published version (an initial model, a teacher)."""
+    """None: it is not a published version (an initial model, a teacher)."""
     rounds: int | None = None
-    """Of a local teacher."""
+    """Rounds completed; only of a local teacher."""
     role: Role | None = None
-    """None: the file does not say; it was made by an older version."""
+    """None: the file was written by an older version and does not say."""
 
 
 def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
-    """Writes `model`, replacing what stands at `path` in one step; makes the folder.
+    """Writes `model` to `path`, atomically; creates the folder.
 
     Raises:
         ModelFileError: it cannot be written.
-        LayoutError: the weights do not fit their layout.
+        LayoutError: the weights do not fit the layout.
     """
     metadata = {
         "task": model.task,
@@ -65,24 +65,24 @@ def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
         metadata["version"] = str(model.version)
     if model.rounds is not None:
         metadata["rounds"] = str(model.rounds)
-    # safetensors writes a view as if it were the whole array, so each tensor is a copy.
+    # Copied, because safetensors would write the whole array behind a view.
     tensors = {name: np.array(view, order="C") for name, view in model.layout.views(model.weights).items()}
     write_whole(path, safetensors.numpy.save(tensors, metadata), mode=mode)
 
 
 def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = frozenset()) -> ModelFile:
-    """The model at `path`, of the named task if one is named.
+    """The model in the file at `path`.
 
     Args:
         path: of the file.
-        task: None: any.
-        roles: what it may hold; a file that does not say is taken as well. None given: anything.
+        task: that it must be of; None: any.
+        roles: that it may have; empty: any. A file without a role is always accepted.
 
     Raises:
-        ModelFileError: there is none, it is not of the form above, or it is of another task or role.
+        ModelFileError: there is no such file, it has not the form above, or it is of another task or role.
     """
     try:
-        path.open("rb").close()  # safetensors says "no such file" of one that may not be read
+        path.open("rb").close()  # safetensors reports "no such file" for one without read permission
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             _check_metadata(path, metadata, task, roles)
@@ -95,14 +95,14 @@ def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = 
     for name, tensor in tensors.items():
         if tensor.dtype != np.float32:
             raise ModelFileError(f"model file {path}: tensor {name!r} is {tensor.dtype}, not float32")
-    # Compared before anything as large as the layout claims to be is allocated.
+    # Checked first, so that no more is allocated than the file really holds.
     if {spec.name: spec.shape for spec in layout.tensors} != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise ModelFileError(f"model file {path}: its tensors are not those of its metadata layout")
+        raise ModelFileError(f"model file {path}: its tensors do not match its metadata layout")
     weights = layout.flatten(tensors)
     if not np.isfinite(weights).all():
-        raise ModelFileError(f"model file {path}: holds values that are not finite")
+        raise ModelFileError(f"model file {path}: it contains values that are not finite")
     if metadata.get("digest", found := digest(weights).hex()) != found:
-        raise ModelFileError(f"model file {path}: is damaged, its weights are not those of its metadata digest")
+        raise ModelFileError(f"model file {path}: it is damaged: its weights do not match its metadata digest")
     return ModelFile(
         task=metadata["task"],
         layout=layout,
@@ -116,9 +116,9 @@ def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = 
 def _check_metadata(path: Path, metadata: Mapping[str, str], task: str | None, roles: frozenset[Role]) -> None:
     missing = sorted({"task", "layout"} - set(metadata))
     if missing:
-        raise ModelFileError(f"model file {path}: metadata {', '.join(missing)} missing; was it made here?")
+        raise ModelFileError(f"model file {path}: metadata {', '.join(missing)} missing; is it a model of asyncfedkd?")
     if task is not None and metadata["task"] != task:
-        raise ModelFileError(f"model file {path}: is of task {metadata['task']!r}, not {task!r}")
+        raise ModelFileError(f"model file {path}: it is of task {metadata['task']!r}, not {task!r}")
     wrong = wrong_role(metadata.get(ROLE_KEY), roles) if roles else None
     if wrong is not None:
         raise ModelFileError(f"model file {path}: {wrong}")
@@ -132,7 +132,7 @@ def _number(metadata: dict[str, str], name: str) -> int | None:
 def _layout(text: str) -> Layout:
     rows = json.loads(text)
     if not isinstance(rows, list):
-        raise LayoutError("metadata layout: is not a list")
+        raise LayoutError("metadata layout: not a list")
     specs = []
     for row in rows:
         match row:
@@ -144,7 +144,7 @@ def _layout(text: str) -> Layout:
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
-    """The file is there whole or not at all, also after a power cut.
+    """Writes a file atomically: it is complete or not there, even after a power cut.
 
     Raises:
         ModelFileError: it cannot be written.

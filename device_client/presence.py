@@ -1,4 +1,4 @@
-"""Where a device listens, and what it says of itself: online on every connection, offline as will and at its end."""
+"""A device's subscriptions and presence: online on every connection, offline as will and on a clean stop."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,9 @@ from wire_contract.messages import Presence
 
 
 def subscriptions(root: str, task: str, device: str) -> Mapping[str, QoS]:
-    """What a device always listens to: manifests and its own receipts. Deltas and chunks are asked for."""
+    """A device's permanent subscriptions: manifests and its own receipts. Deltas and chunks are subscribed to on
+    demand.
+    """
     return {
         **topics.subscription("model", root=root, task=task),
         **topics.subscription("receipt", root=root, task=task, device=device),
@@ -29,7 +31,7 @@ def offline(firmware: str) -> bytes:
 
 
 def will(root: str, task: str, device: str, *, firmware: str) -> Will:
-    """What the broker says in the device's place when the connection breaks."""
+    """The presence that the broker publishes when the connection breaks."""
     return Will(presence_topic(root, task, device), offline(firmware))
 
 

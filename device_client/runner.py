@@ -218,7 +218,7 @@ class Runner:
         for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):
             self._handle(event)
         self._catch_up()
-        self._receiver.renew()
+        self._receiver.resubscribe()
         if self._ended is None and self._receiver.held is not None:
             self._uploader.send(self._receiver.held.manifest)
         self._no_model_warning.look(connected=self._connected)

@@ -1,6 +1,6 @@
-"""Flags and environment of each command. Every flag `--x-y` is also the variable FEDKD_X_Y; the flag wins.
+"""Flags and environment variables of each command. Every flag `--x-y` is also the variable FEDKD_X_Y; the flag wins.
 
-Nothing here imports torch, so that `--help` and a wrong flag answer at once.
+Nothing here imports torch, so that `--help` and a wrong flag are answered at once.
 """
 
 from pathlib import Path
@@ -18,16 +18,17 @@ from wire_contract.program.health_command import HEALTH_FILE_HELP
 from wire_contract.settings import ConnectionSettings, DeviceName, Files, check_broker
 
 Method = Literal["asyncfedkd", "fedkd"]
-"""As `task.Method`, which torch stands behind."""
+"""The same as `task.Method`, whose module imports torch."""
 UpdateEncoding = EncodingName | Literal["planned", "low-rank"]
 UPDATE_BYTES = 2_048
-"""Default budget of an update's tensors."""
+"""Default size of an update's tensors: `docs/experiments.md` has the accuracy at other sizes."""
 UPDATE_BYTES_MIN = 128
+"""Below this, the heads of the tensors leave next to nothing for their content."""
 Network = Literal["unmetered", "metered", "unknown"]
 
 _TASK = "what is learned: physiotherapy, har, or your own as path/to/file.py:function or package.module:function"
-_DATA = "folder of the task's data, where the task needs one"
-_THREADS = "threads of torch and numpy"
+_DATA = "folder with the task's data, if the task needs one"
+_THREADS = "number of threads for torch and numpy"
 
 
 def _quiet_hours(text: str) -> str:
@@ -45,7 +46,7 @@ Hours = Annotated[str, AfterValidator(_quiet_hours)]
 
 
 class LearningSettings(CommandSettings):
-    """What every command knows of its task."""
+    """The flags of every command that works on a task."""
 
     flag_groups = {"task": "", "data": "learning"}  # noqa: RUF012 — see CommandSettings
 
@@ -55,19 +56,19 @@ class LearningSettings(CommandSettings):
 
 
 class OnlineSettings(LearningSettings, ConnectionSettings):
-    """What every command knows that speaks to a broker."""
+    """The flags of every command that connects to a broker."""
 
     flag_groups = {"log_format": "log", "model_key": "signatures"}  # noqa: RUF012 — see CommandSettings
 
     task: str = Field(min_length=1, description=_TASK)
-    log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
+    log_format: LogFormat = Field("text", description="output as text for people or as one JSON object per line")
     model_key: Files = Field(
-        (), description="public key (.pub) that models must be signed by; again for a second one, either will do"
+        (), description="public key (.pub) that models must be signed with; repeat for a second key, either is accepted"
     )
 
 
 class RunSettings(OnlineSettings):
-    """Learns from this device's data and sends what was learned, until it is stopped."""
+    """Trains on this device's data and sends updates, until it is stopped."""
 
     flag_groups = {  # noqa: RUF012 — see CommandSettings
         "device": "",
@@ -78,64 +79,74 @@ class RunSettings(OnlineSettings):
         "network": "when it may train and upload",
     }
 
-    device: DeviceName = Field(description="name of this device, the same for ever")
-    state: Path = Field(description="folder for what must survive a restart; one device's own")
+    device: DeviceName = Field(description="name of this device; it must never change")
+    state: Path = Field(description="state folder, which must survive restarts; one for each device")
     health_file: Path | None = Field(None, description=HEALTH_FILE_HELP)
     method: Method | None = Field(
         None,
-        description="asyncfedkd: learn under a frozen teacher; fedkd: together with a teacher of the device's own, "
-        "which learns, too, and stays in --state; without this flag, as the task says",
+        description="asyncfedkd: train under a frozen teacher; fedkd: train together with the device's own teacher, "
+        "kept in --state; default: as the task's recipe says",
     )
     teacher: Path | None = Field(
         None,
-        description="teacher's file, made by pretrain-teacher; it never leaves the device. With fedkd it may be left "
-        "out, and is what the device's own teacher starts from, once",
+        description="teacher file made by pretrain-teacher; it never leaves the device. Optional for fedkd, where the "
+        "device's own teacher starts from it, once",
     )
-    seed: int = Field(0, ge=0, description="random seed of shuffling, augmentation and dropout")
+    seed: int = Field(0, ge=0, description="random seed for shuffling, augmentation and dropout")
     schedule_versions: int | None = Field(
         None,
         ge=1,
-        description="where the task's learning rate falls along a cosine: the version at which it has fallen, the same "
-        "on all devices; without this flag, as the task says",
+        description="version at which a cosine schedule of the learning rate ends, the same on all devices; default: "
+        "as the task's recipe says",
     )
     duty_cycle: float = Field(
-        1.0, gt=0, le=1, description="share of the time spent on training, 0 to 1; below 1 the device rests in between"
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a round spent computing, 0 to 1; below 1 the device rests in between",
     )
 
     update_encoding: UpdateEncoding = Field(
         "planned",
-        description="of updates: planned says most within --update-bytes; low-rank: FedKD's factors; else one for all",
+        description="encoding of updates: planned: the best that fits into --update-bytes; low-rank: FedKD's factors; "
+        "or one encoding for all tensors",
     )
     update_bytes: int = Field(
         UPDATE_BYTES,
         ge=UPDATE_BYTES_MIN,
-        description="planned: bytes for the tensors of one update; what does not fit is told with the next ones",
+        description="for planned: size of an update's tensors, bytes; what does not fit is sent with the next updates",
     )
-    local_rounds_max: int = Field(4, ge=1, description="rounds trained on one model while there is no newer one")
-    retrain_after_seconds: float = Field(60.0, ge=0, description="rest before a further round on one model, seconds")
+    local_rounds_max: int = Field(4, ge=1, description="most rounds trained on one model while there is no newer one")
+    retrain_after_seconds: float = Field(60.0, ge=0, description="pause before a further round on one model, seconds")
     receipt_timeout_seconds: float = Field(
         30.0, gt=0, description="how long to wait for a receipt before the update is sent again, seconds"
     )
-    resend_delay_max_seconds: float = Field(300.0, gt=0, description="longest rest before sending again, seconds")
-    outbox_updates_max: int = Field(64, ge=1, description="training waits while so many updates wait for a receipt")
+    resend_delay_max_seconds: float = Field(300.0, gt=0, description="longest delay before sending again, seconds")
+    outbox_updates_max: int = Field(64, ge=1, description="training pauses while this many updates wait for a receipt")
 
     upload_charging: bool = Field(False, description="upload only while charging")
     upload_unmetered: bool = Field(False, description="upload only over a network that is not metered")
-    upload_battery_percent_min: Percent | None = Field(None, description="upload only from this charge on, percent")
-    upload_quiet_hours: Hours | None = Field(None, description="upload nothing within HH:MM-HH:MM, local time")
+    upload_battery_percent_min: Percent | None = Field(
+        None, description="upload only from this battery level on, percent"
+    )
+    upload_quiet_hours: Hours | None = Field(None, description="do not upload during HH:MM-HH:MM, local time")
     train_charging: bool = Field(False, description="train only while charging")
-    train_battery_percent_min: Percent | None = Field(None, description="train only from this charge on, percent")
-    train_quiet_hours: Hours | None = Field(None, description="do not train within HH:MM-HH:MM, local time")
+    train_battery_percent_min: Percent | None = Field(
+        None, description="train only from this battery level on, percent"
+    )
+    train_quiet_hours: Hours | None = Field(None, description="do not train during HH:MM-HH:MM, local time")
     approval: Path | None = Field(
-        None, description="signed-off approval (JSON); with it named, uploads wait until it holds, see compliance.py"
+        None,
+        description="compliance approval (JSON), without which uploads wait; form: device_client/policy/approval.py",
     )
-    train_approval: bool = Field(False, description="training waits for the approval, too")
+    train_approval: bool = Field(False, description="training waits for the approval as well")
     update_signing_key: Path | None = Field(
-        None, description="private key (see signing-key) that signs updates, for an aggregator that asks for it"
+        None, description="private key (see signing-key) that signs updates, for aggregators that require it"
     )
-    network: Network = Field("unknown", description="whether each byte costs money, which no system tells")
+    network: Network = Field("unknown", description="whether traffic costs money, which no system reports")
     simulated_state: Path | None = Field(
-        None, description="JSON file that says how the device is, in place of the real machine; see probe.py"
+        None,
+        description="JSON file with a simulated state of the device; form: device_client/policy/probe.py",
     )
 
     @model_validator(mode="after")
@@ -145,7 +156,7 @@ class RunSettings(OnlineSettings):
         return self
 
     def encoding(self, *, schedule_versions: float) -> EncodingChoice:
-        """Of updates; low-rank factors grow more exact until the recipe's schedule ends."""
+        """The encoding of updates. Low-rank factors become more exact until the recipe's schedule ends."""
         match self.update_encoding:
             case "planned":
                 return CompressionTarget(bytes_max=self.update_bytes)
@@ -189,13 +200,13 @@ def _conditions(
 
 
 class EvaluateSettings(OnlineSettings):
-    """Measures each new version on held-out data, prints and publishes the metrics; uploads nothing."""
+    """Measures each new version on held-out data, and prints and publishes the metrics."""
 
     flag_groups = {"device": ""}  # noqa: RUF012 — see CommandSettings
 
     device: DeviceName = Field("evaluator", description="name of this evaluator among the devices")
     health_file: Path | None = Field(None, description=HEALTH_FILE_HELP)
-    once: bool = Field(False, description="end after the first version")
+    once: bool = Field(False, description="stop after the first version")
 
 
 class ExportSettings(OnlineSettings):
@@ -206,11 +217,11 @@ class ExportSettings(OnlineSettings):
     broker: OptionalBrokerUrl = Field(
         "", description="broker URL, as for run; not needed with --model or --local-teacher"
     )
-    model: Path | None = Field(None, description="safetensors file to export, in place of the broker's newest model")
+    model: Path | None = Field(None, description="safetensors file to export instead of the broker's newest model")
     local_teacher: Path | None = Field(
         None,
-        description="state folder of a device that runs fedkd: export its own teacher, in place of the global model, "
-        "as teacher.safetensors and teacher.onnx",
+        description="state folder of a device that runs fedkd: export its own teacher instead of the global model, as "
+        "teacher.safetensors and teacher.onnx",
     )
     out: Path = Field(description="folder for model.safetensors and model.onnx")
     wait_seconds: float = Field(30.0, ge=0, description="how long to wait for a model from the broker, seconds")
@@ -225,30 +236,30 @@ class ExportSettings(OnlineSettings):
 
 
 class SigningKeySettings(CommandSettings):
-    """Makes a key that signs this device's updates: a private file, and FILE.pub for the aggregator."""
+    """Creates a key that signs this device's updates: a private file, and FILE.pub for the aggregator."""
 
-    out: Path = Field(description="file for the private key; the public one becomes FILE.pub")
+    out: Path = Field(description="file for the private key; the public key is written to FILE.pub")
 
 
 class InitialModelSettings(LearningSettings, CommandSettings):
-    """Writes a fresh student, from which an aggregator starts."""
+    """Writes the initial model that an aggregator starts from: a student with fresh weights."""
 
     flag_groups = {"out": "", "seed": "learning"}  # noqa: RUF012 — see CommandSettings
 
     out: Path = Field(description="safetensors file to write")
-    seed: int = Field(0, ge=0, description="random seed of the initial weights")
+    seed: int = Field(0, ge=0, description="random seed for the initial weights")
     weights: Path | None = Field(
         None,
-        description="begin from the student in this safetensors file (an exported model, or an initial model of an "
-        "older version) in place of fresh weights",
+        description="use the student in this safetensors file (an exported model, or an initial model of an older "
+        "version) instead of fresh weights",
     )
 
 
 class PretrainTeacherSettings(LearningSettings, CommandSettings):
-    """Trains the teacher on persons who are neither devices nor held out, and writes it."""
+    """Trains the teacher on data of persons who are neither on a device nor held out, and writes it."""
 
     flag_groups = {"out": "", "seed": "learning"}  # noqa: RUF012 — see CommandSettings
 
     out: Path = Field(description="safetensors file to write")
-    epochs: int | None = Field(None, ge=1, description="passes over its data; else as many as the task's recipe says")
-    seed: int = Field(0, ge=0, description="random seed of initial weights, shuffling, augmentation and dropout")
+    epochs: int | None = Field(None, ge=1, description="passes over its data; default: as the task's recipe says")
+    seed: int = Field(0, ge=0, description="random seed for initial weights, shuffling, augmentation and dropout")

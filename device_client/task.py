@@ -1,7 +1,9 @@
-"""What a user brings to be learned. `tasks/loading.py` finds a task by name.
+"""The interface for tasks of one's own: `Task`, its data (`Examples`) and its hyper-parameters (`Recipe`).
 
-TaskError          a task cannot be had; the message is one line that says what to do
-└── SplitError     … because one person stands on both sides of a split
+`tasks/loading.py` finds a task by name. Errors:
+
+TaskError          a task, its data or a device is not available; the message is one line that says what to do
+└── SplitError     … because one person is on both sides of a split
 """
 
 import math
@@ -19,15 +21,15 @@ TaskLoss = Literal["cross_entropy", "focal"]
 Method = Literal["asyncfedkd", "fedkd"]
 Schedule = Literal["constant", "inverse", "cosine"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""Inputs (batch, …) to changed inputs of the same shape, drawing only from the given generator."""
+"""Maps inputs (batch, …) to augmented inputs of the same shape, drawing random numbers only from the generator."""
 
 
 class TaskError(Exception):
-    """A task, its data or one of its devices cannot be had. One line, and it says what to do."""
+    """A task, its data or one of its devices is not available. The message is one line that says what to do."""
 
 
 class SplitError(TaskError):
-    """One person stands on both sides of a split, so a measurement would flatter the model."""
+    """One person is on both sides of a split, so that a measured accuracy would be too high."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +41,22 @@ class Examples:
     labels: Tensor
     """int64 (example,), an index into the task's classes."""
     persons: npt.NDArray[np.str_] | None = None
-    """Whose each example is, (example,); None where nobody knows."""
+    """The person of each example, (example,); None: not known."""
 
     def __post_init__(self) -> None:
         if self.inputs.dtype != torch.float32 or self.labels.dtype != torch.int64 or self.labels.ndim != 1:
             raise TaskError(
-                f"examples: inputs must be float32 and labels a row of int64, not {self.inputs.dtype} and "
+                f"examples: inputs must be float32 and labels one-dimensional int64, not {self.inputs.dtype} and "
                 f"{self.labels.dtype} {tuple(self.labels.shape)}"
             )
         if len(self.inputs) != len(self.labels) or (self.persons is not None and len(self.persons) != len(self.labels)):
             raise TaskError(f"examples: {len(self.inputs)} inputs for {len(self.labels)} labels (or persons)")
         if len(self.labels) == 0:
-            raise TaskError("examples: there are none")
+            raise TaskError("examples: the data set is empty")
 
     @classmethod
     def of(cls, inputs: npt.ArrayLike, labels: npt.ArrayLike, persons: npt.ArrayLike | None = None) -> "Examples":
-        """Examples out of anything numpy reads, with the dtypes put right."""
+        """Examples from anything that numpy can convert to arrays, with the right dtypes."""
         return cls(
             inputs=torch.tensor(np.asarray(inputs, dtype=np.float32)),
             labels=torch.tensor(np.asarray(labels, dtype=np.int64)),
@@ -65,7 +67,7 @@ class Examples:
         return len(self.labels)
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> "Examples":
-        """The examples of a mask (example,)."""
+        """The examples selected by a mask (example,)."""
         mask = torch.from_numpy(chosen)
         return Examples(
             inputs=self.inputs[mask],
@@ -75,7 +77,7 @@ class Examples:
 
 
 def pooled(parts: "list[Examples]") -> Examples:
-    """The examples of several devices in one heap, in the given order."""
+    """The examples of several devices as one data set, in the given order."""
     known = [part.persons for part in parts if part.persons is not None]
     return Examples(
         inputs=torch.cat([part.inputs for part in parts]),
@@ -85,44 +87,44 @@ def pooled(parts: "list[Examples]") -> Examples:
 
 
 def check_split(sides: Mapping[str, npt.NDArray[np.str_]]) -> None:
-    """Nobody may be on two sides.
+    """Checks that no person is on two sides of a split.
 
     Raises:
-        SplitError: somebody is; the message names the sides and the persons.
+        SplitError: some person is; the message names the sides and the persons.
     """
     for one, other in combinations(sides, 2):
         both = sorted(set(sides[one].tolist()) & set(sides[other].tolist()))
         if both:
-            raise SplitError(f"person {', '.join(both)} is among both the {one} and the {other} data; split by person")
+            raise SplitError(f"person {', '.join(both)} is in both the {one} and the {other} data; split by person")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a student is trained on a device, and how its teacher was or is."""
+    """Hyper-parameters: how a student is trained on a device, and its teacher before or together with it."""
 
     method: Method = "asyncfedkd"
-    """asyncfedkd: under a frozen teacher. fedkd: together with a teacher of the device's own, which learns, too, and
-    never leaves it. Formulas: `distillation.py`."""
+    """asyncfedkd: under a frozen teacher. fedkd: together with the device's own teacher, which never leaves the device.
+    Formulas: `learning/losses.py`."""
     epochs: int = 1
-    """Passes over the device's data behind one update."""
+    """Passes over the device's data per round."""
     batch_size: int = 32
     learning_rate: float = 3e-3
-    """Of AdamW, at version 0."""
+    """Learning rate of AdamW at version 0."""
     schedule: Schedule = "constant"
-    """How the rate falls with the base version, which is all that a device knows of the progress made."""
+    """How the learning rate falls with the base version, the only measure of progress that a device knows."""
     schedule_versions: float = 20.0
-    """inverse: at this version the rate has fallen to one half. cosine: from this version on it stays at its floor."""
+    """inverse: the version at which the rate is halved. cosine: the version from which on it stays at its floor."""
     schedule_floor: float = 0.02
-    """cosine: the least share of `learning_rate`, so that a model that is published for years goes on learning."""
+    """cosine: lowest share of `learning_rate`, so that a model that is published for years keeps learning."""
     weight_decay: float = 1e-3
     temperature: float = 2.0
-    """asyncfedkd: T of the distillation; both sets of logits are divided by it."""
+    """asyncfedkd: distillation temperature T, by which both networks' logits are divided."""
     alpha: float = 0.3
-    """asyncfedkd: share of the distillation in the loss; without a teacher, its part goes to the labels."""
+    """asyncfedkd: weight of the distillation loss; without a teacher the loss is the task loss alone."""
     mutual_temperature: float = 1.0
-    """fedkd: T of the distillation both ways."""
+    """fedkd: temperature of the distillation in both directions."""
     local_teacher_learning_rate: float = 1e-3
-    """fedkd: of the local teacher and W_h, at version 0; it falls by the student's schedule."""
+    """fedkd: learning rate of the local teacher and W_h at version 0; it follows the student's schedule."""
     task_loss: TaskLoss = "cross_entropy"
     focal_gamma: float = 2.0
     label_smoothing: float = 0.0
@@ -131,14 +133,15 @@ class Recipe:
     teacher_learning_rate: float = 1.5e-3
     teacher_batch_size: int = 64
     teacher_label_smoothing: float = 0.1
-    """Smoothed labels keep the teacher from being sure, so that its logits tell which classes are alike."""
+    """Label smoothing keeps the teacher from being over-confident, so that its logits show which classes are
+    similar."""
 
     def learning_rate_at(self, version: int) -> float:
-        """The student's rate for a round that starts from `version`."""
+        """The student's learning rate for a round on base `version`."""
         return self.learning_rate * self._share_at(version)
 
     def local_teacher_learning_rate_at(self, version: int) -> float:
-        """The local teacher's, likewise."""
+        """The local teacher's learning rate for a round on base `version`."""
         return self.local_teacher_learning_rate * self._share_at(version)
 
     def _share_at(self, version: int) -> float:
@@ -153,30 +156,30 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One thing to be learned: one model line."""
+    """What a federation learns: one model line."""
 
     name: str
     classes: tuple[str, ...]
     student: Callable[[], nn.Module]
-    """A fresh student; seeded by the caller. Inputs (batch, …) to logits (batch, class). If it and the teacher show
-    their hidden states (`mutual.ShowsHidden`), method fedkd brings these together as well."""
+    """Makes a fresh student; the caller seeds the random numbers. It maps inputs (batch, …) to logits (batch, class).
+    If it and the teacher expose their hidden states (`fedkd.ShowsHidden`), method fedkd distils these as well."""
     device_data: Callable[[str], Examples]
-    """The private data of a device, by its id."""
+    """The private data of a device, given its id."""
     held_out: Callable[[], Examples]
-    """Data of persons who are neither devices nor known to the teacher."""
+    """Test data of persons who are neither on a device nor in the teacher's data."""
     teacher: Callable[[], nn.Module] | None = None
-    """A fresh teacher, larger than the student; it never leaves the device."""
+    """Makes a fresh teacher, larger than the student; it never leaves the device."""
     teacher_data: Callable[[], Examples] | None = None
-    """Data of persons who are neither devices nor held out; the teacher is pre-trained on them."""
+    """Data for pre-training the teacher, of persons who are neither on a device nor held out."""
     devices: tuple[str, ...] = ()
-    """The known device ids; empty when `device_data` takes any."""
+    """The device ids of this task; empty: `device_data` accepts any."""
     recipe: Recipe = field(default_factory=Recipe)
 
     def examples_of(self, device: str) -> Examples:
         """The private data of `device`.
 
         Raises:
-            TaskError: the device is not one of this task's.
+            TaskError: the task has no such device.
         """
         if self.devices and device not in self.devices:
             raise TaskError(f"task {self.name} has no device {device!r}; known: {', '.join(self.devices)}")
@@ -184,7 +187,7 @@ class Task:
 
 
 def scheduled(task: Task, versions: float) -> Task:
-    """The task with a cosine that has fallen when version `versions` comes, the last of a run; other schedules stay."""
+    """The task with its cosine schedule ending at version `versions`; other schedules stay as they are."""
     if task.recipe.schedule != "cosine":
         return task
     return replace(task, recipe=replace(task.recipe, schedule_versions=float(versions)))

@@ -23,7 +23,7 @@ def listen(machine: str, examples: int = 120) -> Examples:
 
 
 def network(width: int) -> nn.Module:
-    """Inputs (batch, 32) to logits (batch, 2)."""
+    """Maps inputs (batch, 32) to logits (batch, 2)."""
     return nn.Sequential(nn.Linear(32, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, 2))
 
 

@@ -15,16 +15,16 @@ from wire_contract.program.repeat_filter import RepeatFilter
 from wire_contract.topics import parse, subscription
 
 RECEIVE_COUNT = 256
-"""Link events taken in one call."""
+"""Link events taken in one call; enough for the chunks of a model of 8 MiB."""
 
 
 def models_only(root: str, task: str) -> Mapping[str, QoS]:
-    """What one listens to that wants models and has no receipts to wait for. Deltas and chunks are asked for."""
+    """What a client subscribes to that only reads models. Deltas and chunks are subscribed to when they are needed."""
     return subscription("model", root=root, task=task)
 
 
 class ModelFeed:
-    """The newest model that comes over a link. Acknowledges what it took: it comes again with the next session."""
+    """Reads the newest model from a link. It acknowledges at once, because manifests are retained and come again."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class ModelFeed:
         greet: Callable[[], object] = lambda: None,
         trust: ModelTrust | None = None,
     ) -> None:
-        """`greet` is called on every connection; `trust` says which manifests are used, None: any."""
+        """`greet` is called on every connection; `trust` decides which manifests are accepted, None: all."""
         self.trouble: str | None = "not connected yet"
         """Why there is no connection, in one line; None: there is one."""
         self._link = link
@@ -50,26 +50,26 @@ class ModelFeed:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a newer version was announced than has arrived."""
+        """Whether a newer version has been announced than has arrived."""
         return self._receiver.is_behind
 
     def newest(self, *, timeout_seconds: float) -> NewModel | None:
-        """The newest model that arrived since the last call, waiting so long at most for something to arrive.
+        """The newest model that arrived since the last call; waits at most so long for a message.
 
         Raises:
-            UsageError: the broker refused us from the first.
+            UsageError: the broker refused the first connection.
             LinkError: the link has died.
         """
         newest = None
         more = True
         while more:
-            more = False  # unless messages came: a broker that is away gives an event each time, for ever
+            more = False  # unless messages came: without a broker there is an event each time, without end
             for event in self._link.receive(count=RECEIVE_COUNT, timeout_seconds=timeout_seconds):
                 if isinstance(event, Delivery):
                     newest, more, timeout_seconds = self._take(event) or newest, True, 0.0
                 else:
                     self._note(event)
-        self._receiver.renew()
+        self._receiver.resubscribe()
         self._no_model_warning.look(connected=self.trouble is None)
         return newest
 
@@ -77,7 +77,7 @@ class ModelFeed:
         try:
             topic = parse(delivery.topic, root=self._root)
         except TopicError:
-            return None  # of a subscription that the broker kept of an earlier program
+            return None  # from a subscription of an earlier program that the broker kept
         finally:
             self._link.ack(delivery)
         taken = self._receiver.take(topic, delivery.payload)
@@ -96,5 +96,5 @@ class ModelFeed:
         self.trouble = event.reason
         if event.refused and not self._was_connected:
             raise UsageError(event.reason)
-        if self._told.passes(event.reason):  # days without a broker are one line, not one an attempt
+        if self._told.passes(event.reason):  # days without a broker give one line, not one per attempt
             self._emit("disconnected", reason=event.reason)

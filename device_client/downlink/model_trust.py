@@ -1,13 +1,14 @@
-"""Which manifests a device with pinned keys believes. Pure: the clock and the memory arrive as arguments.
+"""Which manifests a device with pinned keys trusts. Pure: the clock and the memory are passed in.
 
-    signed by a pinned key? → of this task? → not expired? → not older than what was believed before?
+    signed by a pinned key? → of this task? → not expired? → not older than the last trusted version?
 
-Only what passes all four is remembered and used. The signature covers the manifest, and the manifest the rest: chunks
-by their SHA-256, what stands in it because it stands there, and deltas that are fetched because only weights with the
-digest that it states are ever held, whatever lay on the way there.
+A manifest must pass all four checks to be remembered and used. The signature covers the manifest, and the manifest
+covers the rest: chunks by their SHA-256, inline content directly, and fetched deltas because only weights with the
+manifest's digest are ever held, whatever deltas led there.
 
-The memory is the highest version that was believed, with its digest and the keys that vouched for it. Once none of
-those keys is pinned any more, their word no longer counts: the way out after a key was stolen, or a line begun anew.
+Rollback protection remembers the highest trusted version, its digest and the keys that signed it, and is bound to these
+keys: once none of them is pinned any more, it no longer applies. That is the way out after a key was stolen, or when a
+model line is started anew.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,38 +21,38 @@ from wire_contract.signatures.envelope import unwrap
 from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 
 CLOCK_SKEW_SECONDS = 300.0
-"""So much later than it says a manifest still counts: clocks of small devices are seldom right to the minute."""
+"""How long after its expiry a manifest is still accepted: clocks of small devices are rarely accurate to the minute."""
 
 
 @dataclass(frozen=True)
 class TrustedVersion:
-    """A version that a pinned key has vouched for."""
+    """A version that was signed by a pinned key."""
 
     version: int
     digest: bytes
     key_ids: frozenset[bytes]
-    """Of the pinned keys that signed it."""
+    """The pinned keys that signed it."""
 
 
 class TrustMemory(Protocol):
-    """Keeps one `Believed`; on a device that trains, for ever."""
+    """Stores one `TrustedVersion`; on a device that trains, permanently."""
 
     def trusted_version(self) -> TrustedVersion | None: ...
 
-    def save_trusted_version(self, believed: TrustedVersion) -> None: ...
+    def save_trusted_version(self, trusted: TrustedVersion) -> None: ...
 
 
 class VolatileTrustMemory:
-    """For who starts anew each time: an evaluator, an export."""
+    """For programs that start from nothing each time: the evaluator and the export."""
 
     def __init__(self) -> None:
-        self._believed: TrustedVersion | None = None
+        self._trusted: TrustedVersion | None = None
 
     def trusted_version(self) -> TrustedVersion | None:
-        return self._believed
+        return self._trusted
 
-    def save_trusted_version(self, believed: TrustedVersion) -> None:
-        self._believed = believed
+    def save_trusted_version(self, trusted: TrustedVersion) -> None:
+        self._trusted = trusted
 
 
 class ModelTrust:
@@ -66,8 +67,8 @@ class ModelTrust:
         unix: Callable[[], float],
         clock_skew_seconds: float = CLOCK_SKEW_SECONDS,
     ) -> None:
-        """`keys` are those pinned, one or more; `unix` is the time in Unix seconds."""
-        assert keys, "without keys nothing is ever believed"
+        """`keys` are the pinned keys, at least one; `unix` returns the time in Unix seconds."""
+        assert keys, "without pinned keys no manifest would be trusted"
         self._keys = tuple(keys)
         self._task = task
         self._memory = memory
@@ -78,15 +79,15 @@ class ModelTrust:
 
     @property
     def key_ids(self) -> frozenset[bytes]:
-        """Of the pinned keys."""
+        """The ids of the pinned keys."""
         return frozenset(key.key_id for key in self._keys)
 
     def read(self, payload: bytes) -> Manifest:
-        """The manifest in `payload`, which may be used; that it was seen is remembered before this returns.
+        """Checks and decodes a manifest. The new trusted version is stored before this returns.
 
         Raises:
-            NotTrusted: it is not to be used; one line says why.
-            DecodeError: it is no manifest.
+            NotTrusted: it must not be used; the message is one line that says why.
+            DecodeError: it is not a manifest.
         """
         message = unwrap(payload, Manifest)
         key_ids = verified_signers(message, self._keys)
@@ -106,10 +107,10 @@ class ModelTrust:
                     f"version {manifest.version} was announced before with other weights; {_remedy(known.version)}"
                 )
             key_ids |= known.key_ids
-        believed = TrustedVersion(manifest.version, manifest.digest, key_ids)
-        if believed != known:
-            self._memory.save_trusted_version(believed)
-            self._known = believed
+        trusted = TrustedVersion(manifest.version, manifest.digest, key_ids)
+        if trusted != known:
+            self._memory.save_trusted_version(trusted)
+            self._known = trusted
         return manifest
 
     def _check_expiry(self, manifest: Manifest) -> None:
@@ -118,20 +119,20 @@ class ModelTrust:
         late_seconds = self._unix() - manifest.expires_at
         if late_seconds > self._clock_skew_seconds:
             raise NotTrusted(
-                f"version {manifest.version} expired {late_seconds:.0f} s ago; is the aggregator running, and this "
-                "clock right?"
+                f"version {manifest.version} expired {late_seconds:.0f} s ago; is the aggregator running, and is "
+                "this device's clock right?"
             )
 
 
 def _remedy(version: int) -> str:
     return (
-        "if the aggregator goes on with an older or a new ledger, its operator moves that above it: asyncfedkd "
+        "if the aggregator continues with an older or a new ledger, its operator moves that ledger forward: asyncfedkd "
         f"aggregator move-forward --version {version + 1}"
     )
 
 
 def refusal(error: DecodeError) -> str:
-    """What is told of a manifest that is not used; the model that is held stays."""
+    """The warning about a manifest that is not used; the held model stays."""
     if isinstance(error, NotTrusted):
-        return f"a manifest is refused: {error}"
+        return f"a manifest was refused: {error}"
     return f"a manifest could not be read: {error}"

@@ -1,4 +1,4 @@
-"""The receiving half of a device: gives the inbox what comes, and asks the broker for what the inbox wants."""
+"""The receiving side of a device: passes messages to the inbox, and subscribes to what the inbox wants."""
 
 import contextlib
 import random
@@ -17,7 +17,7 @@ from wire_contract.topics import ParsedTopic, build, subscription, topic_filter
 
 
 class ModelReceiver:
-    """Subscribes to deltas and chunks only while they are wanted: a broker sends to everybody who has asked."""
+    """Subscribes to deltas and chunks only while they are wanted, because a broker sends them to every subscriber."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class ModelReceiver:
         monotonic: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`link` is subscribed to the model topic. `trust` says which manifests are used; None: any. `uniform` draws a
-        number evenly between two.
+        """`link` is subscribed to the model topic. `trust` decides which manifests are accepted; None: all. `uniform`
+        draws a number evenly between two.
         """
         self._link = link
         self._root = root
         self._task = task
         self._inbox = Inbox(task)
         self._trust = trust
-        self._asked_for: dict[str, None] = {}
+        self._subscribed: dict[str, None] = {}
         self._monotonic = monotonic
         self._resubscription = ResubscriptionTimer(monotonic(), uniform=uniform)
 
@@ -48,7 +48,7 @@ class ModelReceiver:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a newer version was announced than is held."""
+        """Whether a newer version has been announced than is held."""
         return self._inbox.is_behind
 
     @property
@@ -58,35 +58,36 @@ class ModelReceiver:
 
     @property
     def lacks(self) -> str:
-        """What has not come, of all that a model needs; one line."""
+        """What is missing for a model to be complete, in one line."""
         target = self._inbox.target
         topic = build("model", root=self._root, task=self._task)
         if target is None:
-            return f"nothing that can be used is retained on {topic}"
+            return f"no usable manifest is retained on {topic}"
         wanted = self._inbox.wanted
         parts = [f"delta {one}" for one in wanted.deltas]
         parts += [f"chunks of version {wanted.snapshot}"] if wanted.snapshot is not None else []
-        return f"version {target.version} is announced on {topic}, and {' and '.join(parts) or 'its parts'} do not come"
+        missing = " and ".join(parts) or "its parts"
+        return f"version {target.version} is announced on {topic}, but {missing} did not arrive"
 
     def disown(self, version: int, digest: bytes) -> Outcome:
-        """The aggregator does not know this version with these weights."""
+        """The aggregator does not know this version with these weights; see `Inbox.disown`."""
         outcome = self._inbox.disown(version, digest)
-        self._ask()
+        self._subscribe()
         return outcome
 
     def restore(self, manifest: Manifest) -> Outcome:
-        """A cached manifest with its model inline; by what keys it was checked then, the outbox knows."""
+        """A cached manifest with its model inline. The outbox knows which keys it was checked with."""
         return self._inbox.announced(manifest)
 
-    def renew(self) -> None:
-        """Called now and then: asks for the newest manifest again when none has come for long."""
+    def resubscribe(self) -> None:
+        """Subscribes to the model again if no manifest has arrived for long; called in every turn."""
         if self._resubscription.is_due(self._monotonic()):
-            with contextlib.suppress(LinkError):  # as below
+            with contextlib.suppress(LinkError):  # the link has died; the next `receive` raises
                 for name, qos in subscription("model", root=self._root, task=self._task).items():
                     self._link.subscribe(name, qos=qos)
 
     def take(self, topic: ParsedTopic, payload: bytes) -> Outcome:
-        """What came on a topic of the contract."""
+        """Takes a message of any topic of the wire contract."""
         outcome: Outcome = None
         if topic.task != self._task:
             return None
@@ -100,7 +101,7 @@ class ModelReceiver:
                 outcome = self._inbox.chunk(int(topic.parts["version"]), int(topic.parts["chunk"]), payload)
             case _:
                 return None
-        self._ask()
+        self._subscribe()
         return outcome
 
     def _manifest(self, payload: bytes) -> Outcome:
@@ -112,19 +113,19 @@ class ModelReceiver:
             return Rejected(refusal(error))
         return self._inbox.announced(manifest)
 
-    def _ask(self) -> None:
+    def _subscribe(self) -> None:
         wanted = self._filters(self._inbox.wanted)
-        with contextlib.suppress(LinkError):  # the link has died, and `receive` will say so
-            for one in [old for old in self._asked_for if old not in wanted]:
+        with contextlib.suppress(LinkError):  # the link has died; the next `receive` raises
+            for one in [old for old in self._subscribed if old not in wanted]:
                 self._link.unsubscribe(one)
-                del self._asked_for[one]
+                del self._subscribed[one]
             for one in wanted:
-                if one not in self._asked_for:
+                if one not in self._subscribed:
                     self._link.subscribe(one)
-                    self._asked_for[one] = None
+                    self._subscribed[one] = None
 
     def _filters(self, wanted: Wanted) -> dict[str, None]:
-        """Deltas first: they are small, and then the snapshot leads all the way when it is here."""
+        """Deltas first: they are small, so they are there when the snapshot that they continue is complete."""
         filters = [topic_filter("delta", root=self._root, task=self._task, version=one) for one in wanted.deltas]
         if wanted.snapshot is not None:
             filters.append(topic_filter("chunk", root=self._root, task=self._task, version=wanted.snapshot))

@@ -1,8 +1,8 @@
-"""Local training of a student under a frozen teacher, pre-training of that teacher, and evaluation.
+"""Method AsyncFedKD: training a student under a frozen teacher, and pre-training that teacher.
 
-Training together with a teacher that learns is in `mutual.py`, by the same loop (`descent.py`).
+Method FedKD, where the teacher is trained as well, is in `fedkd`. The losses, with their source, are in `losses`.
 
-Everything here is deterministic given its seed, and leaves torch's own random state as it was.
+Everything here is deterministic given its seed, and restores torch's global random state.
 """
 
 import math
@@ -18,6 +18,8 @@ from device_client.learning.training_loop import BatchLoss, Rate, TrainingResult
 from device_client.task import Examples, Recipe
 
 _WARM_UP_SHARE = 0.03
+"""Share of the steps over which the learning rate rises linearly from 0, so that AdamW can estimate its moments
+first."""
 
 
 def train_student(
@@ -32,20 +34,20 @@ def train_student(
     clock: Callable[[], float] = time.monotonic,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """One round on one device: `recipe.epochs` passes over its examples, changing `student` in place.
+    """One round on one device: `recipe.epochs` passes over its examples. Trains `student` in place.
 
     Args:
-        student: holds the weights of model `version`, or what was learned on it so far; afterwards what was learned.
-        teacher: frozen; None trains on the labels alone.
-        examples: the device's own.
+        student: has the weights of model `version`, or of the last round on it.
+        teacher: frozen; None: train on the labels alone.
+        examples: the device's private data.
         recipe: hyper-parameters.
-        seed: of shuffling, augmentation and dropout; together with `version` it fixes the outcome.
-        version: of the model started from; the learning rate falls with it.
-        teacher_logits: (example, class) of `examples`, when the caller has asked the teacher before. The teacher is
-            asked about the unchanged example even where the student sees an augmented one, so that one answer serves
-            all rounds: a large teacher on every augmented batch would cost more than the training itself.
+        seed: for shuffling, augmentation and dropout; together with `version` it determines the result.
+        version: of the base; the learning rate falls with it.
+        teacher_logits: (example, class) of `examples`, if the caller has them already. The teacher sees the original
+            example even when the student sees an augmented one, so that its logits are computed once for all rounds:
+            a large teacher on every augmented batch would cost more than the training itself.
         clock: seconds.
-        should_stop: looked at before each batch.
+        should_stop: called before each batch.
     """
     if teacher_logits is None and teacher is not None and recipe.alpha > 0:
         teacher_logits = logits_of(teacher, examples.inputs)
@@ -75,10 +77,10 @@ def train_alone(
     teacher_logits: Tensor | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
-    """One long training without any federation: the ceiling (pooled data) and the floor (one person's data).
+    """One long training run without federation, for baselines: on pooled data (upper) or one person's data (lower).
 
-    The same loss, augmentation, optimiser and batch size as `train_student`, with the learning rate falling to zero
-    along a half cosine over its own steps, which is what a lone run can do best.
+    Loss, augmentation, optimiser and batch size are those of `train_student`. The learning rate falls to zero along a
+    half cosine over the run, which is the best schedule for a single run.
     """
     if teacher_logits is None and teacher is not None and recipe.alpha > 0:
         teacher_logits = logits_of(teacher, examples.inputs)
@@ -106,7 +108,7 @@ def train_teacher(
     clock: Callable[[], float] = time.monotonic,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """Pre-trains the teacher on its own persons, in place, and freezes it."""
+    """Pre-trains the teacher in place on the task's teacher data, and freezes it."""
     result = _train(
         teacher,
         examples,
@@ -145,7 +147,7 @@ def _train(
     clock: Callable[[], float],
     should_stop: Callable[[], bool],
 ) -> TrainingResult:
-    """One network, under a teacher's answers or none."""
+    """Trains one network, with or without the logits of a teacher."""
 
     def learn(inputs: Tensor, labels: Tensor, chosen: Tensor) -> BatchLoss:
         logits = model(inputs)  # (batch, class)

@@ -1,11 +1,11 @@
-"""Training a student and a local teacher together (FedKD). The losses, and their source, stand in `distillation.py`.
+"""Method FedKD: training a student and a local teacher together. The losses, with their source, are in `losses`.
 
-A network that shows its hidden state has two further methods, with `forward(x) == classify(features(x))`:
+A network that exposes its hidden state has two further methods, with `forward(x) == classify(features(x))`:
 
     features(inputs (batch, …)) -> (batch, hidden)
     classify(features (batch, hidden)) -> logits (batch, class)
 
-Where the student or the teacher has not, there is no hidden loss; all else is the same.
+If the student or the teacher does not have them, there is no hidden loss; the rest is the same.
 """
 
 import time
@@ -22,7 +22,7 @@ from device_client.task import Examples, Recipe, TaskError
 
 @runtime_checkable
 class ShowsHidden(Protocol):
-    """A network in two stages."""
+    """A network that exposes its hidden state."""
 
     def features(self, inputs: Tensor, /) -> Tensor:
         """Hidden states (batch, hidden) of inputs (batch, …)."""
@@ -32,16 +32,16 @@ class ShowsHidden(Protocol):
 
 
 def projection_between(student: nn.Module, teacher: nn.Module, examples: Examples, *, seed: int) -> nn.Linear | None:
-    """A fresh W_h, from the student's hidden states to the size of the teacher's; None where one shows none.
+    """A fresh W_h, which maps the student's hidden states to the teacher's size; None if one of them exposes none.
 
     Args:
         student: of the task.
         teacher: of the task.
-        examples: the first one tells how wide the hidden states are.
-        seed: of the initial weights.
+        examples: the first one is used to find the sizes of the hidden states.
+        seed: for the initial weights.
 
     Raises:
-        TaskError: hidden states that are not (batch, hidden).
+        TaskError: a hidden state does not have the shape (batch, hidden).
     """
     if not (isinstance(student, ShowsHidden) and isinstance(teacher, ShowsHidden)):
         return None
@@ -57,7 +57,7 @@ def _hidden(network: nn.Module, examples: Examples) -> int:
     network.train(was_training)
     if len(shape) != 2:  # noqa: PLR2004 — batch, hidden
         raise TaskError(
-            f"{type(network).__name__}.features gives {tuple(shape)} for one example; it must be (batch, hidden)"
+            f"{type(network).__name__}.features returns {tuple(shape)} for one example; it must be (batch, hidden)"
         )
     return int(shape[1])
 
@@ -74,22 +74,22 @@ def train_mutually(
     clock: Callable[[], float] = time.monotonic,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """One round on one device: `recipe.epochs` passes over its examples, both networks on the same batches.
+    """One round on one device: `recipe.epochs` passes over its examples, with both networks on the same batches.
 
-    The result's metrics are `loss` and `accuracy` of the student and `teacher_loss` and `teacher_accuracy`. Both
-    losses are those of the labels alone: the totals rise where the networks become sure, and say nothing to a person.
+    The metrics are `loss` and `accuracy` of the student, and `teacher_loss` and `teacher_accuracy`. Both losses are the
+    task losses alone: the total losses rise when the networks become confident, and are hard to interpret.
 
     Args:
-        student: holds the weights of model `version`, or what was learned on it so far; changed in place.
-        teacher: the device's own, as its last round left it; changed in place. One that is frozen all through, as
-            pre-training leaves it, is thawed; one that is frozen in parts stays so.
-        projection: W_h, changed in place; None: no hidden loss.
-        examples: the device's own.
-        recipe: hyper-parameters; `alpha` and `temperature` are not of this method.
-        seed: of shuffling, augmentation and dropout; together with `version` and the weights it fixes the outcome.
-        version: of the model started from; both learning rates fall with it.
+        student: has the weights of model `version`, or of the last round on it; trained in place.
+        teacher: the device's own, with the weights of its last round; trained in place. If all of it is frozen, as
+            after pre-training, it is unfrozen; if only parts are frozen, they stay so.
+        projection: W_h, trained in place; None: no hidden loss.
+        examples: the device's private data.
+        recipe: hyper-parameters; `alpha` and `temperature` do not apply to this method.
+        seed: for shuffling, augmentation and dropout; together with `version` and the weights it determines the result.
+        version: of the base; both learning rates fall with it.
         clock: seconds.
-        should_stop: looked at before each batch.
+        should_stop: called before each batch.
     """
     if not any(parameter.requires_grad for parameter in teacher.parameters()):
         teacher.requires_grad_(True)

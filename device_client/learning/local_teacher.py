@@ -1,15 +1,15 @@
-"""The device's own teacher of method fedkd: where it is kept, and what survives what.
+"""The local teacher of method FedKD: how it is stored, and what happens to it in a crash.
 
-It is one safetensors file in the device's state folder, for its owner's eyes alone: the teacher's weights, W_h, and the
-number of rounds they have learned. Each round that is trained to its end replaces it in one step; a round that was
-stopped, or whose numbers are no longer finite, leaves it as it was. The optimiser starts afresh each round, as the
-student's does, so there is nothing else to keep.
+It is one safetensors file in the device's state folder, readable by its owner only: the teacher's weights, W_h, and the
+number of rounds completed. Each completed round replaces the file atomically; a round that was stopped, or whose
+weights are not finite, leaves it as it was. The optimiser starts fresh each round, as the student's does, so nothing
+else has to be kept.
 
-The file and the outbox are not written in one step. A kill between them leaves the teacher one round ahead: that round
-is trained again, under a teacher that has seen it before. A power cut may bring the file before back: then the teacher
-is one round behind. Neither harms anything, because no update is ever made from the teacher's weights: what is sent
-exactly once stands in the outbox alone. For the same reason a full disk does not end the work: the teacher is then kept
-in memory, and the file is written after a later round.
+The file and the outbox are not written in one transaction. After a kill between the two, the teacher is one round
+ahead: that round is trained again, with a teacher that has seen it before. After a power cut the previous file may be
+back: the teacher is one round behind. Neither does harm, because no update is made from the teacher's weights; what has
+to be sent exactly once is in the outbox alone. For the same reason a full disk is no error here: the teacher is then
+kept in memory, and the file is written after a later round.
 """
 
 import logging
@@ -34,7 +34,7 @@ _NETWORK, _PROJECTION = "teacher", "projection"
 
 
 class LocalTeacher:
-    """Learns along with the student, and is never sent."""
+    """Trained together with the student, and never sent."""
 
     def __init__(
         self,
@@ -45,22 +45,22 @@ class LocalTeacher:
         path: Path | None = None,
         warn: Callable[[str], object] = log.warning,
     ) -> None:
-        """Goes on from the file at `path` where there is one, else from the weights as given.
+        """Continues from the file at `path` if there is one, else from the given weights.
 
         Args:
-            network: the task's teacher; its weights are overwritten by those of the file.
+            network: the task's teacher; weights in the file replace its own.
             projection: W_h; likewise.
             task: its name.
-            path: None keeps everything in memory.
-            warn: told once, in one line, when the file cannot be written, and again after it could be meanwhile.
+            path: of the file; None: keep everything in memory.
+            warn: called with one line when the file can no longer be written; once, until a write succeeds again.
 
         Raises:
-            ModelFileError: the file is damaged, or of another task, teacher or student.
+            ModelFileError: the file is damaged, or belongs to another task, teacher or student.
         """
         self.network = network
         self.projection = projection
         self.rounds = 0
-        """So many has it learned, in all processes."""
+        """Rounds completed, across restarts."""
         self._both = nn.ModuleDict({_NETWORK: network})
         if projection is not None:
             self._both[_PROJECTION] = projection
@@ -69,13 +69,13 @@ class LocalTeacher:
         self._path = path
         self._warn = warn
         self._is_behind = False
-        """The file could not be written after the last round."""
+        """Whether the file could not be written after the last round."""
         if path is not None and path.exists():
             self._read(path)
         self._kept = vector_of(self._both, self._layout)
 
     def keep(self) -> None:
-        """Makes the round just trained the one to go on from; gives it up instead where it is not finite."""
+        """Accepts the round that was just trained, or discards it if its weights are not finite."""
         weights = vector_of(self._both, self._layout)
         if not np.isfinite(weights).all():
             self.give_up()
@@ -86,7 +86,7 @@ class LocalTeacher:
             self._save(self._path)
 
     def give_up(self) -> None:
-        """Forgets what was trained since `keep`."""
+        """Restores the weights of the last accepted round."""
         load_vector(self._both, self._layout, self._kept)
 
     def _save(self, path: Path) -> None:
@@ -98,7 +98,7 @@ class LocalTeacher:
             write_model(path, model, mode=PRIVATE)
         except (ModelFileError, OSError) as error:
             if not self._is_behind:
-                self._warn(f"the local teacher is kept in memory only, and written after a later round: {error}")
+                self._warn(f"the local teacher is kept in memory only and will be written after a later round: {error}")
             self._is_behind = True
         else:
             self._is_behind = False
@@ -111,20 +111,20 @@ class LocalTeacher:
             raise ModelFileError(f"{error}; {_remedy(path)}") from None
         except LayoutError:
             raise ModelFileError(
-                f"model file {path}: is of another teacher or student than task {self._task} has; {_remedy(path)}"
+                f"model file {path}: does not fit the teacher and student of task {self._task}; {_remedy(path)}"
             ) from None
         self.rounds = file.rounds or 0
 
 
 def _remedy(path: Path) -> str:
-    return f"move it away ({path.name}), and the local teacher starts afresh; nothing that waits to be sent is lost"
+    return f"move {path.name} away to start with a fresh local teacher; updates that wait to be sent are not lost"
 
 
 def kept_teacher(state: Path, *, task: str) -> ModelFile:
-    """The teacher alone, without W_h, from a device's state folder; the device may be at work.
+    """The teacher without W_h, from a device's state folder; the device may be running.
 
     Raises:
-        ModelFileError: there is none, or the file is damaged or of another task.
+        ModelFileError: there is none, or the file is damaged or belongs to another task.
     """
     file = read_model(state / LOCAL_TEACHER_NAME, task=task, roles=LOCAL_TEACHERS)
     prefix = f"{_NETWORK}."

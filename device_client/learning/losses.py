@@ -1,13 +1,13 @@
-"""Losses by which a student learns from labels, from a frozen teacher, and together with a teacher that learns too.
+"""The losses: task losses, distillation from a frozen teacher (AsyncFedKD), and mutual distillation (FedKD).
 
 **AsyncFedKD**, after Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531,
 section 2. The teacher is frozen:
 
     L = (1 - alpha) · task(z_s, y) + alpha · T² · KL( softmax(z_t / T) ‖ softmax(z_s / T) )
 
-The soft targets are the teacher's, so the divergence is taken from the teacher to the student: its gradient is the
-one of the paper's cross-entropy with soft targets. T² keeps that gradient as large as the one of the hard labels
-when T is changed.
+The soft targets are the teacher's, so the divergence is taken from the teacher to the student; its gradient equals that
+of the paper's cross-entropy with soft targets. The factor T² keeps that gradient on the scale of the hard labels'
+gradient when T changes.
 
 **FedKD**, after Wu et al. 2022, "Communication-efficient federated learning via knowledge distillation", Nature
 Communications 13, 2032, doi:10.1038/s41467-022-29763-x: a local teacher (y_t, hidden state H_t) and the student (y_s,
@@ -16,14 +16,14 @@ H_s) learn from the same batch. With the task losses L_t and L_s,
     teacher: L_t + KL(y_s ‖ y_t) / (L_t + L_s) + MSE(H_t, W_h·H_s) / (L_t + L_s)
     student: L_s + KL(y_t ‖ y_s) / (L_t + L_s) + MSE(H_t, W_h·H_s) / (L_t + L_s)
 
-The more both err on the labels, the less they listen to one another. What the paper leaves open is decided here:
+The larger the task losses, the weaker the mutual terms. What the paper leaves open is decided here:
 
-    targets      are detached: each network moves towards where the other one stands. In the teacher's terms y_s and
-                 W_h·H_s stand still, so they teach H_t and y_t only; in the student's, y_t and H_t stand still, so they
-                 teach H_s, W_h and y_s. Both totals can therefore be added and followed backwards once.
+    targets      are detached: each network is trained towards the other one's current output. In the teacher's terms
+                 y_s and W_h·H_s are constants, so they train H_t and y_t only; in the student's, y_t and H_t are
+                 constants, so they train H_s, W_h and y_s. Both totals can therefore be added, with one backward pass.
     denominator  is detached: it is a weight. A gradient through 1 / (L_t + L_s) would reward a larger task loss.
-    its floor    is TASK_LOSS_SUM_MIN: when both are sure and right the sum falls to exactly 0, long before the hidden
-                 states agree, and one such batch would drown all others in the optimiser's moments.
+    its floor    is TASK_LOSS_SUM_MIN: when both networks are confident and correct the sum falls to exactly 0, long
+                 before the hidden states agree, and one such batch would dominate the optimiser's moments.
 
 (The authors' program, github.com/wuch15/FedKD, detaches nothing and has no W_h.)
 """
@@ -38,10 +38,10 @@ from torch.nn import functional
 from device_client.task import Recipe
 
 TASK_LOSS_SUM_MIN = 1e-2
-"""Nats; so mutual distillation weighs at most 100 times the task loss. Label smoothing keeps the sum well above it."""
+"""Nats. It limits the weight of the mutual terms to 100. With label smoothing the sum stays well above it."""
 
 LossOfLabels = Callable[[Tensor, Tensor], Tensor]
-"""Logits (batch, class) and labels int64 (batch,) to the mean loss, a scalar."""
+"""Maps logits (batch, class) and labels int64 (batch,) to the mean loss, a scalar."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -52,7 +52,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 def focal(logits: Tensor, labels: Tensor, *, gamma: float, label_smoothing: float = 0.0) -> Tensor:
     """Mean focal loss: (1 - p)^gamma times the cross-entropy, where p is the probability of the true class.
 
-    Examples that are already right count less, which helps rare and hard classes; gamma = 0 is the cross-entropy.
+    Examples that are already classified well count less, which helps rare and hard classes; gamma = 0 gives the
+    cross-entropy.
     Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002, equation 4 (no class weights).
     Logits (batch, class), labels int64 (batch,).
     """
@@ -62,7 +63,7 @@ def focal(logits: Tensor, labels: Tensor, *, gamma: float, label_smoothing: floa
 
 
 def loss_of_labels(name: str, *, focal_gamma: float, label_smoothing: float) -> LossOfLabels:
-    """The task loss `name`, with its settings filled in."""
+    """The task loss called `name`, with its parameters bound."""
     losses: dict[str, LossOfLabels] = {
         "cross_entropy": partial(cross_entropy, label_smoothing=label_smoothing),
         "focal": partial(focal, gamma=focal_gamma, label_smoothing=label_smoothing),
@@ -95,12 +96,12 @@ def distillation_loss(
 
     Args:
         student_logits: (batch, class).
-        teacher_logits: (batch, class), not followed by gradients; None when there is no teacher: then the labels
-            count in full.
+        teacher_logits: (batch, class), detached from gradients; None: there is no teacher, and the loss is the task
+            loss alone.
         labels: int64 (batch,).
         temperature: T > 0.
-        alpha: share of the distillation, 0 to 1.
-        task_loss: what the labels say.
+        alpha: weight of the distillation, 0 to 1.
+        task_loss: the loss on the labels.
     """
     hard = task_loss(student_logits, labels)
     if teacher_logits is None or alpha == 0.0:
@@ -113,9 +114,9 @@ class MutualLosses:
     """The losses of FedKD on one batch, all scalars."""
 
     student: Tensor
-    """Total; it teaches the student and W_h, and nothing flows back into the teacher."""
+    """Total loss of the student; its gradient reaches the student and W_h, not the teacher."""
     teacher: Tensor
-    """Total; it teaches the teacher alone."""
+    """Total loss of the teacher; its gradient reaches only the teacher."""
     student_task: Tensor
     """L_s."""
     teacher_task: Tensor
@@ -131,14 +132,14 @@ def mutual_losses(
     task_loss: LossOfLabels = cross_entropy,
     hidden: tuple[Tensor, Tensor] | None = None,
 ) -> MutualLosses:
-    """What both learn from one batch; see the module's head for where gradients go.
+    """The losses of both networks on one batch; the module's docstring says where gradients go.
 
     Args:
         student_logits: (batch, class).
         teacher_logits: (batch, class).
         labels: int64 (batch,).
         temperature: T > 0 of both divergences; the paper's is 1.
-        task_loss: what the labels say, to both.
+        task_loss: the loss on the labels, of both networks.
         hidden: W_h·H_s and H_t, both (batch, teacher hidden); None: no hidden loss.
     """
     student_task, teacher_task = task_loss(student_logits, labels), task_loss(teacher_logits, labels)

@@ -5,9 +5,9 @@ A window is (6, sample): acceleration x y z, then angular rate x y z. The same n
     scale → + magnitudes |a|, |w| → convolutions over time, mean and maximum ──┐
                                   └→ statistics and short spectrum → dense ────┴→ classes
 
-The magnitudes do not care how the watch sits on the wrist; the spectrum is a product with a fixed matrix, so nothing
-of it is learned or sent, and ONNX can hold it (a complex FFT cannot be exported). GroupNorm, not BatchNorm: running
-statistics of one person are poison when merged with those of another.
+The magnitudes do not depend on how the watch is worn. The spectrum is a product with a fixed matrix, so nothing of it
+is learned or sent, and it can be exported to ONNX (a complex FFT cannot). GroupNorm, not BatchNorm: merging the running
+statistics of different persons does harm.
 """
 
 import math
@@ -25,34 +25,34 @@ _GROUPS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:
-    """What a window looks like; the same for student and teacher."""
+    """The form of a window; the same for student and teacher."""
 
     samples: int
-    """Samples a window."""
+    """Samples per window."""
     acceleration_unit: float
-    """Size of gravity in the data's unit (9.81 for m/s², 1 for g); acceleration is divided by it."""
+    """Gravity in the data's unit (9.81 for m/s², 1 for g); acceleration is divided by it."""
     rate_unit: float = 2.0
     """A typical angular rate, rad/s; rates are divided by it."""
     frequencies: int = 12
-    """Lowest frequencies of the spectrum that the network sees; one step is sample rate / samples."""
+    """How many of the lowest frequencies of the spectrum the network sees; their spacing is sample rate / samples."""
     first_stride: int = 1
-    """Of the first convolution, samples. 2 where the sensor is twice as fast as what it sees: all convolutions then
-    have half the work, and the weights are the same."""
+    """Stride of the first convolution, in samples. 2 if the sensor samples twice as fast as the motion needs: all
+    convolutions then take half the work, with the same number of weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a network is."""
+    """The size of a network."""
 
     channels: tuple[int, ...]
-    """Of each convolution; all but the first halve the time axis (of that one the sensor says the stride)."""
+    """Channels of each convolution. All but the first halve the time axis; the sensor gives the first one's stride."""
     hidden: int
     """Width of the spectral branch."""
     dropout: float = 0.0
-    """A student needs none: what many devices learn apart is averaged, which is regularisation enough."""
+    """A student needs none: averaging what many devices learned is regularisation enough."""
     separable: bool = False
-    """All convolutions but the first are one over time for each channel, then one over channels at each moment
-    (depthwise separable; Howard et al. 2017, "MobileNets", arXiv:1704.04861): a quarter of their weights."""
+    """All convolutions but the first are depthwise separable: one over time for each channel, then one over channels at
+    each sample (Howard et al. 2017, "MobileNets", arXiv:1704.04861). They have a quarter of the weights."""
 
 
 STUDENT = Size(channels=(24, 32, 48), hidden=48)
@@ -61,7 +61,7 @@ TEACHER = Size(channels=(96, 128, 160), hidden=256, dropout=0.3)
 
 
 class WindowClassifier(nn.Module):
-    """Windows (batch, 6, sample) to logits (batch, class)."""
+    """Maps windows (batch, 6, sample) to logits (batch, class)."""
 
     cosines: Tensor
     sines: Tensor
@@ -72,7 +72,7 @@ class WindowClassifier(nn.Module):
         time = torch.arange(sensor.samples, dtype=torch.float32)
         angle = 2 * math.pi * time[:, None] * torch.arange(sensor.frequencies)[None, :] / sensor.samples
         taper = torch.hann_window(sensor.samples, periodic=False)[:, None]
-        # Not persistent: fixed by the sample count, so they are neither merged nor sent.
+        # Not persistent: determined by the sample count, so they are neither merged nor sent.
         self.register_buffer("cosines", angle.cos() * taper, persistent=False)  # (sample, frequency)
         self.register_buffer("sines", angle.sin() * taper, persistent=False)
         layers: list[nn.Module] = []
@@ -93,7 +93,7 @@ class WindowClassifier(nn.Module):
         return self.classify(self.features(windows))
 
     def features(self, windows: Tensor) -> Tensor:
-        """What is seen in windows (batch, 6, sample), before it is named: (batch, hidden)."""
+        """Hidden state (batch, hidden) of windows (batch, 6, sample)."""
         signals = self._signals(windows)  # (batch, 8, sample)
         shapes = self.convolutions(signals)  # (batch, channel, time)
         described = self.spectral(self._description(signals))  # (batch, hidden)
@@ -108,7 +108,9 @@ class WindowClassifier(nn.Module):
         acceleration = windows[:, :_AXES] / self.sensor.acceleration_unit
         rate = windows[:, _AXES:] / self.sensor.rate_unit
         magnitudes = [
-            (vectors.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()  # the square root has no slope at zero
+            (
+                vectors.square().sum(dim=1, keepdim=True) + 1e-6
+            ).sqrt()  # the gradient of a square root is infinite at zero
             for vectors in (acceleration, rate)
         ]
         return torch.cat([acceleration, rate, *magnitudes], dim=1)
@@ -131,11 +133,11 @@ def _convolution(width: int, channels: int, stride: int, *, separable: bool) -> 
 
 
 class SeparableConvolution(nn.Module):
-    """One convolution over time for each channel, then one over channels at each moment, nothing in between.
+    """One convolution over time for each channel, then one over channels at each sample, with nothing in between.
 
-    Two linear maps in a row are one: in training they are multiplied first and run as a single dense convolution,
-    since a small batch costs calls rather than multiplications. Evaluation and what is exported keep the two apart,
-    which is fewer multiplications.
+    Two linear maps in a row are one. In training they are multiplied first and run as a single dense convolution,
+    because with small batches the number of calls costs more than the multiplications. In evaluation mode and in
+    exported models the two stay separate, which takes fewer multiplications.
     """
 
     def __init__(self, width: int, channels: int, stride: int) -> None:
@@ -156,19 +158,19 @@ class SeparableConvolution(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowAugmentation:
-    """Changes windows as another wearer, or the same one tomorrow, might: a `task.Augment`."""
+    """A `task.Augment`: changes windows as another wearer, or the same one on another day, would change them."""
 
     rotation_max: float = 0.3
-    """rad; the watch sits differently: one random rotation of both sensors a window."""
+    """rad. The watch is worn differently: one random rotation of both sensors per window."""
     strength_deviation: float = 0.1
-    """Standard deviation of the logarithm of a gain, for acceleration and rate apart."""
+    """Standard deviation of the logarithm of a gain, drawn for acceleration and rate separately."""
     tempo_max: float = 0.1
     """Largest logarithm of a change of speed."""
     noise: float = 0.05
     """Standard deviation of white noise, in the data's units."""
 
     def __call__(self, windows: Tensor, generator: torch.Generator) -> Tensor:
-        """Changed copies of windows (batch, 6, sample)."""
+        """Augmented copies of windows (batch, 6, sample)."""
         count = len(windows)
         rotation = _rotations(count, self.rotation_max, generator)  # (batch, 3, 3)
         gain = torch.exp(torch.randn(count, 2, 1, generator=generator) * self.strength_deviation)
@@ -190,7 +192,7 @@ def _rotations(count: int, angle_max: float, generator: torch.Generator) -> Tens
 
 
 def _at_another_tempo(windows: Tensor, change_max: float, generator: torch.Generator) -> Tensor:
-    """Time stretched about a random moment, linearly interpolated; the ends are held."""
+    """Stretches time around a random moment, with linear interpolation; the first and last samples are repeated."""
     count, channels, samples = windows.shape
     speed = torch.exp((torch.rand(count, 1, generator=generator) * 2 - 1) * change_max)
     moment = torch.rand(count, 1, generator=generator) * (samples - 1)

@@ -1,7 +1,7 @@
-"""A module's weights as the one float32 vector that the wire speaks of, and back.
+"""Conversion between a module's weights and the one float32 vector that the wire format uses.
 
-Only what is learned or must travel counts: floating-point parameters and persistent floating-point buffers, in the
-order of `state_dict`. Counters (integers) and non-persistent buffers stay at home.
+The vector holds the floating-point parameters and persistent floating-point buffers, in the order of `state_dict`.
+Integer buffers (counters) and non-persistent buffers are not part of it.
 """
 
 import numpy as np
@@ -25,25 +25,23 @@ def vector_of(module: nn.Module, layout: Layout) -> Vector:
     """A copy of `module`'s weights, (layout.size,).
 
     Raises:
-        LayoutError: the module's tensors are not those of `layout`.
+        LayoutError: the module's tensors do not match `layout`.
     """
     return layout.flatten({name: tensor.detach().cpu().numpy() for name, tensor in _floating(module).items()})
 
 
 def load_vector(module: nn.Module, layout: Layout, vector: Vector) -> None:
-    """Puts `vector` (layout.size,) into `module`; the module keeps its own memory.
+    """Copies `vector` (layout.size,) into `module`.
 
     Raises:
-        LayoutError: the vector does not fit `layout`, or the module is of another layout.
+        LayoutError: the vector does not fit `layout`, or the module has another layout.
     """
     own = _floating(module)
     views = layout.views(vector)
     if {name: tuple(tensor.shape) for name, tensor in own.items()} != {
         name: view.shape for name, view in views.items()
     }:
-        raise LayoutError(
-            f"weights: the vector's tensors are not those of {type(module).__name__}; is it another task?"
-        )
+        raise LayoutError(f"weights: the vector's tensors do not match {type(module).__name__}; is it of another task?")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(np.array(views[name])))

@@ -1,4 +1,6 @@
-"""Trains a task's student on this device's data, under or with its teacher. Knows torch; the runner does not."""
+"""Trains a task's student on this device's data, by the task's method. Implements `device_client.trainer` with
+torch.
+"""
 
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from wire_contract.layout import Layout, Vector
 
 
 class StudentTrainer:
-    """Satisfies `rounds.Trainer`."""
+    """Implements `trainer.Trainer`."""
 
     def __init__(
         self,
@@ -33,20 +35,20 @@ class StudentTrainer:
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is computed yet.
+        """Computes nothing yet.
 
         Args:
-            device: its id; with version and round it fixes the random numbers.
-            student: one of the task; its weights are overwritten.
+            device: its id; it seeds the random numbers, together with version and round.
+            student: a student of the task; its weights are overwritten.
             layout: `layout_of(student)`.
-            examples: the device's own.
-            recipe: the task's.
-            teacher: method asyncfedkd: pre-trained and frozen; None trains on the labels alone.
-            local_teacher: method fedkd, and only there: it is trained along, and kept after each round.
-            seed: a further part of the random numbers, for repeated experiments.
+            examples: the device's private data.
+            recipe: of the task.
+            teacher: for asyncfedkd: pre-trained and frozen; None: train on the labels alone.
+            local_teacher: for fedkd, and only then: it is trained together with the student.
+            seed: varies the random numbers between repeated experiments.
             clock: seconds.
         """
-        assert (local_teacher is not None) == (recipe.method == "fedkd"), "a local teacher is what fedkd is"
+        assert (local_teacher is not None) == (recipe.method == "fedkd"), "fedkd needs a local teacher, others none"
         self._device = device
         self._student = student
         self._layout = layout
@@ -59,9 +61,9 @@ class StudentTrainer:
         self._teacher_logits: Tensor | None = None
 
     def warm_up(self) -> None:
-        """Asks the frozen teacher, and trains one batch that is thrown away.
+        """Computes the frozen teacher's logits, and trains one batch whose result is discarded.
 
-        The first use of torch costs seconds; in the first round, a duty cycle would multiply them.
+        The first use of torch takes seconds, and a duty cycle would multiply them in the first round.
         """
         batches = iter((False,))
         self._train(seed=0, version=0, should_stop=lambda: next(batches, True))
@@ -69,7 +71,7 @@ class StudentTrainer:
             self._local_teacher.give_up()
 
     def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
-        """As `rounds.Trainer` wants it; with a local teacher, the outcome also follows from the rounds before."""
+        """See `trainer.Trainer`. With a local teacher, the result also depends on the rounds before."""
         load_vector(self._student, self._layout, weights)
         result = self._train(
             seed=round_seed(self._device, version=version, round_number=round, seed=self._seed),
@@ -103,7 +105,7 @@ class StudentTrainer:
                 should_stop=should_stop,
             )
         if self._teacher is not None and self._teacher_logits is None:
-            # Once for all rounds: the teacher is frozen, and is asked about the unchanged examples.
+            # Once for all rounds: the teacher is frozen and sees the examples without augmentation.
             self._teacher_logits = logits_of(self._teacher, self._examples.inputs)
         return train_student(
             self._student,

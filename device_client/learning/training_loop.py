@@ -1,4 +1,4 @@
-"""The one training loop, whatever is trained by whatever loss."""
+"""The training loop that every method uses, with the loss passed in."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,50 +10,51 @@ from torch import Tensor, nn
 from device_client.task import Examples, Recipe
 
 _AUGMENTED_VALUES_MAX = 1 << 18
-"""Values (1 MiB of them) that are augmented at once, if a batch is not larger; a small one alone is mostly overhead."""
+"""Values (1 MiB) augmented at once, or one batch if that is larger: augmenting small batches alone is mostly
+overhead."""
 
 Rate = Callable[[int, int], float]
-"""Learning rate at a step of so many."""
+"""The learning rate, given the step and the total number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What one round of training did. The weights are in the module that was given."""
+    """The result of one training run. The weights are in the modules that were passed in."""
 
     samples: int
-    """Examples of the device; a weight in merging."""
+    """Training examples; the aggregator may weight the update by it."""
     local_steps: int
     """Optimiser steps taken."""
     train_seconds: float
-    """By the given clock; telemetry only."""
+    """By the clock that was passed in; for telemetry only."""
     metrics: dict[str, float]
-    """`loss` (mean over the last epoch) and `accuracy` (of the student in training mode, last epoch); of mutual
-    training also those of the teacher."""
+    """`loss` and `accuracy` of the student in training mode, means over the last epoch; with FedKD also those of the
+    teacher."""
     finished: bool
-    """False when `should_stop` ended it early: the weights are then halfway."""
+    """False if `should_stop` ended it early; the weights are then of an unfinished run."""
 
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """What one batch said."""
+    """The loss of one batch, and sums for the metrics."""
 
     loss: Tensor
-    """A scalar, to be made smaller."""
+    """A scalar, to be minimised."""
     sums: dict[str, float]
-    """By name, over the batch; over an epoch and divided by its examples they become the metrics."""
+    """By name, summed over the batch; summed over an epoch and divided by its examples they become the metrics."""
 
 
 ComputeLoss = Callable[[Tensor, Tensor, Tensor], BatchLoss]
-"""Of inputs (batch, …), labels (batch,) and their places among the examples (batch,)."""
+"""Takes inputs (batch, …), labels (batch,) and the indices of the batch among the examples (batch,)."""
 
 
 def loss_sum(mean_loss: Tensor, labels: Tensor) -> float:
-    """A batch's mean loss as a sum."""
+    """The sum of a batch's losses, given their mean."""
     return float(mean_loss.detach()) * len(labels)
 
 
 def correct_count(logits: Tensor, labels: Tensor) -> int:
-    """How many of logits (batch, class) say what labels (batch,) say."""
+    """Number of logits (batch, class) whose maximum is at the label (batch,)."""
     return int((logits.detach().argmax(dim=1) == labels).sum())
 
 
@@ -69,18 +70,18 @@ def optimise(
     clock: Callable[[], float],
     should_stop: Callable[[], bool],
 ) -> TrainingResult:
-    """The one training loop: AdamW, started afresh, since moments of another base would pull the wrong way.
+    """Trains with AdamW. Its state starts fresh, because moments from another base would point in the wrong direction.
 
     Args:
         networks: each with its learning rate; changed in place, and left in evaluation mode.
-        learn: the loss of a batch.
-        examples: augmented by the recipe, shuffled each epoch.
+        learn: computes the loss of a batch.
+        examples: shuffled each epoch and augmented by the recipe.
         recipe: augmentation and weight decay.
         epochs: passes over the examples.
         batch_size: examples.
         seed: of shuffling, augmentation and dropout.
         clock: seconds.
-        should_stop: looked at before each batch.
+        should_stop: called before each batch.
     """
     started = clock()
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +93,7 @@ def optimise(
     for network, _rate in networks:
         network.train()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of dropout
+        torch.manual_seed(seed)  # for dropout
         for _epoch in range(epochs):
             seen, sums = 0, {}
             for chosen, inputs in _batches(examples, recipe, batch_size, generator):
@@ -126,7 +127,7 @@ def optimise(
 def _batches(
     examples: Examples, recipe: Recipe, batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: places among the examples (batch,), and their inputs (batch, …) as the recipe changes them."""
+    """One epoch: indices among the examples (batch,), and their inputs (batch, …) augmented by the recipe."""
     order = torch.randperm(len(examples), generator=generator)
     values = batch_size * examples.inputs[0].numel()
     for block in torch.split(order, batch_size * max(1, _AUGMENTED_VALUES_MAX // values)):

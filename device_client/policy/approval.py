@@ -1,11 +1,11 @@
-"""The compliance approval: a file that somebody signed off, which names the task and expires.
+"""Where an approval is read: a file that names the task, who approved it, and when it expires.
 
     {"task": "physiotherapy", "approved_by": "Dr. A. Person", "approved_at": "2026-11-01T09:00:00+01:00",
      "expires_at": "2027-05-01T00:00:00+02:00", "devices": ["watch-1", "watch-2"]}
 
-Times carry their zone. Without `devices` it holds for every device. Refused: another task or device, times without
-zone, not yet approved, expired, a missing or empty name, anything unreadable. The file is looked at again when it
-changes, so an approval is given or taken away without a restart.
+Times have a time zone. Without `devices` it is valid for every device. Refused: another task or device, times without a
+time zone, not yet approved, expired, a missing or empty name, anything unreadable. The file is read again when it
+changes, so an approval can be given or withdrawn without a restart.
 """
 
 from datetime import datetime
@@ -15,13 +15,14 @@ from typing import Annotated
 import msgspec
 
 _FILE_BYTES_MAX = 64 * 1024
+"""Enough for an approval that names thousands of devices."""
 
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file says."""
+    """The content of the file."""
 
     task: _Text
     approved_by: _Text
@@ -32,13 +33,13 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def why_not(approval: Approval, *, task: str, device: str, now: datetime) -> str | None:
-    """Why `approval` does not let `device` take part in `task` at `now` (with zone), or None."""
+    """Why `approval` does not cover `device` and `task` at `now` (with time zone); None: it does."""
     if approval.task != task:
         return f"the compliance approval is for task {approval.task}, not {task}"
     if approval.devices is not None and device not in approval.devices:
         return f"the compliance approval does not name device {device}"
     if now < approval.approved_at:
-        return f"the compliance approval begins at {approval.approved_at.isoformat()}"
+        return f"the compliance approval is valid only from {approval.approved_at.isoformat()}"
     if now >= approval.expires_at:
         return f"the compliance approval expired at {approval.expires_at.isoformat()}"
     return None
@@ -55,7 +56,7 @@ class ApprovalFile:
         self._content: Approval | str = ""
 
     def missing(self, now: datetime) -> str | None:
-        """Why there is no approval at `now` (with zone), in one line; None when there is one."""
+        """Why there is no valid approval at `now` (with time zone), in one line; None: there is one."""
         try:
             status = self._path.stat()
         except OSError as error:

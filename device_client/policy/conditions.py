@@ -1,8 +1,8 @@
-"""When a device may upload, and when it may train: small predicates over what is known of the device.
+"""When a device may upload, and when it may train: conditions on the state of the device.
 
-A policy is data: the name of each predicate asked for, with its parameter. It evaluates to what is unmet, each with
-one line for a person. What is not known counts as unmet, so that a broken sensor never spends a user's battery or
-data plan; only a machine that has no battery is taken as charging.
+The conditions are data: the name of each predicate that was asked for, with its parameter. Evaluating them gives those
+that are not met, each with one line for a person. Unknown state counts as not met, so that a broken sensor never costs
+a user's battery or data plan; only a machine without a battery counts as charging.
 """
 
 import re
@@ -18,22 +18,22 @@ Conditions = Mapping[PredicateName, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceState:
-    """What is known of a device now; None where nobody knows."""
+    """The state of a device; None: not known."""
 
     charging: bool | None
     unmetered: bool | None
-    """The network costs nothing by the byte."""
+    """Whether data over the network is free of charge."""
     battery_percent: float | None
     local: datetime
     mains_powered: bool = False
-    """There is no battery at all."""
+    """The machine has no battery."""
     approval_missing: str | None = "no compliance approval is set"
-    """Why the compliance approval does not hold; None when it does."""
+    """Why there is no valid compliance approval; None: there is one."""
 
 
 @dataclass(frozen=True)
 class QuietHours:
-    """A daily stretch of local time, `start` included and `end` not; it may go over midnight."""
+    """A daily period of local time, including `start` and excluding `end`; it may span midnight."""
 
     start: time
     end: time
@@ -54,7 +54,7 @@ def parse_quiet_hours(text: str) -> QuietHours:
     """`HH:MM-HH:MM`.
 
     Raises:
-        ValueError: it is something else, or both ends are the same.
+        ValueError: it has another form, or both times are the same.
     """
     match = _QUIET_HOURS.fullmatch(text)
     try:
@@ -62,30 +62,30 @@ def parse_quiet_hours(text: str) -> QuietHours:
     except ValueError:
         start, end = None, None
     if start is None or end is None or start == end:
-        raise ValueError(f"quiet hours {text!r}: write HH:MM-HH:MM, two times of day that differ")
+        raise ValueError(f"quiet hours {text!r}: write HH:MM-HH:MM, with two different times of day")
     return QuietHours(start, end)
 
 
 def _charging(state: DeviceState, _: Any) -> str | None:
     if state.mains_powered or state.charging:
         return None
-    return "not charging" if state.charging is False else "not known whether it is charging"
+    return "not charging" if state.charging is False else "charging state is not known"
 
 
 def _unmetered(state: DeviceState, _: Any) -> str | None:
     if state.unmetered:
         return None
-    return "the network is metered" if state.unmetered is False else "not known whether the network is metered"
+    return "the network is metered" if state.unmetered is False else "whether the network is metered is not known"
 
 
 def _battery(state: DeviceState, percent_min: float) -> str | None:
     if state.mains_powered:
         return None
     if state.battery_percent is None:
-        return f"battery level not known, at least {percent_min:g} % is needed"
-    if state.battery_percent >= percent_min:  # false for the NaN of a broken sensor
+        return f"battery level is not known, at least {percent_min:g} % is required"
+    if state.battery_percent >= percent_min:  # also false for the NaN of a broken sensor
         return None
-    return f"battery at {state.battery_percent:g} %, at least {percent_min:g} % is needed"
+    return f"battery at {state.battery_percent:g} %, at least {percent_min:g} % is required"
 
 
 def _quiet_hours(state: DeviceState, hours: QuietHours) -> str | None:
@@ -103,10 +103,10 @@ PREDICATES: Mapping[PredicateName, Callable[[DeviceState, Any], str | None]] = {
     "quiet_hours": _quiet_hours,
     "approval": _approval,
 }
-"""Each says why it is not met, or None when it is."""
+"""Each returns why it is not met, or None if it is."""
 
 
 def unmet(policy: Conditions, state: DeviceState) -> dict[PredicateName, str]:
-    """The predicates that do not hold now, each with its reason; empty when the policy is met."""
+    """The conditions that are not met, each with its reason; empty: all are met."""
     reasons = {name: PREDICATES[name](state, parameter) for name, parameter in policy.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}

@@ -1,10 +1,14 @@
-"""How hard a device works while it trains: a wearable must stay cool, and a slow device can be played by a fast one."""
+"""The share of time that a device spends computing while it trains: it keeps a wearable cool, and simulates slow
+devices.
+"""
 
 from collections.abc import Callable
 
 
 class DutyCycle:
-    """Measures computing, and says how long to rest for a duty cycle (share of time spent computing, 0 < d ≤ 1)."""
+    """Measures computing time, and gives the rest that a duty cycle requires (0 < share of time spent computing ≤
+    1).
+    """
 
     def __init__(self, duty_cycle: float, *, monotonic: Callable[[], float]) -> None:
         assert 0 < duty_cycle <= 1, duty_cycle
@@ -19,16 +23,16 @@ class DutyCycle:
         self._held_seconds = 0.0
 
     def rest_until(self) -> float:
-        """Computing has paused now; when it may go on, on the monotonic clock."""
+        """Computing pauses now. Returns when it may continue, on the monotonic clock."""
         now = self._monotonic()
         return now + (now - self._computing_since) * self._rest_per_second
 
     def resume(self, *, held_seconds: float) -> None:
-        """Computing goes on, after so many seconds that the policy held it."""
+        """Computing continues; for `held_seconds` of the pause the policy did not allow training."""
         self._held_seconds += held_seconds
         self._computing_since = self._monotonic()
 
     @property
     def seconds(self) -> float:
-        """Of this round so far, rests included, but not what the policy held."""
+        """Length of the round so far, including rests, without the time that the policy did not allow training."""
         return self._monotonic() - self._began - self._held_seconds

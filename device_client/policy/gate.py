@@ -1,4 +1,4 @@
-"""One policy over time: asks it now and then, and tells when something begins and ends to wait for it."""
+"""Checks conditions now and then, and reports when uploading or training begins and ends to wait for them."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,14 +7,14 @@ from typing import Literal
 from device_client.events import Emit
 
 What = Literal["upload", "training"]
-LOOK_SECONDS = 1.0
-"""A policy is asked at most so often: a battery is not read between two batches."""
+CHECK_SECONDS = 1.0
+"""Shortest time between two checks, so that the battery is not read between any two batches."""
 
 _FIGURES = re.compile(r"\d+(\.\d+)?")
 
 
 class Gate:
-    """Whether one thing may happen. Tells of changed reasons, not of each look."""
+    """Whether one activity is allowed. Reports changes of the reasons, not every check."""
 
     def __init__(
         self, what: What, unmet: Callable[[], Sequence[str]], *, monotonic: Callable[[], float], emit: Emit
@@ -23,22 +23,22 @@ class Gate:
         self._unmet = unmet
         self._monotonic = monotonic
         self._emit = emit
-        self._looked_at: float | None = None
+        self._checked_at: float | None = None
         self._reasons: tuple[str, ...] = ()
-        self._told: frozenset[str] = frozenset()
+        self._reported: frozenset[str] = frozenset()
 
     def is_open(self, *further: str) -> bool:
-        """Whether nothing stands against it, neither the policy nor `further` reasons (each one line)."""
+        """Whether it is allowed: all conditions are met and there are no `further` reasons to wait (each one line)."""
         now = self._monotonic()
-        if self._looked_at is None or now - self._looked_at >= LOOK_SECONDS:
-            self._looked_at, self._reasons = now, tuple(self._unmet())
+        if self._checked_at is None or now - self._checked_at >= CHECK_SECONDS:
+            self._checked_at, self._reasons = now, tuple(self._unmet())
         reasons = (*self._reasons, *further)
-        # A battery level that creeps up is no news; a reason more or less is.
+        # Compared without figures: a slowly rising battery level is not reported, another reason is.
         kinds = frozenset(_FIGURES.sub("#", reason) for reason in reasons)
-        if kinds != self._told:
+        if kinds != self._reported:
             if kinds:
                 self._emit("held", what=self._what, reasons=list(reasons))
             else:
                 self._emit("released", what=self._what)
-            self._told = kinds
+            self._reported = kinds
         return not reasons

@@ -1,4 +1,4 @@
-"""What is known of the device now. Power comes from the system; the network's price only its owner knows."""
+"""Reads the state of the device. Power comes from the system; whether the network is metered, only its owner knows."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import psutil
 from device_client.policy.conditions import DeviceState
 
 Approve = Callable[[datetime], str | None]
-"""Why there is no compliance approval at that moment; None when there is one."""
+"""Why there is no compliance approval at that time; None: there is one."""
 
 
 def never_approved(_: datetime) -> str | None:
-    """Where no approval file is set."""
+    """For devices without an approval file."""
     return "no compliance approval is set (--approval)"
 
 
@@ -28,7 +28,7 @@ class Probe(Protocol):
 
 
 def _battery() -> Any:
-    if not hasattr(psutil, "sensors_battery"):  # psutil has it for some systems only
+    if not hasattr(psutil, "sensors_battery"):  # psutil supports it on some systems only
         raise NotImplementedError
     return psutil.sensors_battery()
 
@@ -47,7 +47,7 @@ class SystemProbe:
         found, mains_powered = None, False
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # NotImplementedError is a RuntimeError
             found = self._battery()
-            mains_powered = found is None  # there is none: a gateway, a server, a board
+            mains_powered = found is None  # no battery: a gateway, a server, a board
         return DeviceState(
             charging=None if found is None else found.power_plugged,
             unmetered=self._unmetered,
@@ -64,16 +64,16 @@ class _Simulated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     battery_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
     mains_powered: bool = False
     local_time: Annotated[str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")] | None = None
-    """HH:MM; None: the real one."""
+    """HH:MM; None: the real time."""
 
 
 class SimulatedProbe:
-    """A state that a simulator writes as JSON into a file, best by an atomic replace.
+    """Reads a state that a simulator writes to a file as JSON, preferably with an atomic replace.
 
     {"charging": true, "unmetered": false, "battery_percent": 55, "mains_powered": false, "local_time": "23:15"}
 
-    Each field may be left out (not known; the real time). A file that is missing or half written changes nothing: the
-    last state read holds, and before the first one nothing is known.
+    Every field is optional (not known; the real time). If the file is missing or half written, the last state that was
+    read stays valid; before the first one, nothing is known.
     """
 
     def __init__(self, path: Path, *, approve: Approve = never_approved) -> None:
@@ -94,6 +94,6 @@ class SimulatedProbe:
             battery_percent=state.battery_percent,
             mains_powered=state.mains_powered,
             local=moment,
-            # The approval expires by the real clock: a simulated hour is no simulated date.
+            # The approval expires by the real clock: only the time of day is simulated, not the date.
             approval_missing=self._approve(local),
         )

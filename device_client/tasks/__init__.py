@@ -1,1 +1,1 @@
-"""The built-in tasks, a module each, and how a task is found by name."""
+"""The built-in tasks, one module each, and how a task is found by name."""

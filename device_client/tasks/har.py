@@ -1,12 +1,12 @@
-"""Five everyday movements seen by a smartwatch: windows of half a second in one npz file, in any folder of the user's.
+"""Task har: five everyday movements recorded by a smartwatch, windows of half a second in one npz file of the user's.
 
 Fields of the file (no pickle): `x` (N, 50, 6) integers, physical = x · scale: acceleration in m/s², then angular
 rate in rad/s, at 100 Hz; `y` (N,) index into `labels`; `subject` (N,); `split` (N,) "train" or "test"; `scale` (6,);
 `labels` (class,).
 The data: Matey-Sanz et al. 2023, doi 10.1016/j.dib.2023.109809, CC BY 4.0.
 
-The split is by person: of the persons marked "train", the three with the lowest numbers pre-train the teacher and each
-other one is a device; the persons marked "test" are never seen.
+The split is by person. Of the persons marked "train", the three with the lowest numbers pre-train the teacher and each
+of the others is a device; the persons marked "test" are held out.
 """
 
 import zipfile
@@ -43,7 +43,7 @@ RECIPE = Recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """What the file holds, checked."""
+    """The content of the file, checked."""
 
     examples: Examples
     """Inputs (example, 6, 50) in m/s² and rad/s; persons known."""
@@ -52,21 +52,21 @@ class Windows:
     classes: tuple[str, ...]
 
     def persons(self, *, training: bool) -> list[str]:
-        """The persons of one side of the split, by number."""
+        """The persons of one side of the split, in order of their numbers."""
         assert self.examples.persons is not None
         return sorted(set(self.examples.persons[self.training == training].tolist()), key=int)
 
     def of(self, *persons: str) -> Examples:
-        """Everything of some persons."""
+        """All examples of some persons."""
         assert self.examples.persons is not None
         return self.examples.where(np.isin(self.examples.persons, persons))
 
 
 def task(data: Path | None) -> Task:
-    """The task over the file in `data`.
+    """The task on the file in folder `data`.
 
     Raises:
-        TaskError: no folder was given, the file is not there, or it is not of the form above.
+        TaskError: no folder was given, the file is missing, or it has not the form above.
         SplitError: a person is marked both "train" and "test".
     """
     if data is None:
@@ -94,11 +94,11 @@ def task(data: Path | None) -> Task:
 
 
 def further_persons(folder: Path, *, known: Path) -> Examples:
-    """Every row of the file in `folder`, whatever its split says: persons to test on besides those of `known`.
+    """All examples of the file in `folder`, whatever its split: persons to test on besides those in folder `known`.
 
     Raises:
-        TaskError: a file is missing or broken, or its classes are others.
-        SplitError: one of these persons trained the student or its teacher.
+        TaskError: a file is missing or invalid, or the two have different classes.
+        SplitError: one of these persons is in the training data of the student or its teacher.
     """
     further, own = read_windows(file_in(folder)), read_windows(file_in(known))
     if further.classes != own.classes:
@@ -109,10 +109,10 @@ def further_persons(folder: Path, *, known: Path) -> Examples:
 
 
 def file_in(folder: Path) -> Path:
-    """The data file of a folder: the one of the expected name, or the only npz there.
+    """The data file in a folder: the one with the expected name, or the only npz file there.
 
     Raises:
-        TaskError: there is none, or it is not clear which.
+        TaskError: there is no such file, or it is ambiguous.
     """
     if (folder / FILE).is_file():
         return folder / FILE
@@ -128,7 +128,7 @@ def read_windows(path: Path) -> Windows:
     """The checked content of one file.
 
     Raises:
-        TaskError: a field is missing, or has another shape or range.
+        TaskError: a field is missing, or has a wrong shape or range.
         SplitError: a person is marked both "train" and "test".
     """
     fields = _fields_of(path)

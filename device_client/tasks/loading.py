@@ -1,4 +1,4 @@
-"""How a task is found: built in by name, or the user's own by file or module."""
+"""Finds a task: a built-in one by name, or the user's own by file or module."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,7 @@ BUILT_IN: Mapping[str, Callable[[Path | None], Task]] = {
     "physiotherapy": physiotherapy.task,
     "har": har.task,
 }
-"""Each takes the data folder that the user gave, if any."""
+"""Each takes the data folder that the user gave; None: none was given."""
 
 
 def load_task(spec: str, *, data: Path | None) -> Task:
@@ -24,10 +24,10 @@ def load_task(spec: str, *, data: Path | None) -> Task:
     Args:
         spec: a built-in name, `path/to/file.py:function` or `package.module:function`. The function returns a
             `Task` and takes nothing, or the data folder.
-        data: the folder that the user gave, if any.
+        data: the data folder that the user gave; None: none was given.
 
     Raises:
-        TaskError: there is no such task, or its data is missing or broken.
+        TaskError: there is no such task, or its data is missing or invalid.
     """
     if spec in BUILT_IN:
         return BUILT_IN[spec](data)
@@ -54,7 +54,7 @@ def _module_at(path: Path) -> ModuleType:
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses look their own module up there
+    sys.modules[name] = module  # dataclasses look up their own module there
     try:
         found.loader.exec_module(module)
     except Exception as error:

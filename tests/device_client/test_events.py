@@ -27,7 +27,7 @@ def test_lines_are_there_at_once(tmp_path: Path) -> None:
     assert json.loads(text) == {"at": 1_763_665_200.0, "event": "model", "version": 7, "bytes": 12}
     out_in_memory = StringIO()
     log_to(out_in_memory, "text")("model", version=7, bytes=12)
-    assert out_in_memory.getvalue() == "model 7 is here (the whole of it: 12 bytes)\n"
+    assert out_in_memory.getvalue() == "model 7 received (full size 12 bytes)\n"
 
 
 def test_what_could_not_be_written_is_counted_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

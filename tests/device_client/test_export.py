@@ -91,7 +91,7 @@ def test_a_student_that_onnx_cannot_hold_is_one_line() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs if inputs.sum() > 0 else -inputs
 
-    with pytest.raises(ExportError, match="cannot be written as ONNX") as caught:
+    with pytest.raises(ExportError, match="cannot be exported to ONNX") as caught:
         onnx_of(Undecided(), torch.ones(2, 3), {})
     assert "\n" not in str(caught.value)
 

@@ -66,11 +66,11 @@ ONE = {"a": np.ones(2, dtype=np.float32)}
 @pytest.mark.parametrize(
     ("tensors", "layout", "said"),
     [
-        (ONE, [["a", [3]]], "not those of its metadata layout"),
-        (ONE, [["b", [2]]], "not those of its metadata layout"),
-        (ONE, [["a", [2]], ["b", [10**12]]], "not those of its metadata layout"),
+        (ONE, [["a", [3]]], "do not match its metadata layout"),
+        (ONE, [["b", [2]]], "do not match its metadata layout"),
+        (ONE, [["a", [2]], ["b", [10**12]]], "do not match its metadata layout"),
         (ONE, [["a", [2]], ["a", [2]]], "stands twice"),
-        (ONE, {"a": [2]}, "is not a list"),
+        (ONE, {"a": [2]}, "not a list"),
         (ONE, [["a"]], r"not \[name"),
         (ONE, [["a", ["2"]]], r"not \[name"),
         ({"a": np.ones(2, dtype=np.float16)}, [["a", [2]]], "float16, not float32"),
@@ -107,7 +107,7 @@ def test_a_changed_weight_is_seen_by_the_digest_and_files_without_one_are_read(t
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match="is damaged, its weights are not those of its metadata digest"):
+    with pytest.raises(ModelFileError, match="is damaged: its weights do not match its metadata digest"):
         read_model(path)
     put(path, ONE, [["a", [2]]])
     assert read_model(path).weights.tolist() == [1, 1]

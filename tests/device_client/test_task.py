@@ -120,7 +120,7 @@ def test_examples_are_put_into_shape_and_checked() -> None:
     assert both.persons.tolist() == ["7", "8", "8"]
     with pytest.raises(TaskError, match="2 inputs for 3 labels"):
         Examples.of([[1, 2], [3, 4]], [1, 0, 1])
-    with pytest.raises(TaskError, match="there are none"):
+    with pytest.raises(TaskError, match="data set is empty"):
         Examples.of(np.zeros((0, 3)), [])
     with pytest.raises(TaskError, match="float32"):
         Examples(inputs=torch.zeros(1, 2, dtype=torch.float64), labels=torch.zeros(1, dtype=torch.int64))
@@ -129,7 +129,7 @@ def test_examples_are_put_into_shape_and_checked() -> None:
 def test_one_person_on_two_sides_is_refused() -> None:
     sides = {"teacher": np.array(["1", "2"]), "device": np.array(["3"]), "test": np.array(["4", "5"])}
     check_split(sides)
-    with pytest.raises(SplitError, match="person 2 is among both the teacher and the test data"):
+    with pytest.raises(SplitError, match="person 2 is in both the teacher and the test data"):
         check_split({**sides, "test": np.array(["4", "2"])})
 
 

@@ -60,7 +60,7 @@ HOSTILE = {
     "another task's": (sign(manifest(9, task="running"), [OLD]), "it is of task 'running', not 'walking'"),
     "older": (
         sign(manifest(4), [OLD]),
-        "version 5 was announced before; if the aggregator goes on with an older or a new ledger",
+        "version 5 was announced before; if the aggregator continues with an older or a new ledger",
     ),
     "another of that version": (sign(manifest(5, seed=1), [OLD]), "version 5 was announced before with other weights"),
     "no message": (b"nonsense", "could not be read: frame: not an LZ4 frame"),
@@ -273,7 +273,7 @@ def test_a_model_that_was_cached_without_a_check_is_not_used_once_keys_are_pinne
     stage.model_keys = [OLD.public]
     stage.run_for(1.0)
     assert stage.told("model") == []
-    assert warnings(stage) == ["a manifest is refused: it is not signed"]
+    assert warnings(stage) == ["a manifest was refused: it is not signed"]
     stage.aggregator.signing_keys = [OLD]
     stage.aggregator.publish(model(5))
     stage.run(lambda: bool(stage.told("model")))

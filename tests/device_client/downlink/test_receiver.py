@@ -81,12 +81,12 @@ def test_what_the_broker_dropped_is_asked_for_after_a_silence(world: World) -> N
     device.listen()
     device.forget()
     world.broker.retained[MODEL] = missed  # as if it had been dropped on the way
-    device.receiver.renew()
+    device.receiver.resubscribe()
     device.listen()
     assert (device.version, device.asked) == (2, [])
     for now, asked in ((599.0, 0), (600.0, 1), (1_199.0, 1), (1_200.0, 2)):
         device.now = now
-        device.receiver.renew()
+        device.receiver.resubscribe()
         assert device.asked == ["model"] * asked
         device.listen()
         assert device.version == (3 if asked else 2)

@@ -207,5 +207,5 @@ def test_hidden_states_of_another_shape_are_said() -> None:
         def classify(self, features: Tensor) -> Tensor:
             return features.mean(dim=1)
 
-    with pytest.raises(TaskError, match=r"Sequences.features gives \(1, 50, 6\) .* must be \(batch, hidden\)"):
+    with pytest.raises(TaskError, match=r"Sequences.features returns \(1, 50, 6\) .* must be \(batch, hidden\)"):
         projection_between(Sequences(), Pair().teacher, movements(1), seed=1)

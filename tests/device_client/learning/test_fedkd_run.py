@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said_before_anything_starts(
         capsys, run(own, "taught", state)
     )
     (state / LOCAL_TEACHER_NAME).write_bytes(b"nothing of the kind")
-    assert "move it away" in complaint(capsys, run(own, "taught", state))
+    assert "teacher.local.safetensors away" in complaint(capsys, run(own, "taught", state))
 
 
 def test_the_local_teacher_is_exported_and_is_one_to_start_from(

@@ -152,8 +152,8 @@ def of_students_without_hidden_states(path: Path) -> None:
         (one_bit, "is damaged"),
         (emptied, "model file"),
         (of_another_task, "is of task 'other', not 't'"),
-        (of_another_teacher, "another teacher or student than task t has"),
-        (of_students_without_hidden_states, "another teacher or student than task t has"),
+        (of_another_teacher, "does not fit the teacher and student of task t"),
+        (of_students_without_hidden_states, "does not fit the teacher and student of task t"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_what_to_do(tmp_path: Path, harm: Callable[[Path], None], said: str) -> None:
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_used_says_what_to_do(tmp_path: Path, harm: Callab
         local_teacher(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-    assert "move it away" in str(caught.value)
+    assert "teacher.local.safetensors away" in str(caught.value)
     assert path.exists(), "nothing is thrown away"
 
 

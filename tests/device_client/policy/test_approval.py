@@ -56,7 +56,7 @@ def test_a_good_approval_holds(tmp_path: Path, content: dict[str, Any]) -> None:
         (without(expires_at="2026-07-01T00:00:00"), r"timezone.*expires_at"),
         (without(approved_at="2026-01-05T09:00:00"), r"timezone.*approved_at"),
         (without(approved_at="yesterday"), "approved_at"),
-        (without(approved_at="2026-03-01T12:00:01+00:00"), "begins at 2026-03-01T12:00:01"),
+        (without(approved_at="2026-03-01T12:00:01+00:00"), "valid only from 2026-03-01T12:00:01"),
         ("{}", "task"),
         ('{"task": "har", "approved', "truncated"),
         ("[]", "Expected `object`"),

@@ -73,9 +73,9 @@ MIDNIGHT = NOON.replace(hour=0)
     ("policy", "met", "not_met", "said"),
     [
         ({"charging": True}, state(charging=True), state(charging=False), "not charging"),
-        ({"charging": True}, state(mains_powered=True), state(), "not known whether it is charging"),
+        ({"charging": True}, state(mains_powered=True), state(), "charging state is not known"),
         ({"unmetered": True}, state(unmetered=True), state(unmetered=False), "is metered"),
-        ({"unmetered": True}, state(unmetered=True), state(), "not known whether the network is metered"),
+        ({"unmetered": True}, state(unmetered=True), state(), "whether the network is metered is not known"),
         ({"battery": 40}, state(battery_percent=40), state(battery_percent=39.5), "39.5 %, at least 40 %"),
         ({"battery": 40}, state(mains_powered=True), state(), "not known, at least 40 %"),
         ({"battery": 0}, state(battery_percent=0), state(battery_percent=float("nan")), "at least 0 %"),

@@ -97,13 +97,13 @@ def test_a_newcomer_says_once_what_it_is_waiting_for(stage: Stage) -> None:
     assert said() == []
     stage.run_for(300.0)
     (line,) = said()
-    assert f"nothing that can be used is retained on {ROOT}/{TASK}/model" in line
+    assert f"no usable manifest is retained on {ROOT}/{TASK}/model" in line
     assert "asyncfedkd doctor" in line
     large = model(5, layout=Layout((TensorSpec("a", (20_000,)),)))
     stage.aggregator.announce(codec.encode(large.manifest))
     stage.run_for(300.0)
     assert "version 5 is announced" in said()[-1]
-    assert "chunks of version 5 do not come" in said()[-1]
+    assert "chunks of version 5 did not arrive" in said()[-1]
     assert len(said()) == 2
     stage.aggregator.publish(model(6))
     stage.run_for(300.0)

@@ -117,7 +117,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
 def test_a_person_on_both_sides_is_refused(write: Callable[..., Path]) -> None:
     split = fields()["split"]
     split[0] = "test"
-    with pytest.raises(SplitError, match="person 1 is among both the train and the test data"):
+    with pytest.raises(SplitError, match="person 1 is in both the train and the test data"):
         load_task("har", data=write(split=split))
 
 
@@ -125,7 +125,7 @@ def test_further_persons_are_all_tested_on_unless_they_trained(write: Callable[.
     known = write()
     further = write(folder="further", subject=PERSONS + 20)
     assert len(further_persons(further, known=known)) == 42, "whatever their split says"
-    with pytest.raises(SplitError, match="person 5 is among both the training and the further test data"):
+    with pytest.raises(SplitError, match="person 5 is in both the training and the further test data"):
         further_persons(
             write(folder="mixed", subject=np.where(PERSONS == 7, 5, 30 + PERSONS), split=split_of_seven()), known=known
         )
