@@ -41,10 +41,12 @@ USER ${UID}:${GID}
 ENTRYPOINT ["python", "-m", "aggregator"]
 
 # -- with torch, after the aggregator: a builder without BuildKit builds all stages that stand before its target ------
-# torch first: a changed source line does not fetch it again. Another index brings CUDA, or the wheels of a mirror.
+# torch first: a changed source line does not fetch it again. Another index brings CUDA, or the wheels of a mirror; an
+# empty one means wherever this image's pip looks.
 FROM build AS build-device
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --index-url "${TORCH_INDEX}" torch==2.13.0
+# hadolint ignore=DL3013
+RUN pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch==2.13.0
 # The data set of the physiotherapy task is inside this wheel; the program checks its SHA-256. It is not installed.
 RUN pip download --no-deps --only-binary=:all: --dest /opt/data seglearn==1.2.5
 COPY . .

@@ -42,12 +42,9 @@ down:  ## Stop what `up` started and keep its volumes; VOLUMES=1 deletes them, t
 test: $(VENV)/.dev services  ## Run all tests; those that need a broker start their own mosquitto on a free port; WORKERS=0: one by one
 	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-test-containers: $(VENV)/.dev services  ## Test backup and restore in containers; needs a Docker engine, builds the aggregator image
+test-containers: $(VENV)/.dev services  ## Build all images and test the stack in containers; needs a Docker engine and compose
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it (dockerd)"; exit 1; }
-	@base=$$(sed -n 's/^ARG PYTHON_IMAGE=//p' Dockerfile); docker image inspect $$base >/dev/null 2>&1 || \
-		docker pull $$base || sh tests/containers/make_base.sh $$base
-	docker build --quiet --network host --target aggregator \
-		--tag asyncfedkd/aggregator:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
+	sh tests/containers/images.sh
 	$(BIN)/python -m pytest -m containers tests/containers
 
 fuzz: $(VENV)/.dev  ## Fuzz the decoders with damaged payloads on all cores: PAYLOADS=1000000, SEED=… repeats a run

@@ -33,6 +33,9 @@ class NotStarted(Exception):
 class Shim:
     """`/api/v2/write` in front of a port that knows `/write`."""
 
+    host = "127.0.0.1"
+    """Where it listens."""
+
     def __init__(self, port: int, *, behind: int) -> None:
         self.port = port
         self.behind = behind
@@ -66,7 +69,7 @@ class Shim:
             def handle_error(self, *_: Any) -> None:
                 pass  # the client went away
 
-        self._server = Server(("127.0.0.1", self.port), Handler)
+        self._server = Server((self.host, self.port), Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
@@ -192,6 +195,11 @@ class InfluxDB:
             self._process.terminate()
             self._process.wait(START_SECONDS_MAX)
             self._process = None
+
+    def wait(self) -> int:
+        """Until influxd ends by itself; its exit code."""
+        assert self._process is not None, "it does not run"
+        return self._process.wait()
 
     def query(self, text: str) -> list[Row]:
         """The rows of one InfluxQL statement: columns and tags by name, times in Unix nanoseconds.

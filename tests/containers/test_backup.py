@@ -17,6 +17,7 @@ import pytest
 
 from tests.aggregator.synthetic import ROOT, TASK, SyntheticDevice, write_initial_model
 from tests.broker.mosquitto import Mosquitto
+from tests.containers.stack import USER_FOR_ROOT
 from tests.waiting import eventually
 from wire_contract.codec import decode
 from wire_contract.link.mqtt import MqttLink
@@ -30,8 +31,8 @@ pytestmark = pytest.mark.containers
 REPOSITORY = Path(__file__).parents[2]
 VERSION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 IMAGE = f"asyncfedkd/aggregator:{VERSION}"
-USER = 1_000
-"""The Dockerfile's default."""
+USER = os.geteuid() or USER_FOR_ROOT
+"""As whom the containers run: tests/containers/images.sh builds them for this user."""
 SECONDS_MAX = 60.0
 
 

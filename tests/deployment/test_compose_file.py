@@ -168,6 +168,13 @@ def test_what_has_to_last_is_looked_after() -> None:
         assert bool(service.healthcheck) == (not service.once), service.name
 
 
+@every_service
+def test_a_check_that_starts_python_has_time_for_it(service: Service) -> None:
+    """With 10 s, an aggregator that worked was unhealthy on a machine with a load of 17 on two cores."""
+    check = service.raw.get("healthcheck", {})
+    assert "python" not in service.healthcheck or check["timeout"] == "30s"
+
+
 def test_influxdb_is_healthy_only_where_others_reach_it() -> None:
     """While the image sets itself up, `influx ping` alone asks another port (its first starts were a race)."""
     influxdb, setup = SERVICES["influxdb"], SERVICES["influxdb-setup"]
