@@ -1,1 +1,1 @@
-"""What an operator runs against a live system: the doctor and the live page."""
+"""What an operator runs against a live system: the doctor (broker checks) and the live page."""

@@ -1,4 +1,4 @@
-"""The access list from both sides: what each role must be able to do, and what a device must not."""
+"""Checks of the access list: what each role must be allowed to do, and what a device must not."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,14 +11,14 @@ from wire_contract.link.protocol import Delivery
 from wire_contract.topics import TOPICS, Kind
 
 UPWARD: Sequence[Kind] = ("update",)
-"""What a device sends. (Evaluations come from evaluators, whose user the doctor does not have.)"""
+"""Sent by devices. (Evaluations are sent by evaluators, whose credentials the doctor does not have.)"""
 DOWNWARD: Sequence[Kind] = ("model", "chunk", "delta", "receipt")
 DENIALS: frozenset[PublishOutcome] = frozenset({"refused", "disconnected"})
-"""How a broker says no, if it says it at all."""
+"""How brokers deny a publication, if they report it at all."""
 
 
 def permissions(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """Whether each kind of message passes from who writes it to who reads it; notes it for the other checks."""
+    """Whether each kind of message gets from its writer to its reader; other checks use the result."""
     name = "access"
     outcomes: dict[Kind, PublishOutcome] = {}
     broker.require_two_clients()
@@ -26,7 +26,7 @@ def permissions(broker: BrokerUnderTest) -> Iterator[Finding]:
         broker.connect("aggregator", *(broker.filter(kind) for kind in UPWARD)) as aggregator,
         broker.connect("device", *(broker.filter(kind) for kind in DOWNWARD)) as device,
     ):
-        # An acknowledgement on the same connection: what was subscribed to before is known to the broker.
+        # Acknowledged on the same connection, so the broker has processed the subscriptions.
         aggregator.publish(broker.topic("aggregator"), b"after the subscriptions")
         device.publish(broker.topic("presence"), b"after the subscriptions")
         for writer, reader, kinds in ((device, aggregator, UPWARD), (aggregator, device, DOWNWARD)):
@@ -36,7 +36,7 @@ def permissions(broker: BrokerUnderTest) -> Iterator[Finding]:
     blocked = [kind for kind in (*UPWARD, *DOWNWARD) if kind not in broker.working_kinds]
     if not blocked:
         who = "each role may" if broker.two_roles else "this user may"
-        yield Finding(name=name, verdict="ok", line=f"{who} do what the contract asks of it")
+        yield Finding(name=name, verdict="ok", line=f"{who} do everything that the contract requires")
     elif broker.two_roles:
         for kind in blocked:
             yield _blocked(broker, kind, outcomes[kind])
@@ -45,7 +45,7 @@ def permissions(broker: BrokerUnderTest) -> Iterator[Finding]:
         for kind in denied:
             yield _blocked(broker, kind, outcomes[kind])
         if not denied:
-            raise NotChecked("give --aggregator-username and its password too: this user alone does not hear itself")
+            raise NotChecked("also give --aggregator-username and its password: this user may not read what it writes")
 
 
 def _all_of(kinds: Sequence[Kind]) -> Callable[[Sequence[Delivery]], bool]:
@@ -64,17 +64,19 @@ def _blocked(broker: BrokerUnderTest, kind: Kind, outcome: PublishOutcome) -> Fi
     if outcome in DENIALS:
         line = f"the {writer} may not publish {where}"
     else:
-        line = f"what the {writer} publishes on {where} does not reach the {reader}"
+        line = f"messages that the {writer} publishes on {where} do not reach the {reader}"
     lines = f"user {user[writer]}: topic write {where}; user {user[reader]}: topic read {where}"
     remedies: Remedies = {**known.ACCESS, "mosquitto": f"in acl_file, {lines}"}
     return Finding(name="access", verdict="missing", line=line, remedies=remedies)
 
 
 def isolation(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """What a device must not be able to do: publish a model, hand in as another device, read another's receipts."""
+    """What a device must not be able to do: publish a model, send as another device, read another's receipts."""
     name = "isolation"
     if not broker.has_credentials:
-        raise NotChecked("give the user of one device and that of the aggregator; without users all may do all")
+        raise NotChecked(
+            "give the credentials of one device and of the aggregator; without users there are no rights to check"
+        )
     if not broker.two_roles:
         yield _alone(broker)
         return
@@ -82,14 +84,14 @@ def isolation(broker: BrokerUnderTest) -> Iterator[Finding]:
     if _may_publish_a_model(broker):
         deeds.append(("publish a model", f"topic read {_rest(broker, 'model')} for devices, write for the aggregator"))
     if _may_pose_as_another(broker):
-        deeds.append(("hand in updates as another", f"pattern write {broker.root}/+/update/+/%u, and no wider write"))
+        deeds.append(("send updates as another", f"pattern write {broker.root}/+/update/+/%u, and no wider write"))
     if _may_read_anothers_receipts(broker):
         deeds.append(("read another's receipts", f"pattern read {broker.root}/+/receipt/%u, and no wider read"))
     for deed, rule in deeds:
         remedies: Remedies = {**known.ACCESS, "mosquitto": f"in acl_file, {rule}"}
-        yield Finding(name=name, verdict="missing", line=f"a device may {deed}", remedies=remedies)
+        yield Finding(name=name, verdict="missing", line=f"a device can {deed}", remedies=remedies)
     if not deeds:
-        line = "a device may neither publish a model nor pose as another nor read its receipts"
+        line = "a device can neither publish a model, nor send as another, nor read another's receipts"
         yield Finding(name=name, verdict="ok", line=line)
 
 
@@ -98,16 +100,16 @@ def _rest(broker: BrokerUnderTest, kind: Kind) -> str:
 
 
 def _alone(broker: BrokerUnderTest) -> Finding:
-    """With one user only: what it may do to itself."""
+    """With one user only: whether it may publish models."""
     if "model" in broker.working_kinds:
-        line = "this user may publish models; a device of this user could do so too"
-        advice = "give each device a user of its own, and the aggregator another"
+        line = "this user may publish models, and so may a device with this user"
+        advice = "give each device its own user, and the aggregator another one"
         return Finding(name="isolation", verdict="warning", line=line, advice=advice, remedies=known.ACCESS)
-    raise NotChecked("give --aggregator-username and its password too")
+    raise NotChecked("also give --aggregator-username and its password")
 
 
 def _forged(broker: BrokerUnderTest, writer: ProbeClient, kind: Kind, *, device: str | None = None) -> bytes:
-    """Publishes what must not pass; never retained, and on the probes' own topics."""
+    """Publishes a message that must not get through; not retained, and on the probes' own topics."""
     payload = f"forged {kind}".encode()
     writer.publish(broker.topic(kind, device=device), payload)
     return payload

@@ -1,6 +1,6 @@
-"""The broker on the table: both roles' settings, the probes' own topics, and what was learned of it so far.
+"""The broker that is checked: both roles' settings, the probes' topics, and what earlier checks found.
 
-Whatever probes leave at the broker (sessions, retained messages) is noted here, and taken away by `clean_up`.
+It records what probes leave on the broker (sessions, retained messages), and `clean_up` removes it.
 """
 
 import contextlib
@@ -22,59 +22,60 @@ from wire_contract.topics import Kind, build, topic_filter
 Role = Literal["device", "aggregator"]
 
 SESSION_SECONDS = 600
-"""How long a broker of MQTT 5 keeps a session of ours, should we be killed before we end it."""
+"""Expiry of our sessions with MQTT 5, in case the doctor is killed before it ends them."""
 CLEAN_UP_SECONDS_MAX = 8.0
+"""With `EXAMINATION_SECONDS_MAX` less than a minute."""
 SHARD = 0
 
 
 class Session(NamedTuple):
-    """One that the broker keeps for a client that is away."""
+    """A durable session, which the broker keeps while the client is away."""
 
     role: Role
     client_id: str
 
 
 class NotChecked(ProbeError):
-    """What a probe needs is not given; the message says what to give."""
+    """A probe lacks an input; the message says which flag to give."""
 
 
 @dataclass
 class BrokerUnderTest:
-    """Filled by the first checks, used by the later ones."""
+    """Filled in by the first checks, used by later ones."""
 
     roles: dict[Role, MqttSettings]
-    """As the user gave them; the same for both where only one user is given."""
+    """Connection settings by role, as given; the same for both if only one user is given."""
     two_roles: bool
-    """The aggregator has a user of its own."""
+    """The aggregator has its own user."""
     root: str
     task: str
     device: str
     client_prefix: str
-    """Of the client ids; nobody has used it before."""
+    """Prefix of the client ids; new for each examination."""
     queue_messages: int
     websocket: MqttSettings | None
     budget: TimeBudget
     protocol: Protocol = "auto"
-    """Found by the first connections."""
+    """Determined by the first connections."""
     is_local: bool = False
-    """The broker is on this machine."""
+    """The broker runs on this machine."""
     certificate_ends_unix: float | None = None
     kind: Broker | None = None
-    """What the broker says it is."""
+    """The product, as the broker reports it."""
     one_client_a_user: bool = False
-    """The session belongs to the user, whatever client id is sent."""
+    """The broker keeps one session per user and ignores client ids."""
     working_kinds: set[Kind] = field(default_factory=set)
-    """Kinds of topic on which a message was seen to pass from its writer to its reader."""
+    """Kinds of topic on which a message got from its writer to its reader."""
     _sessions: set[Session] = field(default_factory=set)
     _entered: set[Role] = field(default_factory=set)
-    """Roles that have made a session; what the first one is, must be seen before it may be ended."""
+    """Roles that have opened a session; a first one may belong to another program and is not ended unchecked."""
     sessions_made: list[Session] = field(default_factory=list)
-    """All that there ever were in this examination."""
+    """All sessions of this examination."""
     _retained: dict[str, Role] = field(default_factory=dict)
 
     @property
     def other_device(self) -> str:
-        """Another device than the one whose user is given."""
+        """The name of a device other than the one whose user is given."""
         return f"{self.task}-other"
 
     @property
@@ -88,11 +89,11 @@ class BrokerUnderTest:
         return isinstance(tls, Tls) and tls.certificate_file is not None
 
     def topic(self, kind: Kind, *, device: str | None = None, version: int = 1) -> str:
-        """A topic of the probes."""
+        """A topic for the probes."""
         return build(kind, root=self.root, task=self.task, **self._levels(kind, device, version))
 
     def filter(self, kind: Kind) -> str:
-        """What the program that reads this kind subscribes to, of the probes' task."""
+        """The topic filter that the reader of this kind subscribes to, for the probes' task."""
         levels = self._levels(kind, None, 1)
         if kind in {"update", "evaluation", "presence"}:
             levels.pop("device")
@@ -112,13 +113,13 @@ class BrokerUnderTest:
 
     def require_two_clients(self) -> None:
         """Raises:
-        NotChecked: two clients cannot be connected at once.
+        NotChecked: two clients cannot be connected at the same time.
         """
         if self.one_client_a_user and not self.two_roles:
-            raise NotChecked("give --aggregator-username too: here a user can connect only once at a time")
+            raise NotChecked("also give --aggregator-username: this broker allows only one connection per user")
 
     def require(self, kind: Kind) -> str:
-        """The topic, if messages of this kind pass.
+        """The topic, if messages of this kind get through.
 
         Raises:
             NotChecked: they do not.
@@ -126,9 +127,9 @@ class BrokerUnderTest:
         self.require_two_clients()
         if kind not in self.working_kinds:
             raise NotChecked(
-                f"messages on …/{self.topic(kind).rsplit(self.task + '/', maxsplit=1)[-1]} do not pass, see access"
+                f"messages on …/{self.topic(kind).rsplit(self.task + '/', maxsplit=1)[-1]} do not arrive, see access"
                 if self.two_roles
-                else "give --aggregator-username and its password too: with this user alone it cannot be seen"
+                else "also give --aggregator-username and its password: this user may not read what it writes"
             )
         return self.topic(kind)
 
@@ -143,10 +144,10 @@ class BrokerUnderTest:
         proxy: Proxy | None = None,
         receive_maximum: int = 256,
     ) -> ProbeClient:
-        """A client of this role, one at a time of each; without `session` the broker keeps nothing for it.
+        """Connects a client of this role, one at a time; without `session` the broker keeps nothing.
 
         Raises:
-            ConnectionFailed: no connection comes about.
+            ConnectionFailed: no connection was made.
         """
         settings = dataclasses.replace(
             self._settings_of(role),
@@ -163,7 +164,9 @@ class BrokerUnderTest:
             )
         if proxy is not None:
             settings = dataclasses.replace(settings, host="127.0.0.1", port=proxy.port, tls=None)
-        if session is not None and role in self._entered:  # before: we may be interrupted when the broker has made it
+        if (
+            session is not None and role in self._entered
+        ):  # noted before connecting: we may be interrupted after the broker has created it
             self._sessions.add(session)
         client = ProbeClient(settings, self.budget)
         if session is not None:
@@ -173,9 +176,9 @@ class BrokerUnderTest:
 
     @contextlib.contextmanager
     def session(self, role: Role) -> Iterator[Session]:
-        """A durable session of its own, which is ended with the block.
+        """A new durable session, which is ended with the block.
 
-        Never of a client id that was without one before: amqtt would take it for the one that ended.
+        Each session has a new client id: amqtt confuses a session with an ended one of the same id.
         """
         session = Session(role, f"{self.client_id(role)}{len(self.sessions_made) + 1}")
         self.sessions_made.append(session)
@@ -183,13 +186,11 @@ class BrokerUnderTest:
             yield session
         finally:
             if session in self._sessions:
-                with contextlib.suppress(
-                    ConnectionFailed, OutOfTime, LinkError
-                ):  # then it is tried once more in the end
+                with contextlib.suppress(ConnectionFailed, OutOfTime, LinkError):  # clean_up tries again
                     self._end(session)
 
     def anonymous_client(self) -> ProbeClient:
-        """A client that says no name and shows no certificate."""
+        """Connects a client without user name and certificate."""
         settings = self._settings_of("device")
         tls = settings.tls
         if isinstance(tls, Tls):
@@ -202,16 +203,16 @@ class BrokerUnderTest:
         )
 
     def retain(self, client: ProbeClient, role: Role, topic: str, payload: bytes) -> str:
-        """Publishes what must be deleted later. What became of it."""
+        """Publishes a retained message, which `clean_up` deletes. Returns the outcome."""
         self._retained[topic] = role
         return client.publish(topic, payload, retain=True)
 
     def note_retained(self, topic: str, role: Role) -> None:
-        """The broker may keep something there, without our publishing it (a will)."""
+        """The broker may retain a message on this topic without our publishing it (a will)."""
         self._retained[topic] = role
 
     def disown(self, session: Session) -> None:
-        """It is somebody else's."""
+        """The session belongs to another program: `clean_up` must not end it."""
         self._sessions.discard(session)
 
     def _end(self, session: Session) -> None:
@@ -222,14 +223,14 @@ class BrokerUnderTest:
 
     @contextlib.contextmanager
     def proxy(self, role: Role) -> Iterator[Proxy]:
-        """A way to the broker that can be cut."""
+        """A proxy to the broker, which can be cut."""
         settings = self.roles[role]
         upstream = Upstream(host=settings.host, port=settings.port, tls=settings.tls_context())
         with ProxyPool(upstream) as proxies:
             yield proxies.open()
 
     def clean_up(self, budget: TimeBudget) -> list[str]:
-        """Ends our sessions, deletes our retained messages. What could not be done, in words."""
+        """Ends our sessions and deletes our retained messages. Returns what could not be removed."""
         self.budget = budget
         left = []
         for session in tuple(self._sessions):
@@ -247,7 +248,7 @@ class BrokerUnderTest:
         return left
 
     def client_id(self, who: str) -> str:
-        """At most 23 characters: MQTT 3.1.1 promises no more."""
+        """At most 23 characters: MQTT 3.1.1 guarantees no more."""
         return f"{self.client_prefix}-{who[:3]}"
 
     def _settings_of(self, role: Role) -> MqttSettings:

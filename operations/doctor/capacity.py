@@ -1,4 +1,4 @@
-"""How large, how many: packets, queues and what may be under way, with a bounded number of messages of our own."""
+"""Checks of limits: packet size, queue length, and messages in flight, with a bounded number of messages."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,21 +10,22 @@ from wire_contract.limits import KIB, MIB
 from wire_contract.link.mqtt_rules import packet_bytes
 
 PACKET_BYTES_NEEDED = 64 * KIB
-"""Chunks of a model have 32 KiB; manifests and updates may be somewhat larger."""
+"""Model chunks have 32 KiB; manifests and updates may be somewhat larger."""
 PACKET_BYTES_WANTED = MIB - KIB
-"""The programs send nothing larger."""
+"""The largest packet that the programs send."""
 PACKET_STEP_BYTES = 32 * KIB
 PACKET_SECONDS_MAX = 5.0
 PUBLISH_SECONDS_MAX = 12.0
-"""For all messages of the queue; over a slow line fewer are tried, and said so."""
+"""For publishing all messages of the queue check; on a slow connection fewer are checked, and the finding says so."""
 DRAIN_SECONDS_MAX = 12.0
 IN_FLIGHT_WANTED = 100
+"""The aggregator commits at most as many updates at once as the broker delivers before an acknowledgement."""
 RECEIVE_MAXIMUM = 128
 _QUIET_SECONDS = 1.0
 
 
 def largest(passes: Callable[[int], bool], *, low: int, high: int, step: int) -> int:
-    """The largest size that passes, to within `step`, by bisection; `low` is known to pass and `high` not to."""
+    """The largest size that passes, to within `step`, by bisection; `low` passes and `high` does not."""
     while high - low > step:
         middle = (low + high) // 2
         if passes(middle):
@@ -35,18 +36,18 @@ def largest(passes: Callable[[int], bool], *, low: int, high: int, step: int) ->
 
 
 class _PacketProbe:
-    """Publishes packets of given sizes from the device to the aggregator; remembers how the last failure looked."""
+    """Publishes packets of given sizes from the device to the aggregator; keeps the reason of the last failure."""
 
     def __init__(self, broker: BrokerUnderTest, topic: str) -> None:
         self._broker = broker
         self._topic = topic
         self.failure = ""
         self.is_slow = False
-        """The last failure may be the line's: nothing more came in time."""
+        """The last failure may be due to a slow connection: nothing arrived in time."""
 
     def passes(self, size_bytes: int) -> bool:
-        """Whether a packet of this size comes through. Connections of its own: some brokers end them."""
-        overhead = packet_bytes(self._topic, b"") + 3  # the length field grows by up to 3 bytes
+        """Whether a packet of this size gets through. Uses new connections: some brokers close them."""
+        overhead = packet_bytes(self._topic, b"") + 3  # the length field can be up to 3 bytes longer
         large, small = bytes(size_bytes - overhead), b"after the large one"
         with self._broker.connect("aggregator", self._broker.filter("update")) as reader:
             reader.publish(self._broker.topic("receipt"), b"after the subscription")
@@ -57,21 +58,21 @@ class _PacketProbe:
             if outcome != "acknowledged":
                 self.failure, self.is_slow = _FAILURES[outcome], outcome == "timed out"
                 return False
-            # The small one behind it says that nothing more comes, without a guess at how long that may take.
+            # When the small one behind it arrives, the large one will not come; no timeout has to be guessed.
             received = reader.receive(
                 lambda received: any(one.payload in {large, small} for one in received), seconds=PACKET_SECONDS_MAX
             )
         if any(one.payload == large for one in received):
             return True
         self.is_slow = not received
-        self.failure = "acknowledged and thrown away" if received else f"not delivered within {PACKET_SECONDS_MAX:g} s"
+        self.failure = "acknowledged and discarded" if received else f"not delivered within {PACKET_SECONDS_MAX:g} s"
         return False
 
 
 _FAILURES: dict[PublishOutcome, str] = {
     "refused": "refused",
     "too large": "over the limit that the broker announces",
-    "disconnected": "answered by ending the connection",
+    "disconnected": "answered by closing the connection",
     "timed out": f"not acknowledged within {PACKET_SECONDS_MAX:g} s",
 }
 
@@ -86,16 +87,16 @@ def packet_limit(broker: BrokerUnderTest) -> Iterator[Finding]:
     elif probe.passes(PACKET_BYTES_NEEDED):
         if probe.is_slow:
             line = f"packets of {needed} KiB pass; of {wanted} KiB they are {probe.failure}"
-            advice = "the line is slow, or it is the WebSocket listener of mosquitto 2.0, which sends 40 kB/s"
+            advice = "a slow connection, or the WebSocket listener of mosquitto 2.0, which sends 40 kB/s"
             yield Finding(name=name, verdict="warning", line=line, advice=advice)
             return
         size = largest(probe.passes, low=PACKET_BYTES_NEEDED, high=PACKET_BYTES_WANTED, step=PACKET_STEP_BYTES)
         line = f"packets of {size // KIB} KiB pass; larger ones are {probe.failure}"
-        advice = f"or keep --update-bytes of the devices below {size // KIB * KIB}"
+        advice = f"or keep the devices' --update-bytes below {size // KIB * KIB}"
         yield Finding(name=name, verdict="warning", line=line, advice=advice, remedies=known.PACKET)
     elif probe.is_slow:
-        line = f"packets of {needed} KiB are {probe.failure}, so the limit cannot be seen"
-        yield Finding(name=name, verdict="warning", line=line, advice="try again over a faster line")
+        line = f"packets of {needed} KiB are {probe.failure}, so the limit cannot be determined"
+        yield Finding(name=name, verdict="warning", line=line, advice="try again over a faster connection")
     else:
         size = largest(probe.passes, low=KIB, high=PACKET_BYTES_NEEDED, step=4 * KIB)
         line = f"packets of {size // KIB} KiB pass, {needed} are needed; larger ones are {probe.failure}"
@@ -103,7 +104,7 @@ def packet_limit(broker: BrokerUnderTest) -> Iterator[Finding]:
 
 
 def queue_and_flight(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """How many messages wait for a client that is away, and how many are delivered before it acknowledges."""
+    """How many messages are queued for an offline client, and how many are delivered before an acknowledgement."""
     topic = broker.require("update")
     payloads = [b"queued %06d" % number for number in range(broker.queue_messages)]
     with broker.session("aggregator") as session:
@@ -131,7 +132,7 @@ def queue_and_flight(broker: BrokerUnderTest) -> Iterator[Finding]:
 
 
 def _drain(reader: ProbeClient, kept: set[bytes], wanted: set[bytes]) -> set[bytes]:
-    """What was kept already, and what still comes until all is there or nothing more comes."""
+    """Adds to `kept` what still arrives, until everything has arrived or nothing more comes."""
     rest = reader.receive(
         lambda received: kept | {one.payload for one in received} >= wanted,
         seconds=DRAIN_SECONDS_MAX,
@@ -143,27 +144,27 @@ def _drain(reader: ProbeClient, kept: set[bytes], wanted: set[bytes]) -> set[byt
 def _queue(*, asked: int, taken: int, kept: int) -> Finding:
     name = "queue limit"
     if kept < taken:
-        line = f"of {taken:,} messages for a client that is away, all acknowledged, {kept:,} were kept"
+        line = f"of {taken:,} acknowledged messages for an offline client, {kept:,} were kept"
         return Finding(
             name=name,
             verdict="missing",
             line=line,
             remedies=known.QUEUE,
-            alternative="or, if fewer will ever wait, --queue-messages",
+            alternative="or, if fewer messages will ever wait, a lower --queue-messages",
         )
     if taken < asked:
-        line = f"all {taken:,} messages that went out in time were kept for a client that is away"
-        return Finding(name=name, verdict="warning", line=f"{line}; {asked:,} should be tried over a faster line")
-    return Finding(name=name, verdict="ok", line=f"{kept:,} messages are kept for a client that is away")
+        line = f"all {taken:,} messages that could be sent in time were kept for an offline client"
+        return Finding(name=name, verdict="warning", line=f"{line}; try {asked:,} over a faster connection")
+    return Finding(name=name, verdict="ok", line=f"{kept:,} messages are kept for an offline client")
 
 
 def _in_flight(count: int, *, waiting: int, announced: bool) -> Finding:
     name = "in flight"
     if announced and count > RECEIVE_MAXIMUM:
-        line = f"{count} deliveries before an acknowledgement, though the client allowed {RECEIVE_MAXIMUM}"
+        line = f"{count} deliveries before an acknowledgement, although the client allows {RECEIVE_MAXIMUM}"
         return Finding(name=name, verdict="warning", line=line)
     if count >= min(IN_FLIGHT_WANTED, waiting):
-        said = f", within the {RECEIVE_MAXIMUM} that were allowed" if announced else ""
+        said = f", within the client's limit of {RECEIVE_MAXIMUM}" if announced else ""
         return Finding(name=name, verdict="ok", line=f"{count} deliveries before an acknowledgement{said}")
-    line = f"{count} deliveries before an acknowledgement: the aggregator commits no larger batches"
+    line = f"{count} deliveries before an acknowledgement, which limits the aggregator's batches"
     return Finding(name=name, verdict="warning", line=line, remedies=known.IN_FLIGHT)

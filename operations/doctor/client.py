@@ -1,4 +1,4 @@
-"""One client of the broker under examination, and only as patient as it was told to be."""
+"""An MQTT client for probes, with bounded waiting times."""
 
 import time
 from collections import deque
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS_MAX = 5.0
 ANSWER_SECONDS_MAX = 3.0
-"""For an acknowledgement, or for what should be delivered."""
+"""For an acknowledgement or a delivery."""
 _STEP_SECONDS = 0.05
 _EVENTS_MAX = 256
 
 PublishOutcome = Literal["acknowledged", "refused", "too large", "disconnected", "timed out"]
-"""Of a publication: acknowledged; said no to; over the limit that the broker announced; the connection ended; nothing
-came in time."""
+"""Of a publication: acknowledged; refused by the broker; over the limit that it announced; the connection was closed;
+no answer in time."""
 
 
 class ProbeError(Exception):
@@ -29,47 +29,47 @@ class ProbeError(Exception):
 
 
 class OutOfTime(ProbeError):
-    """The examination has taken as long as it may."""
+    """The examination has used up its time."""
 
 
 class ConnectionFailed(ProbeError):
-    """No connection came about."""
+    """No connection was made."""
 
     def __init__(self, reason: str, *, refused: bool) -> None:
         super().__init__(reason)
         self.refused = refused
-        """The broker answered and said no."""
+        """The broker answered and refused."""
 
 
 class ConnectionLost(ProbeError):
-    """The connection ended in the middle of a probe."""
+    """The connection was lost during a probe."""
 
 
 class TimeBudget:
-    """The time that is left; no wait is longer."""
+    """The remaining time of an examination; no wait is longer."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until = clock() + seconds
 
     def limit(self, seconds: float) -> float:
-        """So long at most.
+        """`seconds`, or less if less time remains.
 
         Raises:
-            OutOfTime: nothing is left.
+            OutOfTime: no time remains.
         """
         left = self._until - self._clock()
         if left <= 0:
-            raise OutOfTime("the examination has taken as long as it may")
+            raise OutOfTime("no time was left for this check")
         return min(seconds, left)
 
 
 class ProbeClient:
-    """Connects when it is made; leaves when the block ends.
+    """Connects on creation; disconnects at the end of the `with` block.
 
     Raises:
-        ConnectionFailed: no connection comes about.
-        OutOfTime: in any method, when the budget is used up.
+        ConnectionFailed: no connection was made.
+        OutOfTime: in any method, when no time remains.
     """
 
     def __init__(self, settings: MqttSettings, budget: TimeBudget) -> None:
@@ -78,7 +78,7 @@ class ProbeClient:
         until = time.monotonic() + budget.limit(CONNECT_SECONDS_MAX)
         self._link = MqttLink(settings)
         self.disconnects: list[str] = []
-        """Why connections ended, oldest first."""
+        """Reasons of lost connections, oldest first."""
         self.session_present = False
         try:
             self._arrive(until)
@@ -97,20 +97,20 @@ class ProbeClient:
         return self._link.granted
 
     def subscribe(self, topic_filter: str) -> None:
-        """One more filter, which the broker may refuse."""
+        """Adds a subscription, which the broker may refuse."""
         self._link.subscribe(topic_filter)
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, seconds: float | None = None
     ) -> PublishOutcome:
-        """And waits for the acknowledgement."""
+        """Publishes and waits for the acknowledgement."""
         (outcome,) = self.publish_all([(topic, payload)], retain=retain, seconds=seconds)
         return outcome
 
     def publish_all(
         self, messages: Iterable[tuple[str, bytes]], *, retain: bool = False, seconds: float | None = None
     ) -> Sequence[PublishOutcome]:
-        """As many at a time as the broker takes. The outcome of each, in order."""
+        """Publishes all messages, as many at a time as the broker accepts. Returns each outcome, in order."""
         ended_before = len(self.disconnects)
         sent = [self._send(topic, payload, retain=retain) for topic, payload in messages]
         until = time.monotonic() + self._budget.limit(ANSWER_SECONDS_MAX if seconds is None else seconds)
@@ -135,14 +135,14 @@ class ProbeClient:
         ack: bool = True,
         across_reconnects: bool = False,
     ) -> list[Delivery]:
-        """What comes until it is enough, until nothing has come for `quiet_seconds`, or so long at most.
+        """Receives until `enough`, until nothing has come for `quiet_seconds`, or until the time is up.
 
         Args:
-            enough: of all that was received in this call.
-            seconds: for the whole call.
-            quiet_seconds: None: silence does not end it.
-            ack: whether the broker may forget what was received.
-            across_reconnects: a connection that ends does not end the call.
+            enough: takes everything received in this call.
+            seconds: limit for the whole call.
+            quiet_seconds: ends the call after this time without a message; None: never.
+            ack: whether to acknowledge what was received.
+            across_reconnects: a lost connection does not end the call.
         """
         received: list[Delivery] = []
         ended_before = len(self.disconnects)
@@ -152,7 +152,7 @@ class ProbeClient:
         while not enough(received):
             if len(self.disconnects) > ended_before and not across_reconnects:
                 break
-            # Asked before the look: what came while this machine was busy elsewhere was not silence.
+            # Checked before receiving: messages that arrived while this machine was busy do not count as silence.
             is_late, is_quiet = time.monotonic() >= until, time.monotonic() >= quiet_until
             self._take(0 if is_late or is_quiet else _STEP_SECONDS)
             if is_quiet and not self._received:
@@ -172,7 +172,7 @@ class ProbeClient:
             self._link.ack(delivery)
 
     def _send(self, topic: str, payload: bytes, *, retain: bool) -> "OutgoingMessage | None":
-        """None: it would be over the limit that the broker announces."""
+        """None: it is over the limit that the broker announces."""
         try:
             return self._link.publish(topic, payload, retain=retain)
         except PayloadTooLarge:
@@ -200,7 +200,7 @@ class ProbeClient:
                     raise ConnectionFailed(reason, refused=refused)
                 case _:
                     pass
-        raise ConnectionFailed("it does not answer as an MQTT broker", refused=False)
+        raise ConnectionFailed("it does not answer like an MQTT broker", refused=False)
 
 
 def _settled(taken: bool) -> PublishOutcome:

@@ -1,4 +1,4 @@
-"""One examination from the first packet to the last: which checks, in which order, and what a failure of one means."""
+"""The doctor as a command: which checks run, in which order, and what a failed probe means."""
 
 import contextlib
 import dataclasses
@@ -25,8 +25,9 @@ from wire_contract.program.exit_codes import INTERRUPTED
 from wire_contract.topics import check_name
 
 EXAMINATION_SECONDS_MAX = 50.0
-"""And then what was left at the broker is taken away, so that a minute is enough for all."""
+"""For all checks; with cleaning up, the examination stays under a minute."""
 REACH_SECONDS_MAX = 5.0
+"""For name look-up, TCP and TLS."""
 
 Check = Callable[[BrokerUnderTest], Iterator[Finding]]
 
@@ -46,21 +47,21 @@ CHECKS: Sequence[tuple[str, Check]] = (
     ("WebSocket", connection.websocket),
     ("QoS 1 redelivery", delivery.redelivery),
 )
-"""In this order: the first say what the later ones can be asked, and the last may take half a minute."""
+"""In this order: later checks need results of earlier ones, and the last may take half a minute."""
 
 
 def main(settings: DoctorSettings) -> int:
-    """Prints each finding as it comes. The exit code.
+    """Runs the examination and prints each finding as it is made; returns the exit code.
 
     Raises:
-        UsageError: settings that cannot work together.
+        UsageError: contradictory settings.
     """
     broker = broker_under_test(settings, TimeBudget(EXAMINATION_SECONDS_MAX))
     address = broker.roles["device"].address
     print(f"broker {address}, probed below {broker.root}/{broker.task}\n", flush=True)
     started = time.monotonic()
     findings = []
-    # Ctrl-C and SIGTERM alike: what was left at the broker is taken away first.
+    # On SIGTERM as on Ctrl-C: cleans up the broker first.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _quiet(), contextlib.closing(examine(broker, now_unix=time.time())) as found:
@@ -68,7 +69,7 @@ def main(settings: DoctorSettings) -> int:
                 findings.append(finding)
                 print(shown(finding, broker.kind), flush=True)
     except KeyboardInterrupt:
-        print("doctor: stopped; the rest was not looked at", file=sys.stderr)
+        print("doctor: interrupted; the remaining checks were not run", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -85,10 +86,10 @@ def main(settings: DoctorSettings) -> int:
 
 
 def broker_under_test(settings: DoctorSettings, budget: TimeBudget) -> BrokerUnderTest:
-    """What the settings say, before anything was asked of the broker.
+    """The broker as the settings describe it, before any connection.
 
     Raises:
-        UsageError: settings that cannot work together.
+        UsageError: contradictory settings.
     """
     prefix = f"{PROBE_PREFIX}-{secrets.token_hex(4)}"
     task = settings.probe_task or prefix
@@ -117,12 +118,12 @@ def _mqtt(settings: DoctorSettings, client_id: str) -> MqttSettings:
 
 
 def _aggregator(settings: DoctorSettings) -> DoctorSettings | None:
-    """The settings of the aggregator's user; None: none was given."""
+    """The settings with the aggregator's user; None: not given."""
     if settings.aggregator_username is None and settings.aggregator_certificate is None:
         return None
     return settings.model_copy(
         update={
-            "broker": re.sub(r"://[^/]*@", "://", settings.broker),  # the device's user may stand there
+            "broker": re.sub(r"://[^/]*@", "://", settings.broker),  # may contain the device's user
             "username": settings.aggregator_username,
             "password": settings.aggregator_password,
             "password_file": settings.aggregator_password_file,
@@ -133,7 +134,7 @@ def _aggregator(settings: DoctorSettings) -> DoctorSettings | None:
 
 
 def _websocket(settings: DoctorSettings, device: MqttSettings, client_id: str) -> MqttSettings | None:
-    """The device at the other listener; None: none was given."""
+    """The device's settings at the WebSocket listener; None: not given."""
     if not settings.websocket:
         return None
     changes: dict[str, object] = {"broker": settings.websocket, "username": device.username}
@@ -143,7 +144,7 @@ def _websocket(settings: DoctorSettings, device: MqttSettings, client_id: str) -
 
 
 def _device(username: str | None, task: str) -> str:
-    """A device is its user, where access lists have one rule for all devices."""
+    """The device name: the user name, as in access lists with one pattern for all devices."""
     try:
         return check_name(username or "", "device")
     except TopicError:
@@ -151,10 +152,10 @@ def _device(username: str | None, task: str) -> str:
 
 
 def examine(broker: BrokerUnderTest, *, now_unix: float) -> Generator[Finding, None, None]:
-    """All findings, one by one; leaves nothing at the broker, also when it is not asked for the rest of them.
+    """Yields all findings; cleans up the broker, also if the caller stops early.
 
     Raises:
-        UsageError: the users given have sessions in use.
+        UsageError: the given users have sessions in use.
     """
     device = broker.roles["device"]
     reached = reach(device.host, device.port, device.tls_context(), seconds_max=REACH_SECONDS_MAX, clock=time.monotonic)
@@ -167,12 +168,12 @@ def examine(broker: BrokerUnderTest, *, now_unix: float) -> Generator[Finding, N
     finally:
         left = broker.clean_up(TimeBudget(CLEAN_UP_SECONDS_MAX))
     if left:
-        line = f"could not be taken away: {', '.join(left)}"
+        line = f"could not be removed: {', '.join(left)}"
         yield Finding(name="cleaning up", verdict="warning", line=line, advice="delete it by hand")
 
 
 def _inside(broker: BrokerUnderTest, reached: Reached, now_unix: float) -> Iterator[Finding]:
-    """From the first CONNECT on."""
+    """The checks from the first CONNECT on."""
     try:
         entered = list(connection.versions_and_login(broker))
     except connection.CannotContinue as none:
@@ -188,11 +189,11 @@ def _inside(broker: BrokerUnderTest, reached: Reached, now_unix: float) -> Itera
 
 
 def _reached(seconds: float) -> Finding:
-    return Finding(name=REACHABLE, verdict="ok", line=f"answers within {1000 * seconds:.0f} ms")
+    return Finding(name=REACHABLE, verdict="ok", line=f"answered in {1000 * seconds:.0f} ms")
 
 
 def guarded(name: str, check: Check, broker: BrokerUnderTest) -> Iterator[Finding]:
-    """The findings of one check; whatever becomes of it is a finding too."""
+    """The findings of one check; if it cannot be completed, that is a finding as well."""
     try:
         broker.budget.limit(1.0)
         yield from check(broker)
@@ -201,13 +202,13 @@ def guarded(name: str, check: Check, broker: BrokerUnderTest) -> Iterator[Findin
     except OutOfTime as late:
         yield Finding(name=name, verdict="not checked", line=str(late))
     except (ProbeError, LinkError) as error:
-        line = f"the probe broke off: {error}"
+        line = f"the check failed: {error}"
         yield Finding(name=name, verdict="missing", line=line, advice="look at the broker's log")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The link's warnings are what the findings say better."""
+    """Suppresses the link's warnings, which the findings report better."""
     log = logging.getLogger("wire_contract")
     before = log.level
     log.setLevel(logging.CRITICAL + 1)

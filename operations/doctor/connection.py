@@ -1,4 +1,4 @@
-"""Getting in: TLS, MQTT versions, users, anonymous_access, WebSocket; and what the broker says it is."""
+"""Checks of the connection: TLS, MQTT versions, login, anonymous access, WebSocket; and the broker's product."""
 
 import dataclasses
 import re
@@ -13,13 +13,13 @@ from wire_contract.link.mqtt_settings import DAY_SECONDS, Protocol
 from wire_contract.program.command_settings import UsageError
 
 CERTIFICATE_DAYS_MIN = 30.0
-"""A certificate that expires sooner is worth a word."""
+"""If the certificate expires sooner, the finding is a warning."""
 VERSION_TOPICS = ("$SYS/broker/version", "$SYS/brokers/+/version")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 class CannotContinue(Exception):
-    """What was found leaves nothing more to look at."""
+    """After this finding, no further check is possible."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.line)
@@ -27,7 +27,7 @@ class CannotContinue(Exception):
 
 
 def encryption(broker: BrokerUnderTest, now_unix: float) -> Iterator[Finding]:
-    """Whether others can read along, and how long the certificate lasts."""
+    """Whether the connection is encrypted, and when the certificate expires."""
     name = "TLS"
     ends = broker.certificate_ends_unix
     if ends is not None:
@@ -36,22 +36,22 @@ def encryption(broker: BrokerUnderTest, now_unix: float) -> Iterator[Finding]:
             line = f"encrypted, but the broker's certificate expires in {days:.0f} days"
             yield Finding(name=name, verdict="warning", line=line, advice="renew the broker's certificate")
         else:
-            yield Finding(name=name, verdict="ok", line=f"encrypted; the certificate lasts {days:.0f} days more")
+            yield Finding(name=name, verdict="ok", line=f"encrypted; the certificate is valid for {days:.0f} more days")
     elif broker.is_local:
-        yield Finding(name=name, verdict="ok", line="not encrypted, and nothing leaves this machine")
+        yield Finding(name=name, verdict="ok", line="not encrypted, but nothing leaves this machine")
     elif broker.roles["device"].password is not None:
-        line = "not encrypted: passwords and models can be read on the way"
+        line = "not encrypted: passwords and models can be read in transit"
         yield Finding(name=name, verdict="missing", line=line, advice="then use mqtts://", remedies=known.ENCRYPTION)
     else:
-        line = "not encrypted: models and updates can be read and changed on the way"
+        line = "not encrypted: models and updates can be read and changed in transit"
         yield Finding(name=name, verdict="warning", line=line, advice="then use mqtts://", remedies=known.ENCRYPTION)
 
 
 def versions_and_login(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """Each version of MQTT with the device's user, then the aggregator's user.
+    """Connects with each version of MQTT as the device, then as the aggregator.
 
     Raises:
-        CannotContinue: the device's user does not get in with any version, or there is no QoS 1.
+        CannotContinue: the device cannot connect with any version, or the broker has no QoS 1.
     """
     asked: tuple[Protocol, ...] = ("5", "3.1.1") if broker.protocol == "auto" else (broker.protocol,)
     refusals: dict[Protocol, ConnectionFailed] = {}
@@ -68,17 +68,18 @@ def versions_and_login(broker: BrokerUnderTest) -> Iterator[Finding]:
     broker.protocol = spoken[0]
     broker.one_client_a_user = not broker.two_roles and _is_one_client_a_user(broker)
     if granted.get("MaximumQoS", 2) < 1:
-        line = "takes no QoS 1, which every message of the contract has"
+        line = "the broker does not support QoS 1, which all updates, receipts and model messages need"
         raise CannotContinue(Finding(name="QoS 1", verdict="missing", line=line, remedies=known.QUALITY))
     yield Finding(name="MQTT versions", verdict="ok", line=_spoken(asked, spoken))
     yield from _login(broker)
 
 
 def _first_connection(broker: BrokerUnderTest, role: Role) -> Mapping[str, int]:
-    """Careful: a broker that goes by the user's name would give us somebody's session, and we are about to end ours.
+    """Connects with a session, which is ended afterwards. On a broker that keeps one session per user, this could be
+    another program's session.
 
     Raises:
-        UsageError: it has a session for this client, whose id we have just made up.
+        UsageError: the broker already has a session for our new client id.
     """
     with (
         broker.session(role) as session,
@@ -88,8 +89,8 @@ def _first_connection(broker: BrokerUnderTest, role: Role) -> Mapping[str, int]:
         if client.session_present:
             broker.disown(session)
             raise UsageError(
-                f"the broker keeps one session a user, and that of the {role} given here is in use by another program:"
-                " give users that no program has, made for the doctor"
+                f"the broker keeps one session per user, and another program uses the session of the given {role}:"
+                " give users that were made for the doctor"
             )
     return granted
 
@@ -107,20 +108,20 @@ def _spoken(asked: tuple[Protocol, ...], spoken: list[Protocol]) -> str:
     if not others:
         return " and ".join(spoken)
     if "3.1.1" in others:
-        return "5 only; firmware that speaks 3.1.1 cannot take part"
+        return "5 only; firmware with MQTT 3.1.1 cannot connect"
     return "3.1.1 only, which is enough; --mqtt 3.1.1 saves the programs from trying 5 first"
 
 
 def _no_version_connects(broker: BrokerUnderTest, refusals: dict[Protocol, ConnectionFailed]) -> Finding:
-    # The newest answer: a broker that has no MQTT 5 says of a wrong password only to 3.1.1.
+    # The last answer: a broker without MQTT 5 reports a wrong password only with 3.1.1.
     refusal = list(refusals.values())[-1]
     if not refusal.refused:
-        return Finding(name=REACHABLE, verdict="missing", line=_own_words(refusal), advice="look at --broker")
+        return Finding(name=REACHABLE, verdict="missing", line=_own_words(refusal), advice="check --broker")
     return _refused("device", broker, refusal)
 
 
 def _own_words(refusal: ConnectionFailed) -> str:
-    """Without the address, which stands in the head of the report."""
+    """The message without the address, which is in the report's header."""
     return re.sub(r"^broker \S+: ", "", str(refusal))
 
 
@@ -133,7 +134,7 @@ def _refused(role: Role, broker: BrokerUnderTest, refusal: ConnectionFailed) -> 
         return Finding(
             name=name,
             verdict="missing",
-            line=f"{what}; it wants a user",
+            line=f"{what}; it requires a user",
             advice=f"give --{prefix}username and --{prefix}password-file, or FEDKD_{prefix.upper().replace('-', '_')}"
             "PASSWORD",
         )
@@ -141,7 +142,7 @@ def _refused(role: Role, broker: BrokerUnderTest, refusal: ConnectionFailed) -> 
         name=name,
         verdict="missing",
         line=f"{what} to user {settings.username or 'in the certificate'}",
-        advice="look at user and password; the broker's log says which of them",
+        advice="check user and password; the broker's log says which of them is wrong",
         remedies={"mosquitto": "mosquitto_passwd FILE USER, then SIGHUP", "EMQX": "authentication → users"},
     )
 
@@ -165,7 +166,7 @@ def _login(broker: BrokerUnderTest) -> Iterator[Finding]:
 
 
 def anonymous_access(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """Whether somebody without a user gets in."""
+    """Whether clients without a user can connect."""
     name = "anonymous access"
     try:
         with broker.anonymous_client():
@@ -174,20 +175,20 @@ def anonymous_access(broker: BrokerUnderTest) -> Iterator[Finding]:
         yield Finding(name=name, verdict="ok", line="refused")
         return
     if broker.has_credentials:
-        line = "clients without a user get in beside those that have one"
+        line = "clients without a user can connect as well"
     else:
-        line = "whoever reaches the broker may take part and do everything"
+        line = "anybody who can reach the broker may do everything"
     yield Finding(name=name, verdict="warning", line=line, remedies=known.ANONYMOUS)
 
 
 def websocket(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """Whether the other listener speaks MQTT too."""
+    """Whether the WebSocket listener accepts MQTT."""
     name = "WebSocket"
     if broker.roles["device"].transport == "websockets":
-        yield Finding(name=name, verdict="ok", line="all of this went over it")
+        yield Finding(name=name, verdict="ok", line="all checks used it")
         return
     if broker.websocket is None:
-        raise NotChecked("give --websocket ws://host:port/mqtt, if devices shall come that way")
+        raise NotChecked("give --websocket ws://host:port/mqtt, if devices or browsers connect that way")
     settings = dataclasses.replace(
         broker.websocket,
         client_id=broker.client_id("web"),
@@ -201,7 +202,7 @@ def websocket(broker: BrokerUnderTest) -> Iterator[Finding]:
             pass
     except ConnectionFailed as refusal:
         if refusal.refused:
-            line = f"MQTT at {settings.address}{settings.websocket_path}, which lets this user not in"
+            line = f"MQTT at {settings.address}{settings.websocket_path}, which refuses this user"
             yield Finding(name=name, verdict="ok", line=line)
             return
         line = f"no MQTT at {settings.address}{settings.websocket_path}: {_own_words(refusal)}"
@@ -211,7 +212,7 @@ def websocket(broker: BrokerUnderTest) -> Iterator[Finding]:
 
 
 def identity(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """What the broker says it is, and what is known of that version's memory."""
+    """Which product the broker is, and what is known about the durability of its version."""
     said = ""
     roles: tuple[Role, ...] = ("aggregator", "device") if broker.two_roles else ("device",)
     for role in roles:
@@ -227,14 +228,14 @@ def identity(broker: BrokerUnderTest) -> Iterator[Finding]:
 
 
 def kind_of(topic: str, said: str) -> Broker | None:
-    """Whose version topic says this."""
+    """The product with this version topic and text."""
     if "mosquitto" in said.lower():
         return "mosquitto"
     return "EMQX" if topic.startswith("$SYS/brokers/") else None
 
 
 def durability(said: str, kind: Broker | None) -> Finding:
-    """What is known of a broker that says this of itself; a restart cannot be tried from here."""
+    """What is known about the durability of this product and version; the doctor cannot restart it to test that."""
     name = "broker's memory"
     version = _VERSION.search(said)
     numbers = (int(version[1]), int(version[2])) if version else None
@@ -242,24 +243,24 @@ def durability(said: str, kind: Broker | None) -> Finding:
         return Finding(
             name=name,
             verdict="warning",
-            line=f"{said} forgets what it took since its last autosave when it is killed; receipts make up for that",
+            line=f"{said} loses everything since its last autosave when it is killed; receipts compensate for that",
             remedies=known.DURABLE,
         )
     if kind == "mosquitto":
         return Finding(
             name=name,
             verdict="not checked",
-            line=f"{said} keeps all when it is killed only with its own database",
+            line=f"{said} loses nothing when it is killed, but only with its own database",
             remedies={"mosquitto": "the plugin persist-sqlite with flush_period 0"},
         )
     if "amqtt" in said.lower():
         return Finding(
             name=name,
             verdict="warning",
-            line=f"{said} keeps all in memory: a restart loses sessions and models",
-            advice="use it for trying only",
+            line=f"{said} keeps everything in memory: a restart loses sessions and models",
+            advice="use it for experiments only",
         )
-    told = f"{said}: not known here" if said else "the broker does not tell its version"
+    told = f"{said}: not known to the doctor" if said else "the broker does not report its version"
     return Finding(
-        name=name, verdict="not checked", line=f"{told}; look whether sessions and retained messages are on its disk"
+        name=name, verdict="not checked", line=f"{told}; check that it stores sessions and retained messages on disk"
     )

@@ -1,4 +1,4 @@
-"""What the broker keeps, and what it brings again: retained messages, sessions, redelivery, wills, deep topics."""
+"""Checks of delivery: retained messages, durable sessions, redelivery, wills, and topic depth."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,52 +12,53 @@ from wire_contract.link.mqtt_settings import DAY_SECONDS
 from wire_contract.link.protocol import Delivery, Will
 
 SESSION_DAYS = 30
-"""The programs ask for so many."""
+"""Session expiry that the programs request."""
 ABSENT_MESSAGES = 5
 REDELIVERED_MESSAGES = 3
 REDELIVERY_SECONDS_MAX = 35.0
-"""nats-server delivers again only after its `ack_wait` of 30 s, also to a client that has come back."""
+"""nats-server redelivers only after its `ack_wait` of 30 s, also to a client that has reconnected."""
 REDELIVERY_SECONDS_WANTED = 10.0
+"""A later redelivery works, but delays merging after each lost connection."""
 _QUIET_SECONDS = 0.5
-"""So long nothing more has come: then nothing more comes."""
+"""After this time without a message, no more is expected."""
 
 
 def holding(payload: bytes) -> Callable[[Sequence[Delivery]], bool]:
-    """Whether this payload is among what was received."""
+    """Whether this payload was received."""
     return lambda received: any(delivery.payload == payload for delivery in received)
 
 
 def retained(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """A model for who comes later, and an empty payload that takes it away."""
+    """A retained message reaches later subscribers, and an empty payload deletes it."""
     name, kept = "retained", b"kept for who comes later"
     topic = broker.require("model")
     with broker.connect("aggregator") as writer:
         if not writer.granted.get("RetainAvailable", 1):
-            line = "the broker keeps no message for who comes later, so nobody gets the model"
+            line = "the broker keeps no retained messages, so no device receives the model"
             yield Finding(name=name, verdict="missing", line=line, remedies=known.RETAINED)
             return
         if broker.retain(writer, "aggregator", topic, kept) != "acknowledged":
-            line = "the broker does not take retained messages, so nobody gets the model"
+            line = "the broker does not accept retained messages, so no device receives the model"
             yield Finding(name=name, verdict="missing", line=line, remedies=known.RETAINED)
             return
         with broker.connect("device", broker.filter("model")) as late:
             came = [one for one in late.receive(holding(kept)) if one.payload == kept]
         if not came or not came[0].retained:
-            line = "the newest message is not brought to who comes later, so nobody gets the model"
+            line = "later subscribers do not receive the retained message, so no device receives the model"
             yield Finding(name=name, verdict="missing", line=line, remedies=known.RETAINED)
             return
         writer.publish(topic, b"", retain=True)
         with broker.connect("device", broker.filter("model")) as later:
             still = later.receive(holding(kept), seconds=_QUIET_SECONDS)
     if still:
-        line = "an empty payload does not delete it, so old chunks of models stay for ever"
+        line = "an empty payload does not delete a retained message, so old model chunks stay forever"
         yield Finding(name=name, verdict="missing", line=line, remedies=known.RETAINED)
         return
-    yield Finding(name=name, verdict="ok", line="kept for who comes later, deleted by an empty payload")
+    yield Finding(name=name, verdict="ok", line="delivered to later subscribers, deleted by an empty payload")
 
 
 def durable_session(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """What comes while the aggregator is away waits for it."""
+    """Messages are queued while the aggregator is offline."""
     name = "durable session"
     topic = broker.require("update")
     payloads = [b"while you were away %d" % number for number in range(ABSENT_MESSAGES)]
@@ -70,16 +71,16 @@ def durable_session(broker: BrokerUnderTest) -> Iterator[Finding]:
             present = reader.session_present
             received = {one.payload for one in reader.receive(holding(payloads[-1]))} & set(payloads)
     if len(received) == ABSENT_MESSAGES:
-        said = "" if present else "; though the broker says it knows no session"
-        yield Finding(name=name, verdict="ok", line=f"messages wait for a client that is away{said}")
+        said = "" if present else ", although the broker reports no session"
+        yield Finding(name=name, verdict="ok", line=f"messages are queued for an offline client{said}")
         return
-    line = f"of {ABSENT_MESSAGES} messages for a client that was away, {len(received)} were kept"
-    advice = "" if broker.has_credentials else "give clients a user: some brokers keep nothing for anonymous ones"
+    line = f"of {ABSENT_MESSAGES} messages for an offline client, {len(received)} were kept"
+    advice = "" if broker.has_credentials else "use clients with a user: some brokers keep nothing for anonymous ones"
     yield Finding(name=name, verdict="missing", line=line, advice=advice, remedies=known.SESSION)
 
 
 def unqueued(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """Who was away gets the newest manifest alone, for which it listens at QoS 0."""
+    """A device that was offline receives only the newest manifest, because it subscribes at QoS 0."""
     name = "newest only"
     topic = broker.require("model")
     payloads = [b"version %d" % number for number in range(ABSENT_MESSAGES)]
@@ -94,21 +95,19 @@ def unqueued(broker: BrokerUnderTest) -> Iterator[Finding]:
                 lambda received: any(one.retained for one in received), quiet_seconds=ANSWER_SECONDS_MAX
             )
     if [one.payload for one in received if one.retained] != payloads[-1:]:
-        raise NotChecked("the retained manifest did not come back, by which it would have been seen")
+        raise NotChecked("the retained manifest did not arrive, which this check needs")
     if len(received) > 1:
-        line = (
-            f"of {ABSENT_MESSAGES} versions that a device missed it was brought {len(received)}: it pays for each one"
-        )
+        line = f"a device that missed {ABSENT_MESSAGES} versions received {len(received)} manifests; each costs traffic"
         yield Finding(name=name, verdict="warning", line=line, remedies=known.UNQUEUED)
     else:
-        yield Finding(name=name, verdict="ok", line="who was away is brought the newest manifest, and none before it")
+        yield Finding(name=name, verdict="ok", line="after an absence, a device receives only the newest manifest")
 
 
 def session_expiry(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """How long the broker promises to keep a session."""
+    """How long the broker keeps a session."""
     name = "session's life"
     if broker.protocol != "5":
-        raise NotChecked(f"MQTT 3.1.1 brokers do not say it; {SESSION_DAYS} days are good")
+        raise NotChecked(f"brokers with MQTT 3.1.1 do not report it; {SESSION_DAYS} days are recommended")
     asked = SESSION_DAYS * DAY_SECONDS
     with (
         broker.session("aggregator") as session,
@@ -116,15 +115,15 @@ def session_expiry(broker: BrokerUnderTest) -> Iterator[Finding]:
     ):
         seconds = client.granted.get("SessionExpiryInterval", asked)
     if seconds >= asked:
-        silently = "; persistent_client_expiration may still cut it" if broker.kind == "mosquitto" else ""
-        yield Finding(name=name, verdict="ok", line=f"{SESSION_DAYS} days, so the broker says{silently}")
+        silently = "; persistent_client_expiration may shorten it" if broker.kind == "mosquitto" else ""
+        yield Finding(name=name, verdict="ok", line=f"{SESSION_DAYS} days, as the broker reports{silently}")
         return
-    line = f"sessions end after {seconds / 3600:.1f} hours: who is away longer loses what waits"
+    line = f"sessions expire after {seconds / 3600:.1f} hours; later, queued messages are lost"
     yield Finding(name=name, verdict="warning", line=line, remedies=known.SESSION)
 
 
 def redelivery(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """What was delivered and not acknowledged comes again after a connection was lost."""
+    """Messages that were delivered but not acknowledged are redelivered after a lost connection."""
     name = "QoS 1 redelivery"
     topic = broker.require("update")
     payloads = {b"not acknowledged %d" % number for number in range(REDELIVERED_MESSAGES)}
@@ -141,27 +140,29 @@ def redelivery(broker: BrokerUnderTest) -> Iterator[Finding]:
         reader.publish(broker.topic("receipt"), b"after the subscription")
         writer.publish_all([(topic, payload) for payload in sorted(payloads)])
         if not all_came(reader.receive(all_came, ack=False)):
-            raise ConnectionLost("what was published was not delivered")
+            raise ConnectionLost("published messages were not delivered")
         proxy.cut()
         proxy.restore()
         since = time.monotonic()
         again = reader.receive(all_came, seconds=REDELIVERY_SECONDS_MAX, across_reconnects=True)
         seconds = time.monotonic() - since
     if not all_came(again):
-        said = f"of {REDELIVERED_MESSAGES} unacknowledged messages, {len(again)} came again within {seconds:.0f} s"
+        said = (
+            f"of {REDELIVERED_MESSAGES} unacknowledged messages, {len(again)} were redelivered within {seconds:.0f} s"
+        )
         yield Finding(name=name, verdict="missing", line=said, remedies=known.SESSION)
     elif seconds > REDELIVERY_SECONDS_WANTED:
-        said = f"what was not acknowledged comes again, but {seconds:.0f} s after the connection was back"
+        said = f"unacknowledged messages are redelivered, but only {seconds:.0f} s after reconnecting"
         yield Finding(name=name, verdict="warning", line=said, remedies={"NATS": 'mqtt { ack_wait: "10s" }'})
     elif not all(one.duplicate for one in again):
-        said = "what was not acknowledged comes again, but without DUP; the ledger does not rely on it"
+        said = "unacknowledged messages are redelivered, but without DUP; the ledger does not rely on it"
         yield Finding(name=name, verdict="warning", line=said)
     else:
-        yield Finding(name=name, verdict="ok", line="what was not acknowledged comes again, marked DUP")
+        yield Finding(name=name, verdict="ok", line="unacknowledged messages are redelivered, marked DUP")
 
 
 def last_will(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """The broker says that a device is gone."""
+    """The broker publishes the will of a device that has lost its connection."""
     broker.require_two_clients()
     name, online, gone = "will", b"online", b"gone without a goodbye"
     topic = broker.topic("presence")
@@ -170,33 +171,33 @@ def last_will(broker: BrokerUnderTest) -> Iterator[Finding]:
         with broker.connect("device", will=Will(topic, gone), proxy=proxy) as device:
             device.publish(topic, online)
             if not holding(online)(reader.receive(holding(online))):
-                raise NotChecked("nobody here may read …/presence/+; give users that may")
+                raise NotChecked("the given users may not read …/presence/+; give users that may")
             broker.note_retained(topic, "device")
             proxy.cut()
             came = holding(gone)(reader.receive(holding(gone), seconds=2 * ANSWER_SECONDS_MAX))
     if came:
-        yield Finding(name=name, verdict="ok", line="published when a connection breaks")
+        yield Finding(name=name, verdict="ok", line="published when a connection is lost")
         return
-    said = "not published when a connection breaks, so a device that is gone looks as if it were there"
+    said = "not published when a connection is lost, so offline devices look online"
     remedies: Remedies = {"mosquitto": "retain_available true, and no per_listener_settings true (2.0 has a bug)"}
     yield Finding(name=name, verdict="missing", line=said, remedies=remedies)
 
 
 def depth(broker: BrokerUnderTest) -> Iterator[Finding]:
-    """The deepest topic of the contract, and the deepest that it may ever have."""
+    """The deepest topic that is used, and the deepest that the wire format allows."""
     name = "topic depth"
     deepest = broker.require("chunk")
     deeper = deepest + "/0" * (TOPIC_SLASHES_MAX - deepest.count("/"))
-    # One level is the task's own name, so the filter covers both.
+    # Both topics are below this filter.
     with (
         broker.connect("device", f"{broker.root}/{broker.task}/model/#") as reader,
         broker.connect("aggregator") as writer,
     ):
         passes = _passes(writer, reader, deeper)
     if passes:
-        yield Finding(name=name, verdict="ok", line=f"{TOPIC_SLASHES_MAX} slashes pass")
+        yield Finding(name=name, verdict="ok", line=f"topics with {TOPIC_SLASHES_MAX} slashes get through")
     else:
-        line = f"the contract's {deepest.count('/')} slashes pass; {TOPIC_SLASHES_MAX} do not, or may not"
+        line = f"topics with {deepest.count('/')} slashes get through, which is enough; {TOPIC_SLASHES_MAX} do not"
         yield Finding(name=name, verdict="ok", line=line)
 
 

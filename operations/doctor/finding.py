@@ -1,4 +1,4 @@
-"""What the doctor finds, and what mends it: values and tables, no probing."""
+"""The doctor's findings, and the exit code: values, no probing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Verdict = Literal["ok", "missing", "warning", "not checked"]
 Broker = Literal["mosquitto", "EMQX", "HiveMQ", "NATS"]
 
 Remedies = Mapping[Broker, str]
-"""The setting that mends it, in each broker's own words."""
+"""The setting that remedies a problem, for each broker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +17,17 @@ class Finding:
     """One line of the doctor's report."""
 
     name: str
-    """What was looked at."""
+    """The name of the check."""
     verdict: Verdict
-    """missing: the contract needs it; warning: it works, and somebody should know."""
+    """missing: something that the programs need; warning: they work, but with a drawback."""
     line: str
-    """What was seen, in one sentence."""
+    """The result, in one sentence."""
     advice: str = ""
-    """What to do on any broker, or on the side of whoever asked."""
+    """What to do on any broker, or on the client's side. In JSON: `mend`."""
     remedies: Remedies = field(default_factory=dict)
+    """In JSON: `mending`."""
     alternative: str = ""
-    """What may be done instead; told last."""
+    """What may be done instead; shown last. In JSON: `otherwise`."""
 
 
 REACHABLE = "reachable"
@@ -35,7 +36,7 @@ ALL_WELL, SOMETHING_MISSING, UNREACHABLE = 0, 1, 2
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """0: all that is needed is there. 1: something is missing. 2: the broker could not be reached."""
+    """0: nothing is missing. 1: something is missing. 2: the broker could not be reached."""
     missing = {finding.name for finding in findings if finding.verdict == "missing"}
     if REACHABLE in missing:
         return UNREACHABLE

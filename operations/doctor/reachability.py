@@ -1,4 +1,4 @@
-"""Whether somebody listens at all, and who they say they are: name, TCP, TLS, in words for a person."""
+"""Whether the broker can be reached: name look-up, TCP, TLS; failures explained in words."""
 
 import ipaddress
 import queue
@@ -18,19 +18,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:
-    """Somebody listens."""
+    """The broker can be reached."""
 
     seconds: float
-    """For name, TCP and TLS together."""
+    """For name look-up, TCP and TLS together."""
     is_local: bool
-    """What is sent does not leave this machine."""
+    """The address is a loopback address."""
     certificate_ends_unix: float | None
-    """When the broker's certificate expires; None: not encrypted."""
+    """Expiry of the broker's certificate; None: not encrypted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreached:
-    """Nobody does, or not as they should."""
+    """The broker cannot be reached, or its certificate is not valid."""
 
     line: str
     advice: str
@@ -39,11 +39,11 @@ class Unreached:
 def reach(
     host: str, port: int, tls: ssl.SSLContext | None, *, seconds_max: float, clock: Callable[[], float]
 ) -> Reached | Unreached:
-    """Opens a connection and ends it again."""
+    """Opens a connection and closes it again."""
     started = clock()
     try:
         is_local, ends = _within(seconds_max, lambda: _open(host, port, tls, seconds_max))
-    except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+    except (OSError, ValueError) as error:  # ValueError: not a valid host name
         return explained(error, host=host, port=port)
     return Reached(seconds=clock() - started, is_local=is_local, certificate_ends_unix=ends)
 
@@ -61,10 +61,10 @@ def _open(host: str, port: int, tls: ssl.SSLContext | None, seconds_max: float) 
 
 
 def _within(seconds_max: float, act: Callable[[], T]) -> T:
-    """A name look-up cannot be bounded otherwise.
+    """Runs `act` in a thread: a name look-up cannot be bounded otherwise.
 
     Raises:
-        TimeoutError: it takes longer.
+        TimeoutError: it took longer.
         Exception: whatever `act` raises.
     """
     answers: queue.Queue[T | Exception] = queue.Queue()
@@ -72,7 +72,7 @@ def _within(seconds_max: float, act: Callable[[], T]) -> T:
     def run() -> None:
         try:
             answers.put(act())
-        except Exception as error:  # noqa: BLE001 — it is raised again where it is waited for
+        except Exception as error:  # noqa: BLE001 — it is raised again in the caller
             answers.put(error)
 
     threading.Thread(target=run, name="reach", daemon=True).start()
@@ -86,25 +86,27 @@ def _within(seconds_max: float, act: Callable[[], T]) -> T:
 
 
 def explained(error: Exception, *, host: str, port: int) -> Unreached:
-    """What an error of the socket means, and what to do."""
+    """What an error of the connection means, and what to do."""
     where = f"{host}:{port}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(error, where)
     if isinstance(error, ssl.SSLError):
         line = f"{where} does not speak TLS as asked: {getattr(error, 'reason', None) or error}"
-        return Unreached(line=line, advice="use mqtt:// or ws:// if this port is not encrypted; else give another port")
+        return Unreached(
+            line=line, advice="use mqtt:// or ws:// if this port is not encrypted; otherwise use another port"
+        )
     for kind, what, advice in _ERRORS:
         if isinstance(error, kind):
             return Unreached(line=what.format(where=where, host=host), advice=advice)
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Unreached(line=f"{where} cannot be reached: {reason}", advice="look at --broker")
+    return Unreached(line=f"{where} cannot be reached: {reason}", advice="check --broker")
 
 
 _ERRORS: Sequence[tuple[type[Exception], str, str]] = (
-    (socket.gaierror, "the name {host} cannot be resolved", "look at the host in --broker"),
-    (ConnectionRefusedError, "nobody listens on {where}", "start the broker, or look at the port in --broker"),
-    (TimeoutError, "{where} does not answer in time", "look at the address, and for a firewall"),
-    (ConnectionResetError, "{where} ends the connection at once", "look at the port in --broker"),
+    (socket.gaierror, "the name {host} cannot be resolved", "check the host in --broker"),
+    (ConnectionRefusedError, "nothing listens on {where}", "start the broker, or check the port in --broker"),
+    (TimeoutError, "{where} does not answer in time", "check the address and firewalls"),
+    (ConnectionResetError, "{where} closes the connection at once", "check the port in --broker"),
 )
 
 

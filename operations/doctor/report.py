@@ -16,11 +16,11 @@ _ORDER: Sequence[Verdict] = ("ok", "missing", "warning", "not checked")
 
 
 def shown(finding: Finding, broker: str | None) -> str:
-    """One finding. Of the settings that advice it, only those of `broker`, if that is known.
+    """One finding as text.
 
     Args:
         finding: what was found.
-        broker: the broker's name as in `Remedies`; None or an unknown one: every broker's settings are shown.
+        broker: the product as in `Remedies`, whose settings are shown; None or another: the settings of all products.
     """
     head = f"{finding.verdict:<{_VERDICT_CHARACTERS}}{finding.name:<{_NAME_CHARACTERS}}"
     lines = _wrapped(finding.line, first=head, rest=_INDENT)
@@ -43,19 +43,19 @@ def _wrapped(text: str, *, first: str, rest: str) -> list[str]:
 
 
 def summary(findings: Sequence[Finding], seconds: float) -> str:
-    """The last two lines."""
+    """The last two lines of the report."""
     counts = Counter(finding.verdict for finding in findings)
     parts = [f"{counts[verdict]} {verdict}" for verdict in _ORDER if counts[verdict]]
     outcome = {
-        0: "What the contract needs is there.",
-        1: "Something that the contract needs is missing.",
+        0: "Everything that the programs need is there.",
+        1: "Something that the programs need is missing.",
         2: "The broker cannot be reached.",
     }[exit_code(findings)]
     return f"{', '.join(parts)}, in {seconds:.0f} s\n{outcome}"
 
 
 def as_json(findings: Sequence[Finding], *, address: str, broker: str | None, seconds: float) -> Mapping[str, Any]:
-    """The whole report for a program."""
+    """The report as JSON. Keys are part of the interface and differ from some field names of `Finding`."""
     return {
         "broker": address,
         "kind": broker,

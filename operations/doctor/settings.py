@@ -1,4 +1,4 @@
-"""Flags of `python -m simulators doctor`; as everywhere, FEDKD_… variables are the same, and the flag wins."""
+"""Flags of `asyncfedkd doctor`. Each can also be set as an environment variable FEDKD_…; the flag takes precedence."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,12 +28,12 @@ def _name(name: str) -> str:
 
 def _probe_task(name: str) -> str:
     if name and not name.startswith(PROBE_PREFIX):
-        raise ValueError(f"must begin with {PROBE_PREFIX}, so that no task that is in use is disturbed")
+        raise ValueError(f"must begin with {PROBE_PREFIX}, so that no task in use is disturbed")
     return _name(name)
 
 
 class DoctorSettings(ConnectionSettings):
-    """Looks whether a broker has what the contract needs, and says which setting mends what is missing."""
+    """Checks whether a broker has what the programs need, and names the setting that fixes what is missing."""
 
     flag_groups = {  # noqa: RUF012 — see CommandSettings
         "probe_task": "probes",
@@ -43,32 +43,36 @@ class DoctorSettings(ConnectionSettings):
         "json_file": "report",
     }
 
-    task: str = Field("", description="not used: the probes have a task of their own, so that they disturb none")
-    client_id: str | None = Field(None, description="not used: the probes have client ids of their own")
+    task: str = Field("", description="not used: the checks have their own task, so that they disturb no other")
+    client_id: str | None = Field(None, description="not used: the checks have their own client ids")
     probe_task: Annotated[str, AfterValidator(_probe_task)] = Field(
-        "", description="task of the probes, doctor…; else a new one each time. For access lists that name each task"
+        "",
+        description="task of the checks, doctor…; default: a new one each time. For access lists that name each task",
     )
     device: Annotated[str, AfterValidator(_name)] = Field(
-        "", description="name of the device whose user is given; else the user name. With a certificate: its CN"
+        "",
+        description="name of the device whose credentials are given; default: the user name. With certificate: its CN",
     )
     aggregator_username: str | None = Field(
-        None, description="user of the aggregator; with it both sides of the access list are looked at"
+        None, description="user of the aggregator; with it, both sides of the access list are checked"
     )
     aggregator_password: SecretStr | None = Field(
-        None, description="password of the aggregator; better in FEDKD_AGGREGATOR_PASSWORD or a file"
+        None, description="password of the aggregator; better set FEDKD_AGGREGATOR_PASSWORD, or use a file"
     )
-    aggregator_password_file: Path | None = Field(None, description="file whose first line is that password")
+    aggregator_password_file: Path | None = Field(
+        None, description="file whose first line is the aggregator's password"
+    )
     aggregator_certificate: Path | None = Field(None, description="PEM file of the aggregator's certificate chain")
     aggregator_key: Path | None = Field(None, description="PEM file of the aggregator's private key")
     kind: Broker | None = Field(
-        None, description="mosquitto, EMQX, HiveMQ or NATS: whose settings to name; else what the broker says it is"
+        None, description="mosquitto, EMQX, HiveMQ or NATS: whose settings to name; default: as the broker reports"
     )
     websocket: Annotated[str, AfterValidator(_websocket)] = Field(
-        "", description="URL of the broker's WebSocket listener, ws://host:port/mqtt; else it is not looked at"
+        "", description="URL of the broker's WebSocket listener, ws://host:port/mqtt; default: not checked"
     )
     queue_messages: int = Field(
-        3_000, ge=10, le=10_000, description="so many small messages must be kept for a client that is away"
+        3_000, ge=10, le=10_000, description="how many small messages the broker must keep for an offline client"
     )
     json_file: Path | None = Field(
-        None, validation_alias=AliasChoices("json"), description="file for the findings, as JSON"
+        None, validation_alias=AliasChoices("json"), description="file for the findings as JSON"
     )

@@ -139,7 +139,7 @@ def test_what_goes_wrong_first_is_told(tmp_path: Path) -> None:
     with reader(tmp_path) as somebody:
         nowhere = somebody.run(f"asyncfedkd doctor --broker mqtt://127.0.0.1:{free_port()}")
         assert nowhere.returncode == 2
-        assert "nobody listens" in nowhere.stdout
+        assert "nothing listens" in nowhere.stdout
         unset = somebody.run("asyncfedkd device initial-model --out x")
         assert (unset.returncode, unset.stderr) == (2, "device_client: --task is missing (or set FEDKD_TASK)\n")
         somebody.copy("asyncfedkd broker --port 1883 --password try-it")

@@ -43,7 +43,7 @@ def test_nats(nats_port: int, examine_broker: Examine) -> None:
     assert examined.named("missing") == set()
     assert examined.broker.protocol == "3.1.1"
     assert "3.1.1 only, which is enough" in examined.one("MQTT versions").line
-    assert "does not tell its version" in examined.one("broker's memory").line
+    assert "does not report its version" in examined.one("broker's memory").line
     assert examined.one("durable session").verdict == "ok"
     assert exit_code(examined.findings) == 0
     nothing_is_left(examined)

@@ -29,7 +29,7 @@ from wire_contract.program.command_settings import UsageError, read_settings
 OK = Finding(name="will", verdict="ok", line="published when a connection breaks")
 WARNING = Finding(name="TLS", verdict="warning", line="not encrypted", remedies=known.ENCRYPTION)
 MISSING = Finding(name="queue limit", verdict="missing", line="of 3,000 messages 1,000 were kept", remedies=known.QUEUE)
-GONE = Finding(name="reachable", verdict="missing", line="nobody listens on x:1", advice="start the broker")
+GONE = Finding(name="reachable", verdict="missing", line="nothing listens on x:1", advice="start the broker")
 
 
 def read(*arguments: str) -> DoctorSettings:
@@ -65,7 +65,7 @@ def test_the_main_remedy_comes_before_the_other() -> None:
     lines = [line.strip() for line in shown(_queue(asked=3_000, taken=3_000, kept=1_000), "mosquitto").splitlines()]
     advice = [line.removeprefix("→ ") for line in lines if line.startswith("→")]
     assert advice[0].startswith("mosquitto: max_queued_messages")
-    assert advice[1:] == ["or, if fewer will ever wait, --queue-messages"]
+    assert [one.startswith("or, if fewer messages will ever wait") for one in advice[1:]] == [True]
 
 
 @pytest.mark.parametrize("limit", [1, 63, 64, 65, 500, 999])
@@ -200,7 +200,7 @@ def test_it_can_be_stopped_and_leaves_nothing(mosquitto: Mosquitto) -> None:
                 break
         _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert complaint == "doctor: stopped; the rest was not looked at\n"
+    assert complaint == "doctor: interrupted; the remaining checks were not run\n"
     looker = MqttSettings.from_url(mosquitto.url, client_id="looker", clean_start=True, subscriptions=("#",))
     with ProbeClient(looker, PatientBudget(20)) as client:
         client.publish("mark", b"mark")
