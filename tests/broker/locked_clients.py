@@ -9,7 +9,7 @@ import pytest
 from tests.broker.locked import LockedBroker, MakeLink
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK
-from tests.wire_contract.link_contract import PATIENCE_SECONDS, deliveries, gather
+from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, deliveries, gather
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import Tls
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from tests.conftest import MakeMosquitto
-from tests.wire_contract.link_contract import PATIENCE_SECONDS, UP, connection, gather, listening, messages, publish
+from tests.wire_contract.link.link_contract import (
+    PATIENCE_SECONDS,
+    UP,
+    connection,
+    gather,
+    listening,
+    messages,
+    publish,
+)
 from wire_contract.errors import PayloadTooLarge
 from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.protocol import Connected

@@ -17,7 +17,7 @@ from tests.broker.locked import Bench, LockedBroker, MakeLink, bench, link, lock
 from tests.broker.locked_clients import MODEL, alert, everybody, let_in, line, refused, send, topic, until
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK, may_read, may_write, places
-from tests.wire_contract.link_contract import PATIENCE_SECONDS, deliveries, gather
+from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, deliveries, gather
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings, Tls
 from wire_contract.link.protocol import Connected, Disconnected, Will

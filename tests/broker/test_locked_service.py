@@ -10,7 +10,7 @@ from tests.broker.locked_clients import MODEL, let_in, line, send, topic, until
 from tests.broker.relay import Relay
 from tests.broker.rights import TASK
 from tests.e2e.aggregator_process import AggregatorProcess
-from tests.wire_contract.link_contract import deliveries, gather
+from tests.wire_contract.link.link_contract import deliveries, gather
 from wire_contract import codec
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Will

@@ -15,7 +15,7 @@ from tests.broker.locked_clients import let_in, refused, send, until
 from tests.broker.nats import Nats
 from tests.broker.relay import Relay
 from tests.broker.rights import NAMES, TASK, may_read, may_write, places
-from tests.wire_contract.link_contract import deliveries, gather
+from tests.wire_contract.link.link_contract import deliveries, gather
 from wire_contract.link.mqtt_settings import Tls
 from wire_contract.link.protocol import Disconnected, Will
 from wire_contract.topics import DEFAULT_ROOT, build

@@ -11,7 +11,7 @@ import pytest
 
 from tests.broker.locked import Bench, LockedBroker, MakeLink, bench, link, locked, now
 from tests.conftest import MakeMosquitto
-from tests.wire_contract.link_contract import connection, gather
+from tests.wire_contract.link.link_contract import connection, gather
 from wire_contract.link.mqtt import MqttLink, MqttSettings, Tls
 from wire_contract.link.protocol import Disconnected
 

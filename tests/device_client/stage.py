@@ -15,6 +15,7 @@ from device_client.presence import subscriptions, will
 from device_client.runner import Ended, Runner, RunnerSettings
 from device_client.trainer import Tick, Trained
 from device_client.uplink.outbox import Outbox
+from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
@@ -23,7 +24,7 @@ from wire_contract.link.protocol import Delivery, Disconnected, Event, QoS
 from wire_contract.message_fields import RefusalReason
 from wire_contract.messages import Presence, Receipt, Update
 from wire_contract.program.clock import Clock
-from wire_contract.publication.manifest import Announcement, announce
+from wire_contract.publication.manifest import Announcement
 from wire_contract.signatures.envelope import read_unverified
 from wire_contract.signatures.signing import PublicKey, SigningKey, sign
 

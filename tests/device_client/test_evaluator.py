@@ -9,6 +9,7 @@ from device_client.downlink import no_model_warning
 from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.evaluator import Evaluator, Measured, publishable
 from device_client.presence import will
+from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
 from wire_contract.encoding import EncodingName
 from wire_contract.errors import LayoutError, LinkError
@@ -17,7 +18,7 @@ from wire_contract.limits import CHUNK_BYTES_MAX
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.messages import Evaluation, Presence
 from wire_contract.program.command_settings import UsageError
-from wire_contract.publication.manifest import Announcement, PublishedVersion, announce
+from wire_contract.publication.manifest import Announcement, PublishedVersion
 
 ROOT, TASK, DEVICE = "fedkd/v1", "har", "judge"
 SMALL = Layout((TensorSpec("w", (3,)),))

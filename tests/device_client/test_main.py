@@ -20,12 +20,12 @@ from tests.broker.mosquitto import Mosquitto, free_port
 from tests.conftest import MakeMosquitto
 from tests.device_client.test_evaluator import ROOT
 from tests.waiting import ended
+from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
 from wire_contract.layout import digest
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Delivery
-from wire_contract.publication.manifest import announce
 
 COMMANDS = {name: command.settings for name, command in PROGRAM.commands.items()}
 REPOSITORY = Path(__file__).parents[2]

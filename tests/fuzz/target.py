@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from tests.fuzz.corpus import LAYOUT, LIMITS
+from tests.wire_contract.keys import key_of
 from wire_contract import codec
 from wire_contract.encoding import decode_vector
 from wire_contract.errors import DecodeError
@@ -20,7 +21,7 @@ from wire_contract.messages import Delta, Manifest, Message, Model, Signed, Upda
 from wire_contract.publication.deltas import apply_delta
 from wire_contract.publication.manifest import PublishedVersion, assemble_snapshot, chunk_digests, decode_snapshot
 from wire_contract.signatures.envelope import unwrap
-from wire_contract.signatures.signing import NotTrusted, PublicKey, SigningKey, verified_signers
+from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 
 SECONDS_MAX = 1.0
 """CPU time of one payload within `LIMITS`. The slowest honest one takes some ten milliseconds."""
@@ -33,7 +34,7 @@ MEMORY_PER_ELEMENT = 40 * 4
 ERROR_CHARACTERS_MAX = 25_000
 """Two tensor names of 1,024 characters, each written as an escape of ten."""
 
-_KEY = SigningKey.from_seed(b"nobody has signed with this one!").public.raw
+_KEY = key_of(b"nobody has signed with this one!").public.raw
 _OWN_LIMITS: Mapping[type[Message], Limits] = {
     kind: replace(
         limits,

@@ -21,6 +21,7 @@ from device_client.uplink.error_feedback import (
 )
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.rounds import LocalStudent, after_failed_round, make_update, next_round, with_unmerged
+from tests.wire_contract.keys import key_of
 from wire_contract import codec
 from wire_contract.compression.choice import EncodingChoice, TopK
 from wire_contract.compression.rate_control import CompressionTarget
@@ -28,7 +29,6 @@ from wire_contract.encoding import decode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
 from wire_contract.messages import Identity, Presence, Update
 from wire_contract.publication.manifest import PublishedVersion
-from wire_contract.signatures.signing import SigningKey
 
 LAYOUT = Layout((TensorSpec("matrix", (40, 30)), TensorSpec("bias", (40,))))
 CHOICES: tuple[EncodingChoice, ...] = (
@@ -230,7 +230,7 @@ def test_the_content_of_an_update_is_told_again_within_the_reach_of_a_residual(
     assert todo is not None
     difference = np.linspace(-1, 1, LAYOUT.size, dtype=np.float32)
     trained = Trained(weights=todo.start + difference, samples=1, steps=1, metrics={})
-    for key in (None, SigningKey.from_seed(bytes(32))):
+    for key in (None, key_of(bytes(32))):
         payload, _ = make_update(
             todo,
             trained,

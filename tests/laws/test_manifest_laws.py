@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from tests.laws.wire import ENCODINGS, LAYOUTS, vectors
+from tests.wire_contract.announcements import announce
+from tests.wire_contract.keys import key_of
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, Float32, decode_vector, encode_vector
 from wire_contract.errors import DecodeError, EncodeError
@@ -28,9 +30,9 @@ from wire_contract.limits import (
     TEXT_CHARACTERS_MAX,
 )
 from wire_contract.messages import Manifest, Model
-from wire_contract.publication.manifest import Announcement, announce, assemble_snapshot, chunk_digests, chunk_fits
+from wire_contract.publication.manifest import Announcement, assemble_snapshot, chunk_digests, chunk_fits
 from wire_contract.signatures.envelope import read_unverified
-from wire_contract.signatures.signing import SigningKey, sign
+from wire_contract.signatures.signing import sign
 
 LARGE = Layout((TensorSpec("a", (150, 100)), TensorSpec("b", (9_000,))))
 
@@ -140,7 +142,7 @@ def test_the_largest_model_and_its_manifest_are_within_their_limits() -> None:
         chunk_digests=tuple(hashlib.sha256(b"%d" % at).digest() for at in range(chunks)),
         expires_at=1.0,
     )
-    keys = [SigningKey.from_seed(bytes([at]) * 32) for at in range(SIGNATURES_MAX)]
+    keys = [key_of(bytes([at]) * 32) for at in range(SIGNATURES_MAX)]
     for payload in (encode(manifest), sign(manifest, keys)):
         assert len(payload) <= MANIFEST_LIMITS.compressed_bytes
         assert read_unverified(payload, Manifest) == manifest

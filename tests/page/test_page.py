@@ -11,9 +11,10 @@ from tests.page.conftest import OpenPage, WithWebsocket
 from tests.page.federation import ROOT, Federation
 from tests.page.reading import JUDGE, NOTHING, PLOTS, busy, is_state, rows, seen, shows
 from tests.waiting import eventually
+from tests.wire_contract.keys import key_of
 from wire_contract.codec import encode
 from wire_contract.messages import AggregatorStatus, Presence
-from wire_contract.signatures.signing import SigningKey, sign
+from wire_contract.signatures.signing import sign
 from wire_contract.topics import build
 
 
@@ -149,7 +150,7 @@ def test_a_signed_model_is_read_as_any(toy: Federation, websocket: WithWebsocket
     manifest = toy.manifest()
     for signs, note in ((True, "signed"), (False, "published")):
         manifest = structs.replace(manifest, version=manifest.version + 10, published_at=manifest.published_at + 1)
-        payload = sign(manifest, [SigningKey.from_seed(bytes(32))]) if signs else encode(manifest)
+        payload = sign(manifest, [key_of(bytes(32))]) if signs else encode(manifest)
         toy.publish(build("model", root=ROOT, task=TASK), payload, retain=True)
         page = open_page(websocket.config())
         page.eventually(shows("#version", str(manifest.version)))

@@ -9,6 +9,8 @@ import msgspec
 
 from tests.vectors.form import fields_of, frame, packed, unframed
 from tests.vectors.of_lines import DEVICE, INCARNATION, LAYOUT, TASK, WEIGHTS, levels_of, line
+from tests.wire_contract.announcements import announce
+from tests.wire_contract.keys import key_of
 from wire_contract import topics
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodedTensor, GapCoded, encode_vector
@@ -29,7 +31,7 @@ from wire_contract.messages import (
     Summary,
     Update,
 )
-from wire_contract.publication.manifest import announce, chunk_digests
+from wire_contract.publication.manifest import chunk_digests
 from wire_contract.signatures.signing import SigningKey, sign
 
 
@@ -181,7 +183,7 @@ def update(name: str, tensors: tuple[EncodedTensor, ...]) -> tuple[str, topics.K
 
 def signed_ones() -> list[tuple[str, Manifest | Update, list[tuple[bytes, SigningKey]]]]:
     """Name, message, and the private keys with their seeds."""
-    old, new = ((seed, SigningKey.from_seed(seed)) for seed in (bytes(range(32)), bytes(range(32, 64))))
+    old, new = ((seed, key_of(seed)) for seed in (bytes(range(32)), bytes(range(32, 64))))
     manifest = announce(
         WEIGHTS,
         task=TASK,

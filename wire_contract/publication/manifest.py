@@ -16,7 +16,7 @@ from wire_contract import codec
 from wire_contract.encoding import EncodedTensor, EncodingName, decode_vector, encode_vector
 from wire_contract.errors import DecodeError, EncodeError
 from wire_contract.layout import Layout, Vector, digest
-from wire_contract.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, MODEL_LIMITS, Limits
+from wire_contract.limits import CHUNK_BYTES_MAX, MODEL_LIMITS, Limits
 from wire_contract.messages import Manifest, Model
 
 
@@ -41,45 +41,6 @@ class Announcement:
     published: PublishedVersion
     deltas: Mapping[int, bytes]
     """Version to the delta that leads to it, oldest first."""
-
-
-def announce(
-    weights: Vector,
-    *,
-    task: str,
-    version: int,
-    parent: int | None,
-    layout: Layout,
-    encoding: EncodingName,
-    shards: int,
-    update_bytes_max: int,
-    published_at: float,
-) -> Announcement:
-    """A version with the master `weights` (layout.size,) that can only be had whole.
-
-    Raises:
-        EncodeError: the weights are not finite or do not fit the encoding.
-    """
-    payload, published = encode_snapshot(
-        weights, task=task, version=version, parent=parent, layout=layout, encoding=encoding
-    )
-    inline = len(payload) <= INLINE_BYTES_MAX
-    chunks = () if inline else split_into_chunks(payload)
-    manifest = Manifest(
-        task=task,
-        version=version,
-        parent=parent,
-        digest=published.digest,
-        layout_fingerprint=layout.fingerprint,
-        encoding=encoding,
-        size_bytes=len(payload),
-        chunk_digests=chunk_digests(chunks),
-        inline=payload if inline else None,
-        shards=shards,
-        update_bytes_max=update_bytes_max,
-        published_at=published_at,
-    )
-    return Announcement(manifest, chunks, published, {})
 
 
 def encode_snapshot(

@@ -75,13 +75,6 @@ class SigningKey:
         """As the library has it."""
         return cls(PublicKey(private.public_key().public_bytes_raw()), private)
 
-    @classmethod
-    def from_seed(cls, seed: bytes) -> "SigningKey":
-        """The private key of 32 bytes, as RFC 8032 has it."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
-
-        return cls.of(Ed25519PrivateKey.from_private_bytes(seed))
-
     def sign(self, data: bytes) -> bytes:
         """64 bytes; the same for the same data."""
         return self._private.sign(data)

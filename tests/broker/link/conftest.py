@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.wire_contract.link_contract import (
-    gather,
-)
+from tests.wire_contract.link.link_contract import gather
 from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.protocol import Disconnected, Event
 

@@ -7,10 +7,7 @@ import pytest
 from tests.broker.link.conftest import MakeLink
 from tests.broker.mosquitto import Mosquitto
 from tests.broker.relay import Relay
-from tests.wire_contract.link_contract import (
-    LinkContract,
-    World,
-)
+from tests.wire_contract.link.link_contract import LinkContract, World
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Will
 

@@ -16,14 +16,7 @@ from tests.broker.link.conftest import MakeLink, is_disconnected
 from tests.broker.mosquitto import Mosquitto, program
 from tests.broker.relay import Relay
 from tests.conftest import MakeMosquitto
-from tests.wire_contract.link_contract import (
-    PATIENCE_SECONDS,
-    UP,
-    connection,
-    gather,
-    messages,
-    publish,
-)
+from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, UP, connection, gather, messages, publish
 from wire_contract.link import mqtt, network_thread
 from wire_contract.link.mqtt import MqttSettings, Tls
 from wire_contract.link.network_thread import TICK_SECONDS

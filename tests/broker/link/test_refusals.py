@@ -10,12 +10,7 @@ from tests.broker.conftest import AmqttPorts
 from tests.broker.link.conftest import MakeLink, is_disconnected, refusal
 from tests.broker.mosquitto import Mosquitto
 from tests.conftest import MakeMosquitto
-from tests.wire_contract.link_contract import (
-    PATIENCE_SECONDS,
-    UP,
-    connection,
-    gather,
-)
+from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, UP, connection, gather
 from wire_contract.errors import PayloadTooLarge
 
 

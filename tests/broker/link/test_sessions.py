@@ -11,7 +11,7 @@ import pytest
 from tests.broker.link.conftest import MakeLink, is_disconnected, times
 from tests.broker.mosquitto import Mosquitto, free_port
 from tests.conftest import MakeMosquitto
-from tests.wire_contract.link_contract import (
+from tests.wire_contract.link.link_contract import (
     PATIENCE_SECONDS,
     UP,
     connection,

@@ -8,14 +8,7 @@ import pytest
 from tests.broker.conftest import AmqttPorts
 from tests.broker.link.conftest import MakeLink, is_disconnected, times
 from tests.broker.mosquitto import Mosquitto
-from tests.wire_contract.link_contract import (
-    PATIENCE_SECONDS,
-    UP,
-    connection,
-    gather,
-    messages,
-    publish,
-)
+from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, UP, connection, gather, messages, publish
 from wire_contract.link import network_thread
 from wire_contract.link.protocol import Connected
 

@@ -13,10 +13,11 @@ from device_client.downlink.download_plan import Wanted
 from device_client.downlink.inbox import Inbox
 from device_client.downlink.outcome import NewModel, Rejected
 from tests.device_client.stage import TASK, model
+from tests.wire_contract.announcements import announce
 from wire_contract import codec
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import CHUNK_BYTES_MAX, MOMENT_MAX
-from wire_contract.publication.manifest import Announcement, announce
+from wire_contract.publication.manifest import Announcement
 
 LARGE = Layout((TensorSpec("a", (20_000,)),))
 """80 kB of random numbers: three chunks."""

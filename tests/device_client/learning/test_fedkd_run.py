@@ -18,12 +18,12 @@ from device_client.tasks.loading import load_task
 from tests.broker.mosquitto import Mosquitto
 from tests.device_client.test_evaluator import ROOT
 from tests.waiting import ended
+from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Delivery
 from wire_contract.messages import Update
-from wire_contract.publication.manifest import announce
 
 REPOSITORY = Path(__file__).parents[3]
 OWN = """

@@ -8,7 +8,7 @@ import pytest
 from device_client.uplink.missing_receipts import SENDINGS, MissingReceipts
 from tests.conftest import MakeMosquitto
 from tests.device_client.stage import DEVICE, ROOT, TASK, Stage, model
-from tests.wire_contract.link_contract import PATIENCE_SECONDS, connection
+from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, connection
 from wire_contract import codec, topics
 from wire_contract.link.memory import MemoryLink
 from wire_contract.link.mqtt import MqttLink, MqttSettings

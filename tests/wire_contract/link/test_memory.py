@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.wire_contract.link_contract import UP, LinkContract, World, connection, deliveries, messages, publish
+from tests.wire_contract.link.link_contract import UP, LinkContract, World, connection, deliveries, messages, publish
 from wire_contract.errors import LinkError
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Connected, Disconnected, Will

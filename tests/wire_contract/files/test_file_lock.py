@@ -11,7 +11,7 @@ import pytest
 
 from wire_contract.files.file_lock import FileLock, FileLocked
 
-HOUSE = Path(__file__).parents[2]
+HOUSE = Path(__file__).parents[3]
 
 PROGRAMS = (
     "aggregator.__main__, aggregator.enrolment.commands, aggregator.ledger.ledger, device_client.__main__, "
