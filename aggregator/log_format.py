@@ -1,4 +1,4 @@
-"""How the aggregator writes its log: a line for people, or a JSON object for programs.
+"""Log formats of the aggregator: text lines for people, JSON objects for programs.
 
 2026-11-30T15:34:24.123+01:00 INFO task physiotherapy: version 3, 0 updates wait for the next
 {"at": 1796049264.123, "level": "info", "message": "task physiotherapy: version 3, …"}
@@ -16,13 +16,13 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class TextLines(logging.Formatter):
-    """Local time with its offset from UTC, ISO 8601."""
+    """Starts with local time and its offset from UTC, ISO 8601."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — logging's name
-        """In one line: what devices and brokers send may hold line breaks and control characters."""
+        """One line: text from devices and brokers may contain line breaks and control characters."""
         return printable(super().formatMessage(record))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 — logging's name
@@ -31,7 +31,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """`at` is Unix seconds, as in the events of devices; `trace` is there when something went wrong in the program."""
+    """`at` is Unix seconds, as in the events of devices; `trace` is present if an exception was logged."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -45,7 +45,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(out: TextIO, *, log_format: LogFormat, level: LogLevel) -> None:
-    """From now on every logger of this process writes to `out`."""
+    """Makes every logger of this process write to `out`."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])

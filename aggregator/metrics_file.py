@@ -1,7 +1,7 @@
-"""How the line stands, as a text file in Prometheus' exposition format.
+"""Metrics as a text file in Prometheus' exposition format.
 
-For the textfile collector of node_exporter, which reads the `*.prom` files of a folder. So the aggregator opens no
-port, and whoever runs Prometheus gets a few figures without InfluxDB. A scrape sees the age of the file as
+Read by the textfile collector of node_exporter, which reads the `*.prom` files of a folder. So the aggregator opens no
+port, and Prometheus gets a few metrics without InfluxDB. The age of the file shows in scrapes as
 `node_textfile_mtime_seconds`. Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4).
 """
 
@@ -14,33 +14,33 @@ from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.output_files import check_output_file
 
 WRITE_SECONDS = 15.0
-"""Between two files; Prometheus' usual scrape interval."""
+"""Time between two writes: Prometheus' usual scrape interval."""
 _BEGINNING = b"# HELP fedkd_"
-"""Of each such file."""
+"""First bytes of every file of ours, by which it is recognised before it is overwritten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What the file tells."""
+    """The metrics in the file."""
 
     version: int
     committed_at: float
-    """Unix seconds at which that version was committed."""
+    """Commit time of that version, Unix seconds."""
     waiting_devices: int
-    """Devices with an update in the buffer of the next version."""
+    """Devices with a buffered update."""
     counters: Mapping[str, int]
-    """Since the ledger began: merged, duplicate, refused, devices."""
+    """Totals since the ledger was created: merged, duplicate, refused, devices."""
     connected: bool
 
 
 class MetricsFile:
-    """Replaces the file now and then. A disk that refuses at work costs the figures and nothing else."""
+    """Replaces the file periodically. If the disk is full, only the metrics are missing."""
 
     def __init__(self, path: Path, *, task: str, shard: int) -> None:
         """Writes nothing yet.
 
         Raises:
-            FileUnusable: `path` cannot be written, or is a file that something else needs.
+            FileUnusable: `path` cannot be written, or is a file of another kind.
         """
         self._path = path
         self._temporary = path.with_name(f"{path.name}.new")
@@ -50,7 +50,7 @@ class MetricsFile:
         self._due_at = 0.0
 
     def stands(self, figures: Figures, *, now: float) -> None:
-        """Writes `figures` if it is time; `now` in monotonic seconds."""
+        """Writes `figures` if due; `now` in monotonic seconds."""
         if now < self._due_at:
             return
         self._due_at = now + WRITE_SECONDS
@@ -61,15 +61,18 @@ class MetricsFile:
     def _lines(self, figures: Figures) -> Iterator[str]:
         labels = self._labels
         outcomes = ("merged", "duplicate", "refused")
-        yield "# HELP fedkd_updates_total Updates answered since the ledger began.\n"
+        yield "# HELP fedkd_updates_total Updates answered since the ledger was created.\n"
         yield "# TYPE fedkd_updates_total counter\n"
         for outcome in outcomes:
             yield f'fedkd_updates_total{{{labels},outcome="{outcome}"}} {figures.counters.get(outcome, 0)}\n'
         gauges: Mapping[str, tuple[str, float]] = {
             "fedkd_model_version": ("Newest committed version of the model.", figures.version),
-            "fedkd_model_committed_timestamp_seconds": ("When that version was committed.", figures.committed_at),
+            "fedkd_model_committed_timestamp_seconds": (
+                "When that version was committed, Unix seconds.",
+                figures.committed_at,
+            ),
             "fedkd_devices": ("Devices that were ever answered.", figures.counters.get("devices", 0)),
-            "fedkd_waiting_devices": ("Devices with an update in the next version.", figures.waiting_devices),
+            "fedkd_waiting_devices": ("Devices with an update waiting for the next version.", figures.waiting_devices),
             "fedkd_broker_connected": ("1 while there is a connection to the broker.", int(figures.connected)),
         }
         for name, (text, value) in gauges.items():

@@ -1,7 +1,7 @@
-"""What has happened so far, in short: the summary in the aggregator's status, for whoever looks on and comes late.
+"""The summary in the aggregator's status: recent activity for viewers that connect later, and counters.
 
-`StatusHistory` is what a ledger knows of it; `Tally` goes on counting from there. Neither reads a clock or a disk. A
-tally has one row a device, as the model line has; everything else in it is bounded, and so is each summary.
+`StatusHistory` is what the ledger has of it; `Tally` continues from there. Neither reads a clock or a disk. A tally has
+one row per device, like the model line; everything else in it is bounded, and so is each summary.
 """
 
 import heapq
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     from wire_contract.message_fields import Outcome
 
 BUCKETS = (0, 1, 2, 3, 4, 5, 9, 17, 33, 65, 129)
-"""Least staleness of each bucket of the histogram, versions."""
+"""Lower bounds of the histogram's buckets, in versions of staleness."""
 
 RATE_SECONDS = 60
 VERSIONS_KEPT = 1_024
-"""So many newest versions whose moment is known; an evaluation of an older one is no news."""
+"""Newest versions whose commit time is kept; evaluations of older ones are not shown."""
 
 ACCURACY = "accuracy"
-"""The metric that a summary has."""
+"""The metric that a summary contains."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusHistory:
-    """What was before, as the ledger has it; empty for a new one."""
+    """Activity before the start, from the ledger; empty for a new one."""
 
     committed_at: Mapping[int, float] = field(default_factory=dict)
-    """Unix seconds at which each of the newest versions was committed."""
+    """Commit time of the newest versions, Unix seconds."""
     evaluations: Sequence[MeasuredVersion] = ()
     staleness: Mapping[int, int] = field(default_factory=dict)
-    """Merged updates by staleness, versions."""
+    """Number of merged updates by staleness in versions."""
     devices: Sequence[SeenDevice] = ()
-    """The one that was answered last comes last."""
+    """In the order of their last answers, newest last."""
     merged_at: Sequence[float] = ()
-    """Unix seconds of the newest merges, as far back as the rate looks."""
+    """Unix seconds of the merges in the last RATE_SECONDS."""
     bytes_up: int = 0
-    """Payloads of the merged updates."""
+    """Payload bytes of the merged updates."""
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,7 @@ class Counters:
     refused: int
 
     def judged(self, judged: Sequence[Judged]) -> None:
-        """Further ones."""
+        """Counts further updates."""
         for one in judged:
             match one.counts_as:
                 case "merged":
@@ -66,15 +66,15 @@ class Counters:
                     self.duplicates += 1
 
     def totals(self) -> dict[str, int]:
-        """By outcome."""
+        """The counters by outcome."""
         return {"merged": self.merged, "duplicate": self.duplicates, "refused": self.refused}
 
 
 class Tally:
-    """Counts what the aggregator sees."""
+    """Accumulates recent activity."""
 
     def __init__(self, history: StatusHistory, *, now: float) -> None:
-        """Goes on from `history`; `now` and every `at` below are Unix seconds."""
+        """Continues from `history`; `now` and every `at` below are Unix seconds."""
         self._since = now
         self._committed_at = dict(history.committed_at)
         self._evaluations = {(told.version, told.evaluator): told for told in history.evaluations}
@@ -86,7 +86,7 @@ class Tally:
         self._bytes_up = history.bytes_up
 
     def judged(self, judged: Sequence[Judged], *, at: float) -> None:
-        """Updates that were answered."""
+        """Counts updates that were answered."""
         for one in judged:
             self._answered(one, at)
 
@@ -109,12 +109,12 @@ class Tally:
         self._devices[device] = SeenDevice(device, outcome, staleness, at, merged)
 
     def committed(self, version: int, *, at: float) -> None:
-        """There is a new version."""
+        """Notes the commit time of a new version."""
         self._committed_at[version] = at
         self._committed_at.pop(version - VERSIONS_KEPT, None)
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """One evaluator's word on a version of this line."""
+        """Notes an evaluation of a version of this line."""
         accuracy, at = evaluation.metrics.get(ACCURACY), self._committed_at.get(evaluation.version)
         if accuracy is None or at is None or not 0 <= accuracy <= 1:
             return
@@ -124,7 +124,7 @@ class Tally:
             self._evaluations = {(kept.version, kept.evaluator): kept for kept in self._newest_evaluations()}
 
     def summary(self, *, now: float, bytes_down: int) -> Summary:
-        """All of it, within the limits of a summary."""
+        """The summary, within its limits."""
         self._forget_before(now)
         self._since = min(self._since, now)
         return Summary(
@@ -144,7 +144,7 @@ class Tally:
         )
 
     def _forget_before(self, now: float) -> None:
-        """And what is after it: a clock that was ahead was set right."""
+        """Drops merges outside the rate's window, including future ones, from before a clock was set back."""
         passed = [second for second in self._merged_in_second if not now - RATE_SECONDS < second <= now + 1]
         for second in passed:
             del self._merged_in_second[second]

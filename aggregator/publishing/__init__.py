@@ -1,1 +1,1 @@
-"""What the aggregator keeps retained on the broker, and whether the line there is its own."""
+"""Publishes versions as retained messages, and checks whose model line is on the broker."""

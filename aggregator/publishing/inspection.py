@@ -1,13 +1,13 @@
-"""The aggregator's look at its own model, chunk and delta topics: whose line stands there, what is missing, what old.
+"""Inspects the aggregator's own model, chunk and delta topics: whose line is there, what is missing, what is surplus.
 
-    connected ─▶ looking ─▶ settled ─▶ watching ──now and then──▶ looking
-                    │ another line, at the start: refused            │ something strange, or gone: published again
+    connected ─▶ looking ─▶ settled ─▶ watching ──periodically──▶ looking
+                    │ another line, at the start: refused            │ foreign or missing message: publish again
 
-A look subscribes (at QoS 0: past whatever backlog the durable session has) and then publishes a probe, an empty message
-that is not retained, on the topic of the delta to version 0, which no line ever has. Its echo says that the broker has
-worked through the subscriptions; a broker may still send what it has retained a little later, so a short rest follows.
-Without an echo the aggregator may not read its own topics (an older access list): it then publishes unseen, as it did
-before it could look, and says so.
+An inspection subscribes (at QoS 0, which bypasses the backlog of the durable session) and then publishes a probe: an
+empty, non-retained message on the topic of the delta to version 0, which never exists. Its echo shows that the broker
+has processed the subscriptions. Some brokers send retained messages a little later, so a short wait follows. If no echo
+comes, the aggregator may not read its own topics (an outdated access list): it then publishes without inspection, and
+logs that.
 """
 
 import logging
@@ -28,26 +28,26 @@ log = logging.getLogger(__name__)
 
 OWN: tuple[Kind, ...] = ("model", "chunk", "delta")
 SETTLE_SECONDS = 0.5
-"""After the echo of the probe: brokers that look up retained messages beside their main loop need a moment."""
+"""Wait after the echo of the probe: some brokers look up retained messages outside their main loop."""
 DEAF_SECONDS = 3.0
-"""After the broker has taken the probe: an echo that has not come by then will not come."""
+"""Wait after the broker has acknowledged the probe; an echo that has not arrived by then will not."""
 LOOK_SECONDS_MAX = 10.0
-"""Of one look, should even the acknowledgement of the probe not come."""
+"""Longest inspection, if not even the acknowledgement of the probe arrives."""
 CHECK_SECONDS = 600.0
-"""Between two looks while connected, at least: a broker may lose what it retained and say nothing."""
+"""Shortest time between two inspections while connected: a broker may lose retained messages without a sign."""
 CHECK_BYTES_PER_SECOND = 10_000
-"""A large model is looked at less often, so that looking takes no more than this."""
+"""Traffic that inspections may cause; a large model is inspected less often."""
 HEAL_SECONDS = 2.0
-"""From the first sign that something is missing until it is published again: the sign may be an echo that is late, and
-somebody who publishes there without rest must not make us do the same."""
+"""Wait from the first sign that a message is missing until it is published again. The sign may be a late echo; and if
+somebody publishes there continuously, we must not do the same."""
 _TELL_SECONDS = 60.0
-"""Between two lines about strangers."""
+"""Shortest time between two log lines about foreign messages."""
 _SWEPT = 8
-"""Where nothing can be heard, so many snapshots and deltas below the kept ones are deleted at each connection."""
+"""If nothing can be received: snapshots below the kept ones that are deleted at each connection."""
 
 
 class Inspection:
-    """See the module."""
+    """The state machine described in the module."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Inspection:
         monotonic: Callable[[], float],
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        """`keys` are the public halves of the signing keys; with them, only what they signed is taken for a line."""
+        """`keys` are the public halves of the signing keys; if there are any, unsigned manifests are not trusted."""
         self._publisher = publisher
         self._retained = publisher.retained
         self._link = link
@@ -76,35 +76,35 @@ class Inspection:
         self._probe: Publication | None = None
         self._begun_at = 0.0
         self._taken_at: float | None = None
-        """When the broker was seen to have taken the probe."""
+        """When the broker's acknowledgement of the probe was seen."""
         self._echo_at: float | None = None
         self._model: bytes | None = None
-        """The newest payload of the model topic in this look."""
+        """The newest payload on the model topic in this inspection."""
         self._model_bytes = 0
         self._look_again_at = 0.0
         self._heal_at: float | None = None
         self._tell_at = 0.0
         self._told_deaf = False
         self.rival_at: float | None = None
-        """The latest moment of publication of what somebody else announced and devices may have taken instead of what
-        was announced here; None: there is nothing of that kind. Whoever publishes above it sets it back.
+        """Latest publication time of a foreign manifest that devices may have accepted instead of ours; None if there
+        is none. Reset by whoever publishes a later one.
         """
         self.strangers = 0
-        """Messages that were not ours on the model topic while this program ran."""
+        """Foreign messages on the model topic since the program started."""
         for one in self._filters:
             link.subscribe(one, qos=0)
 
     def __contains__(self, topic: str) -> bool:
-        """Whether messages of this topic are to be given to `hear`."""
+        """Whether messages on this topic belong to `hear`."""
         return any(matches(one, topic) for one in self._filters)
 
     @property
     def is_looking(self) -> bool:
-        """Whether it is not known yet what stands there."""
+        """Whether an inspection is in progress."""
         return self._state == "looking"
 
     def connected(self) -> None:
-        """The link has subscribed again; the broker now tells what it has retained."""
+        """The link has resubscribed; the broker now sends its retained messages."""
         self._begin()
 
     def disconnected(self) -> None:
@@ -112,7 +112,7 @@ class Inspection:
         self._heal_at = None
 
     def hear(self, topic: str, payload: bytes) -> None:
-        """A message on a topic that is in here."""
+        """Takes a message on one of our topics."""
         if topic == self._probe_topic and not payload:
             if self._echo_at is None:
                 self._echo_at = self._monotonic()
@@ -148,32 +148,32 @@ class Inspection:
         return identify(self._model, task=self._task, marks=self._ledger, keys=self._keys)
 
     def report(self, found: RetainedManifest) -> None:
-        """Tells of a manifest that is not of this line; now and then, should it come again and again."""
+        """Logs a manifest of another line, at most once per minute."""
         self.strangers += 1
         if self.strangers > 1 and self._monotonic() < self._tell_at:
             return
         self._tell_at = self._monotonic() + _TELL_SECONDS
         which = found.reason if found.manifest is None else f"version {found.manifest.version} of another line"
         log.error(
-            "somebody else published on %s (%s): this aggregator goes on and publishes its own; stop the other, or "
-            "give it another task or --root",
+            "another program published on %s (%s); this aggregator continues and publishes its own model again. Stop "
+            "the other program, or give it another task or --root",
             self._publisher.model_topic,
             which,
         )
 
     def is_to_be_healed(self) -> bool:
-        """True once for each time that something was found missing or replaced while watching."""
+        """True once each time that a message was found missing or replaced while watching."""
         if self._heal_at is None or self._monotonic() < self._heal_at:
             return False
         self._heal_at = None
         missing = self._retained.missing()
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            log.warning("%s%s: not what this aggregator published; publishing again", missing[0], more)
+            log.warning("%s%s: not the message that this aggregator published; publishing it again", missing[0], more)
         return bool(missing) or self.rival_at is not None
 
     def tidy(self) -> bool:
-        """Deletes what is no longer kept; False: not all of it yet."""
+        """Deletes expired messages; False: some remain."""
         snapshots = self._ledger.chunked_snapshots(KEPT_SNAPSHOTS)
         kept = {self._publisher.chunk_topic(version, index) for version, chunks in snapshots for index in range(chunks)}
         return self._publisher.tidy(kept)
@@ -194,14 +194,14 @@ class Inspection:
         try:
             self._probe = self._link.publish(self._probe_topic, b"")
         except LinkError:
-            self._probe = None  # the queue is full; `LOOK_SECONDS_MAX` ends the look
+            self._probe = None  # the queue is full; `LOOK_SECONDS_MAX` ends the inspection
 
     def _look_again(self) -> None:
         try:
             for one in self._filters:
                 self._link.subscribe(one, qos=0)
         except LinkError as error:
-            log.warning("the model topics cannot be looked at: %s", error)
+            log.warning("the model topics cannot be inspected: %s", error)
             self._look_again_at = self._monotonic() + CHECK_SECONDS
             return
         self._begin()
@@ -215,12 +215,12 @@ class Inspection:
         return is_deaf or now >= self._begun_at + LOOK_SECONDS_MAX
 
     def _note_deaf(self) -> None:
-        """Nothing was heard, so nothing is known: all is published, and what may be left over is deleted unseen."""
+        """Nothing was received, so everything is published, and possible leftovers are deleted unseen."""
         if not self._told_deaf:
             self._told_deaf = True
             log.warning(
-                "the broker does not let this aggregator read its own model topics (%s): it cannot see whether another "
-                "line stands there, nor mend what is lost; bring the broker's access list up to date (broker_config/)",
+                "the broker does not let this aggregator read its own model topics (%s), so it can neither see whether "
+                "another line is there nor replace lost messages; update the broker's access list (broker_config/)",
                 ", ".join(self._filters),
             )
         self._retained.suspect(
@@ -243,5 +243,5 @@ class Inspection:
         if topic != self._publisher.model_topic or not payload:
             return
         found = self.found()
-        if found is not None and found.whose != "ours":  # else it is an echo that is late
+        if found is not None and found.whose != "ours":  # otherwise it is a late echo
             self.report(found)

@@ -1,16 +1,16 @@
-"""Whose line stands on the broker: what an aggregator makes of the manifest that is retained on its model topic. Pure.
+"""Whose model line is on the broker: classifies the manifest that is retained on the model topic. No I/O.
 
-An aggregator publishes nothing before it has looked there. A new, lost or older ledger, or a second aggregator with a
-ledger of its own, would otherwise replace a line that devices follow, and their updates would be refused from then on.
+An aggregator publishes nothing before this check. Otherwise a new, lost or older ledger, or a second aggregator with a
+ledger of its own, would replace a line that devices follow, and all their updates would be refused.
 
-    nothing there                                     → publish
-    a version that the ledger has, by digest          → of this line: publish what is missing
-    below a version that the ledger was moved forward to, and published before that  → publish above it
-    below the oldest version that the ledger keeps, and published before that        → publish above it
-    anything else that can be read                    → another line: refuse, unless told to replace it
-    written by a newer program                        → refuse, unless told to replace it
-    damaged, or of another task                       → serves nobody: replace it
-    not signed by a key of ours, where there are keys → whoever can write the topic must not stop us: replace it
+    no manifest                                            → publish
+    a version that the ledger has, with the same digest    → our line: publish what is missing
+    below move-forward's version, and published earlier    → our line: publish above it
+    below the ledger's oldest version, published earlier   → our line: publish above it
+    any other readable manifest                            → another line: refuse, unless told to replace it
+    written by a newer release                             → refuse, unless told to replace it
+    damaged, or of another task                            → of no use to any device: replace it
+    not signed by one of our keys, if there are any        → anybody who can write the topic could stop us: replace it
 """
 
 from collections.abc import Sequence
@@ -29,45 +29,46 @@ from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_sig
 Whose = Literal["ours", "passed", "forgotten", "another line", "a newer program", "unreadable", "untrusted"]
 
 MOVED_VERSION_MAX = 2**52
-"""The highest number for `move-forward`: the wire ends at 2^53, and the line is to go on after it."""
+"""Highest version for `move-forward`: version numbers on the wire end at 2^53, and the line must be able to
+continue."""
 
 STANDS_IN_THE_WAY: frozenset[Whose] = frozenset({"another line", "a newer program"})
-"""What an aggregator does not start over unless it is told to."""
+"""What an aggregator does not replace without --replace-line."""
 
 
 class LineRefused(ContractError):
-    """Another line stands on the broker; nothing was changed. The text names the ways out."""
+    """Another model line is on the broker; nothing was changed. The message lists the remedies."""
 
 
 class Marks(Protocol):
-    """The ledger, as far as it is asked here."""
+    """The part of the ledger that is used here."""
 
     def mark_from(self, version: int) -> Mark | None:
-        """The oldest version that is not below `version`; None: all are."""
+        """The oldest version with at least this number; None if there is none."""
 
     def moved_forward(self) -> Mark | None:
-        """The newest version that left out numbers after its parent (see `move-forward`); None: there is none."""
+        """The newest version that skipped numbers after its parent (`move-forward`); None if there is none."""
 
 
 @dataclass(frozen=True)
 class RetainedManifest:
-    """A retained manifest, and whose it is."""
+    """A retained manifest and its classification."""
 
     whose: Whose
     manifest: Manifest | None = None
-    """None: it could not be read, or must not be believed."""
+    """None: it could not be decoded, or is not trusted."""
     reason: str = ""
-    """Why it was not taken for ours; one line for a person."""
+    """Why it was not accepted as ours, in one line."""
 
 
 def identify(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKey] = ()) -> RetainedManifest:
-    """Whose manifest `payload` is.
+    """Classifies the manifest in `payload`.
 
     Args:
-        payload: as it stands on the model topic; not empty.
+        payload: retained on the model topic; not empty.
         task: of this line.
-        marks: what the ledger knows of versions.
-        keys: the public halves of this aggregator's signing keys; with them, only what they signed is believed.
+        marks: versions in the ledger.
+        keys: public halves of this aggregator's signing keys; if there are any, unsigned manifests are not trusted.
     """
     try:
         message = unwrap(payload, Manifest)
@@ -88,12 +89,12 @@ def identify(payload: bytes, *, task: str, marks: Marks, keys: Sequence[PublicKe
 def _whose(manifest: Manifest, marks: Marks) -> Whose:
     mark = marks.mark_from(manifest.version)
     if mark is not None and (mark.version, mark.digest) == (manifest.version, manifest.digest):
-        # Two ledgers that were begun with the same file have the same version 0, but not at the same moment.
+        # Two ledgers that started from the same file have the same version 0, but different publication times.
         begun_elsewhere = manifest.version == 0 and mark.committed_at != manifest.published_at
         if not begun_elsewhere:
             return "ours"
     moved = marks.moved_forward()
-    # A number below ours proves nothing: a healthy younger line has one too. It was published later than ours was.
+    # A lower number alone proves nothing: a healthy younger line has one, too, but with a later publication time.
     if moved is not None and manifest.version < moved.version and manifest.published_at <= moved.committed_at:
         return "passed"
     if mark is not None and mark.version > manifest.version and manifest.published_at <= mark.committed_at:
@@ -102,8 +103,9 @@ def _whose(manifest: Manifest, marks: Marks) -> Whose:
 
 
 def outranks(rival: Manifest, *, version: int, digest: bytes, published_at: float) -> bool:
-    """Whether devices that took `rival` would keep it when ours, which the other arguments tell, is announced again as
-    it was: then it has to be published anew, later.
+    """Whether devices that accepted `rival` would keep it over our version with these values.
+
+    If so, ours has to be published again with a later publication time.
     """
     if (rival.version, rival.digest) == (version, digest):
         return False
@@ -111,12 +113,12 @@ def outranks(rival: Manifest, *, version: int, digest: bytes, published_at: floa
 
 
 def moment_above(moment: float, *, now: float) -> float:
-    """A moment of publication that devices take for later than `moment`, by whatever clock that was (Unix seconds)."""
+    """A publication time that devices consider later than `moment`, whatever clock that came from (Unix seconds)."""
     return min(max(now, moment + 1.0), float(MOMENT_MAX))
 
 
 def refusal(found: RetainedManifest, *, task: str, topic: str, ledger: Path, version: int) -> LineRefused:
-    """What an operator is told who starts an aggregator, at `version`, where something stands in its way."""
+    """The message for an operator whose aggregator, at `version`, cannot start because of `found`."""
     if found.manifest is None:
         return LineRefused(
             f"task {task}: a newer program has published on {topic} ({found.reason}); nothing was changed there. "
@@ -134,7 +136,7 @@ def refusal(found: RetainedManifest, *, task: str, topic: str, ledger: Path, ver
 def _way_above(found: int, ledger: Path, version: int) -> str:
     number = way_forward(found, version)
     if number > MOVED_VERSION_MAX:
-        return ""  # no aggregator has made so many; whoever wrote it wants us to follow to where numbers end
+        return ""  # no aggregator makes that many versions: a forged number, meant to exhaust ours
     return (
         "To go on above it: restore its newest ledger, or take this one: asyncfedkd aggregator move-forward "
         f"--ledger {ledger} --version {number}. "
@@ -142,5 +144,5 @@ def _way_above(found: int, ledger: Path, version: int) -> str:
 
 
 def way_forward(found: int, version: int) -> int:
-    """A number for `move-forward` that is above version `found` on the broker and leaves out at least one of ours."""
+    """A number for `move-forward`, above version `found` on the broker, that skips at least one of ours."""
     return found + 1 if found > version else version + 2

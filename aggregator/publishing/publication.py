@@ -1,12 +1,12 @@
-"""Keeps the newest version of a line on the broker: what is published when.
+"""Keeps the newest version of the line on the broker: what is published, when.
 
-    after each look at the broker          whatever is missing there (a broker may have lost it), and the rest goes
-    a new version is committed             its delta, perhaps a snapshot, then the manifest
-    something was deleted or replaced      published again, a little later
-    the link did not take all of it        offered again after PUBLISH_AGAIN_SECONDS
-    half of a manifest's lifetime is over  the manifest again, with a later expiry
+    an inspection of the broker ended      whatever the broker has lost; surplus messages are deleted
+    a new version was committed            its delta, perhaps a snapshot, then the manifest
+    a message was deleted or replaced      that message, after a short wait
+    the link did not accept all messages   the rest, after PUBLISH_AGAIN_SECONDS
+    half of a manifest's lifetime is over  the manifest, with a later expiry
 
-Nothing is published before the first look has said that the line there is ours (`line_check.py`).
+Nothing is published before the first inspection has found that the line is ours (`ownership.py`).
 """
 
 import logging
@@ -29,7 +29,7 @@ PUBLISH_AGAIN_SECONDS = 5.0
 
 
 class Publication:
-    """See the module."""
+    """The published state of one model line."""
 
     def __init__(
         self,
@@ -49,17 +49,17 @@ class Publication:
         """Publishes nothing yet.
 
         Args:
-            line: whose newest version is published.
+            line: the line to publish.
             ledger: of that line.
             link: subscribed to `filters`.
             root: of the topics.
             filters: see `StartupGate`.
             monotonic: seconds that never go back.
             unix: Unix seconds.
-            signing_keys: each signs every manifest; none: manifests go out plain.
-            lifetime_seconds: a manifest expires so long after it was published; None: never.
-            replaces: begin anew over another line that stands on the broker, instead of refusing to start.
-            settle_seconds: how long a look at the broker waits for retained messages that come late.
+            signing_keys: each of them signs every manifest; without any, manifests are unsigned.
+            lifetime_seconds: time from publication to expiry of a manifest; None: manifests do not expire.
+            replaces: replace another model line on the broker instead of refusing to start.
+            settle_seconds: wait for late retained messages at each inspection.
         """
         settings = line.settings
         self._line, self._ledger = line, ledger
@@ -82,26 +82,26 @@ class Publication:
         )
         self._lifetime_seconds = lifetime_seconds
         self._expires_at: float | None = None
-        """Of the manifest that was published last, Unix seconds."""
+        """Expiry of the manifest that was published last, Unix seconds."""
         self._renew_at = math.inf
-        """On the monotonic clock: then the manifest needs a later expiry."""
+        """When the manifest is due for renewal, monotonic seconds."""
         self.is_online = False
-        """Connected, and it is known what stands on the broker."""
+        """Connected, and the inspection after the connection has ended."""
         self._is_unpublished = False
         self._publish_again_at = 0.0
 
     # -- the connection, and what is heard of it
 
     def __contains__(self, topic: str) -> bool:
-        """Whether messages of this topic are to be given to `hear`."""
+        """Whether messages on this topic belong to `hear`."""
         return topic in self._inspection
 
     def hear(self, topic: str, payload: bytes) -> None:
-        """A message on a topic that is in here."""
+        """Takes a message on one of our topics."""
         self._inspection.hear(topic, payload)
 
     def connected(self, *, session_present: bool) -> None:
-        """A broker may have lost what it retained, or hold what is not ours: every connection begins with a look."""
+        """Every connection begins with an inspection: the broker may have lost messages, or have another line's."""
         self._gate.connected(session_present=session_present)
         self._inspection.connected()
 
@@ -112,39 +112,39 @@ class Publication:
 
     @property
     def is_open(self) -> bool:
-        """Whether the first look is over; before that nothing is answered, and deliveries are held."""
+        """Whether the first inspection has passed; before that, messages are held and nothing is answered."""
         return self._gate.is_open
 
     def hold(self, delivery: Delivery) -> None:
-        """Until the first look is over."""
+        """Keeps a message until the first inspection has passed."""
         self._gate.hold(delivery)
 
     def release(self) -> Sequence[Delivery]:
-        """What was held, in its order."""
+        """Returns the held messages in their order."""
         return self._gate.release()
 
     @property
     def is_looking(self) -> bool:
-        """Whether it is not known yet what stands on the broker."""
+        """Whether an inspection is in progress."""
         return self._inspection.is_looking
 
     def look_is_over(self) -> bool:
-        """True once for each look: `settle` is next."""
+        """True once at the end of each inspection; call `settle` then."""
         return self._inspection.look_is_over()
 
     @property
     def strangers(self) -> int:
-        """Messages of others on the model topic while this program ran."""
+        """Foreign messages on the model topic since the program started."""
         return self._inspection.strangers
 
     # -- what is published
 
     def settle(self) -> None:
-        """What follows of a look.
+        """Acts on the result of an inspection.
 
         Raises:
-            LineRefused: another line stands there; nothing was changed.
-            LedgerBusy: the disk refused.
+            LineRefused: another line is on the broker; nothing was changed.
+            LedgerBusy: the disk is full.
         """
         found = self._inspection.found()
         if not self._gate.is_open:
@@ -157,14 +157,14 @@ class Publication:
         self._publish()
 
     def new_version(self) -> None:
-        """The line has a new version. Without a connection it is published after the next look: a queue for later must
-        not fill with models.
+        """Publishes a new version. Without a connection, it is published after the next inspection instead, so that
+        models do not fill the link's queue.
         """
         if self.is_online:
             self._publish(renew=True)
 
     def keep_up(self) -> None:
-        """Publishes again what has to be; called in every turn."""
+        """Publishes again what is due; called in every turn."""
         if self._is_unpublished and self.is_online and self._monotonic() >= self._publish_again_at:
             self._publish()
         if self.is_online and self._inspection.is_to_be_healed():
@@ -173,29 +173,30 @@ class Publication:
             self._publish(renew=True)
 
     def _publish(self, *, renew: bool = False) -> None:
-        """All that does not stand on the broker yet, and what is no longer kept goes. What the link does not take now
-        (its queue is full) is offered again a little later. `renew`: the manifest gets a later expiry.
+        """Publishes missing messages and deletes expired ones; what the link does not accept now, it gets again later.
+
+        `renew` gives the manifest a later expiry.
         """
         now = self._monotonic()
         is_above = self._surpass()
         if self._lifetime_seconds is not None and (renew or self._expires_at is None):
             self._expires_at = self._unix() + self._lifetime_seconds
-            self._renew_at = now + self._lifetime_seconds / 2  # who is away for the other half does no harm
+            self._renew_at = now + self._lifetime_seconds / 2  # leaves the other half for a time without connection
         stands = announcement(self._line.settings, self._line.shelf, expires_at=self._expires_at)
         is_published = self.publisher.model(stands)
         self._is_unpublished = not (self._inspection.tidy() and is_published and is_above)
         self._publish_again_at = now + PUBLISH_AGAIN_SECONDS
 
     def _surpass(self) -> bool:
-        """Gives the newest version a later moment than what somebody else announced, so that devices take it again,
-        whatever number that had. False: the disk does not take it now.
+        """Gives the newest version a later publication time than a foreign manifest, so that devices accept it again,
+        whatever its number. False: the disk is full.
         """
         if self._inspection.rival_at is None:
             return True
         try:
             publish_anew(self._line, self._ledger, above=self._inspection.rival_at, now=self._unix())
         except LedgerBusy as error:
-            log.warning("%s; version %d is published above the stranger's later", error, self._line.version)
+            log.warning("%s; version %d will be published above the foreign one later", error, self._line.version)
             return False
         self._inspection.rival_at = None
         return True

@@ -1,7 +1,7 @@
-"""Publishes versions: deltas and chunks first, manifest last, all retained; deletes what is no longer kept.
+"""Publishes versions as retained messages: deltas and chunks first, the manifest last. Deletes expired ones.
 
-Only what does not stand on the broker yet is published (`upkeep.py`). What the link does not take now, because its
-queue is full, still counts as missing, or as left over, and is tried again.
+Only messages that are not on the broker yet are published (`retained_state.py`). A message that the link does not
+accept, because its queue is full, still counts as missing (or as surplus) and is tried again.
 """
 
 import logging
@@ -25,7 +25,7 @@ class Publisher:
     def __init__(
         self, link: Link, *, root: str, task: str, shard: int, signing_keys: Sequence[SigningKey] = ()
     ) -> None:
-        """Without signing keys manifests go out plain."""
+        """Each of `signing_keys` signs every manifest; without any, manifests are unsigned."""
         self._link = link
         self._root = root
         self._task = task
@@ -34,15 +34,15 @@ class Publisher:
         self.model_topic = build("model", root=root, task=task)
         self.retained = RetainedState()
         self.newest: Manifest | None = None
-        """What was announced last; None: nothing yet."""
+        """The manifest that was published last."""
         self.published_bytes = 0
-        """Payloads that the link took."""
+        """Payload bytes that the link accepted."""
 
     def model(self, announcement: Announcement) -> bool:
-        """Publishes what of a version does not stand there; False when the link did not take all of it.
+        """Publishes the messages of a version that are not on the broker; False if the link did not accept all of them.
 
-        Where anything was missing the manifest goes out again, last: a device that had given up a delta or a chunk
-        takes that for the sign to try again.
+        If anything was missing, the manifest is published again, last: devices that gave up on a delta or a chunk then
+        try again.
         """
         self.newest = newest = announcement.manifest
         deltas = {self.delta_topic(version): delta for version, delta in announcement.deltas.items()}
@@ -71,7 +71,7 @@ class Publisher:
         return True
 
     def tidy(self, kept: Collection[str]) -> bool:
-        """Deletes what stands there and is neither of the newest version nor in `kept`; False: not all of it yet."""
+        """Deletes retained messages that are neither of the newest version nor in `kept`; False: some remain."""
         try:
             for topic in self.retained.surplus(kept):
                 self._send(topic, b"", retain=True)
@@ -81,29 +81,31 @@ class Publisher:
         return True
 
     def receipt(self, device: str, receipt: Receipt) -> None:
-        """Answers a device. A receipt that is lost costs one duplicate: the device sends again and is told then."""
+        """Answers a device. A lost receipt costs one duplicate: the device resends and is answered again."""
         try:
             self._send(build("receipt", root=self._root, task=self._task, device=device), encode(receipt))
         except LinkError as error:
             log.warning("receipt for %s was not sent: %s", device, error)
 
     def status(self, status: AggregatorStatus) -> None:
-        """Tells how the aggregator is."""
+        """Publishes the aggregator's status."""
         try:
             self._send(self._status_topic, encode(status), retain=True)
         except LinkError as error:
             log.warning("status was not sent: %s", error)
 
     def chunk_topic(self, version: int, index: int) -> str:
-        """Where a chunk of a snapshot stands."""
+        """Topic of one chunk of a snapshot."""
         return build("chunk", root=self._root, task=self._task, version=version, chunk=index)
 
     def delta_topic(self, version: int) -> str:
-        """Where the delta that leads to `version` stands."""
+        """Topic of the delta that leads to `version`."""
         return build("delta", root=self._root, task=self._task, version=version)
 
     def _delta(self, topic: str, delta: bytes) -> None:
-        """A delta that the broker would refuse must not hold up the version: devices then take its snapshot."""
+        """A delta that is too large for the broker must not block the version: devices download the snapshot
+        instead.
+        """
         try:
             self._send(topic, delta, retain=True)
         except PayloadTooLarge as error:

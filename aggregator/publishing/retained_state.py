@@ -1,10 +1,10 @@
-"""What stands retained on the aggregator's own topics, as far as was seen, beside what should stand there. Pure.
+"""Which retained messages are on the aggregator's own topics, as far as observed, and which should be. No I/O.
 
-The aggregator is subscribed to its own model, chunk and delta topics. So it hears what the broker has retained (when it
-asks: after each connection, and now and then), what it published itself (the echo), and what somebody else publishes
-or deletes there. What it finds missing or different it publishes again; what is not to stand there it deletes.
+The aggregator subscribes to its own model, chunk and delta topics. So it receives what the broker has retained (on
+request: after each connection, and periodically), its own publications (echoes), and whatever others publish or delete
+there. Missing or different messages are published again; others are deleted.
 
-Payloads are remembered by their SHA-256. Of a publication it is assumed that it stands until something else is heard.
+Payloads are remembered by their SHA-256. A publication is assumed to be retained until something else is received.
 """
 
 import hashlib
@@ -12,53 +12,53 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
 TOPICS_MAX = 1 << 16
-"""So many topics are remembered; whoever may write below the model topic could retain any number."""
+"""Topics remembered: anybody who may write below the model topic could create any number of them."""
 _ECHOES_MAX = 64
-"""So many publications on one topic can be under way; a version may come with every batch."""
+"""Publications on one topic whose echo is outstanding; every batch may make a version."""
 
 
 class RetainedState:
-    """Knows topics and digests, and nothing of their meaning."""
+    """Topics and digests; it does not know what they mean."""
 
     def __init__(self) -> None:
         self._wanted: dict[str, bytes] = {}
         self._standing: dict[str, bytes] = {}
         self._confirmed: set[str] | None = None
-        """Topics heard of in the census that is under way."""
+        """Topics seen in the current census; None outside of one."""
         self._hears = False
-        """Whether echoes come."""
+        """Whether the broker delivers our own publications to us."""
         self._echoes: dict[str, deque[bytes]] = {}
-        """Digests that were published and not heard yet, by topic."""
+        """Digests by topic that were published and whose echo is outstanding."""
 
     def want(self, digests: Mapping[str, bytes]) -> None:
-        """From now on these should stand: topic to SHA-256 of the payload, in the order of publication."""
+        """Sets the desired state: SHA-256 of the payload by topic, in the order of publication."""
         self._wanted = dict(digests)
 
     def missing(self) -> list[str]:
-        """Topics on which something else stands than should, or nothing."""
+        """Topics whose retained message is missing or different from the desired one."""
         return [topic for topic, digest in self._wanted.items() if self._standing.get(topic) != digest]
 
     def surplus(self, kept: Collection[str]) -> list[str]:
-        """Topics on which something stands that is neither wanted nor in `kept`."""
+        """Topics with a retained message that is neither desired nor in `kept`."""
         return [topic for topic in self._standing if topic not in self._wanted and topic not in kept]
 
     def suspect(self, topics: Iterable[str]) -> None:
-        """Something may stand there: where nothing can be heard, what was published once is deleted unseen."""
+        """Marks topics that may have a retained message: if nothing can be received, they are deleted unseen."""
         for topic in topics:
             self._standing.setdefault(topic, b"")
 
     def published(self, topic: str, payload: bytes) -> None:
-        """The link took it; an empty payload deletes what stands there."""
+        """The link accepted a publication; an empty payload deletes the retained message."""
         self._put(topic, payload)
         if self._hears:
             self._echoes.setdefault(topic, deque(maxlen=_ECHOES_MAX)).append(sha256(payload))
 
     def given_up(self, topic: str) -> None:
-        """The broker would not take it; until the next census it is not tried again."""
+        """The broker does not accept this message; it is not tried again until the next census."""
         self._standing[topic] = self._wanted[topic]
 
     def heard(self, topic: str, payload: bytes) -> bool:
-        """A message on this topic. Whether it is strange: neither an echo of ours nor what should stand there."""
+        """A message was received; returns whether it is foreign, that is neither our echo nor the desired message."""
         digest = sha256(payload)
         echoes = self._echoes.get(topic)
         if echoes and digest in echoes:
@@ -68,21 +68,22 @@ class RetainedState:
         else:
             is_own = digest == self._wanted.get(topic) or (not payload and topic not in self._wanted)
         if echoes:
-            self._confirm(topic)  # ours is still to come, and the last word is what stands
+            self._confirm(topic)  # our own echo is still to come, and the last message is the one retained
         else:
             self._echoes.pop(topic, None)
             self._put(topic, payload)
         return not is_own
 
     def begin_census(self) -> None:
-        """From now until `end_census` the broker tells all that it has retained."""
+        """Starts a census: until `end_census` the broker delivers everything that it has retained."""
         self._confirmed = set()
         self._echoes.clear()
         self._hears = True
 
     def end_census(self, *, hears: bool) -> None:
-        """What was not heard of, and not published meanwhile, does not stand. `hears`: what is published now on this
-        connection comes back.
+        """Ends it: what was neither received nor published meanwhile is not retained.
+
+        `hears` tells whether our publications on this connection come back to us.
         """
         self._hears = hears
         if not hears:
@@ -104,5 +105,5 @@ class RetainedState:
 
 
 def sha256(payload: bytes) -> bytes:
-    """As topics' payloads are remembered."""
+    """Digest by which a payload is remembered."""
     return hashlib.sha256(payload).digest()

@@ -1,4 +1,4 @@
-"""Lets an aggregator begin on the broker, or not, by what its first look has found there (`line_check.py`)."""
+"""Whether an aggregator may start, given what the first inspection found on the broker (`ownership.py`)."""
 
 import logging
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class StartupGate:
-    """Before the first look is over nothing is answered: a ledger that is not of this line must leave it alone."""
+    """Holds back all messages until the first inspection: a ledger of another line must not answer anything."""
 
     def __init__(
         self, line: ModelLine, ledger: Ledger, link: Link, *, filters: Sequence[str], topic: str, replaces: bool
     ) -> None:
-        """`filters` are what `link` is subscribed to, `topic` is the model topic; `replaces` as for `enter`."""
+        """`link` is subscribed to `filters`; `topic` is the model topic; `replaces` as for `enter`."""
         self._line, self._ledger, self._link = line, ledger, link
         self._filters, self._topic, self._replaces = filters, topic, replaces
         self._held: list[Delivery] = []
@@ -33,11 +33,11 @@ class StartupGate:
         self.is_open = False
 
     def hold(self, delivery: Delivery) -> None:
-        """Until `decide`."""
+        """Keeps a message until `decide`."""
         self._held.append(delivery)
 
     def release(self) -> Sequence[Delivery]:
-        """What was held, in its order."""
+        """Returns the held messages in their order."""
         held, self._held = self._held, []
         return held
 
@@ -45,10 +45,10 @@ class StartupGate:
         self._session_present = session_present
 
     def disconnected(self) -> None:
-        self._held.clear()  # not acknowledged, so all of it comes again
+        self._held.clear()  # not acknowledged, so the broker delivers them again
 
     def decide(self, found: RetainedManifest | None, *, now: float) -> None:
-        """After the first look; later ones find nothing that would end an aggregator at work.
+        """Called after the first inspection only: later ones never stop a running aggregator.
 
         Raises:
             LineRefused: as `enter`.
@@ -57,7 +57,7 @@ class StartupGate:
         try:
             enter(found, self._line, self._ledger, topic=self._topic, replaces=self._replaces, now=now)
         except LineRefused:
-            if not self._session_present:  # begun just now: it would collect updates for nobody
+            if not self._session_present:  # a session that was just created would collect updates that nobody fetches
                 for one in self._filters:
                     self._link.unsubscribe(one)
             raise
@@ -67,20 +67,20 @@ class StartupGate:
 def enter(
     found: RetainedManifest | None, line: ModelLine, ledger: Ledger, *, topic: str, replaces: bool, now: float
 ) -> None:
-    """Returns where this line may be published.
+    """Returns if this line may be published.
 
     Args:
-        found: on the model topic.
-        line: as restored from `ledger`; where it replaces another, or devices may hold something else that stands
-            there, its newest version is published anew, with a later moment.
-        ledger: remembers that moment.
+        found: the manifest on the model topic.
+        line: restored from `ledger`; if it replaces another line, or devices may hold another manifest, its newest
+            version gets a later publication time.
+        ledger: stores that time.
         topic: the model topic.
-        replaces: begin over another line, instead of refusing; also where that line no longer stands there.
+        replaces: replace another line instead of refusing, even if that line is no longer on the broker.
         now: Unix seconds.
 
     Raises:
-        LineRefused: another line stands there, and nobody has said that it is to be replaced.
-        LedgerBusy: the disk refused.
+        LineRefused: another line is there, and `replaces` is not set.
+        LedgerBusy: the disk is full.
     """
     rival = None if found is None else found.manifest
     if found is None:
@@ -88,24 +88,24 @@ def enter(
     elif found.whose in STANDS_IN_THE_WAY:
         if not replaces:
             raise refusal(found, task=line.settings.task, topic=topic, ledger=ledger.path, version=line.version)
-        log.warning("replacing the line that stands on %s, as told", topic)
+        log.warning("replacing the line on %s (--replace-line)", topic)
     elif found.whose == "forgotten":
-        log.warning("on %s stands a version so old that this ledger has dropped it; publishing over it", topic)
+        log.warning("%s has a version so old that this ledger no longer has it; publishing above it", topic)
     elif found.reason:
-        log.error("what stands on %s is of no use, and is replaced: %s", topic, found.reason)
+        log.error("the manifest on %s cannot be used and is replaced: %s", topic, found.reason)
     digest, at = line.shelf.published.digest, line.shelf.published_at
     if replaces or (rival is not None and outranks(rival, version=line.version, digest=digest, published_at=at)):
         publish_anew(line, ledger, above=0.0 if rival is None else rival.published_at, now=now)
 
 
 def publish_anew(line: ModelLine, ledger: Ledger, *, above: float, now: float) -> None:
-    """Gives the newest version a moment of publication after `above` and after the one that it had (Unix seconds).
+    """Gives the newest version a publication time after `above` and after its previous one (Unix seconds).
 
-    Devices take a version that is not higher for that of a new line if it was published later, so it must be later by
-    whatever clock the other line had.
+    Devices accept a version that is not higher as the start of a new line if its publication time is later. So it must
+    be later by the other line's clock, whatever that showed.
 
     Raises:
-        LedgerBusy: the disk refused; nothing was changed.
+        LedgerBusy: the disk is full; nothing was changed.
     """
     at = moment_above(max(above, line.shelf.published_at), now=now)
     ledger.stamp_newest(at=at)

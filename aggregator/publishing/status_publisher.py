@@ -1,4 +1,4 @@
-"""Tells how the aggregator is, on its status topic, when there is news."""
+"""Publishes the aggregator's status on its topic when it has changed."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,24 @@ from msgspec import structs
 from wire_contract.messages import AggregatorStatus
 
 STATUS_SECONDS = 2.0
-"""Between two statuses, however many versions and updates there are: each is up to 24 KiB."""
+"""Shortest time between two statuses, whatever the load; one is up to 24 KiB."""
 
 
 class StatusPublisher:
-    """Knows what was told last."""
+    """Remembers the status that was published last."""
 
     def __init__(self, publish: Callable[[AggregatorStatus], None]) -> None:
         self._publish = publish
         self.published: AggregatorStatus | None = None
         self.next_at = 0.0
-        """On the monotonic clock."""
+        """Monotonic seconds."""
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to look for news."""
+        """Whether it is time to check for changes."""
         return now >= self.next_at
 
     def publish(self, status: AggregatorStatus, *, now: float, anyway: bool = False) -> None:
-        """Publishes it if it says anything new; `anyway`: in any case."""
+        """Publishes `status` if it has changed, or in any case if `anyway` is set."""
         self.next_at = now + STATUS_SECONDS
         if anyway or self.published is None or not _says_the_same(status, self.published):
             self._publish(status)
@@ -32,7 +32,7 @@ class StatusPublisher:
 
 
 def _says_the_same(status: AggregatorStatus, earlier: AggregatorStatus) -> bool:
-    """Apart from the moment, and from the bytes of statuses."""
+    """Whether both are equal apart from the time, and from the bytes sent, which statuses themselves increase."""
     assert status.summary is not None
     assert earlier.summary is not None
     moment = {"at": earlier.summary.at, "bytes_down": earlier.summary.bytes_down}

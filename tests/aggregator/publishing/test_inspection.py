@@ -64,7 +64,7 @@ def test_what_vanishes_while_all_are_connected_is_put_back(
     stage.now += HEAL_SECONDS
     stage.step()
     assert stage.models() == before
-    assert f"{topic}: not what this aggregator published; publishing again" in caplog.text
+    assert f"{topic}: not the message that this aggregator published; publishing it again" in caplog.text
     stage.heard()
     stage.now += 60
     stage.step(3)

@@ -172,7 +172,7 @@ def test_only_the_start_is_refused_a_running_aggregator_goes_on_and_tells(
     stage.now += HEAL_SECONDS
     stage.step()
     assert unstamped(stage.models()) == unstamped(ours)
-    assert "somebody else published on fedkd/v1/toy/model (version 5 of another line)" in caplog.text
+    assert "another program published on fedkd/v1/toy/model (version 5 of another line)" in caplog.text
     stage.now += 5
     stage.step(2)
     assert stage.status.counters["strangers"] == 1
@@ -278,7 +278,7 @@ def test_with_keys_nobody_else_can_stop_an_aggregator(
     stage.broker.publish(MODEL, payload, retain=True)
     stage.step()
     assert stage.manifest.version == 0
-    assert "is of no use, and is replaced" in caplog.text
+    assert "cannot be used and is replaced" in caplog.text
     stage.ledger.close()
 
 
