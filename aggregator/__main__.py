@@ -1,7 +1,7 @@
-"""`python -m aggregator [COMMAND] …`, or `asyncfedkd aggregator …`: merges and publishes, and what belongs to that.
+"""`python -m aggregator [COMMAND] …`, or `asyncfedkd aggregator …`: the aggregator and its commands.
 
-Exit codes: 0 done, or told to stop; 1 the link died (start it again); 2 something is wrong that trying again will not
-mend; 130 ended by Ctrl-C before it was done.
+Exit codes: 0 done, or stopped on request; 1 the link died (restart it); 2 an error that a restart does not fix; 130
+interrupted by Ctrl-C before it was done.
 """
 
 import json
@@ -68,7 +68,7 @@ log = logging.getLogger("aggregator")
 
 
 def run(settings: RunSettings) -> int:
-    """Works until SIGTERM or SIGINT."""
+    """Runs until SIGTERM or SIGINT."""
     configure_logging(sys.stderr, log_format=settings.log_format, level=settings.log_level)
     limit_blas_threads(1)
     stopped = threading.Event()
@@ -77,7 +77,7 @@ def run(settings: RunSettings) -> int:
     line_settings = settings.line_settings()
     signing_keys = read_signing_keys(settings.signing_key)
     if not settings.ledger.exists():
-        _first_model(settings)  # looked at now, so that a start that fails leaves no empty ledger
+        _first_model(settings)  # checked first, so that a failing start leaves no empty ledger behind
     with ExitStack() as at_the_end:
         beats = at_the_end.enter_context(
             closing(heartbeat("aggregator", settings.health_file or health_file_of(settings.ledger)))
@@ -97,7 +97,12 @@ def run(settings: RunSettings) -> int:
             log.info("stopped before the ledger could be opened")
             return 0
         ledger, line = at_the_end.enter_context(opened.ledger), opened.line
-        log.info("task %s: version %d, %d updates wait for the next", settings.task, line.version, line.buffer.updates)
+        log.info(
+            "task %s: version %d, %d updates wait for the next version",
+            settings.task,
+            line.version,
+            line.buffer.updates,
+        )
         offline = AggregatorStatus(status="offline", version=line.version)
         connection = settings.mqtt_settings(
             client_id=f"fedkd-aggregator-{settings.task}-{settings.shard}",
@@ -148,12 +153,12 @@ class _Opened:
 
 
 def _open(settings: RunSettings, line_settings: LineSettings) -> _Opened:
-    """The ledger, and what was in it.
+    """Opens the ledger and restores its content.
 
     Raises:
-        LedgerBusy: not now.
-        LedgerError: not at all.
-        InitialModelError: a new line has nothing to begin with.
+        LedgerBusy: it cannot be opened at the moment.
+        LedgerError: it cannot be used.
+        InitialModelError: the ledger is new, and there is no usable initial model.
     """
     with ExitStack() as unless_it_works:
         ledger = unless_it_works.enter_context(Ledger(settings.ledger, task=settings.task, shard=settings.shard))
@@ -164,7 +169,7 @@ def _open(settings: RunSettings, line_settings: LineSettings) -> _Opened:
 
 
 def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) -> ModelLine:
-    """The line in the ledger; begins it from the initial model where the ledger is empty."""
+    """Restores the model line; if the ledger is empty, starts one from the initial model."""
     if ledger.layout() is None:
         layout, weights = _first_model(settings)
         first = opening_shelf(line_settings, layout, weights, published_at=time.time())
@@ -176,16 +181,16 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
                 f"initial model {settings.initial_model}: its layout is not the one of ledger {settings.ledger}; "
                 "a changed student is a new task name or a new ledger"
             )
-    with suppress(LedgerBusy):  # only for `status`; a full disk is waited for where updates are written
+    with suppress(LedgerBusy):  # needed by `status` only; the loop waits for a full disk
         ledger.note_devices_min(line_settings.devices_min)
     return restore(ledger, line_settings)
 
 
 def _first_model(settings: RunSettings) -> tuple[Layout, Vector]:
-    """What a new line begins with.
+    """The initial model of a new line.
 
     Raises:
-        InitialModelError: it is missing, or no model of this task; one line.
+        InitialModelError: it is missing, or not a model of this task.
     """
     if settings.initial_model is None:
         raise InitialModelError(
@@ -206,19 +211,19 @@ def _pause(stopped: threading.Event, seconds: float) -> None:
 
 
 def renumber(settings: MoveForwardSettings) -> None:
-    """Moves a ledger forward."""
+    """Runs `move-forward`."""
     before = move_forward(settings.ledger, version=settings.version, shard=settings.shard, unix=time.time)
     print(f"ledger {settings.ledger}: version {before} is now version {settings.version}, with the same weights")
 
 
 def make_signing_key(settings: SigningKeySettings) -> None:
-    """Writes both halves of a new key."""
+    """Runs `signing-key`."""
     key = write_signing_key(settings.out)
     print(f"key {key.public.key_id.hex()}: {settings.out} is private, {settings.out}.pub is for the devices")
 
 
 def show_status(settings: StatusSettings) -> None:
-    """Prints the totals of a ledger."""
+    """Runs `status`."""
     totals = read_totals(settings.ledger)
     if settings.json_output:
         print(json.dumps(asdict(totals)))
@@ -257,7 +262,7 @@ def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
 PROGRAM = Program(
     name="aggregator",
     started_as="python -m aggregator",
-    summary="Merges what devices learn, publishes versioned models, and gives clients their keys.",
+    summary="Merges updates, publishes versioned models, and issues keys to clients.",
     commands={
         "run": Command(settings=RunSettings, run=run),
         "status": Command(settings=StatusSettings, run=show_status),

@@ -1,9 +1,9 @@
-"""Reads the model that a line begins with: safetensors, with the tensors' order in its metadata.
+"""Reads the initial model of a line: a safetensors file with the layout in its metadata.
 
-safetensors sorts tensors its own way, so `asyncfedkd device initial-model` writes the order of the layout into
-metadata key `layout`, JSON `[[name, [shape]], …]`, the task into key `task`, and what the weights are for into key
-`role` (`wire_contract/model_roles.py`). What a line begins with is published to everybody, and only the role tells a
-student from a teacher here; so a line is begun only from a file that says that it holds a student.
+safetensors does not keep the order of tensors, so `asyncfedkd device initial-model` writes it into metadata key
+`layout`, as JSON `[[name, [shape]], …]`; the task is in key `task`, and the purpose of the weights in key `role`
+(`wire_contract/model_roles.py`). The initial model is published to everybody, and only the role distinguishes a student
+from a teacher; so a line is started only from a file that is marked as a student.
 """
 
 from pathlib import Path
@@ -19,27 +19,27 @@ from wire_contract.model_roles import ROLE_KEY, STUDENTS, wrong_role
 
 
 class InitialModelError(ContractError):
-    """The initial model file cannot be used; the text says what to do."""
+    """The file cannot be used; the message says what to do."""
 
 
 def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> tuple[Layout, Vector]:
-    """Layout and weights (layout.size,) of the file.
+    """Layout and weights (layout.size,) of a file.
 
     Args:
         path: of the file.
-        task: that it must be of.
-        is_published: a line is begun with these weights, so the file must say that they are a student's; else a file
-            without a role is taken too.
+        task: that it must belong to.
+        is_published: the weights will be published, so the file must be marked as a student; otherwise a file without a
+            role is accepted, too.
 
     Raises:
-        InitialModelError: missing, not safetensors, of another task, no student's, or its values are not finite.
+        InitialModelError: missing, not safetensors, of another task, not a student, or its values are not finite.
     """
-    place = "initial.safetensors" if path.exists() else path  # whatever is there is not ours to write over
+    place = "initial.safetensors" if path.exists() else path  # an existing file must not be overwritten
     hint = f"make one with: asyncfedkd device initial-model --task {task} --out {place}"
     if not path.is_file():
         raise InitialModelError(f"initial model {path}: there is no such file; {hint}")
     try:
-        path.open("rb").close()  # safetensors says "no such file" of one that may not be read
+        path.open("rb").close()  # safetensors reports an unreadable file as missing
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             layout = _layout(metadata)
@@ -73,7 +73,7 @@ def _layout(metadata: dict[str, str]) -> Layout:
     if "layout" not in metadata:
         raise LayoutError("its metadata has no layout")
     layout = Layout(tuple(msgspec.json.decode(metadata["layout"], type=list[TensorSpec])))
-    # Before anything of that size is made: the file may be small and its metadata wrong.
+    # Before anything of that size is allocated: the file may be small and its metadata wrong.
     if not 0 < len(layout.tensors) <= TENSORS_MAX or layout.size > MODEL_LIMITS.elements:
         raise LayoutError(
             f"{len(layout.tensors)} tensors with {layout.size} numbers; "

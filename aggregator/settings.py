@@ -1,4 +1,4 @@
-"""What an operator sets: flags, or environment variables with the prefix FEDKD_."""
+"""Settings of the aggregator: flags, or environment variables with the prefix FEDKD_."""
 
 from pathlib import Path
 from typing import Self
@@ -23,13 +23,13 @@ from wire_contract.signatures.key_files import KeyFolder
 
 
 class RunSettings(TelemetrySettings, ConnectionSettings):
-    """Merges what devices learn and publishes versioned models."""
+    """Merges updates and publishes versioned models."""
 
     flag_groups = {  # noqa: RUF012 — see CommandSettings
         "ledger": "ledger",
         "updates_per_version": "versions and merging",
-        "model_encoding": "what is published",
-        "update_bytes_max": "what is taken",
+        "model_encoding": "published models",
+        "update_bytes_max": "accepted updates",
         "journal_versions_kept": "ledger",
         "signing_key": "signatures",
         "shard": "shards",
@@ -37,125 +37,131 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         "health_file": "health",
     }
 
-    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable state, one SQLite file")
     initial_model: Path | None = Field(
-        None, description="safetensors file that a new line begins with; not needed once the ledger has a model"
+        None, description="safetensors file with the initial model; not needed once the ledger has a model"
     )
     updates_per_version: int = Field(
-        4, ge=1, description="a new version when so many devices have handed something in (K)"
+        4, ge=1, description="make a new version when this many devices have contributed (K)"
     )
     version_seconds: float = Field(
         60.0,
         gt=0,
-        description="a new version so long after the first update that waits, also with fewer devices, seconds",
+        description="publish at most this long after the first buffered update, even with fewer devices, seconds",
     )
     devices_min: int = Field(
         2,
         ge=1,
-        description="devices that a version needs, whatever the time and K; 1 where one person's update may be "
-        "published as a version of its own, as it is when there is only one device",
+        description="fewest devices in a version, whatever K and the time; 1 allows a version that consists of a "
+        "single person's update, as needed if there is only one device",
     )
     server_rate: float = Field(
         1.0,
         gt=0,
         le=10,
-        description="share of the mean difference that is taken (η of FedBuff); less than 1 where K is less than "
-        "two thirds of the devices; try 0.7 at half of them",
+        description="server learning rate (η of FedBuff): share of the mean difference that is applied; below 1 if K "
+        "is less than two thirds of the devices; try 0.7 if it is half of them",
     )
-    staleness_decay: Decay = Field("polynomial", description="how stale updates lose weight; polynomial is (1+s)^-1/2")
+    staleness_decay: Decay = Field(
+        "polynomial", description="how weight decreases with staleness s; polynomial is (1+s)^-1/2"
+    )
     absence_max: int = Field(
         ABSENCE_MAX,
         ge=1,
         le=1_000,
-        description="an update counts as many times as versions went by since its device was last merged, at most so "
-        "many; 1 turns this off, and slow devices then have little say",
+        description="weight is multiplied by the number of versions since the device last contributed, at most by "
+        "this; 1 turns the correction off, and slow devices then have little influence",
     )
-    staleness_max: int = Field(1_000, ge=0, description="older updates are refused, versions")
-    sample_weight: SampleWeight = Field("linear", description="how an update's weight grows with its samples")
+    staleness_max: int = Field(1_000, ge=0, description="updates that are more stale are refused, versions")
+    sample_weight: SampleWeight = Field("linear", description="how weight grows with samples")
     samples_ratio_max: float = Field(
         SAMPLES_RATIO_MAX,
         ge=1,
-        description="samples count up to so many times the median over devices: they are what a device claims",
+        description="samples, which are a device's own claim, count up to this multiple of the median over devices",
     )
     slot_norm_ratio: float = Field(
         BUDGET_RATIO,
         ge=0.01,
         le=1e6,
-        description="what one device may move the model by in a version before it is scaled down, in multiples of the "
+        description="norm of a device's updates in one version beyond which they are scaled down, as a multiple of the "
         "median over devices",
     )
     model_encoding: EncodingName = Field(
-        "float16", description="encoding of published models; in int8 every version goes whole"
+        "float16", description="encoding of snapshots; with int8, every version is published as a snapshot"
     )
     model_deltas: bool = Field(
-        True, description="publish what leads from one version to the next, so that devices need not take it whole"
+        True, description="publish deltas between versions, so that devices need not download snapshots"
     )
     delta_bytes: int = Field(
         DELTA_BYTES,
         ge=64,
         le=DELTA_BYTES_MAX - KIB,
-        description="size of a delta, bytes; what does not fit is in the next one",
+        description="size of a delta, bytes; what does not fit is part of the next one",
     )
     delta_message_bytes_max: int = Field(
         INLINE_BYTES_MAX,
         ge=KIB,
         le=DELTA_BYTES_MAX,
-        description="a version whose delta message is larger goes whole, bytes; more than the default only where the "
-        "broker takes such packets, and then deltas that large are fetched from topics of their own",
+        description="a version with a larger delta message is published as a snapshot, bytes; above the default only "
+        "if the broker accepts such packets; deltas of that size have topics of their own",
     )
     delta_error: float | None = Field(
-        None, gt=0, lt=1, description="instead of --delta-bytes: relative error of a delta; its size is what that takes"
+        None, gt=0, lt=1, description="instead of --delta-bytes: relative error of a delta, which determines its size"
     )
     delta_low_rank_versions: float | None = Field(
-        None, gt=0, description="instead of both: FedKD's low-rank deltas, their energy rising over so many versions"
+        None,
+        gt=0,
+        description="instead of both: FedKD's low-rank deltas, whose energy threshold rises over this many versions",
     )
     snapshot_versions: int = Field(
         KEPT_DELTAS,
         ge=1,
         le=KEPT_DELTAS,
-        description="a version goes whole at least every so many; 1 for devices that cannot follow deltas",
+        description="publish a snapshot at least every this many versions; 1 for devices that cannot apply deltas",
     )
     update_bytes_max: int = Field(
         UPDATE_LIMITS.compressed_bytes, ge=1_024, le=UPDATE_LIMITS.compressed_bytes, description="largest update, bytes"
     )
     norm_ratio_max: float = Field(
-        10.0, gt=0, description="an update whose norm is over so many times the model's is refused as diverged"
+        10.0, gt=0, description="updates with a norm above this multiple of the model's norm are refused as diverged"
     )
     journal_versions_kept: int = Field(
         10_000,
         ge=2,
-        description="versions whose updates stay in the ledger byte for byte; older ones go, their totals stay",
+        description="versions whose updates the ledger keeps byte for byte; of older ones it keeps totals",
     )
     signing_key: Files = Field(
-        (), description="private key that signs published models (see signing-key); again for a second one"
+        (), description="private key that signs published models (see signing-key); repeat for a second one"
     )
     model_lifetime_seconds: float | None = Field(
         None,
         ge=60,
-        description="devices that pin keys refuse a manifest this long after it was published; a fresh one comes at "
-        "half of it, seconds",
+        description="time until a signed manifest expires, after which devices that pin keys refuse it; renewed at "
+        "half of it; seconds",
     )
     device_keys: Path | None = Field(
         None,
-        description="folder with NAME.pub a device; with it, updates that are not signed by their device are refused",
+        description="folder with one NAME.pub per device; if given, updates not signed by their device are refused",
     )
     evaluator: list[str] = Field(
         [],
-        description="name of an evaluator whose evaluations count; evaluator, evaluator-1, evaluator.COHORT … "
-        "always do; repeat for more",
+        description="additional name whose evaluations count; evaluator, evaluator-1, evaluator.COHORT … always count; "
+        "repeat for more",
     )
     replace_line: bool = Field(
         False,
-        description="begin anew over another line that stands on the broker, instead of refusing to start: devices "
-        "drop that line, and with it what they have learned on it",
+        description="replace another model line on the broker instead of refusing to start: devices drop that line and "
+        "what they have learned on it",
     )
-    shard: int = Field(0, ge=0, description="which shard of the devices this aggregator serves")
-    shards: int = Field(1, ge=1, le=65_536, description="how many aggregators share the task")
-    log_format: LogFormat = Field("text", description="lines for people (text) or one JSON object a line (json)")
-    log_level: LogLevel = Field("info", description="the least that is worth a line")
-    health_file: Path | None = Field(None, description=f"{HEALTH_FILE_HELP}; else beside the ledger, with .health")
+    shard: int = Field(0, ge=0, description="shard of devices that this aggregator serves")
+    shards: int = Field(1, ge=1, le=65_536, description="number of aggregators that share the task")
+    log_format: LogFormat = Field("text", description="log lines for people (text) or one JSON object per line (json)")
+    log_level: LogLevel = Field("info", description="lowest level that is logged")
+    health_file: Path | None = Field(None, description=f"{HEALTH_FILE_HELP}; default: LEDGER.health")
     metrics_file: Path | None = Field(
-        None, description="file for Prometheus' node_exporter (its textfile collector), as in /var/lib/fedkd/fedkd.prom"
+        None,
+        description="metrics file for the textfile collector of Prometheus' node_exporter, such as "
+        "/var/lib/fedkd/fedkd.prom",
     )
 
     @model_validator(mode="after")
@@ -185,7 +191,7 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
     def _expiry_is_signed(self) -> Self:
         if self.model_lifetime_seconds is not None and not self.signing_key:
             raise ValueError(
-                "--model-lifetime-seconds needs --signing-key FILE: only who checks signatures looks at it"
+                "--model-lifetime-seconds needs --signing-key FILE: only devices that check signatures check expiry"
             )
         return self
 
@@ -210,7 +216,7 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
         )
 
     def line_settings(self) -> LineSettings:
-        """What decides about updates and versions.
+        """Settings of the model line.
 
         Raises:
             KeyUnusable: the folder of device keys, or a file in it.
@@ -247,35 +253,37 @@ class RunSettings(TelemetrySettings, ConnectionSettings):
 
 
 class SigningKeySettings(CommandSettings):
-    """Makes a key that signs published models: a private file, and FILE.pub for the devices."""
+    """Creates a key that signs published models: a private file, and FILE.pub for the devices."""
 
     out: Path = Field(description="file for the private key; the public one becomes FILE.pub")
 
 
 class MoveForwardSettings(CommandSettings):
-    """Gives the newest model of a ledger a higher version, after an older copy of the ledger was restored."""
+    """Gives the newest model of a ledger a higher version number, after an older copy was restored."""
 
-    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable state, one SQLite file")
     version: int = Field(
-        ge=1, le=MOVED_VERSION_MAX, description="new number of the newest version, above all that devices have seen"
+        ge=1,
+        le=MOVED_VERSION_MAX,
+        description="new number of the newest version, above every version that devices have seen",
     )
-    shard: int = Field(0, ge=0, description="which shard of the devices the ledger serves")
+    shard: int = Field(0, ge=0, description="shard of devices that the ledger serves")
 
 
 def health_file_of(ledger: Path) -> Path:
-    """Where an aggregator says that it works, unless it is told another place."""
-    ledger = ledger.resolve()  # the same one for all names of a ledger
+    """Default health file of an aggregator."""
+    ledger = ledger.resolve()  # the same file for all links to a ledger
     return ledger.with_name(f"{ledger.name}.health")
 
 
 class AggregatorHealthSettings(HealthSettings):
-    """Says whether the aggregator of a ledger runs and does its work; exit code 2 if it does not."""
+    """Tells whether the aggregator of a ledger runs and makes progress; exit code 2 if it does not."""
 
-    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's ledger, if it has no --health-file")
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's ledger, unless it has a --health-file")
 
 
 class StatusSettings(CommandSettings):
-    """Shows what a ledger holds."""
+    """Shows the state of a ledger."""
 
-    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable memory, one SQLite file")
+    ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's durable state, one SQLite file")
     json_output: bool = Field(False, alias="json", description="print JSON for programs")
