@@ -1,1 +1,1 @@
-"""The device: keeps the newest model, learns from private data, and sends what it learned when it may."""
+"""The device: keeps the newest model, trains on private data, and sends updates when its owner's policy allows it."""

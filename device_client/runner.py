@@ -212,7 +212,7 @@ class Runner:
         return self._ended
 
     def _turn(self, patience_seconds: float) -> bool:
-        """Handles events of the link, waiting at most so long, and sends what is due. Returns whether to go on."""
+        """Handles events of the link, waiting at most that long, and sends what is due. Returns whether to go on."""
         trouble = "" if self._connected else f"no connection to the broker: {self._disconnect_reason}"
         self._heartbeat(trouble=trouble or self._writes.trouble)
         for event in self._link.receive(count=EVENTS_MAX, timeout_seconds=patience_seconds):

@@ -1,6 +1,6 @@
 """The interface between a device and what trains its student. All that the runner knows of machine learning; no torch.
 
-`learning/student_trainer.py` implements it with torch; tests and simulators bring trainers of their own.
+`learning/student_trainer.py` implements it with torch; tests have trainers of their own.
 """
 
 from collections.abc import Callable

@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 0.25
 """Longest wait for an event of the link; a stop request, an open gate or a due round is noticed at most this late."""
 
 Turn = Callable[[float], bool]
-"""Does all other work, waiting for the link at most so many seconds. Returns whether the device goes on running."""
+"""Does all other work, waiting for the link at most the given seconds. Returns whether to go on."""
 DeviceMetrics = Callable[[], Mapping[str, float]]
 """Metrics of the device itself, by name (battery_percent); sent with each update."""
 

@@ -1,4 +1,4 @@
-"""`run`: the device at work."""
+"""`run`: trains and uploads until stopped."""
 
 import os
 import random

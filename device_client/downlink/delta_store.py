@@ -54,9 +54,6 @@ class DeltaStore:
         self._deltas: OrderedDict[tuple[bytes, bytes], StoredDelta] = OrderedDict()
         """By both digests: of two deltas that claim to lead to the same version, one may be forged."""
 
-    def __len__(self) -> int:
-        return len(self._deltas)
-
     def add(self, delta: Delta, payload: bytes) -> None:
         """Stores a delta; if there are too many, the one stored longest ago is dropped."""
         key = (delta.digest, delta.parent_digest)

@@ -7,7 +7,7 @@ from device_client.downlink.delta_store import DeltaStore
 from wire_contract.messages import Manifest
 
 PATIENCE_VERSIONS = 2
-"""A delta still missing after so many further versions will not come: the broker has lost or refused it."""
+"""A delta that is still missing after this many further versions will not come: the broker lost or refused it."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ What changes the state:
   any version if the held one is disowned. A superseded version is not taken again unless it is published again:
   a broker may deliver late, and the device would return to a model line that has ended.
 - CONFIRM: the held version is announced again. If that is later than the target was published, the target is given up
-  (ABANDON): the aggregator says that its line stands where it stood, whatever somebody else announced in between.
+  (ABANDON): the aggregator confirms the version of its model line, whatever another publisher announced in between.
 - DISOWN: the aggregator does not know the held version; its ledger is another one, or older. Whatever it announces next
   is taken, even a lower version published earlier. Until then the held model stays.
 - ABANDON: the target cannot be had, or no longer counts.

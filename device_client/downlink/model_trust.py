@@ -8,7 +8,7 @@ manifest's digest are ever held, whatever deltas led there.
 
 Rollback protection remembers the highest trusted version, its digest and the keys that signed it, and is bound to these
 keys: once none of them is pinned any more, it no longer applies. That is the way out after a key was stolen, or when a
-model line is started anew.
+model line is started again.
 """
 
 from collections.abc import Callable, Sequence

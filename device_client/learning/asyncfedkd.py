@@ -149,7 +149,7 @@ def _train(
 ) -> TrainingResult:
     """Trains one network, with or without the logits of a teacher."""
 
-    def learn(inputs: Tensor, labels: Tensor, chosen: Tensor) -> BatchLoss:
+    def compute_loss(inputs: Tensor, labels: Tensor, chosen: Tensor) -> BatchLoss:
         logits = model(inputs)  # (batch, class)
         loss = distillation_loss(
             logits,
@@ -163,7 +163,7 @@ def _train(
 
     return optimise(
         [(model, rate)],
-        learn,
+        compute_loss,
         examples,
         recipe,
         epochs=epochs,

@@ -95,7 +95,7 @@ def train_mutually(
         teacher.requires_grad_(True)
     task_loss = task_loss_of(recipe)
 
-    def learn(inputs: Tensor, labels: Tensor, _chosen: Tensor) -> BatchLoss:
+    def compute_loss(inputs: Tensor, labels: Tensor, _chosen: Tensor) -> BatchLoss:
         hidden = None
         if projection is None:
             student_logits, teacher_logits = student(inputs), teacher(inputs)  # (batch, class)
@@ -129,7 +129,7 @@ def train_mutually(
         networks.append((projection, teacher_rate))
     return optimise(
         networks,
-        learn,
+        compute_loss,
         examples,
         recipe,
         epochs=recipe.epochs,

@@ -60,7 +60,7 @@ def correct_count(logits: Tensor, labels: Tensor) -> int:
 
 def optimise(
     networks: Sequence[tuple[nn.Module, Rate]],
-    learn: ComputeLoss,
+    compute_loss: ComputeLoss,
     examples: Examples,
     recipe: Recipe,
     *,
@@ -74,7 +74,7 @@ def optimise(
 
     Args:
         networks: each with its learning rate; changed in place, and left in evaluation mode.
-        learn: computes the loss of a batch.
+        compute_loss: computes the loss of a batch.
         examples: shuffled each epoch and augmented by the recipe.
         recipe: augmentation and weight decay.
         epochs: passes over the examples.
@@ -101,15 +101,15 @@ def optimise(
                     finished = False
                     break
                 labels = examples.labels[chosen]
-                learned = learn(inputs, labels, chosen)
+                batch_loss = compute_loss(inputs, labels, chosen)
                 for group, (_network, rate) in zip(optimiser.param_groups, networks, strict=True):
                     group["lr"] = rate(step, steps)
                 optimiser.zero_grad()
-                learned.loss.backward()  # type: ignore[no-untyped-call]
+                batch_loss.loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 step += 1
                 seen += len(chosen)
-                for name, value in learned.sums.items():
+                for name, value in batch_loss.sums.items():
                     sums[name] = sums.get(name, 0.0) + value
             if not finished:
                 break

@@ -17,7 +17,7 @@ _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _PASSING_ON_OPENING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY})
 _PASSING = _PASSING_ON_OPENING | {sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 """SQLite errors that may go away by themselves. A disk that becomes read-only while the program runs may recover; at
-the start, somebody has to act."""
+the start, a person has to act."""
 
 
 class OutboxError(Exception):

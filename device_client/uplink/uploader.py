@@ -114,13 +114,13 @@ class Uploader:
         entry = self._update_of(receipt)
         if entry is None:
             return True
-        fate = verdict(receipt)
-        if fate == "later":
+        decision = verdict(receipt)
+        if decision == "later":
             self._timer.deferred(entry.identity.sequence, self._monotonic())
-            self._report(entry, receipt, fate)
+            self._report(entry, receipt, decision)
             return True
-        if self._settle(entry, carry_over=fate == "carry_over"):
-            self._report(entry, receipt, fate)
+        if self._settle(entry, carry_over=decision == "carry_over"):
+            self._report(entry, receipt, decision)
             if receipt.reason == "unknown_base":
                 with suppress(DecodeError):  # an update of an older program, in a form that can no longer be decoded
                     self._unknown_base(read_unverified(entry.payload, Update), receipt)
@@ -138,7 +138,7 @@ class Uploader:
             self._timer.settled(sequence, self._monotonic())
         return is_new
 
-    def _report(self, entry: Entry, receipt: Receipt, fate: Verdict) -> None:
+    def _report(self, entry: Entry, receipt: Receipt, decision: Verdict) -> None:
         sequence = entry.identity.sequence
         self._emit(
             "receipt",
@@ -151,7 +151,9 @@ class Uploader:
         )
         if receipt.outcome == "refused":
             detail = f" ({receipt.detail})" if receipt.detail else ""
-            self._emit("warning", message=f"update {sequence} was refused: {receipt.reason}{detail}; {_ENDINGS[fate]}")
+            self._emit(
+                "warning", message=f"update {sequence} was refused: {receipt.reason}{detail}; {_ENDINGS[decision]}"
+            )
         elif receipt.outcome == OTHER:
             self._emit(
                 "warning",

@@ -255,7 +255,7 @@ def test_nothing_grows_whatever_comes() -> None:
         inbox.delta(4 + number, codec.encode(forged))
         inbox.delta(4 + number, b"junk %d" % number)
         inbox.manifest(manifest(LINE[4], version=2**40 + number, delta_sizes=(1,) * 8))
-    assert len(inbox._deltas) <= 16
+    assert len(inbox._deltas._deltas) <= 16
     assert len(inbox._snapshots._candidates) <= 4
     assert len(inbox._delta_topics.closed) <= 8
     assert len(inbox._delta_topics.wanted_since) <= 8
