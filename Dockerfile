@@ -40,14 +40,14 @@ COPY --from=build-aggregator /opt/venv /opt/venv
 USER ${UID}:${GID}
 ENTRYPOINT ["python", "-m", "aggregator"]
 
-# -- with torch, after the aggregator: a builder without BuildKit builds all stages that stand before its target ------
-# torch first: a changed source line does not fetch it again. Another index brings CUDA, or the wheels of a mirror; an
-# empty one means wherever this image's pip looks.
+# -- with PyTorch, below the aggregator: a builder without BuildKit builds all stages above its target ----------------
+# PyTorch first, so that a source change does not download it again. Another index provides CUDA builds, or a mirror's
+# wheels; with an empty one, pip uses its configured index.
 FROM build AS build-device
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch==2.13.0
-# The data set of the physiotherapy task is inside this wheel; the program checks its SHA-256. It is not installed.
+# This wheel contains the data set of the physiotherapy task; the program checks its SHA-256. It is not installed.
 RUN pip download --no-deps --only-binary=:all: --dest /opt/data seglearn==1.2.5
 COPY . .
 # hadolint ignore=DL3013
