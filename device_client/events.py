@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
 
+from wire_contract.link.traffic import Traffic
+
 Fields = Mapping[str, Any]
 LogFormat = Literal["text", "json"]
 
@@ -137,3 +139,33 @@ class EventLog:
         except (OSError, ValueError):
             return False
         return True
+
+
+class TrafficReport:
+    """Emits `traffic` at most so often, and only if something was sent or received since."""
+
+    def __init__(
+        self,
+        traffic: Callable[[], Traffic] | None,
+        interval_seconds: float,
+        *,
+        monotonic: Callable[[], float],
+        emit: Emit,
+    ) -> None:
+        """`traffic` returns what the link has carried so far; None: the link does not count it."""
+        self._traffic = traffic
+        self._interval_seconds = interval_seconds
+        self._monotonic = monotonic
+        self._emit = emit
+        self._last = Traffic()
+        self._emitted_at = monotonic()
+
+    def emit(self, *, at_once: bool = False) -> None:
+        """Emits the event if it is due; called in every turn."""
+        now = self._monotonic()
+        if self._traffic is None or not (at_once or now - self._emitted_at >= self._interval_seconds):
+            return
+        self._emitted_at, traffic = now, self._traffic()
+        if traffic != self._last:
+            self._last = traffic
+            self._emit("traffic", bytes_in=traffic.bytes_in, bytes_out=traffic.bytes_out)

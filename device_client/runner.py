@@ -15,7 +15,7 @@ from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import NoModelWarning
 from device_client.downlink.outcome import NewModel, Outcome, Rejected
 from device_client.downlink.receiver import ModelReceiver
-from device_client.events import Emit
+from device_client.events import Emit, TrafficReport
 from device_client.policy.duty_cycle import DutyCycle
 from device_client.policy.gate import Gate
 from device_client.presence import offline, online, presence_topic, this_firmware
@@ -180,10 +180,7 @@ class Runner:
         self._ever_connected = False
         self._told = RepeatFilter(clock.monotonic)
         self._ended: Ended | None = None
-        self._traffic = traffic
-        self._traffic_seconds = settings.traffic_seconds
-        self._traffic_reported = Traffic()
-        self._traffic_reported_at = clock.monotonic()
+        self._traffic = TrafficReport(traffic, settings.traffic_seconds, monotonic=clock.monotonic, emit=emit)
 
     def stop(self) -> None:
         """Makes `run` return soon, even in the middle of a round. Takes no lock: for signal handlers, too."""
@@ -208,7 +205,7 @@ class Runner:
         assert self._ended is not None
         if self._connected:
             self._publish_presence(self._offline)
-        self._report_traffic(at_once=True)
+        self._traffic.emit(at_once=True)
         return self._ended
 
     def _turn(self, patience_seconds: float) -> bool:
@@ -223,7 +220,7 @@ class Runner:
             self._uploader.send(self._receiver.held.manifest)
         self._no_model_warning.look(connected=self._connected)
         self._missing_receipts.look()
-        self._report_traffic()
+        self._traffic.emit()
         return self._ended is None
 
     def _handle(self, event: Event) -> None:
@@ -339,12 +336,3 @@ class Runner:
             self._link.publish(self._presence_topic, payload, retain=True)
         except LinkError as error:
             self._emit("warning", message=f"presence: {error}")
-
-    def _report_traffic(self, *, at_once: bool = False) -> None:
-        now = self._monotonic()
-        if self._traffic is None or not (at_once or now - self._traffic_reported_at >= self._traffic_seconds):
-            return
-        self._traffic_reported_at, traffic = now, self._traffic()
-        if traffic != self._traffic_reported:
-            self._traffic_reported = traffic
-            self._emit("traffic", bytes_in=traffic.bytes_in, bytes_out=traffic.bytes_out)

@@ -1,8 +1,6 @@
 """A device with pinned keys believes what they have signed, nothing older than that, and goes on with what it has."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from device_client.downlink.inbox import Inbox
 from device_client.downlink.model_trust import CLOCK_SKEW_SECONDS, ModelTrust, TrustedVersion, VolatileTrustMemory
 from device_client.downlink.outcome import NewModel, Rejected
 from device_client.downlink.receiver import ModelReceiver
-from device_client.uplink.outbox import Outbox
 from tests.device_client.downlink.downlink_line import announced, shelves
 from tests.device_client.stage import DEVICE, ROOT, TASK, Kill, Stage, model
 from tests.wire_contract.keys import key
@@ -26,13 +23,6 @@ from wire_contract.signatures.signing import SigningKey, sign, verified_signers
 
 OLD, NEW, FOREIGN = key(1), key(2), key(3)
 NOW = 1_000_000.0
-
-BACK_TO_SCHEMA_1 = """
-    DROP TABLE note; DROP TABLE untold;
-    DROP TABLE believed; ALTER TABLE model DROP COLUMN pins;
-    PRAGMA user_version = 1;
-"""
-"""What later schemas added is taken away."""
 
 
 def trusting(*pinned: SigningKey, memory: Any = None, now: Callable[[], float] = lambda: NOW) -> ModelTrust:
@@ -288,45 +278,6 @@ def test_a_model_that_was_cached_without_a_check_is_not_used_once_keys_are_pinne
     stage.model_keys = [NEW.public]
     stage.run_for(1.0)
     assert stage.told("model") == [], "a key that was taken away vouches for nothing"
-
-
-def test_an_outbox_of_schema_1_is_taken_over_with_all_it_holds(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    stage.aggregator.publish(model(5))
-    stage.aggregator.answering = False
-    stage.run(lambda: bool(stage.told("sent")))
-    with stage.outbox() as outbox:
-        incarnation = outbox.incarnation
-    with closing(sqlite3.connect(stage.path)) as older:  # as the program before wrote it
-        older.executescript(BACK_TO_SCHEMA_1)
-    stage.aggregator.answering = True
-    with stage.outbox() as outbox:
-        assert (outbox.incarnation, len(outbox), outbox.trusted_version()) == (incarnation, 1, None)
-        kept = outbox.model()
-        assert kept is not None
-        assert kept.version == 5
-        assert outbox.model(pinned=[OLD.public.key_id]) is None
-        outbox.save_trusted_version(TrustedVersion(5, bytes(32), frozenset({OLD.public.key_id})))
-    with stage.outbox() as outbox:
-        assert outbox.trusted_version() == TrustedVersion(5, bytes(32), frozenset({OLD.public.key_id}))
-
-
-def test_a_kill_while_the_outbox_is_taken_over_leaves_the_old_one(tmp_path: Path) -> None:
-    class Dying(Outbox):
-        def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-            if statement.startswith("PRAGMA user_version = "):
-                raise Kill
-            return super()._execute(statement, *values)
-
-    stage = Stage(tmp_path)
-    with stage.outbox():
-        pass
-    with closing(sqlite3.connect(stage.path)) as older:
-        older.executescript(BACK_TO_SCHEMA_1)
-    with pytest.raises(Kill):
-        Dying(stage.path, task=TASK, device=DEVICE)
-    with stage.outbox() as outbox:
-        assert outbox.trusted_version() is None
 
 
 def test_updates_are_signed_where_there_is_a_key(stage: Stage) -> None:

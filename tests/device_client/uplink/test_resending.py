@@ -156,7 +156,7 @@ def test_a_link_that_takes_nothing_is_asked_again_later() -> None:
     assert timer.is_due(1.0)
 
 
-class SenderMachine(RuleBasedStateMachine):
+class ResendTimerMachine(RuleBasedStateMachine):
     """Whatever happens: never two in flight, and never stuck while connected."""
 
     def __init__(self) -> None:
@@ -202,4 +202,4 @@ class SenderMachine(RuleBasedStateMachine):
             assert rest <= SETTINGS.receipt_timeout_seconds + SETTINGS.backoff_max_seconds
 
 
-TestSenderMachine = SenderMachine.TestCase
+TestResendTimerMachine = ResendTimerMachine.TestCase
