@@ -1,4 +1,4 @@
-// The plots, as SVG drawn to the width that there is, so that letters keep their size on a phone.
+// The plots: SVG drawn for the available width, so that text keeps its size on a phone.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 236;
@@ -14,7 +14,7 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-// Steps of 1, 2 or 5 times a power of ten, about `wanted` of them between the ends.
+// Tick positions at steps of 1, 2 or 5 times a power of ten, about `wanted` of them.
 export function ticks(low, high, wanted, least = 0) {
   if (high <= low) return [low];
   const rough = Math.max((high - low) / wanted, least);
@@ -25,7 +25,7 @@ export function ticks(low, high, wanted, least = 0) {
   return found;
 }
 
-// Percent, rounded outwards to tens, and at least twenty points wide.
+// The axis range: rounded outwards to tens of percent, and at least twenty points wide.
 export function accuracyRange(values) {
   let low = Math.floor(Math.min(...values) * 10 + 1e-9) / 10;
   let high = Math.ceil(Math.max(...values) * 10 - 1e-9) / 10;
@@ -59,7 +59,7 @@ function baseline(box) {
   box.svg.append(element("line", { class: "axis", x1: MARGIN.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
 }
 
-// A curve of accuracy. `points` are {x, accuracy, each}, x rising; `range`: least and greatest accuracy of its axis.
+// An accuracy curve. `points`: {x, accuracy, each}, x increasing; `range`: limits of the accuracy axis.
 export function drawCurve(host, points, { label, title, range, xTicks, xText, reading, tell }) {
   const box = frame(host, label);
   const [low, high] = range;
@@ -91,7 +91,7 @@ export function drawCurve(host, points, { label, title, range, xTicks, xText, re
   host.replaceChildren(box.svg);
 }
 
-// What is under the pointer is told in words; else what the plot says when nobody points.
+// Shows the nearest point to the pointer as text; without a pointer, the plot's usual text.
 function point(box, points, { left, top, reading, tell }) {
   const line = element("line", { class: "pointer", y1: MARGIN.top, y2: box.bottom, visibility: "hidden" });
   const mark = element("circle", { class: "newest", r: 4.5, visibility: "hidden" });
@@ -113,7 +113,7 @@ function point(box, points, { left, top, reading, tell }) {
   });
 }
 
-// Updates by staleness: {least, updates}, rising. The last bucket has no end; empty ones beyond the stalest are left out.
+// Histogram of staleness: buckets {least, updates}, increasing. The last one is open; empty ones at the end are omitted.
 export function drawHistogram(host, all, { label, stale }) {
   const box = frame(host, label);
   const buckets = all.slice(0, Math.max(BUCKETS_LEAST, all.findLastIndex((bucket) => bucket.updates) + 1));
@@ -135,7 +135,7 @@ export function drawHistogram(host, all, { label, stale }) {
     if (bucket.updates) box.svg.append(element("text", { class: "amount", x: x + each / 2, y: box.bottom - height - 5, "text-anchor": "middle" }, compact(bucket.updates)));
   });
   baseline(box);
-  axisTitle(box, areShort ? "staleness, versions; the least of each bar" : "staleness, versions");
+  axisTitle(box, areShort ? "staleness, versions (lower end of each bar)" : "staleness, versions");
   host.replaceChildren(box.svg);
 }
 

@@ -1,4 +1,4 @@
-// Puts together: where the broker is, the connection, what is known, and what is seen of it.
+// Joins the parts of the page: configuration, connection, state, and what is drawn.
 
 import { accuracyRange, drawCurve, drawHistogram, sayNothing, ticks } from "./charts.js";
 import { Client } from "./mqtt.js";
@@ -6,7 +6,7 @@ import { STALE_VERSIONS, Watch, shown } from "./state.js";
 
 const DRAW_MILLISECONDS = 200;
 const TICK_MILLISECONDS = 1000;
-const READ_MILLISECONDS = 3000; // so long after connecting, what the broker keeps may still be on its way
+const READ_MILLISECONDS = 3000; // retained messages may still be arriving for this long after connecting
 const ROWS_MAX = 200;
 
 const find = (id) => document.getElementById(id);
@@ -32,32 +32,35 @@ function size(bytes) {
   return `${bytes} B`;
 }
 
+// A time before now, or, once a demo has ended, before its end.
 function ago(seconds) {
-  if (seconds < 1.5) return "just now";
-  if (seconds < 90) return `${Math.round(seconds)} s ago`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
-  if (seconds < 172800) return `${Math.round(seconds / 3600)} h ago`;
-  return `${Math.round(seconds / 86400)} days ago`;
+  const hasEnded = connection.name === "ended";
+  const before = hasEnded ? "before the end" : "ago";
+  if (seconds < 1.5) return hasEnded ? "at the end" : "just now";
+  if (seconds < 90) return `${Math.round(seconds)} s ${before}`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min ${before}`;
+  if (seconds < 172800) return `${Math.round(seconds / 3600)} h ${before}`;
+  return `${Math.round(seconds / 86400)} days ${before}`;
 }
 
-// The state in a word or two, and what is going on in a sentence.
+// The state: its name for the style sheet, a title, and a sentence.
 function situation(view, now) {
-  const seen = lastMessageAt === null ? "" : ` What you see is of ${moment(lastMessageAt)}.`;
-  if (connection.name === "ended") return ["ended", "The demo has ended", `What you see is its last state, of ${moment(1000 * config.ended_at)}. Its report is ${config.report}.`];
-  if (connection.name !== "connected" && !isServed) return ["ended", "The demo is gone", `Neither it nor its broker answers.${seen} If it came to its end, its report is ${config.report}.`];
-  if (connection.name === "refused") return ["refused", "Not let in", `${capital(connection.text)}.`];
-  if (connection.name === "connecting") return ["connecting", "Connecting", `Asking ${config?.websocket ?? "for the broker's address"}.${seen}`];
+  const seen = lastMessageAt === null ? "" : ` The page shows the state of ${moment(lastMessageAt)}.`;
+  if (connection.name === "ended") return ["ended", "The demo has ended", `The page shows its final state, of ${moment(1000 * config.ended_at)}. Its report is ${config.report}.`];
+  if (connection.name !== "connected" && !isServed) return ["ended", "The demo is gone", `Neither the demo nor its broker answers.${seen} If it finished, its report is ${config.report}.`];
+  if (connection.name === "refused") return ["refused", "Connection refused", `${capital(connection.text)}.`];
+  if (connection.name === "connecting") return ["connecting", "Connecting", config ? `Connecting to ${config.websocket}.${seen}` : "Reading the broker's address."];
   if (connection.name === "waiting") {
     const left = Math.max(0, Math.ceil((connection.until - now) / 1000));
     return ["waiting", "No connection", `${capital(connection.text)}. Next try ${left ? `in ${left} s` : "now"}.${seen}`];
   }
-  if (connection.refused?.length) return ["refused", "Not allowed to read", `The broker does not let this user read ${connection.refused[0]}.`];
+  if (connection.refused?.length) return ["refused", "Not allowed to read", `This user may not read ${connection.refused[0]}.`];
   const isReading = now < connection.at + READ_MILLISECONDS;
-  if (isReading && !view?.hasAggregator) return ["connecting", "Connected", "Reading what the broker keeps."];
-  if (view === null) return ["quiet", "Connected, nothing there yet", `Nobody has published below ${place()}. Start an aggregator with this root and task.`];
-  if (!view.hasAggregator) return ["quiet", "No aggregator", "A broker is there, but no aggregator has said anything about this task."];
-  if (!view.isAggregatorOnline) return ["quiet", "Aggregator offline", "Devices keep their updates until it is back; what you see is its last word."];
-  if (!view.hasSummary) return ["live", "Live", "This aggregator sends no summary, so the history begins with this page."];
+  if (isReading && !view?.hasAggregator) return ["connecting", "Connected", "Reading the retained messages."];
+  if (view === null) return ["quiet", "Connected, no data yet", `Nothing has been published below ${place()}. Start an aggregator with this root and task.`];
+  if (!view.hasAggregator) return ["quiet", "No aggregator", "The broker has no status message of an aggregator for this task."];
+  if (!view.isAggregatorOnline) return ["quiet", "Aggregator offline", "Devices keep their updates until it is back. The page shows its last status."];
+  if (!view.hasSummary) return ["live", "Live", "This aggregator sends no summary, so the history starts when the page was opened."];
   return ["live", "Live", `Newest message ${lastMessageAt === null ? "none yet" : ago((now - lastMessageAt) / 1000)}.`];
 }
 
@@ -74,7 +77,7 @@ function put(id, text) {
 
 function draw() {
   isWaitingToDraw = false;
-  const now = Date.now();
+  const now = connection.name === "ended" ? 1000 * config.ended_at : Date.now();
   chooseTask();
   const task = watch?.tasks.get(chosen);
   if (seenTask !== chosen) clear();
@@ -104,7 +107,9 @@ function drawSituation(view, now) {
   put("explanation", sentence);
   if (config) put("place", config.websocket);
   const { count, last } = watch?.unreadable ?? { count: 0, last: "" };
-  put("unreadable", count ? `${plural(count, "message")} could not be read and changed nothing. The last: ${last}` : "Every message so far could be read.");
+  const hasMessages = lastMessageAt !== null || connection.name === "ended";
+  const none = hasMessages ? "All messages so far could be decoded." : "No message has arrived yet.";
+  put("unreadable", count ? `${plural(count, "message")} could not be decoded and had no effect. The last: ${last}` : none);
   find("unreadable").classList.toggle("bad", count > 0);
 }
 
@@ -118,7 +123,7 @@ function chooseTask() {
   }
 }
 
-// What the page says of nothing, so that nothing of one task is left when another is chosen.
+// The texts without data, to clear the page when another task is chosen.
 const BLANKS = [...document.querySelectorAll(".figure [id], .plots .note, dd, #devices-note")].map((host) => [host.id, host.textContent]);
 
 function clear() {
@@ -129,7 +134,7 @@ function clear() {
 
 function drawNothing() {
   for (const id of ["by-version", "by-time", "staleness"]) {
-    if (!find(id).firstChild) sayNothing(find(id), "Nothing to draw yet.");
+    if (!find(id).firstChild) sayNothing(find(id), "No data yet.");
   }
 }
 
@@ -144,7 +149,7 @@ function drawFigures(view) {
   if (view.version >= 0) {
     put("version", grouped(view.version));
     const signed = view.manifest?.isSigned ? ", signed" : "";
-    put("version-note", view.agedSeconds === null ? "Its manifest has not come." : `published ${ago(view.agedSeconds)}${signed}`);
+    put("version-note", view.agedSeconds === null ? "Its manifest has not arrived." : `published ${ago(view.agedSeconds)}${signed}`);
   }
   if (view.hasAggregator) {
     put("merged", grouped(view.merged));
@@ -152,7 +157,7 @@ function drawFigures(view) {
   }
   if (view.devices.length || view.hasAggregator) {
     put("online", grouped(view.online));
-    put("online-note", `of ${grouped(view.known)} that were seen`);
+    put("online-note", `of ${grouped(view.known)} known`);
   }
 }
 
@@ -171,23 +176,23 @@ function drawPlots(view) {
   drawAccuracy(view.curve);
   const total = view.histogram.reduce((sum, bucket) => sum + bucket.updates, 0);
   if (!total) {
-    sayNothing(find("staleness"), "No update was merged yet.");
+    sayNothing(find("staleness"), "No update has been merged yet.");
     return;
   }
   const stale = view.histogram.reduce((sum, bucket) => sum + (bucket.least >= STALE_VERSIONS ? bucket.updates : 0), 0);
-  put("staleness-note", `Versions published since an update's base. ${percent(stale / total)} were ${STALE_VERSIONS} or more behind.`);
+  put("staleness-note", `Versions published since the update's base. ${percent(stale / total)} of the updates were ${STALE_VERSIONS} or more versions behind.`);
   drawHistogram(find("staleness"), view.histogram, { label: `Histogram of the staleness of ${plural(total, "update")}; ${percent(stale / total)} were ${STALE_VERSIONS} or more versions behind`, stale: STALE_VERSIONS });
 }
 
 function drawAccuracy(curve) {
   if (!curve.length) {
-    sayNothing(find("by-version"), "No version was evaluated yet. An evaluator is a device that only measures: asyncfedkd device evaluate");
-    sayNothing(find("by-time"), "No version was evaluated yet.");
+    sayNothing(find("by-version"), "No version has been evaluated yet. Start an evaluator: asyncfedkd device evaluate");
+    sayNothing(find("by-time"), "No version has been evaluated yet.");
     return;
   }
   const [first, newest] = [curve[0], curve.at(-1)];
   const told = (id, usual) => (text) => put(id, text ?? usual);
-  const range = accuracyRange(curve.flatMap((each) => [each.accuracy, ...each.each])); // of both: one look compares them
+  const range = accuracyRange(curve.flatMap((each) => [each.accuracy, ...each.each])); // the same axis for both plots, so that they can be compared
   const byVersion = { id: "by-version", usual: `${plural(curve.length, "version")} evaluated, ${first.version} to ${newest.version}.` };
   drawCurve(find(byVersion.id), curve.map((each) => ({ ...each, x: each.version })), {
     label: `Accuracy over versions ${first.version} to ${newest.version}, newest ${percent(newest.accuracy)}`,
@@ -199,11 +204,11 @@ function drawAccuracy(curve) {
     tell: told("by-version-note", byVersion.usual),
   });
   put("by-version-note", byVersion.usual);
-  // Version 0 is as old as the ledger; how long it waited for a first device is not how long anything was learned.
+  // Version 0 may be much older than the first device: training time starts with version 1.
   const timed = curve.filter((each) => each.version > 0 || curve.length === 1).sort((one, other) => one.at - other.at);
   const began = timed[0].at;
   const [unit, unitName] = timeUnit(timed.at(-1).at - began);
-  const usual = `Each at the moment its version was published; ${new Date(1000 * began).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })} is 0.`;
+  const usual = `At the time each version was published; ${new Date(1000 * began).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })} is 0.`;
   drawCurve(find("by-time"), timed.map((each) => ({ ...each, x: (each.at - began) / unit })), {
     label: `Accuracy over ${((timed.at(-1).at - began) / unit).toFixed(1)} ${unitName}, newest ${percent(newest.accuracy)}`,
     title: `time since version ${timed[0].version}, ${unitName}`,
@@ -226,9 +231,9 @@ function drawDevices(view) {
   const rows = view.devices.slice(0, ROWS_MAX);
   const stale = view.devices.filter(isStale).length;
   const left = view.known + view.evaluators - rows.length;
-  const parts = [stale ? `${plural(stale, "device")} handed in work that was ${STALE_VERSIONS} or more versions old.` : "Nobody's newest update was far behind."];
+  const parts = [stale ? `The newest update of ${plural(stale, "device")} was ${STALE_VERSIONS} or more versions behind.` : `No device's newest update was ${STALE_VERSIONS} or more versions behind.`];
   if (left > 0) parts.push(`${grouped(left)} more are not shown; these are the newest.`);
-  put("devices-note", rows.length ? parts.join(" ") : "No device was seen yet.");
+  put("devices-note", rows.length ? parts.join(" ") : "No device has been seen yet.");
   const body = find("devices");
   while (body.rows.length > rows.length) body.deleteRow(-1);
   while (body.rows.length < rows.length) for (let row = body.insertRow(), cell = 0; cell < 6; cell += 1) row.insertCell();
@@ -299,7 +304,7 @@ function askWho() {
   if (config.username && !find("username").value) find("username").value = config.username;
 }
 
-// What there was at the end of a demo, which is all there will be.
+// Shows the final state of a demo.
 function showEnd() {
   client?.stop();
   connection = { name: "ended" };
@@ -313,7 +318,7 @@ function showEnd() {
 
 const readConfig = async () => (await fetch("config.json", { cache: "no-store" })).json();
 
-// A demo ends by itself: whether it did is asked of the program that serves the page, which is gone soon after.
+// A demo ends by itself: asks the program that serves the page, which ends soon after.
 async function lookWhetherEnded() {
   const isQuiet = connection.name !== "connected" || find("situation").dataset.state === "quiet";
   if (!config?.report || connection.name === "ended" || !isQuiet) return;
@@ -346,17 +351,17 @@ async function begin() {
   new ResizeObserver(drawSoon).observe(document.body);
   setInterval(tick, TICK_MILLISECONDS);
   try {
-    const written = find("config"); // of a page that was saved with its last state
+    const written = find("config"); // in a page that was saved with its final state
     config = written === null ? await readConfig() : JSON.parse(written.textContent);
   } catch {
-    connection = { name: "refused", text: "the program that serves this page has ended; start it again and load the page anew" };
+    connection = { name: "refused", text: "the program that serves this page has ended; start it again and reload the page" };
     draw();
     return;
   }
   watch = new Watch(config.root, config.task);
   if (config.ended_at !== null) showEnd();
   else if (config.username !== null && config.password === null) {
-    connection = { name: "refused", text: `the broker wants the password of ${config.username}` };
+    connection = { name: "refused", text: `the broker requires the password of ${config.username}` };
     askWho();
     draw();
   } else connect(config.username, config.password);

@@ -1,5 +1,5 @@
-// What is known of one task, and how each message changes it. Pure: moments, in milliseconds, come in as arguments, and
-// everything that a broker could make grow has a bound.
+// The state of each task, and how messages change it. Pure: times (milliseconds) are arguments. Everything that messages
+// could make grow is bounded.
 
 import { isName, readEvaluation, readManifest, readPresence, readStatus } from "./messages.js";
 import { DecodeError } from "./frame.js";
@@ -13,7 +13,7 @@ const COMMITS_MAX = 1024;
 export const STALE_VERSIONS = 5;
 
 export class Watch {
-  // `only`: the one task to look at, whatever a broker sends besides; null: every task.
+  // `only`: the task to show; messages of others are ignored. null: every task.
   constructor(root, only = null) {
     this.root = root;
     this.only = only;
@@ -21,10 +21,10 @@ export class Watch {
     this.unreadable = { count: 0, last: "" };
   }
 
-  // One message. Whatever is in it, nothing is thrown.
+  // Handles one message; never throws.
   take({ topic, payload }, now) {
     const read = this.parsed(topic);
-    if (read === null || payload.length === 0) return; // not of the contract; or a retained message was deleted
+    if (read === null || payload.length === 0) return; // not one of our topics, or a retained message was deleted
     try {
       READERS[read.kind](this.task(read.task), payload, read.last, now);
     } catch (error) {
@@ -61,7 +61,7 @@ function emptyTask() {
 const READERS = {
   model(task, payload, _last, now) {
     const manifest = readManifest(payload);
-    if (task.manifest && task.manifest.at > manifest.at) return; // late, out of order
+    if (task.manifest && task.manifest.at > manifest.at) return; // arrived out of order
     task.manifest = manifest;
     task.manifestSeen = now;
     task.commits.set(manifest.version, manifest.at);
@@ -83,7 +83,7 @@ const READERS = {
     const status = readStatus(payload);
     if (!task.shards.has(shard) && task.shards.size >= SHARDS_MAX) throw new DecodeError(`more than ${SHARDS_MAX} shards`);
     const before = task.shards.get(shard);
-    // The will has no summary: what was known stays, and so do the counters.
+    // The will has neither summary nor counters: the known ones stay.
     const counters = status.counters.size ? status.counters : (before?.counters ?? status.counters);
     const summary = status.summary ?? before?.summary ?? null;
     const summarySeen = status.summary ? now : (before?.summarySeen ?? now);
@@ -100,7 +100,7 @@ function addPoint(task, point) {
   }
 }
 
-// What the page draws of a task. `now` is the page's clock, in milliseconds.
+// What the page shows of a task. `now`: the page's clock, milliseconds.
 export function shown(task, now) {
   const shards = [...task.shards.values()];
   const total = (of) => shards.reduce((sum, shard) => sum + (of(shard) ?? 0), 0);
@@ -131,14 +131,14 @@ export function shown(task, now) {
   };
 }
 
-// How long ago `at` was. By the aggregator's own clock where it has told it, so that two clocks need not agree.
+// Seconds since `at`, by the aggregator's clock if it is known, so that the two clocks need not agree.
 function age(at, task, summaries, now) {
   const newest = summaries.reduce((best, shard) => (best === null || shard.summarySeen > best.summarySeen ? shard : best), null);
   const theirs = newest === null ? now / 1000 : newest.summary.at + (now - newest.summarySeen) / 1000;
   return Math.max(0, theirs - at);
 }
 
-// The mean over evaluators of each version, oldest first, and each evaluator's own points.
+// Mean accuracy of each version over its evaluators, oldest first, with each evaluator's value.
 function curve(task) {
   const versions = new Map();
   for (const point of task.points.values()) {
@@ -159,7 +159,7 @@ function histogram(summaries) {
   return [...buckets].sort(([one], [other]) => one - other).map(([least, updates]) => ({ least, updates }));
 }
 
-// Who only evaluates has a row, too, but is none of the devices that learn.
+// Evaluators have a row as well, but do not count as devices.
 function devices(task, summaries, now) {
   const evaluators = new Set([...task.evaluators, ...[...task.points.values()].map((point) => point.evaluator)]);
   const rows = new Map();

@@ -99,7 +99,7 @@ class Federation:
     @property
     def _has_told_all(self) -> bool:
         """The broker has acknowledged whatever the aggregator published."""
-        outgoing = self._link._desk.outgoing
+        outgoing = self._link._state.outgoing
         with outgoing._changed:
             return not outgoing._waiting and not outgoing._in_flight
 

@@ -23,20 +23,22 @@ def test_after_the_end_of_a_demo_its_last_state_stays(
     busy(toy)
     toy.publish(build("presence", root=ROOT, task=TASK, device="judge"), encode(JUDGE), retain=True)
     config = websocket.config(report="out/demo/report.html")
-    sightings = Observations(root=ROOT, student=toy.line.layout)
+    observations = Observations(root=ROOT, student=toy.line.layout)
     link = MqttLink(
         MqttSettings.from_url(
             websocket.broker.url, client_id="looks-on", subscriptions=subscriptions(root=ROOT, task=TASK)
         )
     )
-    observer = Observer(link, sightings)
+    observer = Observer(link, observations)
     saved = tmp_path / "page.html"
     with PageServer(config, port=0) as server:
         early = browser.open(server.url)
         early.eventually(is_state("live"))
         early.eventually(shows("#online", "2"))
-        eventually(lambda: len(sightings.kept("presence", "aggregator", "model")) == 6)
-        of_demo.end(server, sightings.kept("presence", "aggregator", "model"), at=toy.clock.unix(), path=saved)
+        eventually(lambda: len(observations.retained_payloads("presence", "aggregator", "model")) == 6)
+        of_demo.end(
+            server, observations.retained_payloads("presence", "aggregator", "model"), at=toy.clock.unix(), path=saved
+        )
         toy.service.farewell()
         late = browser.open(server.url)
         observer.delete_retained()
@@ -51,6 +53,10 @@ def test_after_the_end_of_a_demo_its_last_state_stays(
             assert page.text("#version") == "7"
             assert page.text("#count-merged") == "15"
             assert page.text("#online") == "2"
+            assert page.text("#unreadable") == "All messages so far could be decoded."
+            assert any(words in page.text("#version-note") for words in ("at the end", "before the end")), (
+                "the clock of a page that has ended stands still"
+            )
             assert page.run(f"{PLOTS} === 3")
             assert rows(page)["watch-1"][:3] == ["online", "0", "7"]
         assert not late.complaints

@@ -54,7 +54,7 @@ def test_a_page_that_comes_late_shows_the_whole_history(
 
 def test_it_follows_what_happens(toy: Federation, websocket: WithWebsocket, open_page: OpenPage) -> None:
     page = open_page(websocket.config())
-    page.eventually(shows("#accuracy-note", "No version was evaluated yet"))
+    page.eventually(shows("#accuracy-note", "No version has been evaluated yet"))
     page.eventually(shows("#version", "0"))
     toy.teach([0.25])
     page.eventually(shows("#accuracy", "25.0 %"))
@@ -107,7 +107,7 @@ def test_damaged_messages_are_counted_and_change_nothing(
     }
     for topic, payload in topics.items():
         toy.publish(topic, payload)
-    page.eventually(shows("#unreadable", "5 messages could not be read"))
+    page.eventually(shows("#unreadable", "5 messages could not be decoded"))
     toy.publish(build("presence", root=ROOT, task=TASK, device="watch-1"), b"")
     toy.present("watch-1", online=True)
     page.eventually(shows("#online", "1"))
@@ -136,7 +136,8 @@ def test_it_says_when_the_aggregator_is_gone(toy: Federation, websocket: WithWeb
 def test_it_says_what_is_missing(websocket: WithWebsocket, open_page: OpenPage) -> None:
     page = open_page(websocket.config())
     page.eventually(is_state("quiet"))
-    assert page.text("#explanation").startswith(f"Nobody has published below {ROOT}/{TASK}.")
+    assert page.text("#explanation").startswith(f"Nothing has been published below {ROOT}/{TASK}.")
+    assert page.text("#unreadable") == "No message has arrived yet."
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         absent = PageConfig(websocket=f"ws://127.0.0.1:{nobody.getsockname()[1]}/mqtt", root=ROOT, task=None)
@@ -185,7 +186,7 @@ def test_a_password_is_typed_and_goes_to_the_broker_alone(make_mosquitto: MakeMo
     broker = WithWebsocket(make_mosquitto, users={"reader": "only-reads"})
     page = open_page(broker.config(username="reader"))
     page.eventually(is_state("refused"))
-    page.eventually(shows("#explanation", "wants the password of reader"))
+    page.eventually(shows("#explanation", "requires the password of reader"))
     for password, state in (("guessed", "refused"), ("only-reads", "quiet")):
         page.eventually("!document.querySelector('#login').hidden")
         page.run(f"document.querySelector('#password').value = '{password}'")
@@ -230,7 +231,7 @@ def test_an_evaluator_is_none_of_the_devices(toy: Federation, websocket: WithWeb
     toy.tell()
     page = open_page(websocket.config())
     page.eventually(shows("#online", "2"))
-    page.eventually(shows("#online-note", "of 2 that were seen"))
+    page.eventually(shows("#online-note", "of 2 known"))
     page.eventually("document.querySelectorAll('#devices tr').length === 4")
     assert rows(page)["judge"][-1] == rows(page)["newcomer"][-1] == "evaluates only"
 
