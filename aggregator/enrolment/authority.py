@@ -31,28 +31,28 @@ from wire_contract.topics import DEFAULT_ROOT
 
 BROKER_FOLDER = "broker"
 WARNING_DAYS = 30
-"""What ends sooner than this is spoken of."""
+"""Certificates and lists that expire within this many days are reported."""
 
 Now = Callable[[], datetime]
 
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What was made for one name."""
+    """The files issued for one name."""
 
     issued: Issued
     files: tuple[Path, ...]
 
 
 def begin(folder: Path, *, name: str, days: int, now: Now) -> None:
-    """Makes an authority.
+    """Creates an authority.
 
     Raises:
         EnrolmentError: there is one, or the folder cannot be written.
     """
     try:
         (folder / BROKER_FOLDER).mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o711)  # a broker that is not root passes through to its own folder
+        folder.chmod(0o711)  # lets a broker that is not root reach its own folder
     except OSError as error:
         raise EnrolmentError(f"authority {folder}: {error.strerror}") from None
     moment = _second(now())
@@ -71,7 +71,7 @@ def begin(folder: Path, *, name: str, days: int, now: Now) -> None:
 
 
 class Authority:
-    """One authority; a lock keeps others out of its folder while it is used."""
+    """An authority, with its folder locked while it is in use."""
 
     def __init__(self, folder: Path, *, now: Now) -> None:
         """Raises:
@@ -113,7 +113,7 @@ class Authority:
         listed: Collection[str] = (),
         renew: bool = False,
     ) -> Enrolled:
-        """A key and a certificate in `out`, with the authority's own certificate beside them.
+        """Writes a key and a certificate into `out`, with the authority's own certificate.
 
         Raises:
             EnrolmentError: the name is not for this role or has a certificate, a file is in the way, or a host is none.
@@ -148,7 +148,7 @@ class Authority:
     def enrol_password(
         self, name: str, role: Role, *, out: Path, listed: Collection[str] = (), renew: bool = False
     ) -> Enrolled:
-        """A password in a file in `out`, and its hash in the broker's password file.
+        """Writes a password into a file in `out`, and its hash into the broker's password file.
 
         Raises:
             EnrolmentError: the name is not for this role or has a password, or a file is in the way.
@@ -173,7 +173,7 @@ class Authority:
         return Enrolled(issued, (file, authority_file))
 
     def revoke(self, name: str) -> list[Issued]:
-        """Takes every certificate and the password of a name away; gives what was taken. Done again it mends what a
+        """Revokes all certificates and the password of a name, and returns them. Repeating it completes what a
         crash left half done.
 
         Raises:
@@ -187,12 +187,12 @@ class Authority:
         return taken
 
     def renew_list(self, *, days: int | None) -> datetime:
-        """Writes the revocation list anew, to hold so long (None: as long as the authority); gives its end."""
+        """Renews the revocation list for `days` (None: as long as the authority is valid); returns its expiry."""
         self.register = msgspec.structs.replace(self.register, list_days=days)
         return self._write_list(self.moment)
 
     def warnings(self) -> list[str]:
-        """What ends soon, each a line for a person."""
+        """Warnings about what expires soon, one line each."""
         now, soon = self.moment, timedelta(days=WARNING_DAYS)
         lines = []
         end = self._list_end()
@@ -215,7 +215,7 @@ class Authority:
             return None
 
     def _write_list(self, now: datetime) -> datetime:
-        """Who is revoked, and for NATS who is not; gives the end of the list."""
+        """Writes the revocation list, and for NATS the list of users; returns the list's expiry."""
         days = self.register.list_days
         until = self.signer.until if days is None else min(now + timedelta(days=days), self.signer.until)
         revoked = [
@@ -248,7 +248,7 @@ class Authority:
             raise EnrolmentError(f"device {name!r}: has a {kind} already; revoke it, or give --renew for one more")
 
     def _beside(self, out: Path) -> Path:
-        """The authority's certificate in `out`, which every client needs to know the broker."""
+        """Writes the authority's certificate into `out`; clients need it to verify the broker."""
         path = out / "ca.pem"
         own = certificates.certificate_pem(self.signer.certificate)
         if not path.exists():
@@ -275,7 +275,7 @@ class Authority:
 
 
 def _second(moment: datetime) -> datetime:
-    """X.509 knows no fractions."""
+    """X.509 times have whole seconds."""
     return moment.astimezone(UTC).replace(microsecond=0)
 
 

@@ -1,4 +1,4 @@
-"""Certificates and revocation lists (X.509, RFC 5280) on the curve P-256, which firmware and every broker know.
+"""Certificates and revocation lists (X.509, RFC 5280) on curve P-256, which firmware and all brokers support.
 
 A client's certificate is good for clients only and the broker's for servers only (extended key usage), so a device's
 key cannot pass for the broker, nor the broker's for a client.
@@ -19,7 +19,7 @@ from aggregator.enrolment.errors import EnrolmentError
 from aggregator.enrolment.roles import Role
 
 BACKDATED = timedelta(hours=1)
-"""Clocks of devices are late; a certificate that begins in their future would be refused."""
+"""Backdating: the clocks of devices may be behind, and they refuse a certificate that is not valid yet."""
 
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
@@ -38,20 +38,20 @@ _NO_USAGE = {
 
 @dataclass(frozen=True)
 class Signer:
-    """The authority: what it shows and what it signs with."""
+    """An authority's certificate and private key."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @property
     def until(self) -> datetime:
-        """When its certificate, and with it everything it signed, ends."""
+        """Expiry of its certificate, and so of everything it has signed."""
         return self.certificate.not_valid_after_utc
 
 
 @dataclass(frozen=True)
 class Revoked:
-    """One line of a revocation list."""
+    """One entry of a revocation list."""
 
     serial: int
     at: datetime
@@ -68,7 +68,7 @@ def new_serial() -> int:
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Not encrypted: who starts it unattended could not type a passphrase. Its file must be its owner's alone."""
+    """The key in PEM, unencrypted, because programs start unattended; its file must be readable by its owner only."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -79,7 +79,7 @@ def certificate_pem(certificate: x509.Certificate | x509.CertificateRevocationLi
 
 
 def read_signer(certificate: bytes, key: bytes) -> Signer:
-    """The authority out of its two PEM files.
+    """Reads an authority from its two PEM files.
 
     Raises:
         ValueError: they are not what they should be, or do not belong together.
@@ -96,7 +96,7 @@ def read_signer(certificate: bytes, key: bytes) -> Signer:
 def found_authority(
     key: ec.EllipticCurvePrivateKey, *, name: str, serial: int, now: datetime, until: datetime
 ) -> Signer:
-    """An authority that signs itself; nobody below it may sign certificates."""
+    """A self-signed authority; certificates that it issues cannot sign others."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = x509.KeyUsage(**{**_NO_USAGE, "key_cert_sign": True, "crl_sign": True})
     builder = (
@@ -125,7 +125,7 @@ def issue(
     until: datetime,
     hosts: Sequence[str] = (),
 ) -> x509.Certificate:
-    """A certificate for one name. `hosts` are where a broker is reached: names or addresses.
+    """A certificate for one name. `hosts` are the names and addresses of a broker.
 
     Raises:
         EnrolmentError: a host is neither.
@@ -155,7 +155,7 @@ def issue(
 def revocation_list(
     signer: Signer, revoked: Iterable[Revoked], *, number: int, now: datetime, until: datetime
 ) -> x509.CertificateRevocationList:
-    """Which certificates no longer hold. A broker that has this file refuses *everybody* after `until`."""
+    """A revocation list. A broker that uses it refuses *all* clients after `until`."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(signer.certificate.subject)
@@ -171,7 +171,7 @@ def revocation_list(
 
 
 def list_ends(pem: bytes) -> datetime | None:
-    """When a revocation list ends.
+    """The expiry of a revocation list.
 
     Raises:
         ValueError: it is none.

@@ -1,4 +1,4 @@
-"""What the enrolment commands do and say. They name files and never print what is in them."""
+"""The enrolment commands. They print names of files, never their content."""
 
 import sys
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def _now() -> datetime:
 
 
 def carry_out(settings: AuthoritySettings) -> None:
-    """One command.
+    """Runs one of the commands.
 
     Raises:
         EnrolmentError: it cannot be done; nothing half-made is in use.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files durably and atomically."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from wire_contract.files.atomic_write import write_atomically, write_new_file
 
 
 def make(path: Path, data: bytes, mode: int) -> None:
-    """A new file.
+    """Creates a file.
 
     Raises:
         EnrolmentError: there is one, or it cannot be written.
@@ -28,7 +28,7 @@ def make(path: Path, data: bytes, mode: int) -> None:
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
-    """In place of what is there, in one step: who reads it sees the old or the new.
+    """Replaces a file atomically: readers see either the old or the new content.
 
     Raises:
         EnrolmentError: it cannot be written.
@@ -40,7 +40,7 @@ def replace(path: Path, data: bytes, mode: int) -> None:
 
 
 def _belong_to_the_folder(path: Path) -> None:
-    """Root writes for a broker that runs as somebody else: its folder says as whom."""
+    """Run by root, gives a file to the owner of its folder: the user of the broker."""
     if sys.platform != "win32":
         folder = path.parent.stat()
         if (folder.st_uid, folder.st_gid) != (os.geteuid(), os.getegid()):

@@ -1,4 +1,4 @@
-"""What can go wrong in enrolment; each a line that says what to do."""
+"""Errors of enrolment; each is one line that says what to do."""
 
 from wire_contract.errors import ContractError
 

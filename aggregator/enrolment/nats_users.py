@@ -20,18 +20,18 @@ READERS: Mapping[Kind, tuple[Role, ...]] = {
     "evaluation": ("aggregator", "viewer"),
     "aggregator": ("viewer",),
 }
-"""Devices and evaluators read and write what carries a name only under their own."""
+"""Kinds of topics with a device name, which devices and evaluators may use with their own name only."""
 
 WRITERS: Mapping[Kind, tuple[Role, ...]] = {
     kind: ("device", "evaluator") if kind == "presence" else (row.writer,) for kind, row in TOPICS.items()
 }
 
 DELIVERIES = "$MQTT.sub.>"
-"""Where the server hands a client its QoS 1 messages; without it no subscription works. MQTT clients cannot name it."""
+"""Where the server delivers QoS 1 messages; without it no subscription works. MQTT clients cannot use it as a topic."""
 
 
 def users(names: Iterable[tuple[str, Role]], *, root: str) -> str:
-    """The text of a file that stands within `authorization { include … }`."""
+    """The content of a file that is included within `authorization { include … }`."""
     lines = [_user(name, role, root) for name, role in names if role != "broker"]
     return "users: [\n" + "".join(f"  {line}\n" for line in lines) + "]\n"
 
@@ -51,7 +51,7 @@ def _user(name: str, role: Role, root: str) -> str:
             publish.append(place)
         if role in READERS[kind]:
             subscribe.append(place)
-    # An empty list would allow everything.
+    # NATS would treat an empty list as permission for everything.
     publishing = {"allow": publish} if publish else {"deny": [">"]}
     permissions = json.dumps({"publish": publishing, "subscribe": {"allow": subscribe}})
     return f'{{ user: "CN={name}", allowed_connection_types: ["MQTT"], permissions: {permissions} }}'

@@ -15,14 +15,14 @@ _HASH_BYTES = 64
 
 
 def entry(name: str, password: str, *, salt: bytes, iterations: int = ITERATIONS) -> str:
-    """One line, without its end."""
+    """One line of the file, without line end."""
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, iterations, _HASH_BYTES)
     encoded = [base64.b64encode(part).decode() for part in (salt, digest)]
     return f"{name}:$7${iterations}${encoded[0]}${encoded[1]}"
 
 
 def with_entry(text: str, line: str) -> str:
-    """The file's text with this line, in place of the one of the same name."""
+    """The file's text with this line added, or replacing that of the same name."""
     name = line.partition(":")[0]
     return without_entry(text, name) + line + "\n"
 

@@ -1,4 +1,4 @@
-"""What an authority remembers: everything it ever issued. No secrets stand here."""
+"""An authority's register of everything it has issued; it contains no secrets."""
 
 from datetime import datetime, timedelta
 from typing import Literal
@@ -19,34 +19,34 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
     """Hexadecimal; empty for a password."""
     issued_at: datetime
     expires_at: datetime | None = None
-    """None: a password, which holds until it is revoked."""
+    """None: a password, which is valid until it is revoked."""
     revoked_at: datetime | None = None
 
     def holds(self, now: datetime) -> bool:
-        """Whether somebody can still connect with it."""
+        """Whether it can still be used to connect."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
 
     def state(self, now: datetime) -> str:
-        """For a person."""
+        """Its state, as shown to the operator."""
         if self.revoked_at is not None:
             return "revoked"
         return "valid" if self.holds(now) else "expired"
 
 
 class Register(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it, as it stands in `issued.json`."""
+    """The register, as stored in `issued.json`."""
 
     issued: tuple[Issued, ...] = ()
     list_number: int = 0
-    """Of the newest revocation list; each has a higher one."""
+    """Number of the newest revocation list; numbers increase."""
     list_days: int | None = None
-    """How long a revocation list holds; None: as long as the authority."""
+    """Validity of a revocation list; None: as long as the authority."""
 
     def add(self, one: Issued) -> "Register":
         return msgspec.structs.replace(self, issued=(*self.issued, one))
 
     def holding(self, name: str, now: datetime) -> list[Issued]:
-        """What this name can still connect with."""
+        """Credentials that this name can still connect with."""
         return [one for one in self.issued if one.name == name and one.holds(now)]
 
     def revoke(self, name: str, now: datetime, *, kind: str | None = None) -> "Register":
@@ -66,7 +66,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, issued=issued)
 
     def ending(self, now: datetime, within: timedelta) -> list[Issued]:
-        """Certificates that end soon and have no successor."""
+        """Certificates that expire soon and have not been renewed."""
         return [
             one
             for one in self.issued

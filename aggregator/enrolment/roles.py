@@ -1,4 +1,4 @@
-"""The roles at a broker, and which names are theirs.
+"""Roles at the broker, and the names that belong to them.
 
 The broker knows a client by its name alone (the common name of its certificate, or its user name), and its access list
 gives the names `aggregator…`, `viewer…` and `evaluator…` their rights. So no device may ever have such a name: this
@@ -25,16 +25,16 @@ _NAMED_AFTER_ROLE = tuple(role for role in ROLES if role != "device")
 _RESERVED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(-.*)?|evaluator\..*", re.IGNORECASE)
 _NUMBERED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(?:-([1-9][0-9]{{0,3}}))?(\..+)?")
 _EVALUATOR = re.compile(r"evaluator(-[1-9][0-9]{0,3})?(\..+)?")
-"""What follows a dot is the cohort on which it measures (see docs/telemetry.md)."""
+"""The part after a dot is the cohort that an evaluator measures (see docs/telemetry.md)."""
 
 
 def is_evaluator(name: str) -> bool:
-    """Whether a client of this name has the role of an evaluator; enrolment gives such a name to nobody else."""
+    """Whether this name belongs to an evaluator; enrolment gives such names to evaluators only."""
     return _EVALUATOR.fullmatch(name) is not None
 
 
 def users_of(access_list: Path) -> frozenset[str]:
-    """The names that have a block of their own in a mosquitto access list.
+    """Names with a block of their own in a mosquitto access list.
 
     Raises:
         EnrolmentError: the file cannot be read.
@@ -48,7 +48,7 @@ def users_of(access_list: Path) -> frozenset[str]:
 
 
 def check_role_name(name: str, role: Role, *, listed: Collection[str] = ()) -> str:
-    """`name`, if a client of this role may have it.
+    """Returns `name` if a client with this role may have it.
 
     Args:
         name: of the client.

@@ -1,4 +1,4 @@
-"""The flags of the enrolment commands."""
+"""Settings of the enrolment commands."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,20 +15,22 @@ DAYS = 365
 
 
 class AuthoritySettings(CommandSettings):
-    """What all of them need."""
+    """Settings that all of them have."""
 
-    authority: Path = Field(Path("authority"), description="folder of the certificate authority; keep it to yourself")
+    authority: Path = Field(Path("authority"), description="folder of the certificate authority; keep it private")
 
 
 class NewAuthoritySettings(AuthoritySettings):
-    """Makes a certificate authority of your own; do this once."""
+    """Creates a certificate authority; run it once."""
 
-    name: str = Field("asyncfedkd authority", min_length=1, max_length=64, description="what certificates call it")
-    days: int = Field(3_650, ge=1, le=36_500, description="how long it lasts, days; all it signs ends with it")
+    name: str = Field("asyncfedkd authority", min_length=1, max_length=64, description="its name in certificates")
+    days: int = Field(
+        3_650, ge=1, le=36_500, description="validity, days; no certificate that it signs is valid longer"
+    )
 
 
 class EnrolSettings(AuthoritySettings):
-    """Makes a key and certificate, or a password, for one client of the broker or for the broker."""
+    """Issues a key and certificate, or a password, to one client of the broker or to the broker."""
 
     only_flags = ("password",)
 
@@ -37,18 +39,20 @@ class EnrolSettings(AuthoritySettings):
     out: Path = Field(
         Path("enrolled"), description="folder for key and certificate; the broker's go to AUTHORITY/broker unless given"
     )
-    days: int = Field(DAYS, ge=1, le=36_500, description="how long the certificate lasts, days")
-    host: Names = Field((), description="where a broker is reached, name or address; repeat for more")
+    days: int = Field(DAYS, ge=1, le=36_500, description="validity of the certificate, days")
+    host: Names = Field((), description="host name or address of a broker; repeat for more")
     password_entry: bool = Field(
         False,
         alias="password",
-        description="a password instead of a certificate, for clients that cannot show one (browsers)",
+        description="a password instead of a certificate, for clients that cannot use one (browsers)",
     )
     access_list: Path | None = Field(
         None,
         description="the broker's mosquitto.acl; needed for viewer-4, aggregator-4 … and above, which it must list",
     )
-    renew: bool = Field(False, description="even though the name has one; the old certificate holds until its end")
+    renew: bool = Field(
+        False, description="issue another one to a name that has one; the old certificate stays valid until it expires"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -59,7 +63,7 @@ class EnrolSettings(AuthoritySettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """FEDKD_PASSWORD is a secret that other programs read, and no flag of this command."""
+        """Ignores FEDKD_PASSWORD: other programs read a secret from it; here the flag is a switch."""
         _ = env_settings, dotenv_settings, file_secret_settings
         return init_settings, _WithoutPassword(settings_cls)
 
@@ -70,21 +74,19 @@ class _WithoutPassword(EnvSettingsSource):
 
 
 class RevokeSettings(AuthoritySettings):
-    """Takes a name's certificates and password away."""
+    """Revokes all certificates and the password of a name."""
 
     device: str = Field(description="name, as it was enrolled")
 
 
 class RenewListSettings(AuthoritySettings):
-    """Writes the revocation list anew; a broker refuses everybody when its list has ended."""
+    """Renews the revocation list; with an expired list, a broker refuses all clients."""
 
-    days: int | None = Field(
-        None, ge=1, le=36_500, description="how long it holds, days; else as long as the authority"
-    )
+    days: int | None = Field(None, ge=1, le=36_500, description="validity, days; default: as long as the authority")
 
 
 class EnrolledSettings(AuthoritySettings):
-    """Lists what was issued, and what ends soon."""
+    """Lists what was issued, and what expires soon."""
 
     json_output: bool = Field(False, alias="json", description="print JSON for programs")
 

@@ -1,7 +1,7 @@
-"""Copies of a ledger that hold together: checked, made while the aggregator works, and put back in its place.
+"""Backup and restore: consistent, checked copies of a ledger, made while the aggregator runs.
 
-A ledger that is in use is two files, and copying them one after the other gives a state that never was. SQLite's
-`VACUUM INTO` writes one file, as of one moment, without free pages, and holds up no writer.
+A ledger in use consists of two files, and copying one after the other gives an inconsistent state. SQLite's
+`VACUUM INTO` writes a snapshot into one file, without free pages, and blocks no writer.
 """
 
 import sqlite3
@@ -24,27 +24,27 @@ _ASIDE_MAX = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerContents:
-    """What a whole ledger holds."""
+    """What a checked ledger contains."""
 
     task: str
     shard: int
     version: int
     waiting: int
-    """Merged updates that go into the next version."""
+    """Merged updates that wait for the next version."""
     size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What came into place, and what went."""
+    """Result of a restore."""
 
     held: LedgerContents
     aside: Path | None
-    """Where the ledger that was there is now; None: there was none."""
+    """New path of the ledger that was replaced; None if there was none."""
 
 
 def check_ledger(path: Path) -> LedgerContents:
-    """Reads all of a ledger, of any format that this program can migrate; an aggregator may be using it.
+    """Checks a whole ledger of any format in `READABLE`; an aggregator may be using it.
 
     Raises:
         LedgerError: there is none, it is damaged, it has no model yet, or its format is newer.
@@ -56,7 +56,7 @@ def check_ledger(path: Path) -> LedgerContents:
         meta = dict(db.execute("SELECT key, value FROM meta"))
         newest = db.execute("SELECT version, weights FROM version ORDER BY version DESC LIMIT 1").fetchone()
         if newest is None or "layout" not in meta:
-            raise LedgerError(f"ledger {path} has no model yet: it holds nothing that could be lost")
+            raise LedgerError(f"ledger {path} has no model yet: there is nothing to back up")
         version, weights = newest
         waiting, lost = db.execute(
             "SELECT count(*), coalesce(sum(payload IS NULL), 0) FROM journal WHERE into_version > ?", (version,)
@@ -66,9 +66,9 @@ def check_ledger(path: Path) -> LedgerContents:
     except (msgspec.MsgspecError, ContractError) as error:
         raise damaged(path, f"its layout: {error}") from None
     if weights is None or len(weights) != 4 * layout.size:
-        raise damaged(path, f"version {version} has not the weights of its layout")
+        raise damaged(path, f"the weights of version {version} do not match its layout")
     if lost:
-        raise damaged(path, f"{lost} updates that wait for the next version are without their bytes")
+        raise damaged(path, f"{lost} updates that wait for the next version have no payload")
     return LedgerContents(
         task=meta["task"],
         shard=int(meta["shard"]),
@@ -79,32 +79,33 @@ def check_ledger(path: Path) -> LedgerContents:
 
 
 def back_up(path: Path, out: Path) -> LedgerContents:
-    """Writes a checked copy of the ledger `path`, for its owner only, to the new file `out`; returns what it holds.
+    """Writes a checked copy of the ledger `path` to the new file `out`, readable by its owner only.
 
     Raises:
-        LedgerError: the ledger cannot be read or is damaged, or the copy cannot be written; nothing is left behind.
+        LedgerError: the ledger cannot be read or is damaged, or the copy cannot be written; `out` is then not created.
     """
     if out.exists():
-        raise LedgerError(f"backup {out} is there already, and backups are never overwritten; give another --out")
+        raise LedgerError(f"backup {out} already exists, and backups are never overwritten; give another --out")
     with _copy(path, beside=out) as (copy, held):
         try:
             move_to_new_name(copy, out)
         except FileExistsError:
-            raise LedgerError(f"backup {out} came into being meanwhile; give another --out") from None
+            raise LedgerError(f"backup {out} was created by another program meanwhile; give another --out") from None
     return held
 
 
 def restore_backup(backup: Path, path: Path, *, replace: bool, task: str | None = None) -> Restored:
-    """Puts a checked copy of `backup` into the place of the ledger `path`, while no aggregator uses it.
+    """Installs a checked copy of `backup` as the ledger `path`, while no aggregator uses it.
 
     Args:
-        backup: as `back_up` writes it, or a ledger that was copied while nothing used it.
-        path: of the ledger; it gets the owner of the one that was there, or of its folder, where that is possible.
-        replace: whether a ledger that is there may be set aside; it is kept beside the new one.
-        task: that the backup has to be of; None: any.
+        backup: written by `back_up`, or a ledger that was copied while no program used it.
+        path: of the ledger. If possible, it gets the owner of the previous ledger, or of its folder.
+        replace: allows replacing an existing ledger, which is kept beside the new one.
+        task: expected task; None: any.
 
     Raises:
-        LedgerError: the backup is unusable or another task's, the ledger is in use, or there and not to be replaced.
+        LedgerError: the backup is unusable or of another task, or the ledger is in use, or exists and `replace` is not
+            set.
     """
     path = path.resolve()  # a symbolic link stays one
     if not backup.exists():
@@ -132,19 +133,19 @@ def _check_replaceable(path: Path, held: LedgerContents, *, replace: bool) -> No
         with reading(path, formats=READABLE) as db:
             there = dict(db.execute("SELECT key, value FROM meta"))
     except LedgerError:
-        there = {}  # damaged, which may be why a backup is wanted
+        there = {}  # a damaged ledger may be the reason for the restore
     if there and (there.get("task"), there.get("shard")) != (held.task, str(held.shard)):
         raise LedgerError(
             f"ledger {path} is of task {there.get('task')!r}, shard {there.get('shard')}, and the backup of task "
             f"{held.task!r}, shard {held.shard}; give another --ledger"
         )
     if not replace:
-        raise LedgerError(f"ledger {path} is there already; with --replace it is kept beside the backup's copy")
+        raise LedgerError(f"ledger {path} already exists; with --replace it is renamed and kept")
 
 
 @contextmanager
 def _copy(path: Path, *, beside: Path) -> Iterator[tuple[Path, LedgerContents]]:
-    """A checked and flushed copy under a passing name in the folder of `beside`; gone afterwards unless moved."""
+    """A checked and flushed copy under a temporary name in the folder of `beside`; deleted afterwards unless moved."""
     with ExitStack() as until_moved:
         try:
             copy = until_moved.enter_context(temporary_file(beside))
@@ -161,7 +162,7 @@ def _copy(path: Path, *, beside: Path) -> Iterator[tuple[Path, LedgerContents]]:
 
 
 def _set_aside(path: Path) -> Path | None:
-    """Moves the ledger and its write-ahead log, which would be taken for the new one's, to a name that is free."""
+    """Renames the ledger and its write-ahead log, which SQLite would otherwise apply to the new ledger."""
     parts = [(path.with_name(path.name + end), end) for end in ("", "-wal", "-shm")]
     if not any(file.exists() for file, _ in parts):
         return None
@@ -170,7 +171,7 @@ def _set_aside(path: Path) -> Path | None:
         if not any(path.with_name(aside.name + end).exists() for _, end in parts):
             break
     else:
-        raise LedgerError(f"ledger {path}: {_ASIDE_MAX} replaced ledgers lie beside it; remove some")
+        raise LedgerError(f"ledger {path}: {_ASIDE_MAX} replaced ledgers are beside it; remove some")
     for file, end in parts:
         if file.exists():
             file.rename(path.with_name(aside.name + end))

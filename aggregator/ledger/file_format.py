@@ -1,8 +1,8 @@
-"""The ledger's file: its errors, its lock, how it is made, recognised and brought to this program's format.
+"""The ledger's file: errors, lock, creation, identification, migration.
 
-`ledger.sql` has the tables of a new ledger. A ledger of an older format is migrated on opening by the scripts of
-`MIGRATIONS`, in order and in one transaction: a program that dies on the way, or a full disk, leaves the old format as
-it was. A ledger of a newer format is refused by name, because this program cannot know what its tables mean.
+`ledger.sql` has the tables of a new ledger. A ledger of an older format is migrated when it is opened, by the scripts
+in `MIGRATIONS`, in order and in one transaction: if the program dies meanwhile, or the disk is full, the ledger keeps
+its old format. A ledger of a newer format is refused by name, because this release cannot know what its tables mean.
 """
 
 import os
@@ -18,41 +18,41 @@ from wire_contract.files.file_lock import FileLock, FileLocked
 FORMAT = 3
 
 MIGRATIONS: Mapping[int, str] = {2: "ledger_2_to_3.sql"}
-"""The script that brings a ledger from this format to the next one."""
+"""Migration scripts, by the format that they start from."""
 
 OLDEST_FORMAT = min(MIGRATIONS)
 
 PAGE_BYTES = 8_192
-"""Of a new ledger. An update of the default 2 KiB and what is noted of it fill just over half of SQLite's usual 4,096,
-so that each would take a page of its own."""
+"""Page size of a new ledger. A row with an update of the default 2 KiB fills just over half of SQLite's default page of
+4,096 bytes, so each row would occupy a page of its own."""
 
 PRIVATE = 0o600
-"""Mode of everything that is made here: a ledger holds who took part, and with which updates."""
+"""File mode: a ledger shows which devices took part, and contains their updates."""
 
 
 class LedgerError(ContractError):
-    """The ledger cannot be used; the text says what to do."""
+    """The ledger cannot be used; the message says what to do."""
 
 
 class LedgerBusy(LedgerError):
-    """Not now: the disk is full or has an input/output error, or another program holds a lock; nothing was changed."""
+    """Temporary: the disk is full or has an I/O error, or another program holds a lock. Nothing was changed."""
 
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Turns what SQLite says into one line.
+    """Translates SQLite's errors into one line.
 
     Raises:
-        LedgerBusy: for now.
-        LedgerError: for good.
+        LedgerBusy: temporary errors.
+        LedgerError: permanent errors.
     """
     try:
         yield
     except sqlite3.IntegrityError:
-        raise  # a broken invariant of ours, not of the file
+        raise  # a bug of ours, not damage
     except sqlite3.OperationalError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_ERROR:  # of a statement: a table is not as it was
+        if code == sqlite3.SQLITE_ERROR:  # an invalid statement: a table has changed
             raise damaged(path, str(error)) from error
         is_locked = code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
         advice = "end the other program that is using it" if is_locked else "free disk space or check the disk"
@@ -62,20 +62,20 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, how: str) -> LedgerError:
-    """The same line for damage wherever it is met."""
+    """The error for damage, wherever it is found."""
     return LedgerError(
         f"ledger {path} is damaged ({how}); restore a backup (`aggregator restore`), or move it away to begin anew"
     )
 
 
 def lock(path: Path) -> FileLock:
-    """The lock beside the ledger, held until it is released.
+    """Takes the lock beside the ledger, until it is released.
 
     Args:
         path: of the ledger itself, not of a symbolic link to it: the lock would lie beside the link.
 
     Raises:
-        LedgerError: another program holds it, it cannot be made, or no ledger can be at `path`.
+        LedgerError: another program holds it, it cannot be created, or no ledger can be at `path`.
     """
     if path.is_dir():
         raise LedgerError(f"ledger {path} is a folder; give the name of a file")
@@ -97,48 +97,48 @@ def lock(path: Path) -> FileLock:
 
 
 def _is_writable(path: Path) -> bool:
-    """Asked here, because SQLite would say the same as of a full disk, which is waited for."""
+    """Checked here because SQLite reports it like a full disk, which is temporary."""
     return os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def give_to(path: Path, *, owner_of: Path) -> None:
-    """What root makes for a program of another user belongs to that user; others can only make files of their own."""
+    """Run by root, gives a new file to the user of the program; other users can only create files of their own."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         owner = owner_of.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def was_left_open(path: Path) -> bool:
-    """Whether the program that had the ledger ended without closing it; asked before it is opened."""
+    """Whether the previous program ended without closing the ledger; call before opening it."""
     log_path = path.with_name(path.name + "-wal")
     return log_path.exists() and log_path.stat().st_size > 0
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens the database file, and makes it, for its owner only, where there is none."""
-    # SQLite gives its -wal and -shm files the mode of the database. Where nothing can be made, it says below why.
+    """Opens the database file, or creates it for its owner only."""
+    # SQLite gives its -wal and -shm files the mode of the database. If the file cannot be created, connect says why.
     with suppress(OSError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
     return sqlite3.connect(path, isolation_level=None)
 
 
 def prepare(db: sqlite3.Connection, path: Path, *, task: str, shard: int, left_open: bool) -> None:
-    """Makes the tables of a new ledger, migrates one of an older format, and checks what it is and whose.
+    """Creates the tables of a new ledger, or checks format, task and shard of an existing one and migrates it.
 
-    It reads few pages, so that a large ledger opens at once. Damage elsewhere shows when that place is read, as one
-    line. Only after the machine has stopped with the ledger open, when a disk that does not keep what it was told to
-    may have lost something, is the whole structure checked.
+    It reads few pages, so that a large ledger opens at once; damage elsewhere is reported when that page is read. The
+    whole structure is checked only if the machine stopped while the ledger was open, because a disk that does not
+    honour flushes may then have lost data.
 
     Args:
         db: the open file.
         path: of the file, for messages.
-        task: that the ledger has to be of.
-        shard: that the ledger has to be of.
-        left_open: whether the program that had it before did not close it.
+        task: expected task.
+        shard: expected shard.
+        left_open: whether the previous program did not close the ledger.
 
     Raises:
-        LedgerError: it is no ledger, is another task's or shard's, is of a newer format, or is damaged.
-        sqlite3.Error: as `plain_errors` translates it.
+        LedgerError: not a ledger, of another task or shard, of a newer format, or damaged.
+        sqlite3.Error: see `plain_errors`.
     """
     db.execute("PRAGMA synchronous = FULL")
     if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -165,10 +165,10 @@ def prepare(db: sqlite3.Connection, path: Path, *, task: str, shard: int, left_o
 
 
 def check_structure(db: sqlite3.Connection, path: Path) -> None:
-    """Reads every page.
+    """Checks the structure of the whole file.
 
     Raises:
-        LedgerError: one of them is damaged.
+        LedgerError: it is damaged.
     """
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
@@ -176,7 +176,7 @@ def check_structure(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _boot() -> str | None:
-    """Which start of this machine it is; None where the system does not say."""
+    """Identifies the current boot of this machine; None if the system has no such identifier."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -184,17 +184,17 @@ def _boot() -> str | None:
 
 
 def _schema_of_a_new_one() -> set[tuple[str, str]]:
-    """Kind and name of all tables and indices."""
+    """Kind and name of all tables and indices of a new ledger."""
     with closing(sqlite3.connect(":memory:")) as db:
         _execute_script(db, "ledger.sql")
         return set(db.execute("SELECT type, name FROM sqlite_master"))
 
 
 def check_format(db: sqlite3.Connection, path: Path) -> int:
-    """The format of a ledger that this program can use, at once or after a migration.
+    """Returns the format of a ledger that this release can use or migrate.
 
     Raises:
-        LedgerError: it is no ledger, or its format is newer, or older than any that was ever in use.
+        LedgerError: not a ledger, or its format is newer, or older than any released one.
     """
     if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]:
         raise LedgerError(f"{path} is a database, but not a ledger; give another --ledger")
@@ -217,7 +217,7 @@ def _migrate(db: sqlite3.Connection, path: Path, found: int) -> None:
         for number in range(found, FORMAT):
             _execute_script(db, MIGRATIONS[number])
         db.execute("UPDATE meta SET value = ? WHERE key = 'format'", (str(FORMAT),))
-    path.chmod(PRIVATE)  # earlier formats were made with whatever mode the shell's umask gave
+    path.chmod(PRIVATE)  # earlier releases created files with the mode of the umask
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def _one_transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _execute_script(db: sqlite3.Connection, name: str) -> None:
-    """Not `executescript`, which would commit the transaction around it."""
+    """Unlike `executescript`, does not commit the surrounding transaction."""
     statement = ""
     for line in files("aggregator.ledger").joinpath(name).read_text(encoding="utf-8").splitlines(keepends=True):
         statement += line

@@ -1,13 +1,13 @@
--- The ledger's format 3. One file a task and shard. `ledger_2_to_3.sql` makes the same tables of a ledger of format 2.
+-- Format 3 of the ledger, one file per task and shard. `ledger_2_to_3.sql` migrates a ledger of format 2 to it.
 
--- format, task, shard, layout, and devices_min: how many devices a version needs, as the aggregator was last started.
+-- format, task, shard, layout, devices_min (--devices-min at the last start), journal_horizon, boot.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) WITHOUT ROWID;
 
--- The model line. `weights` are the float32 master weights, `model` and `delta` the messages that were published; only
--- the newest versions keep them, as far as a broker that lost its state needs them again.
+-- The model line. `weights` are the float32 master weights, `model` and `delta` the published messages. Only the newest
+-- versions keep them, as far as a restart, or a broker that has lost its state, needs them again.
 CREATE TABLE version (
     version      INTEGER PRIMARY KEY,
     parent       INTEGER,
@@ -19,13 +19,13 @@ CREATE TABLE version (
     weights      BLOB,
     committed_at REAL NOT NULL            -- Unix seconds
 );
--- Each has a handful of rows however long the line is, so that what is no longer kept is found without a search.
+-- These indices have a handful of rows, whatever the number of versions, so expired blobs are found without a scan.
 CREATE INDEX version_with_model ON version (version) WHERE model IS NOT NULL;
 CREATE INDEX version_with_delta ON version (version) WHERE delta IS NOT NULL;
 CREATE INDEX version_with_weights ON version (version) WHERE weights IS NOT NULL;
 CREATE INDEX version_in_chunks ON version (version) WHERE chunks > 0;
 
--- The journal: every accepted update as it came, in the order of merging.
+-- The journal: every accepted update as received, in the order of merging.
 CREATE TABLE journal (
     id           INTEGER PRIMARY KEY,
     into_version INTEGER NOT NULL,        -- the version whose buffer took it
@@ -47,7 +47,7 @@ CREATE TABLE journal (
 );
 CREATE INDEX journal_by_version ON journal (into_version);
 
--- One row a device incarnation: the newest update that was answered.
+-- One row per device incarnation: the newest update that was answered.
 CREATE TABLE device (
     device       TEXT NOT NULL,
     incarnation  BLOB NOT NULL,
@@ -57,8 +57,8 @@ CREATE TABLE device (
     PRIMARY KEY (device, incarnation)
 ) WITHOUT ROWID;
 
--- One row for each device with a merged update: its part in the line, kept when the journal forgets its rows. Versions
--- are those whose buffer took an update of it, so the newest one may still be in the making.
+-- One row for each device with a merged update, kept when its journal rows are pruned. Versions are those whose buffer
+-- has taken an update of the device, so the newest one may not be committed yet.
 CREATE TABLE account (
     device           TEXT PRIMARY KEY,
     first_version    INTEGER NOT NULL,
@@ -77,7 +77,7 @@ CREATE TABLE account (
 ) WITHOUT ROWID;
 CREATE INDEX account_by_merge ON account (last_journal_id);
 
--- Totals since the ledger began, by outcome (merged, merged_bytes, duplicate, refused) and reason of a refusal.
+-- Totals since the ledger was created, by outcome (merged, merged_bytes, duplicate, refused) and reason of a refusal.
 CREATE TABLE counter (
     outcome TEXT NOT NULL,
     reason  TEXT NOT NULL,
@@ -85,13 +85,13 @@ CREATE TABLE counter (
     PRIMARY KEY (outcome, reason)
 ) WITHOUT ROWID;
 
--- Merged updates by staleness in versions, since the ledger began.
+-- Number of merged updates by staleness in versions, since the ledger was created.
 CREATE TABLE merged_staleness (
     staleness INTEGER PRIMARY KEY,
     updates   INTEGER NOT NULL
 );
 
--- What evaluators measured, newest word of each.
+-- The newest evaluation of each version by each evaluator.
 CREATE TABLE evaluation (
     version INTEGER NOT NULL,
     device  TEXT NOT NULL,
@@ -100,8 +100,8 @@ CREATE TABLE evaluation (
     PRIMARY KEY (version, device)
 ) WITHOUT ROWID;
 
--- What a merging rule remembers, so that a new rule adds rows and not a format: values under keys of its own, and values
--- of one device, each with the version that wrote it. A value stays until the rule replaces or deletes it.
+-- State of the merging rule: values by key, and values by device and key, each with the version that wrote it. A value
+-- stays until the rule replaces or deletes it (rule_state.py). A new rule adds rows, and needs no new format.
 CREATE TABLE rule_state (
     version INTEGER NOT NULL,
     key     TEXT NOT NULL,

@@ -1,4 +1,4 @@
-"""Reads a ledger without disturbing the aggregator that writes it: totals, versions, and who contributed what."""
+"""Reads a ledger without disturbing the aggregator that writes it: totals, versions, journal, history."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
 from wire_contract.messages import MeasuredVersion, SeenDevice
 
 READABLE = range(OLDEST_FORMAT, FORMAT + 1)
-"""Formats that this program has, or can bring to its own."""
+"""Formats that this release reads or can migrate."""
 
 _RATE_UPDATES_MAX = 100_000
-"""So many of the newest updates are looked at for the rate; more in a minute are beyond one aggregator."""
+"""Newest updates that are read to compute the rate; one aggregator does not merge more per minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """Since the ledger began."""
+    """Totals since the ledger was created."""
 
     task: str
     begun: bool
-    """Whether the line has a first version; a ledger whose first start failed has none."""
+    """Whether there is a version; a ledger whose first start failed has none."""
     version: int
     devices: int
     merged: int
@@ -39,19 +39,19 @@ class Totals:
     updated_at: float
     """Unix seconds of the newest version or merge; 0 before the first."""
     waiting: int
-    """Merged updates that no version holds yet."""
+    """Merged updates that wait for the next version."""
     waiting_devices: int
-    """Whose updates these are."""
+    """Number of devices with such updates."""
     devices_min: int | None
-    """Devices that a version needs, as the aggregator was last started; None: by a program that did not note it."""
+    """--devices-min at the last start; None if that release did not store it."""
     evaluation: Mapping[str, float]
-    """Metrics of the newest evaluated version, mean over evaluators; empty when there is none."""
+    """Metrics of the newest evaluated version, averaged over evaluators; empty if there is none."""
     evaluated_version: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One merged update."""
+    """One merged update in the journal."""
 
     device: str
     sequence: int
@@ -66,17 +66,17 @@ class JournalEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionMoment:
-    """When a version was committed."""
+    """Commit time of a version."""
 
     version: int
     committed_at: float
 
 
 def read_task(path: Path) -> str:
-    """The task of a ledger of any format that this program can migrate.
+    """The task of a ledger of any format in `READABLE`.
 
     Raises:
-        LedgerError: there is no ledger, it is damaged, or of a newer format.
+        LedgerError: there is no ledger, it is damaged, or has a newer format.
     """
     with reading(path, formats=READABLE) as db:
         task: str = db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0]
@@ -84,7 +84,7 @@ def read_task(path: Path) -> str:
 
 
 def read_totals(path: Path) -> Totals:
-    """What `status` shows.
+    """The totals that `status` shows.
 
     Raises:
         LedgerError: there is no ledger, or it is damaged.
@@ -112,7 +112,7 @@ def read_totals(path: Path) -> Totals:
             refused=counts.get("refused", 0),
             refused_by_reason=reasons,
             bytes_in=counts.get("merged_bytes", 0),
-            updated_at=merged_at if waiting else committed_at,  # by their order: a clock may have been ahead in between
+            updated_at=merged_at if waiting else committed_at,  # by order: clocks may have jumped
             waiting=waiting,
             waiting_devices=waiting_devices,
             devices_min=None if noted is None else int(noted[0]),
@@ -122,7 +122,7 @@ def read_totals(path: Path) -> Totals:
 
 
 def read_journal(path: Path) -> list[JournalEntry]:
-    """Every merged update that the journal still has, in the order of merging.
+    """All merged updates that the journal still has, in the order of merging.
 
     Raises:
         LedgerError: there is no ledger, or it is damaged.
@@ -137,7 +137,7 @@ def read_journal(path: Path) -> list[JournalEntry]:
 
 
 def read_shares(path: Path) -> list[tuple[str, float, float]]:
-    """Each device that was ever answered, with the sum of its merged weight and the Unix seconds of its newest merge.
+    """Every device that was ever answered: name, sum of merged weights, Unix seconds of its newest merge.
 
     Raises:
         LedgerError: there is no ledger, or it is damaged.
@@ -150,7 +150,7 @@ def read_shares(path: Path) -> list[tuple[str, float, float]]:
 
 
 def read_versions(path: Path) -> list[VersionMoment]:
-    """Every version, oldest first.
+    """All versions that the ledger still has, oldest first.
 
     Raises:
         LedgerError: there is no ledger, or it is damaged.
@@ -161,7 +161,7 @@ def read_versions(path: Path) -> list[VersionMoment]:
 
 
 def read_history(path: Path, *, now: float) -> StatusHistory:
-    """What an aggregator that starts at `now`, Unix seconds, tells of the time before.
+    """Earlier activity for the status of an aggregator that starts at `now`, Unix seconds.
 
     Raises:
         LedgerError: there is no ledger, or it is damaged.
@@ -199,10 +199,10 @@ def _newest_measured(db: sqlite3.Connection) -> list[MeasuredVersion]:
 
 
 def _seen_devices(db: sqlite3.Connection) -> list[SeenDevice]:
-    """All of them; the one that was answered last comes last."""
+    """All devices in the order of their last answers, newest last."""
     accounts = db.execute("SELECT device, updates, staleness FROM account")
     merged = {device: (count, staleness) for device, count, staleness in accounts}
-    # With max() alone, SQLite takes the other columns from the row that has the maximum.
+    # With a single max(), SQLite takes the other columns from the row with the maximum.
     answered = db.execute("SELECT device, refusal, max(seen_at) AS at FROM device GROUP BY device ORDER BY at")
     seen = []
     for device, refusal, at in answered:
@@ -220,23 +220,23 @@ def _newest_evaluation(db: sqlite3.Connection) -> tuple[int | None, dict[str, fl
     means = {}
     for name in sorted(names):
         values = [metrics[name] for metrics in told if name in metrics]
-        means[name] = sum(value / len(values) for value in values)  # the sum of large values may not be finite
+        means[name] = sum(value / len(values) for value in values)  # the sum of large values could overflow
     return version, means
 
 
 @contextmanager
 def reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqlite3.Connection]:
-    """A connection that only reads.
+    """A read-only connection.
 
     Raises:
-        LedgerError: there is no ledger, it is damaged, or of another format than these.
+        LedgerError: there is no ledger, it is damaged, or its format is not one of `formats`.
     """
-    path = path.resolve()  # SQLite's other files lie beside the file itself, not beside a symbolic link to it
+    path = path.resolve()  # SQLite's other files lie beside the file itself, not beside a link to it
     if path.is_dir():
         raise LedgerError(f"ledger {path} is a folder; give the name of a file")
     if not path.is_file():
         raise LedgerError(f"ledger {path}: there is no such file")
-    # Asked and not tried: closing the file would end the locks that SQLite holds on it in this process.
+    # Checked without opening the file: closing it would drop the locks that SQLite holds on it in this process.
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         raise LedgerError(f"ledger {path}: this user may not read it; run this as the aggregator's user")
     try:
@@ -255,10 +255,10 @@ def reading(path: Path, *, formats: Container[int] = (FORMAT,)) -> Iterator[sqli
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, also for a user who may not write to the folder and on a read-only mount.
+    """A read-only connection that also works without write access to the folder, and on a read-only mount.
 
-    SQLite reads a file in WAL mode only beside its -wal and -shm files, and creates them where they are missing. A
-    clean stop removes them; then nothing is missing from the main file, which can be read as one that nobody changes.
+    SQLite reads a file in WAL mode only together with its -wal and -shm files, and creates them if they are missing. A
+    clean stop removes them; the main file is then complete and can be opened as immutable.
     """
     address = path.absolute().as_uri()
     db = sqlite3.connect(f"{address}?mode=ro", uri=True)

@@ -1,4 +1,4 @@
-"""Puts telemetry together from settings, for the aggregator's program."""
+"""Creates telemetry from the settings of the aggregator."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def open_telemetry(settings: TelemetrySettings, *, ledger: Path, task: str, shard: int) -> Telemetry | None:
-    """Telemetry that goes on from what the ledger and the spool hold; None when it is switched off.
+    """Telemetry that continues from ledger and spool; None if it is switched off.
 
     Raises:
         SpoolError: the spool cannot be used.
@@ -47,7 +47,7 @@ def open_telemetry(settings: TelemetrySettings, *, ledger: Path, task: str, shar
 
 
 def recording_of(telemetry: Telemetry | None, link: MqttLink, *, on_connected: Callable[[], None]) -> Recording:
-    """For the service on this link; `on_connected` is called once, when the broker has let the service in."""
+    """Recording for the service on this link; `on_connected` is called once, at its first connection."""
     if telemetry is None:
         return Recording()
     return Recording(
@@ -56,7 +56,7 @@ def recording_of(telemetry: Telemetry | None, link: MqttLink, *, on_connected: C
 
 
 def second_connection(connection: MqttSettings, settings: TelemetrySettings) -> MqttSettings | None:
-    """As whom the broker is watched, while the aggregator itself uses `connection`; None: not at all.
+    """Credentials for watching the broker beside the aggregator's own `connection`; None: the broker is not watched.
 
     A broker that goes by the certificate takes its name for the client id: a second connection under the same name
     would end the first, which would come back and end the second, for ever.
@@ -76,7 +76,7 @@ def second_connection(connection: MqttSettings, settings: TelemetrySettings) -> 
             raise UsageError(str(error)) from None
         return replace(connection, tls=tls)
     if isinstance(connection.tls, Tls) and connection.tls.certificate_file is not None:
-        log.info("telemetry does without presence and $SYS: give it a certificate of its own, --telemetry-certificate")
+        log.info("telemetry has no presence and $SYS: give it a certificate of its own (--telemetry-certificate)")
         return None
     return connection
 
@@ -91,7 +91,7 @@ def watch_broker(
     shards: int,
     connect: Callable[[MqttSettings], MqttLink] = MqttLink,
 ) -> BrokerWatch:
-    """Listens as another client of the same broker; `connection` is the aggregator's own."""
+    """Watches the broker as another client; `connection` is the aggregator's own."""
     visitor = replace(
         connection,
         client_id=f"{connection.client_id}-telemetry",

@@ -1,8 +1,8 @@
-"""Listens to presence and to what the broker says of itself, on a connection and in a thread of its own.
+"""Receives presence and the broker's $SYS statistics, with a connection and a thread of its own.
 
-Not on the aggregator's connection: its session is durable, so that $SYS and presence messages would queue up with the
-updates while the aggregator is away, and take their places when the queue is full. A broker that refuses this
-connection or these filters costs the figures, and nothing else.
+The aggregator's own session is durable: while it is offline, $SYS and presence messages would be queued with the
+updates, and displace them when the queue is full. If the broker refuses this connection or its filters, only these
+figures are missing.
 """
 
 import logging
@@ -24,12 +24,12 @@ from wire_contract.topics import parse, shard_of, topic_filter
 log = logging.getLogger(__name__)
 
 SYS_SECONDS = 10.0
-"""As often as mosquitto publishes them by default (sys_interval)."""
+"""Mosquitto's default interval (sys_interval)."""
 RECEIVE_SECONDS_MAX = 0.5
 DELIVERIES_MAX = 256
 CLOSE_SECONDS_MAX = 2.0
 SESSION_SECONDS = 0
-"""MQTT 5: the broker keeps nothing for this connection when it ends."""
+"""MQTT 5: the session ends with its connection."""
 
 SYS_FIELDS: Mapping[str, str] = {
     "$SYS/broker/publish/messages/dropped": "dropped_messages_total",
@@ -52,12 +52,12 @@ _DIGITS_MAX = 18
 
 
 def filters(*, root: str, task: str) -> tuple[str, ...]:
-    """What is listened to."""
+    """Topic filters of this connection."""
     return (topic_filter("presence", root=root, task=task), *SYS_FIELDS)
 
 
 class Sightings:
-    """Makes points of deliveries. Pure."""
+    """Converts messages to points. No I/O."""
 
     def __init__(self, *, root: str, shard: int, shards: int) -> None:
         self._root = root
@@ -65,7 +65,7 @@ class Sightings:
         self._broker: dict[str, Value] = {}
 
     def take(self, delivery: Delivery) -> Point | None:
-        """The point of a presence message; what the broker says of itself is kept until `broker` is asked."""
+        """The point for a presence message; $SYS values are kept until `broker` is called."""
         field = SYS_FIELDS.get(delivery.topic)
         if field is not None:
             number = delivery.payload.partition(b" ")[0]  # the uptime is "5 seconds"
@@ -79,7 +79,7 @@ class Sightings:
             presence = decode(delivery.payload, Presence)
         except (TopicError, DecodeError):
             return None
-        if presence.status == OTHER:  # a newer device says something that these tables have no word for
+        if presence.status == OTHER:  # a status of a newer release that the schema does not know
             return None
         fields: dict[str, Value] = {
             "device": topic.device,
@@ -92,13 +92,13 @@ class Sightings:
         return Point("fedkd_presence", (presence.status,), fields)
 
     def broker(self) -> Point | None:
-        """What the broker has said since this was last asked."""
+        """The $SYS values since the last call."""
         said, self._broker = self._broker, {}
         return Point("fedkd_broker", (), said) if said else None
 
 
 class BrokerWatch:
-    """A thread that listens until it is closed."""
+    """A thread that receives until it is closed."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class BrokerWatch:
         self._thread.join(CLOSE_SECONDS_MAX)
 
     def turn(self) -> None:
-        """Takes what has arrived.
+        """Takes the messages that have arrived.
 
         Raises:
             LinkError: the link has died.
@@ -144,7 +144,7 @@ class BrokerWatch:
             elif isinstance(event, Connected):
                 self._told.resolve()
             elif isinstance(event, Disconnected) and self._told.passes(event.reason):
-                log.warning("telemetry does without presence and $SYS: %s", event.reason)
+                log.warning("telemetry has no presence and $SYS: %s", event.reason)
         now = self._monotonic()
         if now >= self._broker_at:
             self._broker_at = now + SYS_SECONDS
@@ -159,9 +159,9 @@ class BrokerWatch:
                 self._link.subscribe(topic_filter)
             while not self._stop.is_set():
                 self.turn()
-            for topic_filter in self._filters:  # where a session outlives its connection, nothing must gather in it
+            for topic_filter in self._filters:  # nothing must be queued if the session outlives its connection
                 self._link.unsubscribe(topic_filter)
         except LinkError as error:
-            log.warning("telemetry does without presence and $SYS: %s", error)
+            log.warning("telemetry has no presence and $SYS: %s", error)
         finally:
             self._link.close()

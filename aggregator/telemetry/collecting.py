@@ -24,17 +24,17 @@ from aggregator.telemetry.spool import Spool
 log = logging.getLogger(__name__)
 
 POINTS_MAX = 20_000
-"""Points in memory, with the contributions that came with them; a flush period of full load is a fraction of it."""
+"""Points in memory, with their contributions; one flush period at full load is a fraction of it."""
 FLEET_SECONDS = 60.0
 SELF_SECONDS = 10.0
 _SET_BACK_NS = 1_000_000_000
-"""Points of one moment are told apart by nanoseconds, so a clock that is so much behind the last point was set back."""
+"""Points of one moment differ by nanoseconds; a clock that is behind the last point by more than this was set back."""
 CLOSE_SECONDS_MAX = 2.0
-"""`close` waits no longer, whatever the server does."""
+"""Longest wait of `close`, whatever the server does."""
 
 
 class Clocks(NamedTuple):
-    """Time and chance, as arguments."""
+    """Sources of time and randomness."""
 
     unix_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
@@ -48,7 +48,7 @@ class _Told(NamedTuple):
 
 
 class Telemetry:
-    """Takes points from any thread until it is closed."""
+    """Accepts points from any thread until it is closed."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Telemetry:
         clocks: Clocks | None = None,
         points_max: int = POINTS_MAX,
     ) -> None:
-        """`spool` belongs to this object from now on, and is closed with it."""
+        """Takes ownership of `spool`, and closes it."""
         self._spool = spool
         self._clocks = clocks or Clocks()
         self._flush_seconds = flush_seconds
@@ -95,13 +95,13 @@ class Telemetry:
             thread.start()
 
     def record(self, points: Sequence[Point], contributions: Sequence[Activity] = ()) -> None:
-        """Takes what happened at this moment, or drops it and counts the points; never waits and never raises.
+        """Queues points of this moment, or drops and counts them; never blocks and never raises.
 
         The sequences must not be changed afterwards.
         """
         count = len(points)
         at_ns = self._clocks.unix_ns()
-        with self._guard:  # held for some additions only
+        with self._guard:  # held only for a few additions
             self._recorded += count
             if self._waiting + count > self._points_max or self._closing.is_set():
                 self._dropped += count
@@ -113,7 +113,7 @@ class Telemetry:
             self._wake.set()
 
     def close(self) -> None:
-        """Spools what was recorded, tries to send it, and ends: within CLOSE_SECONDS_MAX."""
+        """Spools the queue, tries to send it, and ends within CLOSE_SECONDS_MAX."""
         deadline = time.monotonic() + CLOSE_SECONDS_MAX
         self._closing.set()
         self._wake.set()
@@ -157,8 +157,8 @@ class Telemetry:
         self._spool.append(lines)
 
     def _add(self, lines: list[str], point: Point, at_ns: int) -> None:
-        # Two points of one series at one moment would be one point to a server. A clock that was ahead and is set right
-        # is followed at once: points in the future are worse than one that may be written over.
+        # A server keeps one of two points of a series with the same time. A clock that was set back is followed at
+        # once: points in the future are worse than one that may be overwritten.
         was_set_back = at_ns < self._last_ns - _SET_BACK_NS
         self._last_ns = at_ns if was_set_back else max(self._last_ns + 1, at_ns)
         try:
@@ -168,7 +168,7 @@ class Telemetry:
             line = None
             if not self._complained:
                 self._complained = True
-                log.exception("telemetry: a point that the schema does not know; it and further ones are dropped")
+                log.exception("telemetry: a point is not in the schema; it and further ones like it are dropped")
         if line is None:
             self._dropped_before += 1
             self._spool.counters.queue_dropped += 1

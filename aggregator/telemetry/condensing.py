@@ -1,10 +1,10 @@
-"""The updates of one batch as points: the first of each kind as themselves, all further ones as one. Pure.
+"""Converts a batch's updates to points: one each for the first of a kind, one sum for all others. No I/O.
 
-A batch is only large when the aggregator is behind. Then a point for each update would take from the processor and
-the database what merging needs, to tell nothing that a sample and exact sums do not. So a quiet system records every
-update, and the points of a busy one are bounded by its batches.
+A batch is large only if the aggregator is behind. A point per update would then cost CPU and database capacity that
+merging needs, and tell nothing more than a sample with exact sums. So every update is recorded under light load, and
+the number of points under heavy load is bounded by the number of batches.
 
-Kinds are outcome and reason, so that a flood of merged updates does not hide who is refused, and why.
+A kind is an outcome with its reason, so that a flood of merged updates does not hide which updates are refused.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from aggregator.telemetry.schema import NO_REASON, UPDATE_METRICS
 from wire_contract.message_fields import Outcome
 
 SINGLE_UPDATES_MAX = 8
-"""Of each kind and batch; one more is still a point of its own, as a sum of one would tell less and cost as much."""
+"""Single points per kind and batch. A ninth update gets one as well: a sum of one would tell less and cost as much."""
 
 _MERGED: Tags = ("merged", NO_REASON)
 _DUPLICATE: Tags = ("duplicate", NO_REASON)
 
 
 class UpdatePoints:
-    """Of one batch. It holds on to the updates, as what the ledger is to write does."""
+    """The points of one batch; keeps references to its updates."""
 
     def __init__(self) -> None:
         self._kinds: dict[Tags, list[Judged]] = {}
 
     def take(self, judged: Judged) -> None:
-        """One update."""
+        """Adds one update."""
         verdict = judged.verdict
         if isinstance(verdict, Merge):
             tags = _MERGED
@@ -43,11 +43,11 @@ class UpdatePoints:
         kind.append(judged)
 
     def count(self, outcome: Outcome) -> int:
-        """Updates that had it."""
+        """Number of updates with this outcome."""
         return sum(len(kind) for tags, kind in self._kinds.items() if tags[0] == outcome)
 
     def points(self) -> list[Point]:
-        """Kind by kind, each in the order of arrival."""
+        """The points, grouped by kind, in the order of arrival."""
         points = []
         for tags, kind in self._kinds.items():
             singles = len(kind) if len(kind) <= SINGLE_UPDATES_MAX + 1 else SINGLE_UPDATES_MAX
@@ -57,7 +57,7 @@ class UpdatePoints:
         return points
 
     def contributions(self) -> list[Activity]:
-        """All of them, however few points there are."""
+        """One entry per update, including those without a point of their own."""
         return [
             Activity(one.device, one.verdict.weight if isinstance(one.verdict, Merge) else None)
             for kind in self._kinds.values()

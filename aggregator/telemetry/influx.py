@@ -1,4 +1,4 @@
-"""A server that takes line protocol, through influxdb-client: InfluxDB 1.8 and later, 2, 3, and what speaks like them.
+"""Writes line protocol through influxdb-client to InfluxDB 1.8 or later, 2 or 3, and compatible servers.
 
 Its writes are synchronous and of many lines at once. The client's own batching is not used: its buffer has no bound,
 its `flush` does nothing, and its `close` can block for minutes.
@@ -28,19 +28,19 @@ _STATUS_TOO_LARGE = 413
 _STATUS_CLIENT = range(400, 500)
 _STATUS_LATER = frozenset({408, 429})
 _PLAIN_TO_TLS = "HTTP request to an HTTPS server"
-"""What servers written in Go answer, with status 400, as they do to lines that are malformed."""
+"""Servers written in Go send this with status 400, as for malformed lines."""
 
 
 class ServerAway(ContractError):
-    """Nothing was written; trying again later may help."""
+    """Nothing was written; a later attempt may succeed."""
 
 
 class NotAllowed(ServerAway):
-    """The server says no to this token, organisation or bucket: a person has to mend that."""
+    """The server refuses this token, organisation or bucket; the operator has to fix that."""
 
 
 class LinesRefused(ContractError):
-    """The server will never take these lines, or not all of them."""
+    """The server permanently refuses these lines, or some of them."""
 
     def __init__(self, text: str, *, too_large: bool = False) -> None:
         super().__init__(text)
@@ -48,10 +48,10 @@ class LinesRefused(ContractError):
 
 
 class Server(Protocol):
-    """Where lines go."""
+    """A destination for lines."""
 
     def write(self, lines: bytes) -> None:
-        """Writes whole lines; returns when the server has them.
+        """Writes complete lines; returns when the server has stored them.
 
         Raises:
             ServerAway, NotAllowed, LinesRefused: it has not.
@@ -60,20 +60,20 @@ class Server(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class InfluxAccess:
-    """One bucket of a server, and what it takes to write there."""
+    """One bucket of a server, with the credentials to write to it."""
 
     url: str
     org: str
     bucket: str
     token: str = field(default="", repr=False)
     token_file: Path | None = None
-    """Its first line wins over `token`."""
+    """File whose first line takes precedence over `token`."""
     tls: Tls | None = None
-    """Files of one's own, where the URL is https; None: whom the system trusts, and no certificate is shown."""
+    """TLS files for an https URL; None: the system's authorities, and no client certificate."""
 
     @property
     def files(self) -> list[Path]:
-        """All that are read, and read again when they change."""
+        """All files that are read, and read again when they change."""
         own = [] if self.token_file is None else [self.token_file]
         return [*own, *(self.tls.files if self.tls else ())]
 
@@ -116,7 +116,7 @@ class InfluxServer:
         try:
             self._write(bucket=self._access.bucket, org=self._access.org, record=lines)
         except ApiException as error:
-            if error.status == 0:  # it never came so far as an answer
+            if error.status == 0:  # there was no response
                 raise self._unreached(error) from None
             raise _meaning(error.status, error.message or error.reason) from None
         except (HTTPError, HTTPException, OSError) as error:
@@ -141,7 +141,7 @@ class InfluxServer:
         return write
 
     def _renew(self) -> None:
-        """A new token or certificate counts from the next write on; one that cannot be used leaves all as it was."""
+        """Uses a new token or certificate from the next write on; an unusable one changes nothing."""
         doubted, self._doubted = self._doubted, False
         if not doubted and not self._files.touched():
             return
@@ -149,7 +149,7 @@ class InfluxServer:
             try:
                 self._write = self._connect()
             except (FileUnusable, LinkError) as error:
-                log.warning("%s; what was read before stays in use", error)
+                log.warning("%s; the previous one stays in use", error)
 
     def _unreached(self, error: BaseException) -> ServerAway:
         tls, system = _root(error, ssl.SSLError), _root(error, OSError)
@@ -171,7 +171,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 def _root(error: BaseException, kind: type[E]) -> E | None:
-    """The innermost exception of this kind that stands behind one; urllib3 wraps them in several ways."""
+    """The innermost exception of this type among the causes; urllib3 wraps them in several ways."""
     found, seen, waiting = None, set[int](), [error]
     while waiting:
         one = waiting.pop()
@@ -198,5 +198,5 @@ def _meaning(status: int | None, text: object) -> ContractError:
 
 
 def _short(text: object) -> str:
-    plain = re.sub(r" object at 0x[0-9a-f]+", "", str(text))  # or each attempt would be a new complaint
+    plain = re.sub(r" object at 0x[0-9a-f]+", "", str(text))  # otherwise every attempt would be logged as a new problem
     return " ".join(plain.split())[:300]

@@ -1,10 +1,10 @@
-r"""Points as line protocol and back. Pure.
+r"""Converts points to InfluxDB line protocol and back. No I/O.
 
     measurement,tag=value,… field=1i,other=0.5,text="…" 1700000000000000000
 
-Escaping is InfluxDB's: a backslash before `,` `=` and space in tags, before `"` and `\` in strings. What it cannot
-carry is replaced first: control characters, because a line must stay a line, and a backslash in a tag, which servers
-read in different ways.
+Escaping is InfluxDB's: a backslash before `,` `=` and space in tags, before `"` and `\` in strings. Characters
+that it cannot carry are replaced first: control characters, because a point must stay one line, and a backslash in a
+tag, which servers interpret differently.
 """
 
 import math
@@ -19,31 +19,31 @@ Tags = tuple[str, ...]
 """Values, in the order of the schema."""
 
 Write = Callable[[Value], str]
-"""One field as text; empty when the value cannot be written."""
+"""Formats one field; empty if the value cannot be written."""
 
 TEXT_CHARACTERS_MAX = 256
-"""A longer text is cut."""
+"""Longer text is cut."""
 _INTEGER_MAX = 2**63 - 1
 _HEADS_MAX = 4_096
 
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 _PLAIN = re.compile(r"[A-Za-z0-9_.\-]{0,64}")
-"""What device ids are made of."""
+"""Characters of device ids, which need no escaping."""
 _ESCAPED_IN_TAGS = re.compile(r"([,= ])")
 _ESCAPED_IN_STRINGS = re.compile(r'(["\\])')
 
 
 class Point(NamedTuple):
-    """One moment of one measurement."""
+    """One point of a measurement."""
 
     measurement: str
     tags: Tags
-    """Below the ones of every point of this process (task and shard)."""
+    """Tag values, in addition to task and shard, which every point of this process has."""
     fields: Mapping[str, Value]
 
 
 class ParsedPoint(NamedTuple):
-    """A point as it was read back."""
+    """A point that was read back."""
 
     measurement: str
     tags: dict[str, str]
@@ -53,17 +53,17 @@ class ParsedPoint(NamedTuple):
 
 
 def plain_text(text: str) -> str:
-    """`text` as a string field will hold it."""
+    """`text` as a string field stores it."""
     return _UNWRITABLE.sub(" ", text[:TEXT_CHARACTERS_MAX])
 
 
 def plain_tag(text: str) -> str:
-    """`text` as a tag will hold it; never empty."""
+    """`text` as a tag stores it; never empty."""
     return plain_text(text).replace("\\", "_").strip() or "none"
 
 
 class LineWriter:
-    """Makes lines for one task and shard."""
+    """Writes lines for one task and shard."""
 
     def __init__(self, *, task: str, shard: int) -> None:
         self._common = (task, str(shard))
@@ -74,7 +74,7 @@ class LineWriter:
         }
 
     def line(self, point: Point, at_ns: int) -> str | None:
-        """The point as a line, without its end; None when no field has a value that can be written.
+        """The point as a line without line end; None if none of its fields has a value that can be written.
 
         Raises:
             KeyError: the schema has no such measurement or field.
@@ -147,7 +147,7 @@ _FIELD = re.compile(r'([^=]+)=(?:"((?:[^"\\]|\\.)*)"|([^", ]+))(,|$)')
 
 
 def read_line(text: str) -> ParsedPoint | None:
-    """What a line of this program says; None when it is not a whole one."""
+    """Parses a line that this program wrote; None if it is incomplete."""
     try:
         head, rest = _split_unescaped(text)
         fields, _, stamp = rest.rpartition(" ")

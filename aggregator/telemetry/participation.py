@@ -1,4 +1,4 @@
-"""Who takes part, and how evenly. Pure: time arrives with each thing that is told."""
+"""Participation of devices, and how even it is. No clock: each call has the time as an argument."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from typing import NamedTuple
 import numpy as np
 
 SILENT_SECONDS = 3_600.0
-"""A device without a merged update for so long is silent."""
+"""A device without a merged update for this long counts as silent."""
 DEVICES_MAX = 1_000_000
-"""Further ones are not counted."""
+"""Devices beyond this number are not counted."""
 
 
 class Activity(NamedTuple):
-    """An update, as far as taking part goes."""
+    """One judged update, for participation."""
 
     device: str
     weight: float | None
-    """With which it was merged; None: it was not."""
+    """Weight of the merge; None if it was not merged."""
 
 
 @dataclass
 class Share:
-    """One device's part since the ledger began."""
+    """One device's part since the ledger was created."""
 
     weight: float = 0.0
     merged_at: float = 0.0
@@ -30,7 +30,7 @@ class Share:
 
 
 def gini(values: Iterable[float]) -> float | None:
-    """Gini coefficient of non-negative values: 0 when all are equal, near 1 when one has everything; None without any.
+    """Gini coefficient of non-negative values: 0 if all are equal, near 1 if one has all; None if their sum is 0.
 
     G = 2 Σ i·xᵢ / (n Σ xᵢ) - (n + 1)/n with x ascending, i from 1.
     """
@@ -44,7 +44,7 @@ def gini(values: Iterable[float]) -> float | None:
 
 
 class Participation:
-    """What is known of the devices of one shard."""
+    """The devices of one shard."""
 
     def __init__(self, shares: Mapping[str, Share] | None = None) -> None:
         self._shares = dict(shares or {})
@@ -59,14 +59,14 @@ class Participation:
             share.merged_at = at
 
     def present(self, device: str, *, online: bool) -> None:
-        """It, or the broker in its place, said so."""
+        """The device, or the broker by its will, announced that it is online or offline."""
         if self._share(device) is not None and online:
             self._online.add(device)
         elif not online:
             self._online.discard(device)
 
     def evaluates(self, device: str) -> None:
-        """It only measures, and is not expected to take part."""
+        """The device is an evaluator, and does not count as a participant."""
         if device in self._evaluators or len(self._evaluators) < DEVICES_MAX:
             self._evaluators.add(device)
             self._shares.pop(device, None)

@@ -1,6 +1,6 @@
-"""The HTTP proxy that the environment names for a server: `https_proxy`, `http_proxy`, `all_proxy`, but not `no_proxy`.
+"""The HTTP proxy from the environment: `https_proxy`, `http_proxy` or `all_proxy`, with exceptions in `no_proxy`.
 
-As curl and most programs do it, in small or capital letters. This machine's own loopback is never asked of a proxy.
+Names may be in lower or upper case, as with curl. Loopback addresses never go through a proxy.
 """
 
 import ipaddress
@@ -15,12 +15,12 @@ from wire_contract.errors import LinkError
 
 @dataclass(frozen=True)
 class Proxy:
-    """One that speaks HTTP."""
+    """An HTTP proxy."""
 
     url: str
     """Without user and password."""
     headers: Mapping[str, str] = field(repr=False)
-    """For the proxy itself: who asks."""
+    """Credentials for the proxy."""
 
     @property
     def shown(self) -> str:
@@ -29,7 +29,7 @@ class Proxy:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy to reach a server by; None: without one.
+    """The proxy for a server; None if there is none.
 
     Raises:
         LinkError: the environment names one that is not a proxy of HTTP.

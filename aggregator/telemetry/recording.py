@@ -1,6 +1,6 @@
-"""What happens in the aggregator, as points. The service's thread calls this; building a point is all that it costs.
+"""Records the aggregator's events as points, in the service's thread; the only cost there is building the points.
 
-With `record` None nothing is built.
+If `record` is None, nothing is built.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +32,10 @@ GAUGE_SECONDS = 10.0
 
 
 class PointSink(Protocol):
-    """Takes what happened just now."""
+    """Takes points of this moment."""
 
     def __call__(self, points: Sequence[Point], contributions: Sequence[Activity] = (), /) -> None:
-        """`contributions` are all updates that `points` are about, also those which have no point of their own."""
+        """`contributions` are all updates behind `points`, including those without a point of their own."""
 
 
 def _nothing_waits() -> int:
@@ -44,7 +44,7 @@ def _nothing_waits() -> int:
 
 @dataclass
 class Stopwatch:
-    """Seconds between the steps of one turn."""
+    """Measures the steps of a turn, in seconds."""
 
     monotonic: Callable[[], float]
 
@@ -52,13 +52,13 @@ class Stopwatch:
         self._last = self.monotonic()
 
     def lap(self) -> float:
-        """Since the lap before, or the beginning."""
+        """Time since the previous lap, or since the start."""
         last, self._last = self._last, self.monotonic()
         return self._last - last
 
 
 class Recording:
-    """One service's."""
+    """The recording of one service."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class Recording:
         on_connected: Callable[[], None] | None = None,
     ) -> None:
         """Args:
-        record: takes points; None: nothing is built.
-        queue_depth: counts what the link has received and nobody has taken.
-        traffic: the link's.
-        on_connected: called once, when the service first has a connection.
+        record: takes points; None: nothing is recorded.
+        queue_depth: returns the number of messages in the link's queue.
+        traffic: returns the link's traffic counters.
+        on_connected: called once, at the first connection.
         """
         self._record = record
         self._queue_depth = queue_depth
@@ -87,7 +87,7 @@ class Recording:
         self._classes: dict[str, str] = {}
 
     def judged(self, judged: Sequence[Judged]) -> None:
-        """Updates; they are recorded with their batch."""
+        """Adds updates to the current batch."""
         if self._record is None:
             return
         for one in judged:
@@ -95,7 +95,7 @@ class Recording:
             self._updates.take(one)
 
     def evaluated(self, evaluation: Evaluation, *, newest_version: int, size_bytes: int) -> None:
-        """One evaluation; it is recorded with its batch."""
+        """Adds an evaluation to the current batch."""
         if self._record is None:
             return
         self._bytes += size_bytes
@@ -112,7 +112,7 @@ class Recording:
     def batch_committed(
         self, deliveries: int, *, judge_seconds: float, commit_seconds: float, answer_seconds: float
     ) -> None:
-        """The batch is in the ledger and answered: what was noted of it goes out with it."""
+        """Records the current batch, which is committed and answered."""
         if self._record is None:
             return
         updates, evaluations = self._updates, self._evaluations
@@ -144,7 +144,7 @@ class Recording:
         commit_seconds: float,
         publish_seconds: float,
     ) -> None:
-        """A version, with the master weights (layout.size,) of the one before it and its own."""
+        """Records a version, from the previous master weights (layout.size,) and its own."""
         if self._record is None:
             return
         fields: dict[str, Value] = {
@@ -165,7 +165,7 @@ class Recording:
         self._record([Point("fedkd_version", ("snapshot" if shelf.is_snapshot else "delta",), fields)])
 
     def stands(self, line: ModelLine, totals: Mapping[str, int], *, connected: bool, now: float) -> None:
-        """Called each turn, at monotonic second `now`; a gauge goes out when one is due."""
+        """Called in each turn, at monotonic second `now`; records the gauges when they are due."""
         if connected and self._on_connected is not None:
             begin, self._on_connected = self._on_connected, None
             begin()

@@ -1,10 +1,10 @@
-"""Every measurement, in one table: its tags, and its fields with type, unit and meaning.
+"""All measurements in one table: tags, and fields with type, unit and meaning.
 
-Points, their line protocol, docs/telemetry.md and the dashboards are made from this table or checked against it.
+Points, line protocol, docs/telemetry.md and the dashboards are generated from this table or checked against it.
 
-Tags have few values, all known beforehand, because each combination of them is a series that InfluxDB keeps in memory.
-What has many values (device ids, versions) is a field. So the number of series does not depend on the number of
-devices. No tag and field of one measurement share a name (InfluxDB 3 forbids it), and a field never changes its type.
+Tags have few values, known in advance, because InfluxDB keeps a series in memory for each combination. Anything with
+many values (device ids, versions) is a field. So the number of series does not depend on the number of devices. No tag
+and field of one measurement share a name (InfluxDB 3 forbids it), and a field never changes its type.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ Unit = Literal[
 ]
 
 COHORTS_MAX = 16
-"""So many cohorts have series of their own; further ones are called OTHER_COHORT."""
+"""Cohorts with series of their own; all further ones share OTHER_COHORT."""
 ALL_COHORT = "all"
-"""Of an evaluator whose name states none."""
+"""Cohort of an evaluator whose name contains none."""
 OTHER_COHORT = "other"
 NO_REASON = "none"
-"""Tag `reason` of what was not refused: every point of a measurement has the same tags."""
+"""Value of tag `reason` for updates that were not refused: all points of a measurement have the same tags."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Tag:
     name: str
     meaning: str
     values: tuple[str, ...] = ()
-    """All there are; empty: a name that the operator chose, the same for the life of the process."""
+    """All possible values; empty: a name chosen by the operator, constant for the life of the process."""
     values_max: int = 1
     """Distinct values that one aggregator writes."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One value of a measurement's points. A point may leave out fields that nobody measured, but not all of them."""
+    """One field. A point may omit fields that were not measured, but not all of them."""
 
     name: str
     type: FieldType
@@ -61,7 +61,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is known at one kind of moment."""
+    """One kind of point."""
 
     name: str
     meaning: str
@@ -70,7 +70,7 @@ class Measurement:
     tags: tuple[Tag, ...]
     fields: tuple[Field, ...]
     family: Field | None = None
-    """Further fields whose names begin with this one's; each has its type, unit and meaning."""
+    """Prefix of further fields, which all have this type, unit and meaning."""
 
 
 def _closed(name: str, meaning: str, values: tuple[str, ...]) -> Tag:
@@ -95,9 +95,9 @@ UPDATE_METRICS = ("loss", "accuracy", "teacher_loss", "teacher_accuracy", "batte
 EVALUATION_METRICS = ("accuracy", "macro_f1", "loss")
 RECALL_PREFIX = "recall_"
 RECALL_CLASSES_MAX = 64
-"""So many classes get a field; field names are kept by the server for ever, and evaluators choose these."""
+"""Classes with a field of their own: evaluators choose the names, and a server keeps field names for ever."""
 EVALUATOR = "evaluator"
-"""Role of one that never uploads, as its presence says."""
+"""Role in the presence of a device that never uploads."""
 BATTERY = "battery_percent"
 """Also the name in a presence's capabilities."""
 

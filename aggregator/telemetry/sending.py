@@ -1,6 +1,6 @@
-"""Sends what the spool holds, oldest first, for as long as it takes.
+"""Sends the lines in the spool, oldest first, retrying without limit.
 
-At least once: what was sent when a crash came is sent again, and a server overwrites a point with itself.
+Delivery is at least once: after a crash the last lines are sent again, and the server overwrites equal points.
 """
 
 import logging
@@ -15,17 +15,17 @@ from wire_contract.program.repeat_filter import RepeatFilter
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * KIB
-"""Of one write, some 2,000 lines."""
+"""Size of one write, about 2,000 lines."""
 PIECES_MAX = 64
-"""Writes that are spent to find the bad lines of one chunk; what is then left of it is dropped with them."""
+"""Writes spent on isolating the bad lines of one chunk; what is left of it then is dropped with them."""
 REST_SECONDS = 0.5
-"""The first rest after a failure is drawn from 0 to this; each further one from a range twice as wide."""
+"""The first pause after a failure is drawn from 0 to this; the range doubles with each further failure."""
 REST_SECONDS_MAX = 30.0
 NOT_ALLOWED_SECONDS = 60.0
 
 
 class SpoolSender:
-    """`turn` until told to stop. One thread."""
+    """Sends in turns, in one thread."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class SpoolSender:
         self._told = RepeatFilter(monotonic)
         self._told_of_bad_lines = False
         self.failures = 0
-        """Attempts that failed."""
+        """Number of failed attempts."""
         self.write_seconds: float | None = None
-        """Of the newest write that the server took."""
+        """Duration of the newest successful write."""
         self.is_up: bool | None = None
         """Whether the newest attempt succeeded; None before the first."""
 
     def turn(self, stop: Event) -> float:
-        """Sends all there is; returns the seconds to rest before the next turn, 0 when there was no failure."""
+        """Sends everything; returns the seconds to pause before the next turn, 0 if there was no failure."""
         while not stop.is_set():
             chunk = self._spool.read(CHUNK_BYTES)
             if chunk is None:
@@ -87,7 +87,7 @@ class SpoolSender:
         return 0
 
     def _write_in_pieces(self, data: bytes) -> tuple[int, str]:
-        """Halves what is refused, so that a bad line costs itself only; the count of those, and one of them."""
+        """Halves refused chunks, so that only bad lines are lost; returns their number and one of them."""
         dropped, example = 0, ""
         waiting = list(_halves(data))[::-1]
         writes = 0
@@ -107,7 +107,7 @@ class SpoolSender:
 
     def _succeeded(self) -> None:
         if self._told.is_unresolved:
-            log.info("telemetry is written again")
+            log.info("telemetry is being sent again")
             self._told.resolve()
         self._rest, self.is_up = REST_SECONDS, True
 

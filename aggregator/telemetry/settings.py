@@ -1,4 +1,4 @@
-"""What an operator sets of telemetry: flags, or environment variables with the prefix FEDKD_."""
+"""Settings of telemetry: flags, or environment variables with the prefix FEDKD_."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -21,31 +21,36 @@ def _url(url: str) -> str:
     except ValueError:
         known = False
     if not known or parts.username or parts.query or parts.fragment:
-        raise ValueError("must be like http://localhost:8086, without a user; the token has a file of its own")
+        raise ValueError(
+            "must be like http://localhost:8086, without a user name; the token belongs in --influx-token-file"
+        )
     return url.rstrip("/")
 
 
 class TelemetrySettings(CommandSettings):
-    """Where telemetry goes."""
+    """Settings of telemetry, for `run`."""
 
     flag_groups = {"telemetry": "telemetry", "influx_url": "InfluxDB"}  # noqa: RUF012 — see CommandSettings
 
     telemetry: bool = Field(
-        True, description="write down what happens, for people and dashboards; costs about 2 % of full load"
+        True, description="record telemetry for people and dashboards; costs about 2 % of full load"
     )
     telemetry_spool: Path | None = Field(
-        None, description="folder for points on their way to a server, or for good without one; else LEDGER.telemetry"
+        None,
+        description="folder for points until they are sent, or for good without a server; default: LEDGER.telemetry",
     )
     telemetry_spool_bytes_max: int = Field(
-        64 * MIB, ge=SPOOL_BYTES_MIN, description="size of the spool; when it is full the oldest points go, bytes"
+        64 * MIB,
+        ge=SPOOL_BYTES_MIN,
+        description="size of the spool; when it is full, the oldest points are dropped, bytes",
     )
     telemetry_flush_seconds: float = Field(
-        1.0, ge=0.05, le=60, description="so often points are written to the spool and sent, seconds"
+        1.0, ge=0.05, le=60, description="interval at which points are written to the spool and sent, seconds"
     )
     telemetry_certificate: Path | None = Field(
         None,
-        description="PEM file of a second certificate, for the connection that listens to presence and the broker's "
-        "figures: brokers that go by the certificate let a name in once; without it these are missing there",
+        description="PEM file of a second certificate, for the connection that receives presence and the broker's "
+        "statistics: brokers that identify clients by certificate accept each name once; without it, these are missing",
     )
     telemetry_key: Path | None = Field(None, description="PEM file of its private key")
     influx_url: Annotated[str, AfterValidator(_url)] | None = Field(
@@ -53,16 +58,16 @@ class TelemetrySettings(CommandSettings):
     )
     influx_token_file: Path | None = Field(
         None,
-        description="file whose first line is the token; read again when it changes; for InfluxDB 1.8 user:password",
+        description="file whose first line is the token (InfluxDB 1.8: user:password); read again when it changes",
     )
     influx_ca: Path | None = Field(
-        None, description="PEM file of the authorities to trust for https; else the system's are trusted"
+        None, description="PEM file of the authorities to trust for https; default: the system's"
     )
     influx_certificate: Path | None = Field(
-        None, description="PEM file of a client certificate, where the server or what stands before it asks for one"
+        None, description="PEM file of a client certificate, if the server or its proxy requires one"
     )
     influx_key: Path | None = Field(None, description="PEM file of its private key")
-    influx_org: str = Field("fedkd", min_length=1, description="organisation; InfluxDB 1.8 and 3 do not look at it")
+    influx_org: str = Field("fedkd", min_length=1, description="organisation; ignored by InfluxDB 1.8 and 3")
     influx_bucket: str = Field(
         "fedkd", min_length=1, description="bucket; for InfluxDB 1.8 database/retention-policy, for 3 the database"
     )
@@ -87,11 +92,11 @@ class TelemetrySettings(CommandSettings):
         return self
 
     def spool_of(self, ledger: Path) -> Path:
-        """The folder, beside the ledger unless it was given."""
+        """The folder of the spool."""
         return default_spool(ledger) if self.telemetry_spool is None else self.telemetry_spool
 
     def influx_access(self) -> InfluxAccess | None:
-        """The server, once all that is read for it has been found sound; None without one.
+        """The server, after its files have been checked; None if there is none.
 
         Raises:
             UsageError: a file cannot be used.
@@ -115,16 +120,18 @@ class TelemetrySettings(CommandSettings):
 
 
 class TelemetrySummarySettings(CommandSettings):
-    """Shows what the telemetry spool of an aggregator holds, also while it runs."""
+    """Shows the content of an aggregator's telemetry spool, even while it runs."""
 
     ledger: Path = Field(Path("ledger.sqlite3"), description="the aggregator's ledger; its spool lies beside it")
-    spool: Path | None = Field(None, description="the spool's folder, where it lies elsewhere")
-    measurement: str | None = Field(None, description="only this one, such as fedkd_update")
-    csv: Path | None = Field(None, description="write the points there, one column a tag and field; - is the output")
+    spool: Path | None = Field(None, description="the spool's folder, if it is elsewhere")
+    measurement: str | None = Field(None, description="show only this measurement, such as fedkd_update")
+    csv: Path | None = Field(
+        None, description="write the points to this file, one column per tag and field; - is standard output"
+    )
 
     @property
     def folder(self) -> Path:
-        """Of the spool."""
+        """The folder of the spool."""
         return default_spool(self.ledger) if self.spool is None else self.spool
 
 

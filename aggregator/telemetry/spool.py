@@ -1,11 +1,11 @@
-"""Lines on disk that wait for a server, in segment files; without a server, the newest of them for whoever reads them.
+"""The spool: lines on disk, in segment files, that wait for a server, or are kept for reading if there is none.
 
     SPOOL/000000000001.lines    whole lines, oldest first; only the newest segment grows
     SPOOL/progress.json         what was sent of the oldest segment, and the counters
     SPOOL/lock                  one program writes
 
-Bounded: when it is full, the oldest segment goes and its lines are counted. Nothing is synced to the disk, as losing
-the newest lines in a power cut is a price that telemetry may pay. A line that a crash has cut is taken off on the next
+Its size is bounded: when it is full, the oldest segment is deleted and its lines are counted. Nothing is flushed to
+disk: telemetry may lose its newest lines in a power failure. A line that a crash has truncated is removed on the next
 start.
 """
 
@@ -29,19 +29,19 @@ from wire_contract.limits import KIB
 log = logging.getLogger(__name__)
 
 SEGMENTS = 16
-"""So many segments make up a full spool: what is dropped at once is a sixteenth of it."""
+"""Segments in a full spool, so a sixteenth of it is dropped at once."""
 SPOOL_BYTES_MIN = 64 * KIB
 _SUFFIX = ".lines"
 _PROGRESS = "progress.json"
 
 
 class SpoolError(ContractError):
-    """The spool cannot be used; the text says what to do."""
+    """The spool cannot be used; the message says what to do."""
 
 
 @dataclass
 class Counters:
-    """Points since the spool began."""
+    """Points since the spool was created."""
 
     recorded: int = 0
     queue_dropped: int = 0
@@ -51,14 +51,14 @@ class Counters:
 
 
 class Position(NamedTuple):
-    """Where reading goes on."""
+    """Position at which reading continues."""
 
     segment: int
     offset: int
 
 
 class Chunk(NamedTuple):
-    """Whole lines, and where what follows them begins."""
+    """Complete lines, and the position after them."""
 
     data: bytes
     lines: int
@@ -99,11 +99,11 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """On disk."""
+        """Size on disk, bytes."""
         return sum(self._sizes.values())
 
     def close(self) -> None:
-        """Lets another program in."""
+        """Releases the lock."""
         with self._guard:
             if self._closed:
                 return
@@ -115,7 +115,7 @@ class Spool:
     # -- the writer
 
     def append(self, lines: Sequence[str]) -> None:
-        """Adds lines, and drops the oldest segments if that is too much. A disk that refuses costs these lines."""
+        """Adds lines, and drops the oldest segments if necessary. If the disk is full, these lines are lost."""
         for begin in range(0, len(lines), _LINES_AT_ONCE):
             some = lines[begin : begin + _LINES_AT_ONCE]
             data = ("\n".join(some) + "\n").encode()
@@ -139,7 +139,7 @@ class Spool:
             _write_all(self._file, data)
         except OSError as error:
             with suppress(OSError):
-                self._file.truncate(self._sizes[newest])  # half a line would spoil the next one
+                self._file.truncate(self._sizes[newest])  # a partial line would corrupt the next one
             self._dropped(count, f"cannot be written ({error.strerror})")
         else:
             self._sizes[newest] += len(data)
@@ -175,7 +175,7 @@ class Spool:
     # -- the reader
 
     def read(self, bytes_max: int) -> Chunk | None:
-        """The oldest lines that were not sent, about so many bytes; None when there are none."""
+        """The oldest unsent lines, about this many bytes; None if there are none."""
         with self._guard:
             size = self._unsent_size()
             if size is None:
@@ -189,7 +189,7 @@ class Spool:
             return Chunk(data, data.count(b"\n"), Position(segment, offset + len(data)))
 
     def _unsent_size(self) -> int | None:
-        """Size of the segment that is read next; segments that were sent wholly are deleted on the way."""
+        """Size of the segment that is read next; deletes segments that were sent completely."""
         while not self._closed:
             segment, offset = self._position
             if offset < self._sizes[segment]:
@@ -202,11 +202,11 @@ class Spool:
         return None
 
     def advance(self, chunk: Chunk, *, dropped: int = 0) -> None:
-        """The server has these lines, but for those that it refuses; after a restart they are not sent again."""
+        """The server has stored or refused these lines; they are not sent again, even after a restart."""
         with self._guard:
             if self._closed:
                 return
-            if chunk.after.segment in self._sizes:  # else the spool was full meanwhile, and has counted them as dropped
+            if chunk.after.segment in self._sizes:  # otherwise it was dropped meanwhile, and counted
                 self._position = max(self._position, chunk.after)
                 self.counters.sent += chunk.lines - dropped
                 self.counters.server_dropped += dropped
@@ -232,7 +232,7 @@ class Spool:
             self._position = Position(oldest, 0)
 
     def _read_progress(self) -> Position:
-        """From the beginning when it cannot be read: the same lines again do no harm."""
+        """The stored position; the beginning if it cannot be read, since sending lines twice does no harm."""
         first = Position(min(self._sizes, default=1), 0)
         try:
             told = json.loads((self.folder / _PROGRESS).read_bytes())
@@ -261,7 +261,7 @@ _COUNTERS = tuple(field.name for field in fields(Counters))
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:
-    if file.write(data) != len(data):  # a full disk takes what still fits
+    if file.write(data) != len(data):  # a full disk writes only what still fits
         raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 
@@ -287,7 +287,7 @@ def _segments(folder: Path) -> list[int]:
 
 
 def read_spool(folder: Path) -> Iterator[str]:
-    """All whole lines on disk, oldest first, also while another program writes.
+    """All complete lines on disk, oldest first, even while another program writes.
 
     Raises:
         SpoolError: there is no such folder.
@@ -295,14 +295,17 @@ def read_spool(folder: Path) -> Iterator[str]:
     if not folder.is_dir():
         raise SpoolError(f"telemetry spool {folder}: there is no such folder")
     for number in _segments(folder):
-        with suppress(FileNotFoundError), _path(folder, number).open("rb") as file:  # it was sent or dropped meanwhile
+        with (
+            suppress(FileNotFoundError),
+            _path(folder, number).open("rb") as file,
+        ):  # a segment may be deleted meanwhile
             for line in file:
                 if line.endswith(b"\n"):
                     yield line.decode(errors="replace").rstrip("\n")
 
 
 def read_counters(folder: Path) -> Counters:
-    """Those of a spool, as of its last change."""
+    """Counters of a spool as of its last change."""
     try:
         told = json.loads((folder / _PROGRESS).read_bytes())["counters"]
         return Counters(**{name: int(told.get(name, 0)) for name in _COUNTERS})

@@ -1,4 +1,4 @@
-"""What a spool holds, for people: counts, spans, drops and newest values; and all of it as CSV."""
+"""Prints the content of a spool: counts, time spans, drops and newest values; or all of it as CSV."""
 
 import csv
 import sys
@@ -22,11 +22,11 @@ _NS = 1_000_000_000
 
 @dataclass
 class MeasurementSummary:
-    """Of one measurement."""
+    """Content of one measurement."""
 
     points: int = 0
     updates: int = 0
-    """That the points stand for, where they stand for updates."""
+    """Number of updates behind the points, if they describe updates."""
     series: set[tuple[str, ...]] = field(default_factory=set)
     first_ns: int = 0
     newest: ParsedPoint | None = None
@@ -42,7 +42,7 @@ class MeasurementSummary:
 
 
 def show_telemetry(settings: TelemetrySummarySettings) -> None:
-    """Prints the summary; writes the CSV file, if one is wanted.
+    """Prints the summary, or writes a CSV file if requested.
 
     Raises:
         UsageError: there is no such measurement, or the file cannot be written.
@@ -50,7 +50,7 @@ def show_telemetry(settings: TelemetrySummarySettings) -> None:
     """
     if settings.measurement is not None and settings.measurement not in MEASUREMENTS:
         known = ", ".join(MEASUREMENTS)
-        raise UsageError(f"--measurement {settings.measurement}: is none; there are {known}")
+        raise UsageError(f"--measurement {settings.measurement}: is unknown; known are {known}")
     if settings.csv is not None:
         with _output(settings.csv) as file:
             rows = write_csv(_lines(settings), file, settings.measurement)
@@ -62,16 +62,16 @@ def show_telemetry(settings: TelemetrySummarySettings) -> None:
 
 
 def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
-    """The lines to print."""
+    """The lines of the summary."""
     found: dict[str, MeasurementSummary] = {}
     for line in _lines(settings):
         found.setdefault(line.measurement, MeasurementSummary()).add(line)
     counters = read_counters(settings.folder)
     yield f"spool        {settings.folder}: {sum(one.points for one in found.values())} points"
-    yield f"recorded     {counters.recorded} points since the spool began, {counters.sent} sent to a server"
+    yield f"recorded     {counters.recorded} points since the spool was created, {counters.sent} sent to a server"
     yield (
-        f"dropped      {counters.queue_dropped} queue in memory full, {counters.spool_dropped} spool full or cut, "
-        f"{counters.server_dropped} refused by the server"
+        f"dropped      {counters.queue_dropped} points, queue in memory full; {counters.spool_dropped} spool full or "
+        f"truncated; {counters.server_dropped} refused by the server"
     )
     for name in MEASUREMENTS:
         one = found.get(name)
@@ -83,15 +83,17 @@ def summary(settings: TelemetrySummarySettings) -> Iterator[str]:
             f"{name}: {points} in {len(one.series)} series, "
             f"{_time(one.first_ns, 'seconds')} to {_time(one.newest.at_ns, 'seconds')}"
         )
+        units = _units(MEASUREMENTS[name])
         values = [*one.newest.tags.items(), *one.newest.fields.items()]
-        yield "  newest: " + ", ".join(f"{printable(label)} {_shown(value)}" for label, value in values)
+        shown = [f"{printable(label)} {_shown(value)} {units.get(label, '')}".rstrip() for label, value in values]
+        yield f"  newest: {', '.join(shown)}"
 
 
 def write_csv(lines: Iterator[ParsedPoint], file: TextIO, measurement: str | None) -> int:
-    """Rows, in the order of the spool: one column each tag and field of the schema; returns their count."""
+    """Writes one row per point, with a column for each tag and field of the schema; returns the number of rows."""
     chosen = list(MEASUREMENTS.values()) if measurement is None else [MEASUREMENTS[measurement]]
     columns = ["time", "time_ns", "measurement", *_columns(chosen)]
-    # Members of a family have names that nobody knows beforehand; they stay together in one column.
+    # Names of a family's members are not known in advance; they share one column.
     writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     rows = 0
@@ -120,6 +122,11 @@ def _columns(measurements: list[Measurement]) -> list[str]:
     fields = [one.name for measurement in measurements for one in measurement.fields]
     families = [measurement.family.name + "*" for measurement in measurements if measurement.family is not None]
     return list(dict.fromkeys([*tags, *fields, *families]))
+
+
+def _units(measurement: Measurement) -> dict[str, str]:
+    """Units by field; a field whose name ends with its unit needs none."""
+    return {one.name: one.unit for one in measurement.fields if one.unit and not one.name.endswith(one.unit)}
 
 
 def _time(at_ns: int, precision: str) -> str:

@@ -153,7 +153,7 @@ def test_back_up_while_it_runs_and_restore(deployment: Deployment, mosquitto: Mo
         assert "version 1" in deployment.run("backup", "--out", "/backups/ledger.sqlite3")
         (backup,) = deployment.backups.iterdir()
         assert (backup.stat().st_uid, backup.stat().st_mode & 0o777) == (USER, 0o600)
-        assert "is there already" in deployment.run("backup", "--out", "/backups/ledger.sqlite3", code=2)
+        assert "already exists" in deployment.run("backup", "--out", "/backups/ledger.sqlite3", code=2)
         devices.teach()
         assert devices.version() == 2
 

@@ -47,7 +47,7 @@ def test_a_backup_of_a_running_aggregator_brings_its_line_back(stage: Stage, mos
     assert process.stop() == 0
     refused = command(*restore)
     assert refused.returncode == 2
-    assert "is there already; with --replace" in refused.stderr
+    assert "already exists; with --replace" in refused.stderr
     done = command(*restore, "--replace")
     assert done.returncode == 0, done.stderr
     assert f"if a version above {held.version} was ever published" in done.stdout

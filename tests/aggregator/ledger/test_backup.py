@@ -82,7 +82,7 @@ def test_a_backup_of_a_ledger_in_use_holds_what_was_committed(path: Path, tmp_pa
 def test_a_backup_is_never_overwritten(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "backup"
     out.write_text("precious")
-    refusal(path, out, "is there already, and backups are never overwritten; give another --out")
+    refusal(path, out, "already exists, and backups are never overwritten; give another --out")
     refusal(path, path, "never overwritten")
     assert out.read_text() == "precious"
 
@@ -98,7 +98,7 @@ def test_a_backup_that_appears_meanwhile_is_not_overwritten_either(
         return real(copy)
 
     monkeypatch.setattr(backup, "check_ledger", slow)
-    refusal(path, out, "came into being meanwhile")
+    refusal(path, out, "was created by another program meanwhile")
     assert out.read_text() == "precious"
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["backup"]
 
@@ -109,7 +109,7 @@ def test_a_file_system_without_links_will_do(path: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     assert back_up(path, tmp_path / "backup").version == 3
-    refusal(path, tmp_path / "backup", "is there already")
+    refusal(path, tmp_path / "backup", "already exists")
 
 
 def test_what_cannot_be_backed_up_is_one_line_and_leaves_nothing(path: Path, tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_what_cannot_be_backed_up_is_one_line_and_leaves_nothing(path: Path, tmp
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE version SET weights = x'00000000'", "version 3 has not the weights of its layout"),
-        ("UPDATE journal SET payload = NULL", "2 updates that wait for the next version are without their bytes"),
+        ("UPDATE version SET weights = x'00000000'", "the weights of version 3 do not match its layout"),
+        ("UPDATE journal SET payload = NULL", "2 updates that wait for the next version have no payload"),
         ("UPDATE meta SET value = x'c1' WHERE key = 'layout'", "its layout"),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_ledger_that_is_there_is_replaced_only_when_told_and_kept(path: Path, 
         with pytest.raises(LedgerError, match=r"another aggregator .* is using it"):
             restore_backup(out, path, replace=True)
     newer = bits(path)
-    with pytest.raises(LedgerError, match="is there already; with --replace it is kept beside the backup's copy"):
+    with pytest.raises(LedgerError, match="already exists; with --replace it is renamed and kept"):
         restore_backup(out, path, replace=False)
     assert bits(path) == newer
     for number in (1, 2):
@@ -269,12 +269,12 @@ def test_the_commands(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["backup", "--ledger", str(path), "--out", out]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["check-ledger", "--ledger", out]) == 0
-    assert "is whole: version 3 of task toy" in capsys.readouterr().out
+    assert "is intact: version 3 of task toy" in capsys.readouterr().out
     assert main(["restore", "--backup", out, "--ledger", str(path)]) == 2
     assert "--replace" in capsys.readouterr().err
     assert main(["restore", "--backup", out, "--ledger", str(path), "--replace"]) == 0
     said = capsys.readouterr().out
-    assert f"the ledger that was there is kept as {path}.replaced-1" in said
+    assert f"the previous ledger is kept as {path}.replaced-1" in said
     assert "if a version above 3 was ever published" in said
     assert f"move-forward --ledger {path} --version NUMBER" in said
     assert main(["move-forward", "--ledger", str(path), "--version", "9"]) == 0

@@ -140,7 +140,7 @@ def test_a_broker_that_refuses_is_told_once(watch: Watch, caplog: pytest.LogCapt
     one.close()
     assert not points
     (record,) = caplog.records
-    assert "telemetry does without presence and $SYS" in record.getMessage()
+    assert "telemetry has no presence and $SYS" in record.getMessage()
 
 
 def test_why_there_is_no_connection_is_told_though_it_is_no_refusal(
@@ -152,7 +152,7 @@ def test_why_there_is_no_connection_is_told_though_it_is_no_refusal(
     one, _ = watch(MemoryLink(broker, "w"))
     until(lambda: caplog.records, "it is told")
     one.close()
-    assert caplog.text.count("telemetry does without presence and $SYS") == 1
+    assert caplog.text.count("telemetry has no presence and $SYS") == 1
 
 
 def settings(broker: Mosquitto, client_id: str) -> MqttSettings:

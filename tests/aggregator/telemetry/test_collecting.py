@@ -173,7 +173,7 @@ def test_a_server_that_is_away_is_told_once(make: Make, caplog: pytest.LogCaptur
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "telemetry server cannot be reached; points wait in the spool",
-        "telemetry is written again",
+        "telemetry is being sent again",
     ]
 
 

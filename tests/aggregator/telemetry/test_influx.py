@@ -153,7 +153,7 @@ def test_a_token_file_that_is_empty_for_a_moment_leaves_the_old_token_in_use(
     file.write_text("")
     for _ in range(2):
         server.write(LINES)
-    assert caplog.text.count("what was read before stays in use") == 1
+    assert caplog.text.count("the previous one stays in use") == 1
 
 
 def test_a_renewed_authority_is_trusted(keys: Path, tmp_path: Path, listen: Callable[..., Listener]) -> None:

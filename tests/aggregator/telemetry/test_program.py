@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -47,9 +48,10 @@ def test_the_summary_counts_and_shows_the_newest(ledger: Path, capsys: pytest.Ca
     assert main(["telemetry", "--ledger", str(ledger)]) == 0
     text = capsys.readouterr().out
     assert "112 points" in text
-    assert "dropped      0 queue in memory full" in text
+    assert "dropped      0 points, queue in memory full" in text
     assert "fedkd_update: 102 points of 140 updates in 1 series" in text
     assert "fedkd_version: 1 points in 1 series" in text
+    assert re.search(r"recorded_total \d+ points,", text), "a unit, unless the name of the field ends with it"
     for point in FULL_POINTS:
         assert point.measurement + ":" in text
 
@@ -113,7 +115,7 @@ def test_what_a_device_wrote_runs_neither_in_a_spreadsheet_nor_on_a_terminal(
     ("arguments", "said"),
     [
         (["--ledger", "nothing"], "there is no such folder"),
-        (["--ledger", "l", "--measurement", "other"], "there are fedkd_update, "),
+        (["--ledger", "l", "--measurement", "other"], "known are fedkd_update, "),
         (["--ledger", "l", "--csv", "no/folder/x.csv"], "No such file"),
     ],
 )
