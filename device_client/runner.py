@@ -183,7 +183,7 @@ class Runner:
         self._traffic = TrafficReport(traffic, settings.traffic_seconds, monotonic=clock.monotonic, emit=emit)
 
     def stop(self) -> None:
-        """Makes `run` return soon, even in the middle of a round. Takes no lock: for signal handlers, too."""
+        """Makes `run` return soon, even in the middle of a round. Takes no lock, so a signal handler may call it."""
         self._ended = self._ended or Ended("asked to stop")
 
     def run(self) -> Ended:

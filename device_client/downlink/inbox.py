@@ -48,7 +48,7 @@ from wire_contract.signatures.envelope import read_unverified
 
 
 class State(Enum):
-    """What is held, and whether it goes for a target."""
+    """Which model is held, and whether there is a target."""
 
     EMPTY = "no model is held, none is announced"
     JOINING = "no model is held, the target is announced"
@@ -95,7 +95,7 @@ class Inbox:
         self._state = State.EMPTY
         self._held: NewModel | None = None
         self._target: Manifest | None = None
-        """None in the states that go for nothing."""
+        """None in the states without a target: EMPTY, CURRENT and DISOWNED."""
         self._wanted = Wanted()
         self._snapshots = Snapshots(unclaimed_bytes_max=unclaimed_bytes_max, limits=limits)
         self._base: PublishedVersion | None = None

@@ -54,7 +54,7 @@ class ModelFeed:
         return self._receiver.is_behind
 
     def newest(self, *, timeout_seconds: float) -> NewModel | None:
-        """The newest model that arrived since the last call; waits at most so long for a message.
+        """The newest model that arrived since the last call; waits at most `timeout_seconds` for a message.
 
         Raises:
             UsageError: the broker refused the first connection.
