@@ -76,7 +76,7 @@ def test_help_speaks_of_values_and_not_of_types(words: list[str]) -> None:
     flags = flags_of(settings_of(words))
     assert flags
     for flag in flags:
-        assert flag.says, flag.name
+        assert flag.description, flag.name
         assert not PYTHON_WORDS.search(f"{flag.value or ''} {flag.default or ''}"), flag
         assert (
             flag.key in settings_of(words).only_flags

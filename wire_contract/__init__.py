@@ -1,1 +1,1 @@
-"""What both ends agree on: topics, messages, tensor encodings, codec and link. Knows neither program."""
+"""What aggregator and devices agree on: topics, messages, encodings, codec and link. Imports neither program."""

@@ -1,14 +1,14 @@
-"""Client ids: under which name a program's durable session stands at a broker.
+"""MQTT client ids, which name a program's durable session at the broker.
 
     default root `fedkd/v1`    fedkd:TASK:DEVICE           fedkd-aggregator-TASK-SHARD
     another root               fedkd:TASK:DEVICE:HASH      fedkd-aggregator-TASK-SHARD:HASH
 
-HASH is the first 8 hexadecimal digits of the SHA-256 of the root, so that two federations on one broker never take
-each other's session. With the default root an id is what it was before roots counted: an upgraded program finds its
-session, and what the broker has queued in it. Names hold no colon, so no two programs get the same id.
+HASH is the first 8 hexadecimal digits of the SHA-256 of the root, so that two federations on one broker never take over
+each other's session. With the default root, an id is the same as in releases without the hash, so that an upgraded
+program finds its session with the messages queued in it. Names contain no colon, so no two programs get the same id.
 
-An id is at most 144 bytes long, and seldom over 64. MQTT 3.1.1 promises only 23, but mosquitto, EMQX, HiveMQ, NATS and
-amqtt take 65,535; where a broker takes less (AWS IoT Core: 128), `--client-id` gives a shorter one.
+An id is at most 144 bytes long, and rarely over 64. MQTT 3.1.1 guarantees only 23, but mosquitto, EMQX, HiveMQ, NATS
+and amqtt accept 65,535; for a broker that accepts less (AWS IoT Core: 128), set `--client-id`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _HASH_DIGITS = 8
 
 
 def client_id_below(client_id: str, root: str) -> str:
-    """The id of a program below this topic root."""
+    """The client id of a program whose topics are below `root`."""
     if root == DEFAULT_ROOT:
         return client_id
     return f"{client_id}:{hashlib.sha256(root.encode()).hexdigest()[:_HASH_DIGITS]}"

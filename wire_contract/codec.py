@@ -1,13 +1,13 @@
 """Messages to bytes and back: an LZ4 frame (content size stored) of a msgpack map with a schema number.
 
-Decoding is total: any bytes give a message of the asked type or a `DecodeError` that says which limit or field
-is wrong. It works outside in, and nothing is allocated before the limit that bounds it was checked: compressed
-size, stated content size, LZ4 (bounded by the stated size), the keys, schema number, then fields of the known types
-only. Lengths stand in those types and are checked before what they count is read; unknown fields are skipped, never
-built, so that 64 MiB of empty lists do not become gigabytes of objects. (That is why the reader is msgspec's typed one;
-the writer is msgpack, the reference implementation, and a law says that it reads what stands on the wire.)
+Decoding is total: any bytes give either a message of the requested type or a `DecodeError` that names the limit or
+field. It proceeds from the outside in, and nothing is allocated before its limit was checked: compressed size, stated
+content size, LZ4 (bounded by the stated size), keys, schema number, then only fields of known types. The types carry
+their maximal lengths, which are checked before the content is read. Unknown fields are skipped without being built, so
+that 64 MiB of empty lists do not become gigabytes of objects. (Hence msgspec's typed decoder. The encoder is msgpack,
+the reference implementation; a property test checks that it also reads what is written.)
 
-A key that stands twice is refused: two readers could take one message for two.
+A key that occurs twice is refused, since two readers could understand the message differently.
 """
 
 import math
@@ -77,7 +77,7 @@ T = TypeVar("T")
 
 
 _Keys = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
-"""What every message of every schema is; the values stay where they are."""
+"""What every message is, whatever its schema; the values are not decoded yet."""
 
 _UNKNOWN = (
     (re.compile(r"Invalid value '([^']*)' - at (`\$\.x\[.*\]`)"), "tensor encoding {0!r} is not known here"),
@@ -88,7 +88,7 @@ _UNKNOWN = (
         "a tensor with {0} fields is not known here",
     ),
 )
-"""What msgspec says of something that a newer contract may have, and what that is."""
+"""Errors of msgspec for values that a newer contract may define, and a message for each."""
 
 
 def encode(message: Message) -> bytes:
@@ -97,14 +97,15 @@ def encode(message: Message) -> bytes:
 
 
 def frame(content: bytes) -> bytes:
-    """`content` as an LZ4 frame with its size; its blocks, of 64 KiB at most, are independent of each other, so that a
-    reader needs no memory of the blocks before.
+    """Compresses `content` into an LZ4 frame that states its size.
+
+    The blocks, of 64 KiB at most, are independent, so that a reader need not keep earlier blocks in memory.
     """
     return bytes(lz4.frame.compress(content, store_size=True, block_linked=False))
 
 
 def pack(message: Message) -> bytes:
-    """The msgpack map of `message`, which stands in its payload: what is signed."""
+    """The msgpack map of `message`, the content of its payload; signatures are over these bytes."""
     assert not has_unknown_status(message), f"{message}: `{OTHER}` is for what was read, and is never written"
     built = msgspec.to_builtins(message, builtin_types=(bytes,))
     if isinstance(message, Model):
@@ -113,10 +114,10 @@ def pack(message: Message) -> bytes:
 
 
 def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
-    """The message of type `kind` in `payload`.
+    """Decodes a message of type `kind`.
 
     Raises:
-        LimitExceeded: it is larger than a limit; nothing that large was allocated.
+        LimitExceeded: it is larger than a limit; nothing of that size was allocated.
         UnknownSchema: a newer program wrote it.
         DecodeError: the bytes are no such message; the text names the field.
     """
@@ -125,7 +126,7 @@ def decode(payload: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
 
 
 def unpack(content: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
-    """The message of type `kind` in the msgpack map `content`.
+    """Decodes a message of type `kind` from the msgpack map `content`.
 
     Raises:
         DecodeError: as `decode`.
@@ -142,15 +143,19 @@ def unpack(content: bytes, kind: type[M], *, limits: Limits | None = None) -> M:
 
 
 def limits_of(kind: type, limits: Limits | None = None) -> Limits:
-    """`limits`, or those of the kind."""
+    """`limits`, or else those of the message kind."""
     return limits or DEFAULT_LIMITS.get(kind, CONTROL_LIMITS)
 
 
 def schema_of(content: bytes, kind: type) -> int:
-    """The schema number of the msgpack map `content`, which is said to be a `kind`.
+    """The schema number in the msgpack map `content`.
+
+    Args:
+        content: of a message.
+        kind: of message that is expected, for error texts.
 
     Raises:
-        DecodeError: it is no map, or has none.
+        DecodeError: it is no map, a key occurs twice, or there is no schema number.
     """
     keys = _unpack(content, _Keys, kind)
     if len(keys) != _map_length(content):
@@ -162,7 +167,7 @@ def schema_of(content: bytes, kind: type) -> int:
 
 
 def _map_length(content: bytes) -> int:
-    """Entries that the msgpack map `content` states."""
+    """The number of entries that the header of the msgpack map `content` states."""
     match content[0]:
         case 0xDE:
             return int.from_bytes(content[1:3])
@@ -173,10 +178,10 @@ def _map_length(content: bytes) -> int:
 
 
 def decompress(payload: bytes, limits: Limits) -> bytes:
-    """The content of an LZ4 frame.
+    """Decompresses an LZ4 frame.
 
     Raises:
-        LimitExceeded: it is larger than a limit; nothing that large was allocated.
+        LimitExceeded: it is larger than a limit; nothing of that size was allocated.
         DecodeError: it is no such frame.
     """
     if len(payload) > limits.compressed_bytes:
@@ -186,7 +191,7 @@ def decompress(payload: bytes, limits: Limits) -> bytes:
         if stated > limits.decompressed_bytes:
             raise LimitExceeded("decompressed_bytes", found=stated, allowed=limits.decompressed_bytes)
         decompressor = lz4.frame.LZ4FrameDecompressor()
-        # `max_length` holds even if the stated size is a lie: a bomb stops at the size it promised.
+        # `max_length` also holds if the stated size is false: a decompression bomb stops at the size it states.
         content: bytes = decompressor.decompress(payload, max_length=stated)
     except RuntimeError as error:
         raise DecodeError(f"frame: not an LZ4 frame ({error})") from None
@@ -203,7 +208,7 @@ def _unpack(content: bytes | msgspec.Raw, fields: type[T], kind: type) -> T:
 
 
 def _named(text: str) -> str:
-    """By name what an older program does not know."""
+    """Names what a newer program may have written and this one does not know."""
     for pattern, what in _UNKNOWN:
         found = pattern.fullmatch(text)
         if found is not None:
@@ -212,7 +217,7 @@ def _named(text: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """The text may quote the sender's bytes, and it goes into logs and receipts."""
+    """The text may quote bytes of the sender, and goes into logs and receipts."""
     return printable(str(error)[:_REASON_CHARACTERS_MAX])
 
 
@@ -226,7 +231,7 @@ def _check_elements(model: Model, limits: Limits) -> None:
 
 
 def _check_finite(message: Message) -> None:
-    """The type `ge=0` keeps NaN out, but not infinity."""
+    """`ge=0` in the types excludes NaN, but not infinity."""
     numbers: list[tuple[str, float]] = []
     match message:
         case Update():

@@ -1,7 +1,7 @@
-"""Errors of the contract. Each carries its numbers, so that a log line needs nothing more.
+"""Errors of the contract. Each carries its numbers, so that its text is enough for a log line.
 
 ContractError
-├── DecodeError            bytes that are not a message
+├── DecodeError            bytes that are no message
 │   ├── LimitExceeded      … because something is larger than its named limit
 │   └── UnknownSchema      … because a newer program wrote them
 ├── EncodeError            values that cannot be written
@@ -22,7 +22,7 @@ class DecodeError(ContractError):
 
 
 class LimitExceeded(DecodeError):
-    """A decoded thing would be larger than its named limit."""
+    """Something in a message is larger than its named limit."""
 
     def __init__(self, limit: str, *, found: int, allowed: int) -> None:
         super().__init__(f"{limit}: {found} is over the limit of {allowed}")
@@ -57,11 +57,11 @@ class FileUnusable(ContractError):
 
 
 class LinkError(ContractError):
-    """The link cannot do what was asked of it."""
+    """The link cannot do what was requested."""
 
 
 class PayloadTooLarge(LinkError):
-    """The packet would be larger than the broker takes; it was not sent."""
+    """The packet is larger than the broker accepts; it was not sent."""
 
     def __init__(self, topic: str, *, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(f"{topic}: {size_bytes} bytes is over the broker's limit of {limit_bytes}")

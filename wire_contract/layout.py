@@ -1,7 +1,7 @@
-"""Weights are one contiguous float32 vector plus a layout that says which stretch is which tensor.
+"""Weights are one contiguous float32 vector, and a layout that says which part of it is which tensor.
 
-Merging is then one pass over memory instead of a loop over a dictionary, and the digest of a version is
-the SHA-256 of the vector's little-endian bytes.
+So merging is one pass over memory instead of a loop over a dictionary, and the digest of a version is the SHA-256 of
+the vector's little-endian bytes.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ FINGERPRINT_BYTES = 8
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Name and shape of one tensor. The dtype of decoded weights is always float32.
 
-    A later field of the contract comes last, with a default, and is written only where it differs from that: so the
-    fingerprints of models that do without it stay as they are, and older programs can read them.
+    A field that is added later comes last, has a default, and is written only if it differs from it. So models that do
+    not use it keep their fingerprint, and older programs can read them.
     """
 
     name: Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
@@ -37,12 +37,12 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     @property
     def size(self) -> int:
-        """Elements of the tensor; a scalar (shape `()`) has one."""
+        """Number of elements; a scalar (shape `()`) has one."""
         return math.prod(self.shape)
 
     @property
     def as_written(self) -> tuple[Any, ...]:
-        """The array that stands in a model message and in what the fingerprint is of."""
+        """As an array, the form in a model message and in the fingerprint."""
         written = msgspec.structs.astuple(self)
         later = msgspec.structs.fields(self)[_FIRST_FIELDS:]
         while len(written) > _FIRST_FIELDS and written[-1] == later[len(written) - _FIRST_FIELDS - 1].default:
@@ -58,7 +58,7 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The ordered tensors of one model line.
 
     Raises:
-        LayoutError: a name twice, or a dimension below one.
+        LayoutError: a name occurs twice, or a dimension is below one.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -89,12 +89,12 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """Eight bytes that differ for layouts that differ; updates carry them instead of names."""
+        """Eight bytes that identify the layout; updates carry them instead of tensor names."""
         written = [[spec.as_written for spec in self.tensors]]
         return hashlib.sha256(msgspec.msgpack.encode(written)).digest()[:FINGERPRINT_BYTES]
 
     def views(self, vector: Vector) -> dict[str, Vector]:
-        """The tensors inside `vector` by name, shaped, sharing its memory."""
+        """The tensors in `vector` by name, as arrays of their shapes that share its memory."""
         self.check(vector)
         return {
             spec.name: vector[start:stop].reshape(spec.shape)
@@ -102,7 +102,7 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         }
 
     def flatten(self, tensors: Mapping[str, npt.ArrayLike]) -> Vector:
-        """One new vector out of tensors by name.
+        """Copies tensors, given by name, into a new vector (layout.size,).
 
         Raises:
             LayoutError: a tensor is missing, unknown, or has another shape.

@@ -1,4 +1,4 @@
-"""Every bound of the contract, by name. Decoding never allocates more than these say."""
+"""Every limit of the contract, by name. Decoding never allocates more than these allow."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,23 +10,23 @@ CHUNK_BYTES_MAX = 32 * KIB
 """Payload of one model chunk; below the smallest retained limit of the cloud brokers (64 KB)."""
 
 INLINE_BYTES_MAX = 24 * KIB
-"""A model up to this size travels inside its manifest; the rest of the 32 KiB is the manifest's own."""
+"""A model up to this size is sent inside its manifest; the rest of 32 KiB is for the manifest's own fields."""
 
 DELTA_BYTES_MAX = 256 * KIB
-"""A delta is one message; up to `INLINE_BYTES_MAX` the newest one travels inside its manifest too. An operator may
-allow this much where the broker does; every cloud broker takes what fits the manifest, which is the default."""
+"""A delta is one message; up to `INLINE_BYTES_MAX`, the newest one is also sent inside its manifest. That is the
+default limit, which every cloud broker accepts; an operator may allow up to this if the broker does."""
 
 NAME_CHARACTERS_MAX = 64
 """Length of a task or device name."""
 
 TOPIC_SLASHES_MAX = 7
-"""What every cloud broker takes."""
+"""What every cloud broker accepts."""
 
 KEPT_SNAPSHOTS = 2
-"""So many newest snapshots keep their chunks on the broker."""
+"""Newest snapshots whose chunks stay retained on the broker: a device may still be downloading the one before."""
 
 KEPT_DELTAS = 8
-"""So many newest deltas stay on the broker: a device that is further behind takes the snapshot."""
+"""Newest deltas retained on the broker; a device that is further behind downloads the snapshot."""
 
 TENSORS_MAX = 1_024
 """Tensors of one model."""
@@ -34,10 +34,10 @@ TENSORS_MAX = 1_024
 DIMENSIONS_MAX = 8
 
 MAP_ITEMS_MAX = 256
-"""Metrics, counters and the like of one message, and the keys of a message itself."""
+"""Entries of a map in a message (metrics, counters), and keys of the message itself."""
 
 TEXT_CHARACTERS_MAX = 1_024
-"""Names of tensors and metrics, and lines for people."""
+"""Length of names of tensors and metrics, and of texts for people."""
 
 SUMMARY_EVALUATIONS_MAX = 128
 """Newest evaluations in an aggregator's summary. With the two below, the whole status stays under 24 KiB."""
@@ -49,42 +49,41 @@ SUMMARY_BUCKETS_MAX = 16
 """Buckets of a summary's staleness histogram."""
 
 MOMENT_MAX = 2**40
-"""The latest moment of publication that is believed, Unix seconds (some 34 000 years from now). Among manifests of this
-moment the last word counts: so whatever moment a stranger states, another can follow it.
-"""
+"""Latest publication time that is accepted, in Unix seconds (some 34,000 years from now). Of manifests with this very
+time the last to arrive wins. So a forged manifest can always be followed by a genuine one, whatever time it states."""
 
 SIGNATURES_MAX = 4
-"""Of one message: two keys overlap while they are exchanged, and both may have a spare."""
+"""Signatures of one message: two keys overlap during a key rotation, and each may have a spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a decoder accepts of one kind of message; the lengths above hold for every kind."""
+    """What a decoder accepts for one kind of message; the limits above hold for every kind."""
 
     compressed_bytes: int = 1 * MIB
-    """Size of the payload as it stands on the wire."""
+    """Size of the payload on the wire."""
     decompressed_bytes: int = 64 * MIB
-    """Size after LZ4; the frame must state it up front."""
+    """Size after LZ4 decompression; the frame header must state it."""
     elements: int = 16_000_000
-    """Numbers in all tensors of a model together; an update must fit the model's layout. In float32, with
-    the longest names in ASCII, they fit `MODEL_LIMITS`."""
+    """Elements of all tensors of a model together (an update must fit the model's layout). As float32, with the longest
+    names in ASCII, they fit `MODEL_LIMITS`."""
     map_items: ClassVar[int] = MAP_ITEMS_MAX
 
 
 UPDATE_LIMITS = Limits()
-"""What the aggregator takes from a device."""
+"""What the aggregator accepts from a device."""
 
 MODEL_LIMITS = Limits(compressed_bytes=64 * MIB)
-"""What a device takes from the aggregator (joined from chunks)."""
+"""What a device accepts from the aggregator, joined from chunks."""
 
 CHUNKS_MAX = MODEL_LIMITS.compressed_bytes // CHUNK_BYTES_MAX
-"""Chunks of one model: those of the largest."""
+"""Chunks of the largest model."""
 
 MANIFEST_LIMITS = Limits(compressed_bytes=128 * KIB, decompressed_bytes=256 * KIB)
-"""The digests of all chunks of the largest model are 70 KB and cannot be compressed; a delta of 24 KiB beside them."""
+"""Room for the chunk digests of the largest model (70 kB, incompressible) and an inline delta of 24 KiB."""
 
 DELTA_LIMITS = Limits(compressed_bytes=DELTA_BYTES_MAX)
-"""From the version before to a version, inside its manifest or by itself."""
+"""A delta, inside a manifest or on its own topic."""
 
 CONTROL_LIMITS = Limits(compressed_bytes=64 * KIB, decompressed_bytes=256 * KIB)
 """Receipts, presence, evaluations and status."""

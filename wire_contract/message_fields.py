@@ -14,13 +14,13 @@ PAYLOAD_DIGEST_BYTES = 8
 KEY_ID_BYTES = 8
 SIGNATURE_BYTES = 64
 SIGNED_SCHEMA = 128
-"""Key `v` of a signed message, by which it is told from a plain one. Who knows nothing of signatures refuses it by this
-number; the schemas of all other kinds stay below it."""
+"""Key `v` of a signed message, which distinguishes it from an unsigned one. A program without support for signatures
+refuses it as an unknown schema; the schema numbers of all other kinds stay below it."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*\Z"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, max_length=NAME_CHARACTERS_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-"""A number that JavaScript, InfluxDB and SQLite all hold exactly."""
+"""A number that JavaScript, InfluxDB and SQLite can all represent exactly."""
 Version = Count
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Fingerprint = Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
@@ -46,14 +46,14 @@ RefusalReason = Literal[
     "rate",
     "signature",
 ]
-"""What an aggregator writes. Programs of the first release cannot read a receipt with a reason outside these ten, so a
-finer reason is written as the nearest of them, with its own name in the receipt's `detail`."""
+"""What an aggregator writes. The first release cannot decode a receipt with any other reason, so a more specific reason
+is written as the nearest of these, with its own name in the receipt's `detail`."""
 
 OTHER: Final = "other"
-"""What a status of a newer program is read as. Never written."""
+"""How an unknown status of a newer program is read. Never written."""
 
 StatusText = Text
-"""A status as a reader has it: one of the values known here, or `OTHER`."""
+"""A status as read: one of the values known here, or `OTHER`."""
 STATUSES: Collection[str] = frozenset(get_args(Status))
 OUTCOMES: Collection[str] = frozenset(get_args(Outcome))
 REASONS: Collection[str] = frozenset(get_args(RefusalReason))

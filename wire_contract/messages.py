@@ -1,16 +1,16 @@
 """The messages, as typed values. `codec.py` turns them into bytes and back.
 
-On the wire every message is a map with short keys; the key stands in each field's `name=`. Key `v` is the schema
+On the wire, every message is a map with short keys, which are given as `name=` of each field. Key `v` is the schema
 number of the message kind.
 
-What a reader does with what it does not know, so that older and newer programs work together:
+How a reader treats what it does not know, so that older and newer programs work together:
 
-- unknown keys of a map are ignored; a field that may be left out has a default;
-- a newer schema number is refused by name: what changes the meaning of a field raises it;
-- an unknown value of a *status* field (`Outcome`, `RefusalReason`, `Status`) is read as `OTHER`: the message is
-  otherwise understood, and the reader does what it does with an answer that says no more;
-- an unknown value of a *how-to* field (a tensor's encoding, a delta's grid, a dtype) is refused by name: without it the
-  numbers mean nothing.
+- unknown keys of a map are ignored; optional fields have a default;
+- a newer schema number is refused, and named; a change of the meaning of a field raises it;
+- an unknown value of a *status* field (`Outcome`, `RefusalReason`, `Status`) is read as `OTHER`: the rest of
+  the message is still understood, and the reader treats it as an answer without further details;
+- an unknown value of a field that says how to decode (a tensor's encoding, a delta's grid, a dtype) is refused, and
+  named: without it the numbers mean nothing.
 """
 
 from typing import Annotated
@@ -55,7 +55,7 @@ from wire_contract.message_fields import (
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Names one update for ever."""
+    """Identifies one update for ever."""
 
     device: str
     incarnation: bytes
@@ -66,27 +66,27 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device learned. Merging it twice must change nothing."""
+    """What one device learned. Receiving it twice must change nothing."""
 
     task: Name = msgspec.field(name="t")
     device: Name = msgspec.field(name="d")
     incarnation: Incarnation = msgspec.field(name="i")
-    """Random, made when the device's outbox was created: a reinstalled device is another incarnation."""
+    """Random, drawn when the device's outbox was created: a reinstalled device is a new incarnation."""
     sequence: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = msgspec.field(name="n")
-    """Counts this device's updates since `incarnation`; made once, kept across retries."""
+    """Counts this device's updates within `incarnation`; assigned once, kept across retries."""
     base_version: Version = msgspec.field(name="b")
     """The published version the device started from; staleness is computed from it, never guessed."""
     base_digest: Digest = msgspec.field(name="bd")
     layout_fingerprint: Fingerprint = msgspec.field(name="l")
     samples: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = msgspec.field(name="s")
     local_steps: Count = msgspec.field(name="k")
-    """Optimiser steps behind the difference."""
+    """Optimiser steps that led to this update."""
     train_seconds: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="ts")
-    """Time of local training; telemetry only, never a weight."""
+    """Duration of local training; for telemetry only, never a weight."""
     metrics: Metrics = msgspec.field(name="m", default_factory=dict)
-    """What the device measured while training, by name (loss, accuracy)."""
+    """What the device measured during training, by name (loss, accuracy)."""
     tensors: Tensors = msgspec.field(name="x")
-    """The difference to the base, one entry per tensor of the layout, in its order."""
+    """The difference from the base, one entry per tensor of the layout, in its order."""
     schema: int = msgspec.field(name="v", default=1)
 
     @property
@@ -95,33 +95,33 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True, array_like=True):
-    """By one key; `signing.py` says over what."""
+    """A signature by one key; `signatures/signing.py` defines the signed bytes."""
 
     key_id: Annotated[bytes, msgspec.Meta(min_length=KEY_ID_BYTES, max_length=KEY_ID_BYTES)]
-    """First 8 bytes of the SHA-256 of the raw public key: says which key to try, and proves nothing."""
+    """First 8 bytes of the SHA-256 of the raw public key: tells which key to try, and proves nothing."""
     value: Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
     """Ed25519."""
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest or an update with signatures; it travels in place of the plain one, on the same topic."""
+    """A manifest or an update with signatures; published instead of the unsigned one, on the same topic."""
 
     body: bytes = msgspec.field(name="m")
-    """The msgpack map of the plain message, byte for byte what was signed."""
+    """The msgpack map of the unsigned message: exactly the bytes that were signed."""
     signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=SIGNATURES_MAX)] = msgspec.field(
         name="sg"
     )
-    """Several while keys are exchanged; one that is good is enough."""
+    """Several during a key rotation; one valid signature is enough."""
     schema: Annotated[int, msgspec.Meta(ge=SIGNED_SCHEMA)] = msgspec.field(name="v", default=SIGNED_SCHEMA)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One published version: what everybody has, bit for bit."""
+    """A published version as a whole, the same bits for everybody."""
 
     task: Name = msgspec.field(name="t")
     version: Version = msgspec.field(name="n")
     parent: Version | None = msgspec.field(name="p")
-    """The version this one was merged onto; None for an initial model."""
+    """The version that this one follows; None for an initial model."""
     layout: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=TENSORS_MAX)] = msgspec.field(name="l")
     tensors: Tensors = msgspec.field(name="x")
     digest: Digest = msgspec.field(name="d")
@@ -130,29 +130,29 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """How a version comes of the one before it (`version` - 1), bit for bit; the arithmetic stands in `deltas.py`."""
+    """The step from the version before (`version` - 1), bit by bit; `publication/deltas.py` says how."""
 
     task: Name = msgspec.field(name="t")
     version: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = msgspec.field(name="n")
     parent_digest: Digest = msgspec.field(name="pd")
-    """Of the weights that it must be added to."""
+    """Digest of the weights to which it must be added."""
     digest: Digest = msgspec.field(name="d")
-    """Of the weights that come of it."""
+    """Digest of the resulting weights."""
     grid: Grid = msgspec.field(name="e")
-    """What the sum is rounded to: the encoding that holds this version exactly."""
+    """The encoding to which the sum is rounded, so that a snapshot holds this version exactly."""
     tensors: Tensors = msgspec.field(name="x")
     schema: int = msgspec.field(name="v", default=1)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Announces a version and the ways to it. Retained.
+    """Announces a version and how to get it. Retained.
 
     - the delta from the version before, inline;
-    - the deltas before that, each in a retained topic of its own;
-    - a snapshot, of this version or of one that the deltas lead on from: inline when there is no delta and it fits, in
-      retained chunks otherwise.
+    - earlier deltas, each on a retained topic of its own;
+    - a snapshot of this version, or of one from which the deltas lead here: inline if there is no delta and it fits,
+      else in retained chunks.
 
-    Who knows nothing of deltas takes the snapshot, and is a few versions behind at most.
+    A reader that does not know deltas takes the snapshot, and is a few versions behind at most.
     """
 
     task: Name = msgspec.field(name="t")
@@ -162,58 +162,58 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the decoded float32 weights: the base digest of updates that start here."""
     layout_fingerprint: Fingerprint = msgspec.field(name="l")
     encoding: Text = msgspec.field(name="e", default="")
-    """Chosen by the aggregator, for people and telemetry; the model itself says how to decode each tensor."""
+    """For people and telemetry; the model message itself says how to decode each tensor."""
     snapshot: Version | None = msgspec.field(name="sv", default=None)
-    """The version that can be had whole; None: this one."""
+    """The version of the snapshot; None: this version."""
     size_bytes: Count = msgspec.field(name="s")
-    """Size of the snapshot's model payload, all chunks together."""
+    """Size of the snapshot: its model message, all chunks together."""
     chunk_digests: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=CHUNKS_MAX)] = msgspec.field(
         name="c", default=()
     )
-    """SHA-256 of each chunk payload, in order; empty when the model is inline."""
+    """SHA-256 of each chunk, in order; empty if the snapshot is inline."""
     inline: bytes | None = msgspec.field(name="x", default=None)
     delta: bytes | None = msgspec.field(name="dx", default=None)
-    """A Delta message that leads to this version; None when there is none, or it is on its own topic only."""
+    """The delta message that leads to this version; None if there is none, or it is only on its own topic."""
     delta_sizes: Annotated[tuple[Count, ...], msgspec.Meta(max_length=KEPT_DELTAS)] = msgspec.field(
         name="ds", default=()
     )
-    """Bytes of the deltas that lead to this version, the one before it, …, as far back as they are kept."""
+    """Sizes of the retained deltas: to this version, to the one before it, and so on."""
     shards: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = msgspec.field(name="h", default=1)
-    """Devices publish to shard crc32(device) mod shards."""
+    """Devices publish to shard CRC-32(device) mod shards."""
     update_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = msgspec.field(name="u")
     """The aggregator refuses larger updates."""
     published_at: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="at")
     """Unix seconds at which the version was committed."""
     expires_at: Annotated[float, msgspec.Meta(ge=0)] | None = msgspec.field(name="ex", default=None)
-    """Unix seconds after which a device that checks signatures no longer takes this manifest; None: never."""
+    """Unix seconds after which devices that check signatures no longer accept this manifest; None: never."""
     schema: int = msgspec.field(name="v", default=2)
 
     @property
     def snapshot_version(self) -> int:
-        """The version that can be had whole."""
+        """The version of the snapshot."""
         return self.version if self.snapshot is None else self.snapshot
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one update. The device keeps an update until this comes."""
+    """The aggregator's answer to one update. The device keeps the update until it arrives."""
 
     incarnation: Annotated[bytes, msgspec.Meta(max_length=INCARNATION_BYTES)] = msgspec.field(name="i", default=b"")
-    """Empty when the update could not be read; `payload_digest` names it then."""
+    """Empty if the update could not be decoded; `payload_digest` identifies it then."""
     sequence: Count = msgspec.field(name="n", default=0)
     outcome: StatusText = msgspec.field(name="o")
-    """An `Outcome`; of a newer program `OTHER`, which ends the update as every answer does but a refusal for `rate`."""
+    """An `Outcome`, or `OTHER` from a newer program. Every answer settles the update, except a refusal for `rate`."""
     version: Version = msgspec.field(name="b")
     """The newest version when the update was admitted."""
     weight: float = msgspec.field(name="w", default=0.0)
     staleness: Count = msgspec.field(name="a", default=0)
     reason: StatusText | None = msgspec.field(name="r", default=None)
-    """A `RefusalReason`; of a newer program `OTHER`, and then its own name begins `detail`."""
+    """A `RefusalReason`, or `OTHER` from a newer program, whose own word then begins `detail`."""
     detail: Text = msgspec.field(name="x", default="")
     """One line for a person."""
     payload_digest: Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_DIGEST_BYTES)] = msgspec.field(
         name="p", default=b""
     )
-    """First 8 bytes of the SHA-256 of the refused payload, where there is no identity."""
+    """First 8 bytes of the SHA-256 of the refused payload, if there is no identity."""
     schema: int = msgspec.field(name="v", default=1)
 
     def __post_init__(self) -> None:
@@ -226,13 +226,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a device is there. Retained; the offline form is the device's will."""
+    """Whether a device is online. Retained; the offline form is the device's will."""
 
     status: StatusText = msgspec.field(name="o")
     """A `Status`, or `OTHER`."""
     firmware: Text = msgspec.field(name="f", default="")
     capability: Texts = msgspec.field(name="c", default_factory=dict)
-    """What the device can do, by name."""
+    """What the device supports, by name."""
     schema: int = msgspec.field(name="v", default=1)
 
     def __post_init__(self) -> None:
@@ -241,7 +241,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What an evaluator measured of one version on data nobody trains on."""
+    """What an evaluator measured for one version, on held-out data."""
 
     task: Name = msgspec.field(name="t")
     device: Name = msgspec.field(name="d")
@@ -253,7 +253,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredVersion(msgspec.Struct, frozen=True, array_like=True):
-    """What one evaluator measured of one version, as a summary has it."""
+    """What one evaluator measured for one version, as part of a summary."""
 
     version: Version
     evaluator: Name
@@ -263,24 +263,24 @@ class MeasuredVersion(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StalenessBucket(msgspec.Struct, frozen=True, array_like=True):
-    """Merged updates whose staleness is `least` or more, up to the next bucket."""
+    """Number of merged updates whose staleness is at least `least`, and below that of the next bucket."""
 
     least: Count
     updates: Count
 
 
 class SeenDevice(msgspec.Struct, frozen=True, array_like=True):
-    """A device and the newest answer to it."""
+    """A device and the newest receipt for it."""
 
     device: Name
     outcome: StatusText
     """An `Outcome`, or `OTHER`."""
     staleness: Count
-    """Versions; of its newest merged update."""
+    """Of its newest merged update, in versions."""
     at: Annotated[float, msgspec.Meta(ge=0)]
-    """Unix seconds of that answer."""
+    """Unix seconds of that receipt."""
     merged: Count
-    """Its updates since the ledger began."""
+    """Its merged updates since the ledger was created."""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -288,41 +288,41 @@ class SeenDevice(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The history in short, for whoever looks on and comes late. The newest first; what is older is left out."""
+    """The history in brief, for observers that connect later. Newest first; older entries are left out."""
 
     at: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="at")
-    """Unix seconds at which it was made."""
+    """Unix seconds at which the summary was made."""
     since: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="a")
-    """Unix seconds at which this aggregator started; what no ledger knows counts from here."""
+    """Unix seconds at which this aggregator started; figures that the ledger does not keep count from here."""
     evaluations: Annotated[tuple[MeasuredVersion, ...], msgspec.Meta(max_length=SUMMARY_EVALUATIONS_MAX)] = (
         msgspec.field(name="e", default=())
     )
     staleness: Annotated[tuple[StalenessBucket, ...], msgspec.Meta(max_length=SUMMARY_BUCKETS_MAX)] = msgspec.field(
         name="h", default=()
     )
-    """Of all merged updates since the ledger began."""
+    """Of all merged updates since the ledger was created."""
     devices: Annotated[tuple[SeenDevice, ...], msgspec.Meta(max_length=SUMMARY_DEVICES_MAX)] = msgspec.field(
         name="k", default=()
     )
     updates_per_minute: Count = msgspec.field(name="r", default=0)
     """Merged in the 60 seconds before `at`."""
     bytes_up: Count = msgspec.field(name="u", default=0)
-    """Payloads of updates received: of the merged ones before `since`, of all after it."""
+    """Payload bytes of updates received: before `since` of the merged ones, after it of all."""
     bytes_down: Count = msgspec.field(name="w", default=0)
-    """Payloads published since `since`, each once, however many devices the broker hands it to."""
+    """Payload bytes published since `since`; each message counts once, however many devices receive it."""
 
 
 class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an aggregator is there and what it did. Retained; the offline form is its will."""
+    """Whether an aggregator is online, and its counters. Retained; the offline form is its will."""
 
     status: StatusText = msgspec.field(name="o")
     """A `Status`, or `OTHER`."""
     version: Version = msgspec.field(name="n")
     counters: Counters = msgspec.field(name="c", default_factory=dict)
-    """Since the ledger began: merged, duplicate, refused, devices. While the next version waits for more devices than
-    have handed something in: devices_missing, how many."""
+    """Since the ledger was created: merged, duplicate, refused, devices. While the next version lacks updates of enough
+    devices, also devices_missing: how many more it needs."""
     summary: Summary | None = msgspec.field(name="s", default=None)
-    """None in the will, and of an aggregator that makes none."""
+    """None in the will, and from an aggregator that makes no summary."""
     schema: int = msgspec.field(name="v", default=1)
 
     def __post_init__(self) -> None:
@@ -334,5 +334,5 @@ Message = Update | Model | Delta | Manifest | Signed | Receipt | Presence | Eval
 
 
 def has_unknown_status(message: Message) -> bool:
-    """Whether it holds a status that only a newer program knows: such a message is read, and never written."""
+    """Whether it has a status that only a newer program knows. Such a message may be read, but is never written."""
     return OTHER in {getattr(message, name, None) for name in ("outcome", "reason", "status")}

@@ -1,9 +1,10 @@
-"""What the weights in a safetensors file are for. The role stands in the file's metadata under `role`, and every reader
-checks it, so that no file can be given in another's place: above all no teacher where an initial model is wanted, since
-an initial model is published to everybody.
+"""What the weights in a safetensors file are for.
 
-Files that were made before there were roles have none. Where a mistake would only end in an error they are still taken;
-a line is not begun from one.
+The role is in the file's metadata under `role`, and every reader checks it, so that no file is used in place of
+another: above all, no teacher as an initial model, because that is published to everybody.
+
+Files of releases before there were roles have none. They are still accepted where a mistake would only cause an error,
+but not as the initial model of a new ledger.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ Role = Literal["initial-model", "published-model", "teacher", "local-teacher"]
 ROLE_KEY = "role"
 ROLES: frozenset[str] = frozenset(get_args(Role))
 STUDENTS: frozenset[Role] = frozenset({"initial-model", "published-model"})
-"""What is, or may be, published."""
+"""Roles of models that are, or may be, published."""
 TEACHERS: frozenset[Role] = frozenset({"teacher"})
 LOCAL_TEACHERS: frozenset[Role] = frozenset({"local-teacher"})
 
@@ -27,7 +28,7 @@ _NAMES: Mapping[str, str] = {
 
 
 def wrong_role(found: str | None, wanted: frozenset[Role]) -> str | None:
-    """Why a file with role `found` (None: it has none) cannot be used as one of `wanted`; None where it can."""
+    """Why a file with role `found` (None: without a role) cannot be used as one of `wanted`; None if it can."""
     if found is None or found in wanted:
         return None
     expected = " or ".join(_NAMES[role] for role in sorted(wanted))

@@ -1,7 +1,6 @@
-"""Which broker, as whom, about which task: the settings that both programs share.
+"""Settings that both programs share: which broker, with which credentials, for which task.
 
-Every setting is a flag (`--client-id x`) and an environment variable (`FEDKD_CLIENT_ID=x`); the flag wins. A program
-adds its own fields in a subclass and reads them with `read_settings`, which turns whatever is wrong into one line.
+A program adds its own fields in a subclass.
 """
 
 import re
@@ -21,10 +20,10 @@ from wire_contract.topics import DEFAULT_ROOT, check_name, check_root
 
 
 def check_broker(url: str) -> str:
-    """`url`, if it is a broker URL.
+    """Returns `url` if it is a valid broker URL.
 
     Raises:
-        ValueError: it is not; one line without the password.
+        ValueError: it is not; one line, without the password.
     """
     try:
         MqttSettings.from_url(url, client_id="any")
@@ -48,7 +47,7 @@ _NAME = re.compile(r"""\bname\s*=\s*["']([^"'/]+)["']""")
 
 
 def check_task_name(name: str) -> str:
-    """`name`, if it is one and not the place of a task's code, which devices take as well.
+    """Returns `name` if it is the name of a task, and not the path of a task's code (which devices also accept).
 
     Raises:
         ValueError: it is not; one line that says which name to give.
@@ -65,7 +64,7 @@ def check_task_name(name: str) -> str:
 
 
 def _names_in(file: Path) -> list[str]:
-    """What is called a name in this source, which is read and not run."""
+    """Values of `name=` in this source file, which is read but not executed."""
     try:
         with file.open(encoding="utf-8", errors="replace") as source:
             return list(dict.fromkeys(_NAME.findall(source.read(_CODE_BYTES_MAX))))
@@ -88,9 +87,9 @@ def _split(value: object) -> object:
 
 
 Files = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
-"""A flag that may be given several times; in the environment, or in one flag, with commas between."""
+"""A flag that may be given several times; in the environment or in one flag, separated by commas."""
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""The same, of names."""
+"""The same for names."""
 BrokerUrl = Annotated[str, AfterValidator(check_broker)]
 DeviceName = Annotated[str, _named("device")]
 TaskName = Annotated[str, AfterValidator(check_task_name)]
@@ -98,7 +97,7 @@ TopicRoot = Annotated[str, AfterValidator(_root)]
 
 
 class ConnectionSettings(CommandSettings):
-    """How to reach the broker."""
+    """How to connect to the broker."""
 
     flag_groups: ClassVar = {
         "broker": "connection",
@@ -108,35 +107,37 @@ class ConnectionSettings(CommandSettings):
 
     task: TaskName = Field(description="name of what is learned; one level of every topic")
     broker: BrokerUrl = Field(description="broker URL: mqtt://[user@]host[:1883], mqtts:// for TLS, ws:// or wss://")
-    username: str | None = Field(None, description="user name; wins over the one in the URL")
+    username: str | None = Field(None, description="user name; takes precedence over the one in the URL")
     password: SecretStr | None = Field(
-        None, description="password; better in FEDKD_PASSWORD or --password-file, as others can read a command line"
+        None, description="password; better in FEDKD_PASSWORD or --password-file, as other users can see command lines"
     )
     password_file: Path | None = Field(
         None, description="file whose first line is the password; read again when it changes"
     )
-    tls_ca: Path | None = Field(None, description="PEM file of the authorities to trust; else the system's are trusted")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of the certificate authorities to trust; without it, the system's are trusted"
+    )
     tls_certificate: Path | None = Field(None, description="PEM file of this client's certificate chain")
     tls_key: Path | None = Field(None, description="PEM file of this client's private key")
     mqtt: Protocol = Field(
-        "auto", description="MQTT version; auto tries 5 first, which costs some brokers 3 s at the first connect"
+        "auto", description="MQTT version; auto tries 5 first, which delays the first connection to some brokers by 3 s"
     )
     client_id: str | None = Field(
-        None, min_length=1, description="MQTT client id; else it is made of role, name and root"
+        None, min_length=1, description="MQTT client id; without it, made from role, name and root"
     )
     keepalive_seconds: int = Field(
         KEEPALIVE_SECONDS,
         ge=5,
         le=65_535,
-        description="silence after which the broker is asked whether it is there; less than what a proxy on the way "
-        "allows, seconds",
+        description="idle time after which a ping is sent to the broker; must be less than the idle timeout of any "
+        "proxy on the way, seconds",
     )
     reconnect_spread_seconds: float = Field(
         5.0,
         ge=0,
         le=3600,
-        description="when the connection is lost, the first try to come back is within so many seconds; for a fleet of "
-        "N devices at a broker that takes M connections a second, N/M",
+        description="after a lost connection, the first attempt to reconnect is made at a random time within this; "
+        "for N devices and a broker that accepts M connections per second, N/M, seconds",
     )
     root: TopicRoot = Field(DEFAULT_ROOT, description="first levels of every topic")
 
@@ -148,14 +149,13 @@ class ConnectionSettings(CommandSettings):
         will: Will | None = None,
         session_expiry_seconds: int | None = None,
     ) -> MqttSettings:
-        """What a link needs.
+        """The settings of a link.
 
         Args:
-            client_id: used where the user gave none; below a root other than the default one, what tells the root
-                is added.
-            subscriptions: what the link listens to.
-            will: what the broker says when the connection breaks.
-            session_expiry_seconds: how long the broker keeps the session; None: as long as `MqttSettings` says.
+            client_id: used if the user gave none; see `client_ids.py` for roots other than the default.
+            subscriptions: of the link.
+            will: published by the broker when the connection breaks.
+            session_expiry_seconds: how long the broker keeps the session; None: the default of `MqttSettings`.
 
         Raises:
             UsageError: these settings cannot work together, or the password file cannot be read.
@@ -179,7 +179,7 @@ class ConnectionSettings(CommandSettings):
             raise UsageError(str(error)) from None
 
     def _password(self) -> str | None:
-        """As set, else out of the file; None: the one in the URL, if any, holds."""
+        """As given, or from the file; None: the one in the URL, if any, is used."""
         if self.password_file is None:
             return self.password.get_secret_value() if self.password else None
         if self.password is not None:
@@ -187,7 +187,7 @@ class ConnectionSettings(CommandSettings):
         return read_password_file(self.password_file)
 
     def _tls(self) -> Tls | None:
-        """None: what the URL says. The files are looked at here, so that a wrong one is a usage error."""
+        """None: as the URL says. The files are read here once, so that an error in them is a usage error."""
         if not (self.tls_ca or self.tls_certificate or self.tls_key):
             return None
         tls = Tls(ca_file=self.tls_ca, certificate_file=self.tls_certificate, key_file=self.tls_key)
@@ -196,10 +196,10 @@ class ConnectionSettings(CommandSettings):
 
 
 def read_password_file(file: Path) -> str:
-    """Its first line.
+    """The first line of a password file.
 
     Raises:
-        UsageError: it cannot be read, or is empty there.
+        UsageError: it cannot be read, or its first line is empty.
     """
     try:
         return first_line(file, "password file")

@@ -1,7 +1,7 @@
-"""Every topic of the contract, in one table.
+"""All topics of the contract, in one table.
 
-`{root}/{task}/…`, at most 7 slashes so that every cloud broker takes them. MQTT filters come from the same table,
-with `+` in place of what is not given.
+Topics are `{root}/{task}/…`, with at most 7 slashes so that every cloud broker accepts them. MQTT filters are made from
+the same table, with `+` for each level that is not given.
 """
 
 import re
@@ -31,9 +31,10 @@ class Topic:
     payload: type[Message] | None
     """None: raw bytes (a chunk of a model payload)."""
     qos: QoS
-    """Published at."""
+    """QoS of publications."""
     listen_qos: QoS
-    """Subscribed to at. 0: only the newest message counts, and that one is retained; so who was away gets it alone."""
+    """QoS of subscriptions. 0 where only the newest message matters, which is retained: a client that was away then
+    gets that one only."""
     retain: bool
     writer: Writer
 
@@ -57,12 +58,12 @@ _SLASHES_BELOW_ROOT = max(topic.pattern.count("/") for topic in TOPICS.values())
 
 @dataclass(frozen=True)
 class ParsedTopic:
-    """What a concrete topic says."""
+    """The parts of a concrete topic."""
 
     kind: Kind
     task: str
     parts: Mapping[str, str]
-    """The other levels by name: device, shard, version, chunk."""
+    """The other levels by name: device, shard, version or chunk."""
 
     @property
     def device(self) -> str:
@@ -70,7 +71,7 @@ class ParsedTopic:
 
 
 def check_name(name: str, what: str) -> str:
-    """`name`, if it can be one level of a topic.
+    """Returns `name` if it can be a level of a topic.
 
     Raises:
         TopicError: it is empty, too long, or has characters outside A-Z a-z 0-9 . _ -
@@ -83,10 +84,10 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_root(root: str) -> str:
-    """`root`, if topics below it stay within the contract.
+    """Returns `root` if topics below it are within the contract.
 
     Raises:
-        TopicError: an empty level, a wildcard, or too many slashes.
+        TopicError: it has an empty level, a wildcard, or too many slashes.
     """
     levels = root.split("/")
     if any(not level or level.startswith("$") or set(level) & set("+#\0") for level in levels):
@@ -98,10 +99,10 @@ def check_root(root: str) -> str:
 
 
 def build(kind: Kind, *, root: str, task: str, **parts: str | int) -> str:
-    """The concrete topic.
+    """Builds a topic from its levels.
 
     Raises:
-        TopicError: a level is missing, superfluous or not a valid name.
+        TopicError: a level is missing, unknown, or not a valid name or number.
     """
     levels = {"task": task, **{name: str(value) for name, value in parts.items()}}
     pattern = TOPICS[kind].pattern
@@ -117,7 +118,7 @@ def build(kind: Kind, *, root: str, task: str, **parts: str | int) -> str:
 
 
 def topic_filter(kind: Kind, *, root: str, task: str, **parts: str | int) -> str:
-    """An MQTT filter for topics of this kind: `+` stands for each level not given."""
+    """Builds an MQTT filter for topics of this kind, with `+` for each level that is not given."""
     levels = {"task": task, **{name: str(value) for name, value in parts.items()}}
     filled = [
         levels.get(level[1:-1], "+") if level.startswith("{") else level for level in TOPICS[kind].pattern.split("/")
@@ -126,15 +127,15 @@ def topic_filter(kind: Kind, *, root: str, task: str, **parts: str | int) -> str
 
 
 def subscription(kind: Kind, *, root: str, task: str, **parts: str | int) -> Mapping[str, QoS]:
-    """The filter of `topic_filter`, with the QoS that the table says."""
+    """The filter of `topic_filter`, with its QoS from the table."""
     return {topic_filter(kind, root=root, task=task, **parts): TOPICS[kind].listen_qos}
 
 
 def parse(topic: str, *, root: str) -> ParsedTopic:
-    """What `topic` says.
+    """Parses a concrete topic.
 
     Raises:
-        TopicError: it is not a topic of the contract below `root`.
+        TopicError: it is no topic of the contract below `root`.
     """
     prefix = root + "/"
     if topic.startswith(prefix):
@@ -165,5 +166,5 @@ def _match(pattern: list[str], levels: list[str]) -> dict[str, str] | None:
 
 
 def shard_of(device: str, shards: int) -> int:
-    """The shard that a device publishes to: crc32 of its id (what firmware has at hand) mod the shards."""
+    """The shard that a device publishes to: CRC-32 of its name, which is easy in firmware, mod the number of shards."""
     return zlib.crc32(device.encode()) % shards

@@ -1,1 +1,1 @@
-"""Files that programs share or own: locks, private files, files that are replaced while a program runs."""
+"""Files: locks, permissions, atomic writes, and files that are replaced while a program runs."""

@@ -1,7 +1,7 @@
-"""One process at a time, by a lock that the system drops when the process ends, however it ends.
+"""A lock for one process at a time, which the system releases when the process ends, however it ends.
 
-The lock is `flock` on Unix and `LockFileEx` (by `msvcrt.locking`) on Windows. It lies on a file of its own next to what
-it guards: closing a second descriptor of an SQLite database would drop SQLite's own locks.
+It is `flock` on Unix and `LockFileEx` (by `msvcrt.locking`) on Windows. It is held on a file of its own beside what it
+guards: closing a second descriptor of an SQLite database would release SQLite's own locks.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ class FileLocked(Exception):
     def __init__(self, path: Path, holder: str) -> None:
         super().__init__(f"{path} is locked by another process ({holder})")
         self.holder = holder
-        """What it wrote about itself: its process number, or `unknown`."""
+        """Its process id, as it wrote it into the file, or `unknown`."""
 
 
 class FileLock:
-    """Held from the moment it is made until `release`, or until the process ends."""
+    """Held from its construction until `release`, or until the process ends."""
 
     def __init__(self, path: Path) -> None:
-        """Locks the file `path`, which is made if it is not there; its folder is there. It tells our process number.
+        """Locks the file `path` and writes this process id into it. It is created if needed; its folder must exist.
 
         Raises:
-            FileLocked: another process holds it.
+            FileLocked: another process holds the lock.
             OSError: the file cannot be opened, or its file system has no locks; `strerror` says which.
         """
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             is_ours = _lock(self._descriptor)
-            told = b"" if is_ours else os.read(self._descriptor, _HOLDER_BYTES_MAX)
+            holder = b"" if is_ours else os.read(self._descriptor, _HOLDER_BYTES_MAX)
         except OSError as error:
             self.release()
             if error.errno in _NO_LOCKS:
@@ -46,13 +46,13 @@ class FileLock:
             raise
         if not is_ours:
             self.release()
-            raise FileLocked(path, told.decode("ascii", "replace").strip() or "unknown")
+            raise FileLocked(path, holder.decode("ascii", "replace").strip() or "unknown")
         with contextlib.suppress(OSError):  # a full disk must not keep a program from starting
             os.truncate(self._descriptor, 0)
             os.write(self._descriptor, str(os.getpid()).encode())
 
     def release(self) -> None:
-        """Lets another process in. Twice is once."""
+        """Releases the lock. May be called twice."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -62,10 +62,10 @@ if sys.platform == "win32":
     import msvcrt
 
     _FAR = 1 << 30
-    """Windows lets nobody read locked bytes, so the locked one lies far behind the process number."""
+    """On Windows, locked bytes cannot be read, so the locked byte is far behind the process id."""
 
     def _lock(descriptor: int) -> bool:
-        """Whether it is ours now."""
+        """Tries to take the lock; returns whether it is ours now."""
         os.lseek(descriptor, _FAR, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -79,7 +79,7 @@ else:
     import fcntl
 
     def _lock(descriptor: int) -> bool:
-        """Whether it is ours now."""
+        """Tries to take the lock; returns whether it is ours now."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

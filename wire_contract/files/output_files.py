@@ -1,4 +1,4 @@
-"""Files that a program writes over and over at a path that the user named: nothing of anybody else's is destroyed."""
+"""Files that a program overwrites repeatedly at a path given by the user: no other file is destroyed by mistake."""
 
 import os
 import stat
@@ -11,15 +11,15 @@ _LOOKED_AT_BYTES = 8_192
 
 
 def check_output_file(path: Path, *, flag: str, is_ours: Callable[[bytes], bool]) -> None:
-    """Looks, before the first write, whether `path` is free, empty, or a file that this program wrote earlier.
+    """Checks, before the first write, that `path` is free, empty, or a file that this program wrote earlier.
 
     Args:
-        path: that the user named.
-        flag: that named it, for messages.
+        path: given by the user.
+        flag: with which it was given, for messages.
         is_ours: whether the beginning of a file, at most 8 KiB and not empty, was written by this program.
 
     Raises:
-        FileUnusable: it is something else, or no file can be written there.
+        FileUnusable: it is another kind of file, or no file can be written there.
     """
     try:
         mode = path.stat().st_mode

@@ -1,4 +1,4 @@
-"""Files with secrets that are replaced while a program runs: passwords, certificates, tokens."""
+"""Files that may be replaced while a program runs: passwords, certificates, tokens."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,13 +7,13 @@ from pathlib import Path
 from wire_contract.errors import FileUnusable
 
 _FILE_BYTES_MAX = 1 << 22
-"""A bundle of all public authorities is about 200 kB."""
+"""More is not read. A bundle of all public certificate authorities has about 200 kB."""
 
 Stamp = tuple[int, int, int] | None
 
 
 class WatchedFiles:
-    """Notices that one of the files was written, replaced, removed or has appeared. One thread."""
+    """Detects that one of the files was written, replaced, removed or created. Not thread-safe."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
@@ -21,12 +21,12 @@ class WatchedFiles:
         self._digests = self._read()
 
     def touched(self) -> bool:
-        """Whether a file has another time, size or inode than at the last `changed`. Cheap: it reads no file."""
+        """Whether a file has another time, size or inode than at the last call of `changed`. Cheap: reads no file."""
         return self._look() != self._stamps
 
     def changed(self) -> bool:
-        """Whether the contents differ from those at the last call, or when this object was made."""
-        self._stamps = self._look()  # first: what is written after this counts as a later change
+        """Whether the contents differ from those at the last call, or at construction."""
+        self._stamps = self._look()  # first, so that a later write counts as a change
         digests = self._read()
         before, self._digests = self._digests, digests
         return digests != before

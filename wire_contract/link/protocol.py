@@ -1,7 +1,8 @@
-"""The seam between the programs and a broker: subscribe, publish, receive, acknowledge. No more of MQTT is seen above.
+"""The interface between the programs and a broker: subscribe, publish, receive, acknowledge. Nothing else of MQTT is
+visible above it.
 
-A link reconnects by itself, for ever, and keeps a durable session. It never calls its user: what happens is queued
-as events, which the one thread that decides takes in batches at its own pace.
+A link reconnects by itself, for ever, and keeps a durable session. It never calls its user: what happens is queued as
+events, which the one thread that decides takes in batches, at its own pace.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,36 +10,35 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 QoS = Literal[0, 1]
-"""QoS of a subscription. At 1 the broker keeps what comes for the durable session and sends it until it is
-acknowledged. At 0 it sends once, to whoever is connected: nothing piles up for who is away, nothing needs an
-acknowledgement, and nothing waits behind a backlog. Retained messages come either way.
-"""
+"""QoS of a subscription. At 1, the broker queues messages for the durable session and sends each until it is
+acknowledged. At 0, it sends each once, and only to connected clients: nothing is queued for absent clients, nothing
+needs an acknowledgement, and nothing waits behind a backlog. Retained messages are delivered either way."""
 
 TopicFilters = Sequence[str] | Mapping[str, QoS]
-"""What a link listens to from its start: at QoS 1, unless a mapping says otherwise."""
+"""What a link subscribes to when it starts: at QoS 1, unless a mapping gives another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message from the broker. Until it is acknowledged the broker keeps it and delivers it again."""
+    """One message from the broker, which delivers it again until it is acknowledged (QoS 1)."""
 
     topic: str
     payload: bytes
     retained: bool = False
-    """It was kept by the broker, not published just now."""
+    """The broker had stored it; it was not published just now."""
     duplicate: bool = False
-    """The broker says it may have delivered it before (DUP)."""
+    """The DUP flag: the broker may have delivered it before."""
     mid: int = 0
-    """0: it came at QoS 0, and there is nothing to acknowledge."""
-    """0: it came at QoS 0, and there is nothing to acknowledge."""
+    """MQTT message id; 0: delivered at QoS 0, nothing to acknowledge."""
     epoch: int = 0
-    """The connection it came on; acknowledgements belong to one connection."""
+    """Number of the connection it arrived on; an acknowledgement is valid only on that connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A connection stands and the subscriptions were sent. What must be there after a broker lost its state is
-    published again on each of these.
+    """A connection is established and the subscriptions were sent.
+
+    The broker may have lost its state, so what must be retained there is published again on each of these.
     """
 
     epoch: int
@@ -47,12 +47,12 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """A connection ended or could not be made; the link tries again by itself."""
+    """A connection ended or could not be established; the link tries again by itself."""
 
     reason: str
-    """One line for a person."""
+    """One line, for people."""
     refused: bool = False
-    """The broker answered and said no (password, not authorised, client id): trying again will not help."""
+    """The broker rejected the connection (password, authorisation, client id): trying again will not help."""
 
 
 Event = Delivery | Connected | Disconnected
@@ -60,7 +60,7 @@ Event = Delivery | Connected | Disconnected
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """Published by the broker, retained, when the connection ends without a goodbye."""
+    """The broker publishes it, retained, when the connection ends without a DISCONNECT."""
 
     topic: str
     payload: bytes
@@ -70,14 +70,14 @@ class Publication(Protocol):
     """A message on its way to the broker."""
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Whether the broker has it (PUBACK), waiting so long at most. It may still lose it."""
+        """Waits until the broker has acknowledged it (PUBACK); returns whether it has. The broker may still lose it."""
 
 
 class Link(Protocol):
-    """One client of a broker. All but `close` may be called from any thread."""
+    """One client of a broker. All methods but `close` may be called from any thread."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Publication:
-        """Sends at QoS 1, or keeps it until a connection stands.
+        """Publishes at QoS 1; without a connection, the message is kept until there is one.
 
         Raises:
             PayloadTooLarge: the broker would refuse the packet; nothing was sent.
@@ -85,31 +85,31 @@ class Link(Protocol):
         """
 
     def subscribe(self, topic_filter: str, *, qos: QoS = 1) -> None:
-        """From now on, over reconnections too. What the broker has retained there comes, even if it came before.
+        """Subscribes from now on, across reconnections. Retained messages are delivered, even if they were before.
 
-        A filter that the broker refuses is forgotten, with a line in the log. Those that the link was made with are
-        not: it does without the connection then.
+        If the broker refuses the filter, it is logged and dropped. If it refuses one of the filters that the link was
+        created with, the link closes the connection instead.
 
         Raises:
-            LinkError: nobody can subscribe to this filter, or the link is closed.
+            LinkError: the filter is invalid, or the link is closed.
         """
 
     def unsubscribe(self, topic_filter: str) -> None:
-        """No longer. What the broker has sent or queued by then still comes.
+        """Ends a subscription. Messages that the broker has sent or queued by then are still delivered.
 
         Raises:
             LinkError: the link is closed.
         """
 
     def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
-        """Up to `count` events; waits for the first so long at most, never for more.
+        """Returns up to `count` events; waits at most `timeout_seconds` for the first one, and for no other.
 
         Raises:
-            LinkError: the link's own thread has died; the program should end and be started again.
+            LinkError: the link's own thread has died; the program should exit and be restarted.
         """
 
     def ack(self, delivery: Delivery) -> None:
-        """Tells the broker to forget the message. Of an older connection: nothing happens, it comes again."""
+        """Acknowledges a message. One of an earlier connection is ignored: the broker delivers it again."""
 
     def close(self) -> None:
-        """Says goodbye and stops; sends what is queued first, for a bounded time."""
+        """Sends what is queued, for a bounded time, then disconnects and stops."""

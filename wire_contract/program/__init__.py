@@ -1,1 +1,1 @@
-"""What every program has: its command line, settings from flags and environment, clock and health."""
+"""What every program needs: command line, settings from flags and environment, clock, health."""

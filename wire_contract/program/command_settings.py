@@ -1,7 +1,7 @@
-"""The settings of one command: a flag and an environment variable each; the flag wins.
+"""The settings of one command. Each is a flag and an environment variable; the flag takes precedence.
 
-A program declares its settings in a subclass of `CommandSettings` and reads them with `read_settings`, which turns
-whatever is wrong into one line.
+A command declares its settings in a subclass of `CommandSettings`. `read_settings` reads them, and reports all errors
+in one line.
 """
 
 import os
@@ -19,11 +19,11 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 class UsageError(ContractError):
-    """A setting is wrong or missing: one line for the person who started the program, which ends with code 2."""
+    """A setting is wrong or missing; the text is one line for the user. The program ends with exit code 2."""
 
 
 class CommandSettings(BaseSettings):
-    """Flags and environment of one command."""
+    """Base class of the settings of a command."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX,
@@ -31,16 +31,16 @@ class CommandSettings(BaseSettings):
         env_ignore_empty=True,
     )
     only_flags: ClassVar[Collection[str]] = ()
-    """Flags that no environment variable stands for, by the names of the settings."""
+    """Names of settings that have a flag but no environment variable."""
     flag_groups: ClassVar[Mapping[str, str]] = {}
-    """Titles in `--help`: each stands above the field that it names, and above those that follow in the class."""
+    """Titles in `--help`, by the name of the first setting below each."""
 
 
 def read_settings(kind: type[S], arguments: Sequence[str], *, program: str) -> S:
-    """The settings out of flags, environment and defaults; `--help` prints them and ends the program.
+    """Reads settings from flags, environment and defaults; `--help` prints them and ends the program.
 
     Raises:
-        UsageError: something is wrong, missing or unknown; one line that names every such setting.
+        UsageError: a setting is wrong, missing or unknown; one line that names each such setting.
     """
     if any(flag in arguments for flag in HELP_FLAGS):
         print(help_text(kind, program=program))

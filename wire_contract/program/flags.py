@@ -1,7 +1,7 @@
-"""The flags of a command, made from the fields of its settings, and their `--help`.
+"""The flags of a command, derived from the fields of its settings, and the text of `--help`.
 
-Each field is one flag (`--client-id X`) and one environment variable (`FEDKD_CLIENT_ID=X`). Values go to pydantic as
-text, which says what is wrong with them; this module knows names, choices, units and defaults.
+Each field is a flag (`--client-id X`) and an environment variable (`FEDKD_CLIENT_ID=X`). Values are passed as text to
+pydantic, which validates them; this module knows names, choices, units and defaults.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from wire_contract.limits import KIB, MIB
 
 ENVIRONMENT_PREFIX = "FEDKD_"
 GROUPS = "flag_groups"
-"""Name of the class variable that maps a field to the title of the group of flags that begins with it."""
+"""Name of the class variable with the titles of groups of flags, by the first field of each."""
 ONLY_FLAGS = "only_flags"
-"""Name of the class variable with the flags that no environment variable stands for."""
+"""Name of the class variable with the fields that have no environment variable."""
 HELP_FLAGS = ("-h", "--help")
 VERSION_FLAG = "--version"
 
@@ -34,11 +34,11 @@ _COLUMNS_MIN, _COLUMNS_MAX = 32, 100
 _INDENT, _GAP = 2, 2
 _HELP_COLUMN = 26
 _TWO_COLUMNS_MIN = 60
-"""On a terminal narrower than this a flag's help stands below it."""
+"""On a terminal narrower than this, the help of a flag is printed below it."""
 
 
 class FlagError(ValueError):
-    """The command line is not one of this command; one line."""
+    """The command line cannot be parsed; the text is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +46,19 @@ class Flag:
     """One flag of one command."""
 
     key: str
-    """What the settings call it."""
+    """Name of the setting."""
     name: str
     variable: str
-    """Empty: only the flag counts."""
+    """Environment variable; empty: there is none."""
     value: str | None
-    """What stands for the value in help texts; None: the flag takes none, and `--no-…` is its opposite."""
+    """Placeholder of the value in help texts; None: a switch without a value, whose opposite is `--no-…`."""
     repeats: bool
     needed: bool
     default: str | None
-    """As people write it; None: there is none, and `says` tells what happens then."""
-    says: str
+    """As text for people; None: no default, and `description` says what happens without the flag."""
+    description: str
     group: str
-    """Title, or nothing for the flags that come first."""
+    """Title of its group; empty for the first flags."""
 
     @property
     def shown(self) -> str:
@@ -70,11 +70,11 @@ class Flag:
     def help(self) -> str:
         default = "needed" if self.needed else f"default: {self.default}" if self.default is not None else ""
         notes = "; ".join(note for note in (default, self.variable) if note)
-        return f"{self.says} ({notes})" if notes else self.says
+        return f"{self.description} ({notes})" if notes else self.description
 
 
 def flags_of(settings: type[BaseSettings]) -> list[Flag]:
-    """All of them, group by group."""
+    """The flags of a command, group by group."""
     begins: dict[str, str] = {}
     for base in reversed(settings.__mro__):
         begins |= base.__dict__.get(GROUPS, {})
@@ -98,7 +98,7 @@ def _flag(name: str, field: FieldInfo, group: str) -> Flag:
         repeats=any(get_origin(kind) in {tuple, list} for kind in _kinds(field.annotation)),
         needed=field.is_required(),
         default=None if field.is_required() else _default(key, field.default),
-        says=field.description or "",
+        description=field.description or "",
         group=group,
     )
 
@@ -110,7 +110,7 @@ def _alias(field: FieldInfo) -> str | None:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The members of a union, without what only annotates them."""
+    """The members of a union, without annotations."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _kinds(get_args(annotation)[0])
@@ -158,7 +158,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(settings: type[BaseSettings], arguments: Sequence[str]) -> dict[str, Any]:
-    """What stands on the command line, as text, by the settings' names. Empty values count as not given.
+    """Parses the command line: values as text, by the names of the settings. Empty values count as not given.
 
     Raises:
         FlagError: a flag is unknown or lacks its value; one line.
@@ -190,7 +190,7 @@ def _unknown(word: str, known: Sequence[str]) -> str:
 
 
 def help_text(settings: type[BaseSettings], *, program: str, columns: int | None = None) -> str:
-    """What `--help` prints, for a terminal of so many columns; None: of this one's."""
+    """What `--help` prints on a terminal with `columns` columns; None: on this one."""
     flags, width = flags_of(settings), usable_columns(columns)
     needed = [flag.shown for flag in flags if flag.needed]
     usage = " ".join(["usage:", program, *needed, "[flags]"])
@@ -211,17 +211,17 @@ def help_text(settings: type[BaseSettings], *, program: str, columns: int | None
 
 
 def has_version_flag(settings: type[BaseSettings]) -> bool:
-    """Whether `--version` is a flag of this command's own, as it is of move-forward."""
+    """Whether the command has a flag `--version` of its own, as move-forward has."""
     return any(flag.name == VERSION_FLAG for flag in flags_of(settings))
 
 
 def usable_columns(columns: int | None = None) -> int:
-    """Of the terminal, within reason."""
+    """Columns to print in: those of the terminal, within reasonable limits."""
     return min(max(columns or shutil.get_terminal_size().columns, _COLUMNS_MIN), _COLUMNS_MAX)
 
 
 def help_rows(what: str, says: str, width: int, *, column: int = _HELP_COLUMN) -> list[str]:
-    """One entry of a list: what it is, and beside or below it what it does."""
+    """The lines of one entry: what it is, and beside or below it what it does."""
     if width < _TWO_COLUMNS_MIN:
         head = wrap(what, width - _INDENT, hanging=4)
         return _indented(head, _INDENT) + _indented(wrap(says, width - 2 * _INDENT - 2), 2 * _INDENT + 2)
@@ -236,7 +236,7 @@ def _indented(lines: Sequence[str], indent: int) -> list[str]:
 
 
 def wrap(text: str, width: int, *, hanging: int = 0) -> list[str]:
-    """At spaces only, but for lists of choices that are too long for a line."""
+    """Breaks lines at spaces; a list of choices too long for a line is broken at commas, too."""
     spaced = " ".join(word.replace(",", ", ") if len(word) > width else word for word in text.split())
     return textwrap.wrap(
         spaced, width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False
@@ -244,6 +244,6 @@ def wrap(text: str, width: int, *, hanging: int = 0) -> list[str]:
 
 
 def command_rows(commands: Mapping[str, str], width: int) -> list[str]:
-    """Names of commands and what they do, in a column as wide as the longest name."""
+    """Names of commands and what they do; the first column is as wide as the longest name."""
     column = max(map(len, commands)) + _INDENT + _GAP
     return [line for name, says in commands.items() for line in help_rows(name, says, width, column=column)]

@@ -1,17 +1,17 @@
-"""Whether a program works, as seen from outside: a heartbeat file, and the watchdog of systemd.
+"""How others see whether a program works: a heartbeat file, and the watchdog of systemd.
 
-A running program calls `beat` from its main loop. At most every BEAT_SECONDS, and at once when something changes, that
-writes a small file which says when the loop last moved and what keeps the program from its work. A stopped (SIGSTOP),
-hung or killed program no longer beats, so its file grows old; a program without a broker still beats, and says so.
+A running program calls its `Heartbeat` from its main loop. At most every BEAT_SECONDS, and at once after a change, this
+writes a small file that says when the loop last ran and what prevents the program from working. The file of a stopped
+(SIGSTOP), hung or killed program grows old; a program without a broker keeps writing it, and says so in it.
 
-The file has a fixed size and is overwritten in place, because that needs no free space: the heartbeat of a program that
-waits for a full disk often lies on that disk. Who reads it in the middle of a write reads again.
+The file has a fixed size and is overwritten in place, which needs no free space: the heartbeat file of a program that
+waits for a full disk is often on that disk. A reader that hits the middle of a write reads again.
 
-    live    the loop moved within the last AGE_SECONDS_MAX
-    ready   … and nothing keeps the program from its work
+    live    the loop ran within the last AGE_SECONDS_MAX
+    ready   it is live, and nothing prevents it from working
 
-Times are of the monotonic clock, which all processes of a machine share and nobody sets: after a reboot the old file is
-from the future, which counts as old.
+Times are those of the monotonic clock, which all processes of a machine share and which is never set. After a reboot an
+old file seems to be from the future, which counts as old.
 """
 
 import contextlib
@@ -30,38 +30,38 @@ from wire_contract.files.output_files import check_output_file
 
 BEAT_SECONDS = 5.0
 AGE_SECONDS_MAX = 120.0
-"""Default; longer than any turn of a program's loop but the evaluation of a large held-out set."""
+"""Default: longer than any iteration of a main loop, except the evaluation of a large held-out set."""
 
 FILE_BYTES = 2_048
-"""Of the file, filled up with spaces."""
+"""Size of the file, padded with spaces."""
 _TROUBLE_CHARACTERS_MAX = 300
-"""At most 6 bytes each in JSON, so that a beat always fits into the file."""
+"""Each takes at most 6 bytes in JSON, so that the content always fits into the file."""
 _READ_AGAIN_SECONDS = 0.05
 
 
 class NotHealthy(ContractError):
-    """The program is not live, or not ready; the text says why."""
+    """The program is not live or not ready; the text says why."""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file holds, as JSON."""
+    """The content of the file, as JSON."""
 
     program: str
     pid: int
     at: float
-    """Monotonic seconds at which the main loop last moved."""
+    """Monotonic seconds at which the main loop last ran."""
     trouble: str = ""
-    """What keeps the program from its work, one line; empty: nothing."""
+    """What prevents the program from working, one line; empty: nothing."""
 
 
 class Heartbeat(Protocol):
-    """Called by the main loop, as often as it likes."""
+    """Called by the main loop, as often as it wants."""
 
     def __call__(self, *, trouble: str = "") -> None: ...
 
 
 def no_heartbeat(*, trouble: str = "") -> None:
-    """For whoever is not watched."""
+    """The heartbeat of a program that is not monitored."""
     _ = trouble
 
 
@@ -72,7 +72,7 @@ class _Written:
 
 
 class HeartbeatFile:
-    """Writes the file and tells systemd. A disk that refuses at work costs the beat and nothing else."""
+    """Writes the file and notifies systemd. If a write fails, the heartbeat is missed and nothing else happens."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class HeartbeatFile:
         """`path` None: no file, only `notify` (see `systemd_notifier`).
 
         Raises:
-            FileUnusable: `path` cannot be written, or is a file that something else needs.
+            FileUnusable: `path` cannot be written, or is a file of another kind.
         """
         if path is not None:
             check_output_file(path, flag="--health-file", is_ours=_is_beat)
@@ -96,7 +96,7 @@ class HeartbeatFile:
         self._told: _Written | None = None
 
     def __call__(self, *, trouble: str = "") -> None:
-        """The loop moved; `trouble` keeps the program from its work."""
+        """The loop ran; `trouble` says what prevents the program from working."""
         now, told = self._monotonic(), self._told
         if told is not None and told.trouble == trouble and 0 <= now - told.at < BEAT_SECONDS:
             return
@@ -108,7 +108,7 @@ class HeartbeatFile:
             self._write(self._path, Beat(program=self._program, pid=os.getpid(), at=now, trouble=shown))
 
     def close(self) -> None:
-        """The program ends in order: nothing is left that could look alive."""
+        """The program ends normally: removes the file, so that nothing looks alive."""
         self._notify("STOPPING=1")
         if self._path is not None and self._told is not None:  # else it may be the file of another process
             with contextlib.suppress(OSError):
@@ -130,22 +130,22 @@ def _is_beat(content: bytes) -> bool:
 
 
 def heartbeat(program: str, path: Path | None) -> HeartbeatFile:
-    """Of this process, by the clock and the supervisor of this machine.
+    """The heartbeat of this process, with the system's clock and systemd.
 
     Raises:
-        FileUnusable: `path` cannot be written, or is a file that something else needs.
+        FileUnusable: `path` cannot be written, or is a file of another kind.
     """
     return HeartbeatFile(path, program=program, monotonic=time.monotonic, notify=systemd_notifier(os.environ))
 
 
 def check(path: Path, *, now: float, age_seconds_max: float, ready: bool) -> Beat:
-    """The newest beat of a program that is live, and ready where that is asked.
+    """Reads the last heartbeat of a program; it must be live, and ready if that is requested.
 
     Args:
         path: of the heartbeat file.
         now: monotonic seconds.
-        age_seconds_max: how long ago the loop may have moved.
-        ready: whether trouble counts, too.
+        age_seconds_max: how long ago the loop may have run.
+        ready: whether the program must also be ready.
 
     Raises:
         NotHealthy: it is not.
@@ -179,7 +179,7 @@ def check(path: Path, *, now: float, age_seconds_max: float, ready: bool) -> Bea
 
 
 def systemd_notifier(environment: Mapping[str, str]) -> Callable[[str], None]:
-    """Sends state to systemd's socket, where the unit is of `Type=notify` (see sd_notify(3)); else does nothing."""
+    """Sends states to systemd if the unit has `Type=notify` (see sd_notify(3)), else does nothing."""
     address = environment.get("NOTIFY_SOCKET", "")
     if address[:1] not in {"/", "@"}:
         return lambda _: None

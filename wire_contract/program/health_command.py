@@ -1,4 +1,4 @@
-"""`… health`: whether a program of this machine works, for health checks of containers and supervisors."""
+"""The command `health`, for health checks of containers and supervisors."""
 
 import time
 from pathlib import Path
@@ -24,14 +24,14 @@ class HealthSettings(CommandSettings):
 
 
 def show_health(settings: HealthSettings, *, usual: Path | None = None) -> None:
-    """Prints one line.
+    """Prints one line about a running program.
 
     Args:
-        settings: what is asked.
-        usual: where the file is, unless the settings say otherwise; None: they must say it.
+        settings: of the command.
+        usual: default path of the health file; None: the settings must give it.
 
     Raises:
-        UsageError: nobody said where the file is.
+        UsageError: the path of the health file is not given.
         NotHealthy: the program does not work; the text says why.
     """
     path = settings.health_file or usual

@@ -1,14 +1,14 @@
-"""Which complaints a person has heard: days of the same one are one line, and a changed one is told again."""
+"""Suppresses repeated log lines: days of the same problem are logged once, and a different problem is logged again."""
 
 import time
 from collections.abc import Callable
 
 AGAIN_SECONDS = 60.0
-"""Two causes that take turns are told so often at most, each."""
+"""At least this long between two lines of the same text, if problems alternate."""
 
 
 class RepeatFilter:
-    """Of one connection. One thread."""
+    """For one connection, or another thing that fails repeatedly. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -16,7 +16,7 @@ class RepeatFilter:
         self._heard: dict[str, float] = {}
 
     def passes(self, text: str) -> bool:
-        """Whether to tell it: it is not what was told last, nor was it told within `AGAIN_SECONDS`."""
+        """Whether to log `text`: it differs from the last one, and was not logged within `AGAIN_SECONDS`."""
         now = self._clock()
         self._heard = {heard: at for heard, at in self._heard.items() if now - at < AGAIN_SECONDS}
         if text == self._last or text in self._heard:
@@ -27,10 +27,10 @@ class RepeatFilter:
 
     @property
     def is_unresolved(self) -> bool:
-        """Whether something was told that has not been mended."""
+        """Whether a problem was logged that was not resolved since."""
         return self._last is not None
 
     def resolve(self) -> None:
-        """All is well again; whatever comes next is news."""
+        """The problem is over: whatever comes next is logged."""
         self._last = None
         self._heard.clear()

@@ -1,1 +1,1 @@
-"""How a model version travels: manifest, chunks, deltas, and what stays retained on the broker."""
+"""How a model version is published: manifest, chunks, deltas, and what stays retained on the broker."""

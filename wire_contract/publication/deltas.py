@@ -1,17 +1,18 @@
-"""The cheap way from one version to the next, the same bits on every machine: p_v = grid(p_{v-1} + decode(δ_v)).
+"""Deltas from one version to the next, with the same bits on every machine: p_v = grid(p_{v-1} + decode(δ_v)).
 
 δ_v encodes (master_v - p_{v-1}): what the devices lack, not what the aggregator has just added. So whatever the
-encoding and the grid lose of one version is still in the difference that the next one encodes (error feedback), and the
-published weights stay near the master weights for ever.
+encoding and the grid lose in one version is part of the difference that the next one encodes (error feedback), and the
+published weights always stay close to the master weights.
 
-The grid is what the snapshot's encoding holds exactly, so that a snapshot of p_v is p_v and both ways have one digest:
+The grid is the set of values that the encoding of snapshots represents exactly. So a snapshot of p_v is exactly p_v,
+and a device gets the same digest from either:
 
     float32   every number
-    float16   x to the nearest float16, ties to even, and back
+    float16   x rounded to the nearest float16, ties to even
 
-All of it is float32 arithmetic of one rounding a step. int8 has no grid that lasts: its scale moves with the largest
-weight, and on a fixed one a step of learning is less than one of its 127 steps. A line published in int8 has snapshots
-only.
+The arithmetic is float32 with one rounding per operation. int8 has no usable grid: its scale moves with the largest
+weight, and with a fixed scale one step of learning is smaller than one of its 127 steps. Models that are published in
+int8 have snapshots only.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def _to_float16(vector: Vector) -> Vector:
-    with np.errstate(over="ignore"):  # infinity is for the caller to refuse
+    with np.errstate(over="ignore"):  # the caller refuses infinity
         return vector.astype(np.float16).astype(np.float32)
 
 
 GRIDS: Mapping[EncodingName, Callable[[Vector], Vector]] = {"float32": lambda vector: vector, "float16": _to_float16}
 
 EncodeDelta = Callable[[Vector, Layout], tuple[EncodedTensor, ...]]
-"""Encodes a difference (layout.size,); raises EncodeError where it cannot."""
+"""Encodes a difference (layout.size,), or raises EncodeError."""
 
 
 def make_delta(
@@ -50,21 +51,21 @@ def make_delta(
     encode: EncodeDelta,
     bytes_max: int = INLINE_BYTES_MAX,
 ) -> tuple[bytes, PublishedVersion]:
-    """The Delta message that leads from `before` to about `weights` (layout.size,), and where exactly it leads.
+    """Makes the delta message from `before` to (about) `weights`; returns it and the exact version that it leads to.
 
     Args:
-        weights: of the new version, as precise as the aggregator has them.
+        weights: (layout.size,) master weights of the new version.
         before: the version that devices have.
-        encoding: its grid.
-        encode: of the difference.
-        bytes_max: of the message, up to DELTA_BYTES_MAX.
+        encoding: of snapshots; determines the grid.
+        encode: encodes the difference.
+        bytes_max: size of the message, up to DELTA_BYTES_MAX.
 
     Raises:
-        EncodeError: there is none: the encoding has no grid, the result is beyond it, or the message is too large.
+        EncodeError: the encoding has no grid, the result is outside its range, or the message is too large.
     """
     if encoding not in GRIDS:
         raise EncodeError(f"delta: {encoding} has no grid that two versions share")
-    with np.errstate(over="ignore"):  # infinity is for the encoder to refuse
+    with np.errstate(over="ignore"):  # the encoder refuses infinity
         tensors = encode(weights - before.weights, before.layout)
     result = _sum(before, tensors, encoding)
     if not np.isfinite(result).all():
@@ -86,10 +87,10 @@ def make_delta(
 
 
 def apply_delta(before: PublishedVersion, delta: Delta) -> PublishedVersion:
-    """The version that `delta` leads to from `before`.
+    """Applies `delta` to the version before it.
 
     Raises:
-        DecodeError: it is not of these weights, or does not lead to the digest that it states.
+        DecodeError: it does not follow these weights, or does not lead to the digest that it states.
     """
     if (delta.task, delta.version, delta.parent_digest) != (before.task, before.version + 1, before.digest):
         raise DecodeError(f"delta {delta.version}: does not follow from version {before.version}")
@@ -106,6 +107,6 @@ def apply_delta(before: PublishedVersion, delta: Delta) -> PublishedVersion:
 
 def _sum(before: PublishedVersion, tensors: tuple[EncodedTensor, ...], encoding: EncodingName) -> Vector:
     difference = decode_vector(tensors, before.layout)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are for the caller to refuse
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses infinity and NaN
         np.add(before.weights, difference, out=difference)
     return GRIDS[encoding](difference)

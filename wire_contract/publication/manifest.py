@@ -1,8 +1,8 @@
-"""A snapshot on its way to the devices: one payload cut into retained chunks, announced by a retained manifest.
+"""How a snapshot gets to the devices: its message is cut into retained chunks, which a retained manifest announces.
 
-The chunks go first and the manifest last, so that whoever sees the manifest finds the chunks. A model that fits
-travels inside the manifest, unless a delta does (`deltas.py`, `shelf.py`). Chunk topics carry the version, so a newer
-version never mixes with an older one.
+The chunks are published first and the manifest last, so that whoever sees the manifest finds the chunks. A small model
+is sent inside the manifest, unless a delta is (`deltas.py`, `release.py`). The topics of chunks contain the version, so
+that versions are never mixed.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from wire_contract.messages import Manifest, Model
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """A version as everybody has it: `weights` (layout.size,) are the decoded ones."""
+    """A version as everybody has it: `weights` (layout.size,) are those after decoding."""
 
     task: str
     version: int
@@ -33,23 +33,23 @@ class PublishedVersion:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What stands on the broker for one version: `deltas` and `chunks` first, in order, then `manifest`."""
+    """The retained messages of one version, published in this order: `deltas`, `chunks`, `manifest`."""
 
     manifest: Manifest
     chunks: Sequence[bytes]
-    """Of the snapshot that the manifest names; empty when it is inline."""
+    """Of the snapshot in the manifest; empty if it is inline."""
     published: PublishedVersion
     deltas: Mapping[int, bytes]
-    """Version to the delta that leads to it, oldest first."""
+    """Deltas by the version that they lead to, oldest first."""
 
 
 def encode_snapshot(
     weights: Vector, *, task: str, version: int, parent: int | None, layout: Layout, encoding: EncodingName
 ) -> tuple[bytes, PublishedVersion]:
-    """The model message of `weights` (layout.size,), and what it decodes to.
+    """Makes the model message of `weights` (layout.size,); returns it and what it decodes to.
 
     Raises:
-        EncodeError: the weights are not finite or do not fit the encoding, or no device would take a model so large.
+        EncodeError: the weights are not finite or do not fit the encoding, or the model is larger than devices accept.
     """
     if layout.size > MODEL_LIMITS.elements:
         raise EncodeError(f"model: {layout.size} numbers are over the {MODEL_LIMITS.elements} that devices take")
@@ -63,7 +63,7 @@ def encode_snapshot(
 
 
 def model_message(published: PublishedVersion, tensors: tuple[EncodedTensor, ...], *, parent: int | None) -> bytes:
-    """A version whole; `tensors` decode to exactly its weights."""
+    """The model message of a version whose weights are exactly what `tensors` decode to."""
     return codec.encode(
         Model(
             task=published.task,
@@ -77,22 +77,22 @@ def model_message(published: PublishedVersion, tensors: tuple[EncodedTensor, ...
 
 
 def split_into_chunks(payload: bytes) -> tuple[bytes, ...]:
-    """`payload` in pieces of 32 KiB, only the last one smaller: so a device knows where in the payload each belongs."""
+    """Cuts `payload` into chunks of 32 KiB; only the last is smaller, so that a device knows the offset of each."""
     return tuple(payload[start : start + CHUNK_BYTES_MAX] for start in range(0, len(payload), CHUNK_BYTES_MAX))
 
 
 def chunk_digests(chunks: Sequence[bytes]) -> tuple[bytes, ...]:
-    """As they stand in the manifest."""
+    """SHA-256 of each chunk, as in the manifest."""
     return tuple(hashlib.sha256(chunk).digest() for chunk in chunks)
 
 
 def assemble_snapshot(
     manifest: Manifest, chunks: Mapping[int, bytes] | None = None, *, limits: Limits = MODEL_LIMITS
 ) -> PublishedVersion | None:
-    """The snapshot out of its manifest and the chunks that are here by index; None while some are missing.
+    """Assembles the snapshot from its manifest and chunks, given by index; None while some are missing.
 
     Raises:
-        DecodeError: a chunk, the payload or the weights are not what the manifest says.
+        DecodeError: a chunk, the payload or the weights do not match the manifest.
     """
     payload = _joined(manifest, chunks or {}, limits)
     if payload is None:
@@ -108,10 +108,10 @@ def assemble_snapshot(
 
 
 def decode_snapshot(payload: bytes, *, limits: Limits = MODEL_LIMITS) -> PublishedVersion:
-    """What a model message stands for.
+    """Decodes a model message.
 
     Raises:
-        DecodeError: it is none, its weights are not finite, or they do not have its digest.
+        DecodeError: it is none, its weights are not finite, or they do not have the digest that it states.
     """
     model = codec.decode(payload, Model, limits=limits)
     layout = Layout(model.layout)
@@ -124,13 +124,13 @@ def decode_snapshot(payload: bytes, *, limits: Limits = MODEL_LIMITS) -> Publish
 
 
 def chunk_fits(manifest: Manifest, index: int, payload: bytes) -> bool:
-    """Whether `payload` is the chunk `index` that the manifest announces."""
+    """Whether `payload` has the digest of chunk `index` in the manifest."""
     digests = manifest.chunk_digests
     return 0 <= index < len(digests) and hashlib.sha256(payload).digest() == digests[index]
 
 
 def with_inline(manifest: Manifest, published: PublishedVersion, payload: bytes) -> Manifest:
-    """A manifest of `published` alone, with its model message inline; the rest as `manifest` says."""
+    """`manifest` reduced to `published` alone, with its model message inline."""
     return msgspec.structs.replace(
         manifest,
         version=published.version,

@@ -1,12 +1,12 @@
-"""What the aggregator keeps on the broker: the newest version, a snapshot that is not too old, the deltas between them.
+"""What the aggregator keeps on the broker: the newest version, a snapshot that is not too old, and the deltas between.
 
     versions    … 7        8        9        10       11         the newest is 11
     snapshot               whole
     deltas                 7→8      8→9      9→10     10→11      the last one inside the manifest, if it is small
 
-A version without a delta (a *key version*: the first one, or one that the encoding cannot reach) begins anew: it is
-its own snapshot, and nothing leads to it. A snapshot that fits travels inside the manifest of a key version and is gone
-with it, so the next version is retained in chunks.
+A version without a delta (a *key version*: the first one, or one that the encoding cannot reach) starts anew: it is its
+own snapshot, and no delta leads to it. If its snapshot fits into the manifest, it is sent there and disappears with
+that manifest; so the next version has a snapshot in chunks.
 """
 
 from contextlib import suppress
@@ -27,12 +27,13 @@ from wire_contract.publication.manifest import (
 )
 
 SAVED_BYTES_MIN = 1_024
-"""A delta must be so much smaller than the snapshot, or the version goes whole: small models gain nothing by it."""
+"""A delta must be smaller than the snapshot by at least this, else the version is published as a snapshot: for small
+models, a further topic costs more than it saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Made once for each version, and the same after a restart."""
+    """All that is published of one version. Made once, and the same after a restart."""
 
     published: PublishedVersion
     """The newest version."""
@@ -40,35 +41,35 @@ class Release:
     encoding: EncodingName
     published_at: float
     model: bytes
-    """The newest version whole, as a model message; on the broker only when it is the snapshot."""
+    """The newest version as a model message; published only if it is the snapshot."""
     snapshot_version: int
     snapshot: bytes
     """The model message of that version."""
     deltas: tuple[bytes, ...] = ()
-    """Delta messages that lead to the newest version, to the one before it, …; none in a key version."""
+    """Delta messages to the newest version, to the one before it, and so on; none in a key version."""
 
     @property
     def version(self) -> int:
-        """The newest one."""
+        """Number of the newest version."""
         return self.published.version
 
     @property
     def is_snapshot(self) -> bool:
-        """Whether the newest version can be had whole."""
+        """Whether the newest version is itself the snapshot."""
         return self.snapshot_version == self.version
 
     @property
     def is_inline(self) -> bool:
-        """Whether the snapshot travels in the manifest."""
+        """Whether the snapshot is sent inside the manifest."""
         return not self.deltas and len(self.snapshot) <= INLINE_BYTES_MAX
 
     @property
     def chunks(self) -> tuple[bytes, ...]:
-        """Of the snapshot."""
+        """Chunks of the snapshot; none if it is inline."""
         return () if self.is_inline else split_into_chunks(self.snapshot)
 
     def announcement(self, *, shards: int, update_bytes_max: int, expires_at: float | None = None) -> Announcement:
-        """All of it, as it is published; the manifest is good until `expires_at` (Unix seconds; None: for ever)."""
+        """The messages to publish; the manifest is valid until `expires_at` (Unix seconds; None: for ever)."""
         chunks = self.chunks
         manifest = Manifest(
             task=self.published.task,
@@ -102,7 +103,7 @@ def first_release(
     version: int = 0,
     parent: int | None = None,
 ) -> Release:
-    """A key version with the master `weights` (layout.size,); its parent is the version before it unless given.
+    """A key version with the master `weights` (layout.size,); its parent is the version before, unless given.
 
     Raises:
         EncodeError: the weights are not finite or do not fit the encoding.
@@ -136,13 +137,13 @@ def next_release(
     """The version after `before`, with the master `weights` (layout.size,).
 
     Args:
-        before: the version that devices have.
-        weights: of the new version, as precise as the aggregator has them.
-        encoding: of snapshots; its grid is the deltas'.
-        encode_delta: None: no deltas.
-        snapshot_versions: a snapshot at least every so many versions, 1 to KEPT_DELTAS.
+        before: the release that devices have.
+        weights: (layout.size,) master weights of the new version.
+        encoding: of snapshots; also determines the grid of deltas.
+        encode_delta: encodes a difference; None: no deltas.
+        snapshot_versions: versions from one snapshot to the next, at most; 1 to KEPT_DELTAS.
         published_at: Unix seconds.
-        delta_bytes_max: of a delta message; a version whose delta is larger goes whole. Up to DELTA_BYTES_MAX.
+        delta_bytes_max: size of a delta message, up to DELTA_BYTES_MAX; if it is larger, a key version is published.
 
     Raises:
         EncodeError: the weights are not finite or do not fit the encoding.
@@ -158,7 +159,7 @@ def next_release(
             model, decoded = encode_snapshot(
                 published.weights, task=task, version=version, parent=before.version, layout=layout, encoding=encoding
             )
-            assert decoded.digest == published.digest, "a snapshot holds what is on its grid"
+            assert decoded.digest == published.digest, "a snapshot represents its grid exactly"
             if len(delta) + SAVED_BYTES_MIN <= len(model):
                 is_due = before.is_inline or version - before.snapshot_version >= snapshot_versions
                 return Release(

@@ -1,7 +1,7 @@
-"""Plain or signed: what stands in the payload of a manifest or an update. Nothing here verifies anything.
+"""Payloads of manifests and updates, signed or unsigned. Nothing here verifies a signature.
 
-A signed message is a map of its own (`messages.Signed`) around the exact bytes of the plain one. Its key `v` is 128,
-more than any plain kind has, so that a reader who knows no signatures says that it does not know this schema.
+A signed message is a map of its own (`messages.Signed`) that contains the exact bytes of the unsigned one. Its key `v`
+is 128, more than any unsigned kind has, so that a reader without support for signatures reports an unknown schema.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ S = TypeVar("S", Manifest, Update)
 
 @dataclass(frozen=True)
 class UnverifiedMessage(Generic[S]):
-    """A message that was not looked into yet, so that signatures can be checked before."""
+    """A message whose body was not decoded yet, so that signatures can be verified first."""
 
     kind: type[S]
     body: bytes
-    """The msgpack map of the plain message."""
+    """The msgpack map of the unsigned message."""
     signatures: tuple[Signature, ...]
-    """None: it came plain."""
+    """Empty: the message is unsigned."""
     limits: Limits
 
     def open(self) -> S:
-        """The message, whoever signed it.
+        """Decodes the message, whether its signatures were verified or not.
 
         Raises:
             DecodeError: the body is no such message.
@@ -36,10 +36,10 @@ class UnverifiedMessage(Generic[S]):
 
 
 def unwrap(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> UnverifiedMessage[S]:
-    """What stands in `payload`, unopened.
+    """Takes body and signatures out of `payload`, without decoding the body.
 
     Raises:
-        DecodeError: it is neither a map of the plain kind nor a signed one.
+        DecodeError: it is neither an unsigned nor a signed message of this kind.
     """
     bounds = limits_of(kind, limits)
     content = decompress(payload, bounds)
@@ -50,7 +50,7 @@ def unwrap(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> Un
 
 
 def read_unverified(payload: bytes, kind: type[S], *, limits: Limits | None = None) -> S:
-    """The message in `payload`, plain or signed by whomever: for who has no key to check it with.
+    """Decodes a message without verifying its signatures: for readers that have no key.
 
     Raises:
         DecodeError: it is no such message.

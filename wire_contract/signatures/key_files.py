@@ -1,6 +1,6 @@
-"""Keys on disk: a private key as PEM (PKCS #8, mode 0600), and beside it NAME.pub, the public one as PEM.
+"""Key files: a private key as PEM (PKCS #8, mode 0600), and beside it NAME.pub, the public key as PEM.
 
-A file of public keys holds one or several PEM blocks (several while a key is exchanged), or the 32 raw bytes of one.
+A file of public keys contains one or more PEM blocks (several during a key rotation), or the 32 raw bytes of one key.
 """
 
 import logging
@@ -23,12 +23,12 @@ _PRIVATE = b"PRIVATE KEY-----"
 
 
 def write_signing_key(path: Path) -> SigningKey:
-    """A new key in `path`, and its public half in `path`.pub.
+    """Generates a key pair: the private key in `path`, the public one in `path`.pub.
 
     Raises:
-        KeyUnusable: one of the files is there already, or cannot be written.
+        KeyUnusable: one of the files exists already, or cannot be written.
     """
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 — only who signs waits for it
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 — slow, and needed only for signing
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
 
     private = Ed25519PrivateKey.generate()
@@ -47,12 +47,12 @@ def write_signing_key(path: Path) -> SigningKey:
 
 
 def read_signing_key(path: Path) -> SigningKey:
-    """The private key in `path`.
+    """Reads a private key.
 
     Raises:
-        KeyUnusable: it cannot be read, others may read it, or it is no private key of Ed25519 in PEM.
+        KeyUnusable: it cannot be read, other users may read it, or it is no Ed25519 private key in PEM.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — only who signs waits for it
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — slow, and needed only for signing
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
@@ -74,10 +74,10 @@ def read_signing_key(path: Path) -> SigningKey:
 
 
 def read_signing_keys(paths: Iterable[Path]) -> tuple[SigningKey, ...]:
-    """The private keys in these files, each once.
+    """Reads private keys; each is returned once.
 
     Raises:
-        KeyUnusable: as `read_signing_key`, or there are too many.
+        KeyUnusable: as `read_signing_key`, or there are more than SIGNATURES_MAX.
     """
     keys = {key.public.key_id: key for key in map(read_signing_key, paths)}
     if len(keys) > SIGNATURES_MAX:
@@ -86,12 +86,12 @@ def read_signing_keys(paths: Iterable[Path]) -> tuple[SigningKey, ...]:
 
 
 def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
-    """The public keys in `path`.
+    """Reads the public keys in a file.
 
     Raises:
-        KeyUnusable: it cannot be read, or holds none.
+        KeyUnusable: it cannot be read, or contains none.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — only who checks waits for it
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 — slow, and needed only for verifying
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
@@ -118,7 +118,7 @@ def read_public_keys(path: Path) -> tuple[PublicKey, ...]:
 
 
 def read_all_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
-    """The public keys in all these files, each once.
+    """Reads the public keys in all these files; each is returned once.
 
     Raises:
         KeyUnusable: as `read_public_keys`.
@@ -128,16 +128,16 @@ def read_all_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
 
 @dataclass
 class KeyFolder:
-    """NAME.pub for each device NAME. A file that is added, changed or removed counts from the next look on."""
+    """A folder with NAME.pub for each device NAME. Files that are added, changed or removed take effect at once."""
 
     path: Path
     _cached: dict[str, tuple[tuple[int, int, int], tuple[PublicKey, ...]]] = field(default_factory=dict)
 
     def check(self) -> Mapping[str, tuple[PublicKey, ...]]:
-        """All keys in it.
+        """Reads all keys, by device.
 
         Raises:
-            KeyUnusable: it is no folder, or one of its files is no key.
+            KeyUnusable: there is no such folder, or one of its files is no key.
         """
         try:
             files = sorted(self.path.glob("*" + PUBLIC_SUFFIX)) if self.path.is_dir() else None
@@ -148,7 +148,7 @@ class KeyFolder:
         return {file.name.removesuffix(PUBLIC_SUFFIX): read_public_keys(file) for file in files}
 
     def keys_of(self, device: str) -> tuple[PublicKey, ...]:
-        """Of the device with this name, a level of a topic; none when it has no file, or one that is no key."""
+        """The keys of a device, whose name is a valid level of a topic; none if it has no file, or an invalid one."""
         file = self.path / f"{device}{PUBLIC_SUFFIX}"
         try:
             found = file.stat()
@@ -160,7 +160,7 @@ class KeyFolder:
         if cached is None or cached[0] != stamp:
             try:
                 keys = read_public_keys(file)
-            except KeyUnusable as error:  # for the operator; the device is only told that its key is not known
+            except KeyUnusable as error:  # for the operator; the receipt only says that the key is unknown
                 log.warning("%s; its updates are refused", error)
                 keys = ()
             cached = self._cached[device] = (stamp, keys)
@@ -176,7 +176,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """Never over a key that is there: it may be the one that a fleet has pinned."""
+    """Never overwrites a key: devices may trust only that one."""
     try:
         write_new_file(path, content, mode=mode)
     except FileExistsError:

@@ -1,11 +1,11 @@
-r"""Ed25519 signatures of manifests and updates (RFC 8032), over the exact bytes that travel.
+r"""Ed25519 signatures of manifests and updates (RFC 8032), over the exact bytes on the wire.
 
-    signed bytes = domain of the kind ‖ key id ‖ the msgpack map of the plain message
+    signed bytes = domain of the kind ‖ key id ‖ msgpack map of the unsigned message
     domains        "fedkd manifest v1\0"   "fedkd update v1\0"
 
-The domain keeps a signature of one kind from ever being one of another; the key id is signed along, so that it cannot
-be exchanged. Nothing is encoded a second time, neither here nor by a reader. The `cryptography` library is imported
-when the first key is used: who signs nothing does not wait for it.
+The domain prevents that a signature of one kind is valid for another (domain separation); the key id is signed as well,
+so that it cannot be exchanged. Nothing is encoded a second time, neither here nor by a reader. The `cryptography`
+library is imported when the first key is used, so that programs without keys do not wait for it.
 """
 
 import hashlib
@@ -28,19 +28,19 @@ PUBLIC_KEY_BYTES = 32
 
 
 class KeyUnusable(ContractError):
-    """A key, or the file of one, cannot be used; one line that says what to do."""
+    """A key or a key file cannot be used; the text is one line that says what to do."""
 
 
 class NotTrusted(DecodeError):
-    """No signature by a known key holds. The text says which of the three ways it fails."""
+    """No valid signature by a trusted key. The text says which: none, unknown keys, or an invalid one."""
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """Checks signatures."""
+    """Verifies signatures."""
 
     raw: bytes
-    """32 bytes, as RFC 8032 has them."""
+    """32 bytes, as RFC 8032 defines them."""
 
     def __post_init__(self) -> None:
         if len(self.raw) != PUBLIC_KEY_BYTES:
@@ -52,13 +52,13 @@ class PublicKey:
         return hashlib.sha256(self.raw).digest()[:KEY_ID_BYTES]
 
     def holds(self, signature: bytes, data: bytes) -> bool:
-        """Whether `signature` (64 bytes) is of `data`."""
+        """Whether `signature` (64 bytes) is a valid one of `data`."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 — see the module
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
-        except (InvalidSignature, ValueError):  # ValueError: 32 bytes that are no point of the curve
+        except (InvalidSignature, ValueError):  # ValueError: not a point of the curve
             return False
         return True
 
@@ -72,7 +72,7 @@ class SigningKey:
 
     @classmethod
     def of(cls, private: "Ed25519PrivateKey") -> "SigningKey":
-        """As the library has it."""
+        """From a key of the `cryptography` library."""
         return cls(PublicKey(private.public_key().public_bytes_raw()), private)
 
     def sign(self, data: bytes) -> bytes:
@@ -81,7 +81,7 @@ class SigningKey:
 
 
 def sign(message: Manifest | Update, keys: Sequence[SigningKey]) -> bytes:
-    """The payload of `message` with a signature by each key, in their order; without keys the plain one."""
+    """The payload of `message` with a signature by each key, in their order; without keys, the unsigned payload."""
     if not keys:
         return codec.encode(message)
     assert len(keys) <= SIGNATURES_MAX, f"{len(keys)} keys are over the limit of {SIGNATURES_MAX}"
@@ -93,15 +93,15 @@ def sign(message: Manifest | Update, keys: Sequence[SigningKey]) -> bytes:
 
 
 def signed_bytes(kind: type, key_id: bytes, body: bytes) -> bytes:
-    """What a signature by this key is over."""
+    """The bytes that a signature by this key is computed over."""
     return DOMAINS[kind] + key_id + body
 
 
 def verified_signers(message: UnverifiedMessage[S], keys: Iterable[PublicKey]) -> frozenset[bytes]:
-    """The ids of those of `keys` that have signed `message`; one or more.
+    """The ids of those of `keys` that have a valid signature of `message`; at least one.
 
     Raises:
-        NotTrusted: none of them has.
+        NotTrusted: there is none.
     """
     if not message.signatures:
         raise NotTrusted("it is not signed")

@@ -1,1 +1,1 @@
-"""The socket below an MQTT connection: dialling, waiting, reconnecting, and why TLS failed."""
+"""Below an MQTT connection: opening sockets, waiting for them, reconnecting, and why TLS failed."""

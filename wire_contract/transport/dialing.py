@@ -1,8 +1,8 @@
-"""Opens a TCP connection to a host with several addresses, of which some, or all but one, may be dead.
+"""Opens a TCP connection to a host with several addresses, of which all but one may be unreachable.
 
-The addresses are tried one after the other, a quarter of a second apart and without waiting for the earlier ones, the
-two families by turns (as RFC 8305 has it). The first that answers is taken. Nothing here blocks for longer than a
-tick: the name is looked up in a thread of its own, since a look-up cannot be bounded otherwise.
+The addresses are tried a quarter of a second apart, without waiting for the earlier ones, alternating between IPv6 and
+IPv4 (RFC 8305, "Happy Eyeballs"). The first that answers is used. Nothing here blocks for longer than a tick: the name
+is looked up in a thread of its own, as a lookup has no timeout.
 """
 
 import errno
@@ -20,20 +20,20 @@ from typing import Any, NamedTuple, cast
 from wire_contract.transport.reconnect import reason_of
 
 LOOKUP_SECONDS_MAX = 20.0
-"""A resolver with three servers that are all dead takes about as long."""
+"""About the time that a resolver takes to give up on three servers that do not answer."""
 CONNECT_SECONDS_MAX = 10.0
-"""For one address, and then for TLS."""
+"""For each address, and then for the TLS handshake."""
 STAGGER_SECONDS = 0.25
-"""From one address to the next."""
+"""Between attempts at two addresses; RFC 8305 recommends 250 ms."""
 ADDRESSES_MAX = 64
-"""Of a name; what is beyond is not tried."""
+"""Addresses of one name that are tried."""
 TICK_SECONDS = 1.0
-"""So often at least `should_continue` is asked."""
+"""`should_continue` is called at least this often."""
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK})
 
 
 class Address(NamedTuple):
-    """One of a host's."""
+    """An address of a host."""
 
     family: int
     sockaddr: tuple[Any, ...]
@@ -41,30 +41,30 @@ class Address(NamedTuple):
 
 Resolve = Callable[[str, int], Sequence[Address]]
 ShouldContinue = Callable[[], bool]
-"""Asked at least once a tick; False ends the dialing."""
+"""Called at least once per tick; False ends the attempt."""
 
 
 def look_up(host: str, port: int) -> Sequence[Address]:
-    """As the system has it; with duplicates, if it has them.
+    """Looks a name up as the system does; the result may contain duplicates.
 
     Raises:
-        OSError: there is no such name, or it cannot be found out.
-        ValueError: the name cannot be one.
+        OSError: there is no such name, or the lookup failed.
+        ValueError: the host name is invalid.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
 _NO_FAILURES = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-"""Not yet, or the other side has ended the connection, which is no error of the line."""
+"""Not ready yet, or closed by the other side, which is no failure of the connection."""
 
 
 class FailureRecorder:
-    """Of a socket: remembers the error that ended it, which paho keeps to itself, and can have a deadline."""
+    """A socket that remembers the error that ended it, which paho does not report, and can have a deadline."""
 
     failure: OSError | None = None
     deadline: float | None = None
-    """On the monotonic clock: reading after it fails, however many bytes still trickle in."""
+    """Monotonic seconds; reading fails after it, even if bytes still trickle in."""
 
     def _check_time(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -115,7 +115,7 @@ class EncryptedSocket(FailureRecorder, ssl.SSLSocket):
 
 
 class _LookUp:
-    """One look-up, in its own thread, which may outlive whoever waits for it."""
+    """One lookup, in a thread of its own, which may outlive whoever waits for it."""
 
     def __init__(self, resolve: Resolve, host: str, port: int) -> None:
         self.done = threading.Event()
@@ -136,7 +136,7 @@ class _LookUp:
 
 
 class Dialer:
-    """Dials one host again and again. Used by one thread."""
+    """Connects to one host, again and again. Not thread-safe."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Dialer:
         self._newest: Address | None = None
 
     def dial(self, should_continue: ShouldContinue) -> PlainSocket:
-        """A connection to the first address that answers.
+        """Connects to the first address that answers.
 
         Raises:
             OSError: no address answers, the name is unknown or cannot be looked up in time, or `should_continue` said
@@ -169,12 +169,12 @@ class Dialer:
         return connection
 
     def suspect_last(self) -> None:
-        """The address that answered last turned out to be no broker; the others have their turn first."""
+        """The address that answered last turned out to be no broker; from now on the others are tried first."""
         if self._newest is not None:
             self._doubted[self._newest] = None
 
     def clear_suspects(self) -> None:
-        """It is one."""
+        """An MQTT broker has answered; all addresses are tried in their usual order again."""
         self._doubted.clear()
 
     def _addresses(self, should_continue: ShouldContinue) -> Sequence[Address]:
@@ -190,7 +190,7 @@ class Dialer:
 
 
 class _HappyEyeballs:
-    """One dialing of several addresses."""
+    """One attempt at all addresses of a host (RFC 8305)."""
 
     def __init__(self, addresses: Sequence[Address], clock: Callable[[], float]) -> None:
         self._count = len(addresses)
@@ -199,9 +199,9 @@ class _HappyEyeballs:
         self._next_at = clock()
         self._selector = selectors.DefaultSelector()
         self._trying: dict[PlainSocket, tuple[Address, float]] = {}
-        """With the time at which each is given up."""
+        """Each with the time at which it is given up."""
         self._reasons: dict[int, str] = {}
-        """By the number of the error."""
+        """Error texts by errno."""
 
     def run(self, should_continue: ShouldContinue) -> tuple[PlainSocket, Address]:
         try:
@@ -229,7 +229,7 @@ class _HappyEyeballs:
         now = self._clock()
         try:
             connection = PlainSocket(address.family, socket.SOCK_STREAM)
-        except OSError as error:  # this machine does not speak that family
+        except OSError as error:  # this machine does not support that address family
             self._reasons[error.errno or errno.EAFNOSUPPORT] = reason_of(error)
             return
         connection.setblocking(False)
@@ -243,7 +243,7 @@ class _HappyEyeballs:
         self._next_at = now + STAGGER_SECONDS
 
     def _look(self) -> PlainSocket | None:
-        """Waits until an address has answered, or there is something else to do."""
+        """Waits until an address has answered, or something else is to be done."""
         now = self._clock()
         wake_at = min((until for _, until in self._trying.values()), default=now)
         if self._waiting:
@@ -254,7 +254,7 @@ class _HappyEyeballs:
             if not failed:
                 return connection
             self._give_up(connection, failed)
-            self._next_at = now  # the next one need not wait
+            self._next_at = now  # the next address is tried at once
         return None
 
     def _give_up(self, connection: PlainSocket, number: int) -> None:
@@ -265,7 +265,7 @@ class _HappyEyeballs:
 
 
 def interleave_families(addresses: Sequence[Address]) -> list[Address]:
-    """Each once, the two families by turns, beginning with that of the first."""
+    """Each address once, alternating between the two families, the first one's first."""
     each = list(dict.fromkeys(addresses))
     first = [address for address in each if address.family == each[0].family]
     others = [address for address in each if address.family != each[0].family]
@@ -273,11 +273,11 @@ def interleave_families(addresses: Sequence[Address]) -> list[Address]:
 
 
 def encrypt(connection: PlainSocket, context: ssl.SSLContext, host: str) -> EncryptedSocket:
-    """TLS over it; `host` without its zone is what the certificate must be for.
+    """Starts TLS; the certificate must be valid for `host` (without the zone of an IPv6 address).
 
     Raises:
         ssl.SSLError: one side does not accept the other.
-        OSError: the connection ended, or the other side takes longer than `CONNECT_SECONDS_MAX`.
+        OSError: the connection ended, or the handshake takes longer than `CONNECT_SECONDS_MAX`.
     """
     context.sslsocket_class = EncryptedSocket
     connection.settimeout(CONNECT_SECONDS_MAX)

@@ -1,4 +1,4 @@
-"""Waits until a connection can be read or written, or somebody wakes the thread. Works past file descriptor 1023."""
+"""Waits until a connection is readable or writable, or the thread is woken. Works above file descriptor 1023."""
 
 import selectors
 from typing import Any, Self
@@ -7,7 +7,7 @@ from wire_contract.transport.wakeup import Wakeup
 
 
 class Poller:
-    """Of one connection, as long as it stands."""
+    """For one connection, until it ends."""
 
     def __init__(self, connection: Any, wakeup: Wakeup) -> None:
         self._connection = connection
@@ -23,7 +23,7 @@ class Poller:
         self._selector.close()
 
     def wait(self, seconds: float, *, read: bool, write: bool) -> tuple[bool, bool]:
-        """Whether there is something to read, and room to write, of what was asked for."""
+        """Returns whether the connection is readable and writable, as far as was asked for."""
         self._register(selectors.EVENT_READ * read | selectors.EVENT_WRITE * write)
         buffered = read and _is_buffered(self._connection)
         ready = {key.fileobj: mask for key, mask in self._selector.select(0 if buffered else seconds)}
@@ -45,6 +45,6 @@ class Poller:
 
 
 def _is_buffered(connection: Any) -> bool:
-    """What TLS or websockets have already read from the socket, no selector sees."""
+    """Whether TLS or WebSocket has data that it already read from the socket, which no selector sees."""
     pending = getattr(connection, "pending", None)
     return pending is not None and pending() > 0

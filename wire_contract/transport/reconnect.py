@@ -1,4 +1,4 @@
-"""What became of one attempt to connect, what a person is told of it, and how long to rest before the next."""
+"""Result of an attempt to connect, the line that explains it to people, and the delay before the next attempt."""
 
 import ssl
 from collections.abc import Callable
@@ -8,59 +8,59 @@ from pathlib import Path
 from wire_contract.transport.tls_failures import tls_failure
 
 STABLE_SECONDS = 10.0
-"""A connection that ended sooner counts as failed, or two programs with one client id would throw each other out at
-full speed."""
+"""A shorter connection counts as failed. Otherwise two programs with the same client id would disconnect each other
+without any delay."""
 TAKEN_OVER_SECONDS = 30.0
-"""A broker that hangs up without a word so soon …"""
+"""If the broker closes connections without a reason within this time …"""
 TAKEN_OVER_TIMES = 3
-"""… so often in a row most likely does it for another program with the same client id."""
+"""… this many times in a row, another program most likely uses the same client id."""
 
 UNSUPPORTED_PROTOCOL = 0x84
 REFUSALS = frozenset({UNSUPPORTED_PROTOCOL, 0x85, 0x86, 0x87, 0x8A, 0x8C})
-"""Client id, user name or password, authorisation, ban, method: the same answer will come again."""
+"""Client id, user name or password, authorisation, ban, method: trying again gives the same answer."""
 TAKEN_OVER = 0x8E
-"""MQTT 5's reason code: another program has connected with this client id."""
+"""Reason code of MQTT 5: another program has connected with this client id."""
 
 
 @dataclass
 class ConnectionAttempt:
-    """One connection, from the first try on."""
+    """One connection, from the first attempt to its end."""
 
     reached: bool = False
-    """Somebody accepted the connection."""
+    """The TCP connection was accepted, TLS included."""
     answered: bool = False
-    """…and spoke MQTT: a CONNACK came."""
+    """A CONNACK arrived."""
     unsupported: bool = False
-    """…and does not speak this version of it."""
+    """The broker does not support this version of MQTT."""
     established_at: float | None = None
     ending: str | None = None
-    """Why it ended, for a person; None while it is not known."""
+    """Why it ended, for people; None while unknown."""
     refused: bool = False
     taken_over: bool = False
-    """The broker said that another program has connected with the same client id."""
+    """The broker reported that another program has connected with the same client id."""
     error: OSError | None = None
-    """What the socket failed with; None: the other side ended the connection in order, or nothing has failed."""
+    """The error of the socket; None: the other side closed the connection normally, or nothing has failed."""
 
     @property
     def hung_up(self) -> bool:
-        """The other side ended the connection in order, and without a reason."""
+        """The other side closed the connection normally, but without a reason."""
         return self.reached and self.ending is None and self.error is None
 
 
 @dataclass(frozen=True)
 class DisconnectExplainer:
-    """Says in one line why a connection ended."""
+    """Explains in one line why a connection ended."""
 
     client_id: str
     encrypted: bool = False
     certificate_file: Path | None = None
 
     def ending(self, attempt: ConnectionAttempt, *, suspected: bool) -> str:
-        """Follows "broker HOST:PORT: ".
+        """The text after "broker HOST:PORT: ".
 
         Args:
-            attempt: it has ended.
-            suspected: another program is thought to use the same client id.
+            attempt: that has ended.
+            suspected: whether another program probably uses the same client id.
         """
         tls = attempt.error if isinstance(attempt.error, ssl.SSLError) else None
         if tls is None and attempt.hung_up and self.encrypted and not attempt.answered:
@@ -83,15 +83,15 @@ class DisconnectExplainer:
 
 
 def reason_of(error: Exception) -> str:
-    """The system's words for it."""
+    """The system's text for an error."""
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
 
 
 class ClientIdConflictDetector:
-    """Guesses that another program uses the same client id, where the broker does not say so (MQTT 3.1.1 cannot).
+    """Guesses that another program uses the same client id, if the broker does not report it (MQTT 3.1.1 cannot).
 
-    Two such programs throw each other out as often as they come back, and a broker that does it closes the connection
-    in order. A network that fails shows as an error or as silence.
+    Two such programs disconnect each other as often as they reconnect, and the broker closes the connection normally
+    each time. A network failure shows as an error or as silence.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -99,20 +99,20 @@ class ClientIdConflictDetector:
         self._times = 0
 
     def suspects_conflict_after(self, attempt: ConnectionAttempt) -> bool:
-        """Whether the attempts so far, this one included, look like that."""
+        """Whether the attempts so far, including this one, look like that."""
         if attempt.established_at is None:
-            return False  # a broker that is away in between proves nothing
+            return False  # the broker was unreachable in between, which proves nothing
         brief = self._clock() - attempt.established_at < TAKEN_OVER_SECONDS
         self._times = self._times + 1 if brief and attempt.hung_up else 0
         return self._times >= TAKEN_OVER_TIMES
 
 
 class ReconnectBackoff:
-    """Longer ones after each attempt that failed, with full jitter: each is drawn evenly from 0 to a width.
+    """Exponential backoff with full jitter: each delay is drawn uniformly from 0 to a maximum.
 
-    The first width after a connection was lost is `spread_seconds`, for a fleet that lost its broker for a moment must
-    not come back within the same second. Before the first connection it is `shortest_seconds`, for a person may wait.
-    Each attempt that fails doubles the width, up to `longest_seconds`.
+    After a lost connection, the first maximum is `spread_seconds`, because a fleet that lost its broker for a moment
+    must not reconnect within the same second. Before the first connection it is `shortest_seconds`, as a person may be
+    waiting. Each failed attempt doubles the maximum, up to `longest_seconds`.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ReconnectBackoff:
         self._failed = 0
 
     def after(self, attempt: ConnectionAttempt) -> float:
-        """Seconds to rest."""
+        """Seconds to wait after this attempt."""
         if attempt.established_at is not None:
             self._first = self._spread
             if self._clock() - attempt.established_at >= STABLE_SECONDS:
@@ -143,5 +143,5 @@ class ReconnectBackoff:
         return self._uniform(0, widest)
 
     def reset(self) -> None:
-        """What made the attempts fail may be mended."""
+        """The cause of the failures may be fixed: the next delay is short again."""
         self._failed = 0

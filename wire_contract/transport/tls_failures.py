@@ -1,7 +1,7 @@
-"""Why an encrypted connection failed, in words that say what to mend.
+"""Why a TLS connection failed, and what to do about it.
 
 Either this side does not accept the server's certificate (a verification error), or the server does not accept this
-side's, which it says with an alert. With TLS 1.3 such an alert comes after the handshake, at the first reading.
+side's, which it reports with an alert. With TLS 1.3, such an alert arrives after the handshake, at the first read.
 """
 
 import ssl
@@ -14,7 +14,7 @@ class CertificateProblem(NamedTuple):
     """What is wrong with a server's certificate."""
 
     what: str
-    """Follows "the certificate of …"."""
+    """The text after "the certificate of …"."""
     mend: str
 
 
@@ -56,7 +56,7 @@ _ALERTS: Mapping[str, str] = {
     "ACCESS_DENIED": "gives no access, it says",
     "DECRYPT_ERROR": "does not fit its key, it says: replace {file}",
 }
-"""What a server's alert says of this client's certificate."""
+"""What a server's alert says about this client's certificate."""
 
 
 _NOT_TLS = "does not speak TLS on this port; give its encrypted port, or an address without TLS"
@@ -67,7 +67,7 @@ _FAILURES: Mapping[str, str] = {
     "UNSUPPORTED_PROTOCOL": _NO_VERSION,
     **dict.fromkeys(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"), _NOT_TLS),
 }
-"""What the other alerts and errors mean; follows the server."""
+"""Meaning of other alerts and errors; the text after the server's name."""
 
 
 def tls_failure(
@@ -78,14 +78,14 @@ def tls_failure(
     certificate_flag: str = "--tls-certificate and --tls-key",
     certificate_file: Path | None = None,
 ) -> str:
-    """One line for a person: the cause, and what to do.
+    """One line for people: the cause, and what to do.
 
     Args:
-        error: as the ssl module raised it.
-        server: what to call the other side.
-        ca_flag: names the authorities that are trusted.
-        certificate_flag: names this side's certificate.
-        certificate_file: this side's certificate, if it showed one.
+        error: raised by the ssl module.
+        server: how to call the other side.
+        ca_flag: the flag for trusted certificate authorities.
+        certificate_flag: the flag for this side's certificate.
+        certificate_file: this side's certificate, if it has one.
     """
     asked = "" if certificate_file else f"; it may want a certificate: give {certificate_flag}"
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""A thread that waits for sockets, woken by other threads."""
+"""Lets other threads wake a thread that waits for sockets (the self-pipe trick)."""
 
 import contextlib
 import selectors
@@ -6,7 +6,7 @@ import socket
 
 
 class Wakeup:
-    """To be registered with a selector, for reading."""
+    """Register it with a selector, for reading."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -18,13 +18,13 @@ class Wakeup:
         return self._reader.fileno()
 
     def set(self) -> None:
-        if not self._set:  # one byte, however many want it
+        if not self._set:  # one byte, however often it is called
             self._set = True
-            with contextlib.suppress(OSError):  # full: it wakes anyhow; closed: there is nobody to wake
+            with contextlib.suppress(OSError):  # full: the thread wakes anyway; closed: there is no thread left
                 self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """To be called before looking at what there is to do."""
+        """Call it before checking what is to be done, so that no wakeup is lost."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(4096)
         self._set = False
