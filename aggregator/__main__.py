@@ -33,7 +33,7 @@ from aggregator.ledger.restoring import restore
 from aggregator.ledger.retrying import retry_while_busy
 from aggregator.log_format import configure_logging
 from aggregator.metrics_file import MetricsFile
-from aggregator.model_line import LineSettings, ModelLine, opening_shelf
+from aggregator.model_line import LineSettings, ModelLine, opening_release
 from aggregator.service import Service, subscriptions
 from aggregator.settings import (
     AggregatorHealthSettings,
@@ -172,7 +172,7 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
     """Restores the model line; if the ledger is empty, starts one from the initial model."""
     if ledger.layout() is None:
         layout, weights = _first_model(settings)
-        first = opening_shelf(line_settings, layout, weights, published_at=time.time())
+        first = opening_release(line_settings, layout, weights, published_at=time.time())
         ledger.begin_line(row_of(first), layout, weights)
     elif settings.initial_model is not None and settings.initial_model.is_file():
         layout, _ = read_initial_model(settings.initial_model, task=settings.task, is_published=False)

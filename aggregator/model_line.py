@@ -81,7 +81,7 @@ class ModelLine:
     def __init__(
         self,
         settings: LineSettings,
-        shelf: Release,
+        release: Release,
         weights: Vector,
         *,
         digests: Mapping[int, bytes],
@@ -92,8 +92,8 @@ class ModelLine:
         horizon: Callable[[], int],
     ) -> None:
         self.settings = settings
-        self.layout = layout = shelf.published.layout
-        self.shelf = shelf
+        self.layout = layout = release.published.layout
+        self.release = release
         self.weights = weights
         self._digests = dict(digests)
         self._lasts = dict(lasts)
@@ -112,7 +112,7 @@ class ModelLine:
     @property
     def version(self) -> int:
         """The newest committed version."""
-        return self.shelf.version
+        return self.release.version
 
     @property
     def devices(self) -> int:
@@ -176,7 +176,7 @@ class ModelLine:
         """Master weights (layout.size,) of the next version, and the rule's state with it; changes nothing."""
         return self.buffer.step(self.weights)
 
-    def next_shelf(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Release:
+    def next_release(self, weights: Vector, *, at: float, encoding: EncodingName | None = None) -> Release:
         """What is published of the next version, which has master `weights` (layout.size,); changes nothing.
 
         Raises:
@@ -184,7 +184,7 @@ class ModelLine:
         """
         settings = self.settings
         return next_release(
-            self.shelf,
+            self.release,
             weights,
             encoding=encoding or settings.model_encoding,
             encode_delta=_delta_encoder(settings, self.version),
@@ -193,16 +193,16 @@ class ModelLine:
             delta_bytes_max=settings.delta_message_bytes_max,
         )
 
-    def advance(self, shelf: Release, step: Step) -> None:
+    def advance(self, release: Release, step: Step) -> None:
         """Moves on to a version that the ledger has committed."""
-        assert shelf.version == self.version + 1, f"version {shelf.version} after {self.version}"
-        self.shelf, self.weights = shelf, step.weights
-        self._digests[shelf.version] = shelf.published.digest
-        self._digests.pop(shelf.version - self.settings.policy.staleness_max - 1, None)
+        assert release.version == self.version + 1, f"version {release.version} after {self.version}"
+        self.release, self.weights = release, step.weights
+        self._digests[release.version] = release.published.digest
+        self._digests.pop(release.version - self.settings.policy.staleness_max - 1, None)
         devices = self.buffer.devices
-        self._contributed |= dict.fromkeys(devices, shelf.version)
+        self._contributed |= dict.fromkeys(devices, release.version)
         self._peers.committed(
-            {device: Claim(shelf.version, slot.samples, slot.norm) for device, slot in devices.items()}
+            {device: Claim(release.version, slot.samples, slot.norm) for device, slot in devices.items()}
         )
         self.buffer.restore(step.state)
         self._standing = self._new_standing()
@@ -263,7 +263,7 @@ def _delta_encoder(settings: LineSettings, version: int) -> EncodeDelta | None:
     return None if choice is None else lambda vector, layout: encode_as(choice, vector, layout, version=version)
 
 
-def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, published_at: float) -> Release:
+def opening_release(settings: LineSettings, layout: Layout, weights: Vector, *, published_at: float) -> Release:
     """What is published of version 0, which has master `weights` (layout.size,).
 
     Raises:
@@ -274,7 +274,7 @@ def opening_shelf(settings: LineSettings, layout: Layout, weights: Vector, *, pu
     )
 
 
-def announcement(settings: LineSettings, shelf: Release, *, expires_at: float | None = None) -> Announcement:
+def announcement(settings: LineSettings, release: Release, *, expires_at: float | None = None) -> Announcement:
     """The retained messages of the newest version; its manifest expires at `expires_at` (Unix seconds)."""
     policy = settings.policy
-    return shelf.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)
+    return release.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)

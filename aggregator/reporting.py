@@ -44,7 +44,7 @@ class Reporter:
         self._monotonic, self._unix = monotonic, unix
         self.counters = Counters(merged=totals.merged, duplicates=totals.duplicates, refused=totals.refused)
         self.tally = Tally(history or StatusHistory(), now=unix())
-        self.tally.committed(line.version, at=line.shelf.published_at)
+        self.tally.committed(line.version, at=line.release.published_at)
         self.recording = recording or Recording()
         self._metrics = metrics
         self._logged_missing = False
@@ -86,10 +86,10 @@ class Reporter:
         publish_seconds: float,
     ) -> None:
         """The line has a new version; `before` are the previous version's master weights (layout.size,)."""
-        shelf = self._line.shelf
-        self.tally.committed(shelf.version, at=shelf.published_at)
+        release = self._line.release
+        self.tally.committed(release.version, at=release.published_at)
         self.recording.version_committed(
-            shelf,
+            release,
             before,
             self._line.weights,
             updates=updates,
@@ -99,7 +99,7 @@ class Reporter:
             commit_seconds=commit_seconds,
             publish_seconds=publish_seconds,
         )
-        log.info("version %d: %d updates of %d devices", shelf.version, updates, devices)
+        log.info("version %d: %d updates of %d devices", release.version, updates, devices)
 
     def turn(self, *, devices_missing: int) -> None:
         """Publishes the status and writes gauges and metrics, each when it is due."""
@@ -112,7 +112,7 @@ class Reporter:
         if self._metrics is not None:
             figures = Figures(
                 version=self._line.version,
-                committed_at=self._line.shelf.published_at,
+                committed_at=self._line.release.published_at,
                 waiting_devices=self._line.buffer.slots,
                 counters=totals,
                 connected=connected,

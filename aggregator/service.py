@@ -158,7 +158,7 @@ class Service:
         if publication.look_is_over():
             publication.settle()
             self._reporter.publish_status(devices_missing=self._devices_missing())
-            self._take(publication.release(), should_stop)
+            self._take(publication.take_held(), should_stop)
         # Updates restored from the ledger may make a version due at once. Until the inspection has passed, the
         # aggregator may still be refused, and must not have changed anything.
         if publication.is_open and self.line.is_due(waited_seconds=self._waited_seconds()) and not should_stop():
@@ -280,14 +280,14 @@ class Service:
         watch = Stopwatch(self._clock.monotonic)
         before, step = self.line.weights, self.line.next_step()
         updates, slots = self.line.buffer.updates, self.line.buffer.slots
-        shelf = self._next_shelf(step.weights)
-        row, rule = row_of(shelf), self.line.settings.rule
+        release = self._next_release(step.weights)
+        row, rule = row_of(release), self.line.settings.rule
         encode_seconds = watch.lap()
         if not self._persist(lambda: self._ledger.commit_version(row, step, rule=rule.name), should_stop):
             return
         commit_seconds = watch.lap()
         wait_seconds = self._waited_seconds()
-        self.line.advance(shelf, step)
+        self.line.advance(release, step)
         self._publication.new_version()
         self._reporter.version_published(
             before,
@@ -300,14 +300,14 @@ class Service:
         )
         self._prune()
 
-    def _next_shelf(self, weights: Vector) -> Release:
+    def _next_release(self, weights: Vector) -> Release:
         # Never earlier than the previous version, which may have been stamped to outrank another aggregator's clock.
-        at = max(self._clock.unix(), self.line.shelf.published_at)
+        at = max(self._clock.unix(), self.line.release.published_at)
         try:
-            return self.line.next_shelf(weights, at=at)
+            return self.line.next_release(weights, at=at)
         except EncodeError as error:  # a value too large for float16 must not stop the line; devices read any encoding
             log.warning("version %d is published as float32: %s", self.line.version + 1, error)
-            return self.line.next_shelf(weights, at=at, encoding="float32")
+            return self.line.next_release(weights, at=at, encoding="float32")
 
     # -- the connection
 

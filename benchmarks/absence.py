@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.model_line import LineSettings, opening_shelf
+from aggregator.model_line import LineSettings, opening_release
 from aggregator.publishing.publisher import Publisher
 from benchmarks.settings import AbsenceSettings
 from device_client.downlink.receiver import ModelReceiver
@@ -64,7 +64,7 @@ def run(settings: AbsenceSettings) -> dict[str, Any]:
         "versions": settings.versions,
         "elements": settings.elements,
         "snapshot_bytes": len(line[-1].snapshot),
-        "delta_bytes_mean": float(np.mean([len(shelf.deltas[0]) for shelf in line[1:] if shelf.deltas] or [0])),
+        "delta_bytes_mean": float(np.mean([len(release.deltas[0]) for release in line[1:] if release.deltas] or [0])),
         "received": {},
     }
     with _broker(settings.broker) as url:
@@ -98,7 +98,7 @@ def _line(versions: int, elements: int) -> list[Release]:
     defaults, chance = LineSettings(task=TASK), np.random.default_rng(0)
     layout = Layout((TensorSpec("a.weight", (elements - 1,)), TensorSpec("a.bias", (1,))))
     weights: Vector = chance.standard_normal(elements, dtype=np.float32)
-    line = [opening_shelf(defaults, layout, weights, published_at=0.0)]
+    line = [opening_release(defaults, layout, weights, published_at=0.0)]
     choice = defaults.delta_encoding
     assert choice is not None, "deltas are the default"
 
@@ -144,10 +144,10 @@ def _absent(url: str, line: Sequence[Release], qos: QoS) -> Received:
 def _publish(publisher: Publisher, link: MqttLink, root: str, line: Sequence[Release]) -> None:
     """All of it, in order; what is old is deleted as the aggregator does."""
     snapshots: dict[int, list[str]] = {}
-    for shelf in line:
-        publisher.model(shelf.announcement(shards=1, update_bytes_max=1 << 20))
-        version = shelf.snapshot_version
-        snapshots[version] = [publisher.chunk_topic(version, index) for index in range(len(shelf.chunks))]
+    for release in line:
+        publisher.model(release.announcement(shards=1, update_bytes_max=1 << 20))
+        version = release.snapshot_version
+        snapshots[version] = [publisher.chunk_topic(version, index) for index in range(len(release.chunks))]
         publisher.tidy({topic for one in sorted(snapshots)[-KEPT_SNAPSHOTS:] for topic in snapshots[one]})
     link.publish(f"{root}/published", b"").wait(PATIENCE_SECONDS)
 

@@ -12,7 +12,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.records import Batch, MergedUpdate, row_of
 from aggregator.merging.fedbuff import FEDBUFF
 from aggregator.merging.rule import Step
-from aggregator.model_line import LineSettings, opening_shelf
+from aggregator.model_line import LineSettings, opening_release
 from wire_contract.codec import encode
 from wire_contract.encoding import encode_vector
 from wire_contract.layout import Layout, TensorSpec
@@ -73,9 +73,9 @@ def write(path: Path, life: LedgerSize) -> None:
     Its payloads are zeros and its digests random; only the newest version is a real one.
     """
     weights = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
-    shelf = opening_shelf(SETTINGS, LAYOUT, weights, published_at=T0)
+    release = opening_release(SETTINGS, LAYOUT, weights, published_at=T0)
     with Ledger(path, task=TASK) as ledger:
-        ledger.begin_line(row_of(shelf), LAYOUT, weights)
+        ledger.begin_line(row_of(release), LAYOUT, weights)
     values = {
         "versions": life.versions,
         "updates": life.versions * life.updates_per_version,

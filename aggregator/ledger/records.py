@@ -101,17 +101,17 @@ class VersionRow:
     """The delta message; kept for the newest KEPT_DELTAS versions only."""
 
 
-def row_of(shelf: Release) -> VersionRow:
-    """The row of the version in `shelf`."""
+def row_of(release: Release) -> VersionRow:
+    """The row of the version in `release`."""
     return VersionRow(
-        version=shelf.version,
-        parent=shelf.parent,
-        digest=shelf.published.digest,
-        encoding=shelf.encoding,
-        chunks=len(shelf.chunks) if shelf.is_snapshot else None,
-        committed_at=shelf.published_at,
-        model=shelf.model,
-        delta=shelf.deltas[0] if shelf.deltas else None,
+        version=release.version,
+        parent=release.parent,
+        digest=release.published.digest,
+        encoding=release.encoding,
+        chunks=len(release.chunks) if release.is_snapshot else None,
+        committed_at=release.published_at,
+        model=release.model,
+        delta=release.deltas[0] if release.deltas else None,
     )
 
 

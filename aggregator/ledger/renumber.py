@@ -33,14 +33,14 @@ def move_forward(path: Path, *, version: int, shard: int, unix: Callable[[], flo
         before = line.version
         if version <= before:
             raise LedgerError(f"ledger {path} is at version {before}; give a --version above it")
-        shelf = first_release(
+        release = first_release(
             line.weights,
             task=task,
             layout=line.layout,
-            encoding=line.shelf.encoding,
+            encoding=line.release.encoding,
             published_at=unix(),
             version=version,
             parent=before,
         )
-        ledger.move_forward(row_of(shelf), line.weights, before=before)
+        ledger.move_forward(row_of(release), line.weights, before=before)
     return before

@@ -34,12 +34,12 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
     layout = ledger.layout()
     assert layout is not None, "begin the line first"
     row, weights = ledger.newest()
-    shelf = _restore_shelf(ledger, row, layout)
+    release = _restore_release(ledger, row, layout)
     if weights.size != layout.size:
         raise LedgerError(f"ledger {ledger.path} is damaged: version {row.version} has {weights.size} weights")
     line = ModelLine(
         settings,
-        shelf,
+        release,
         weights,
         digests=ledger.digests(since=row.version - settings.policy.staleness_max),
         lasts=ledger.last_of_devices(),
@@ -78,7 +78,7 @@ def _refill(line: ModelLine, ledger: Ledger) -> None:
         )
 
 
-def _restore_shelf(ledger: Ledger, row: VersionRow, layout: Layout) -> Release:
+def _restore_release(ledger: Ledger, row: VersionRow, layout: Layout) -> Release:
     """In the encoding that it was committed with, whatever the settings are now: updates name its digest."""
     if row.encoding not in ENCODERS:
         raise LedgerError(f"ledger {ledger.path}: encoding {row.encoding!r} is not known here; update this program")

@@ -119,9 +119,9 @@ class Publication:
         """Keeps a message until the first inspection has passed."""
         self._gate.hold(delivery)
 
-    def release(self) -> Sequence[Delivery]:
+    def take_held(self) -> Sequence[Delivery]:
         """Returns the held messages in their order."""
-        return self._gate.release()
+        return self._gate.take_held()
 
     @property
     def is_looking(self) -> bool:
@@ -182,7 +182,7 @@ class Publication:
         if self._lifetime_seconds is not None and (renew or self._expires_at is None):
             self._expires_at = self._unix() + self._lifetime_seconds
             self._renew_at = now + self._lifetime_seconds / 2  # leaves the other half for a time without connection
-        stands = announcement(self._line.settings, self._line.shelf, expires_at=self._expires_at)
+        stands = announcement(self._line.settings, self._line.release, expires_at=self._expires_at)
         is_published = self.publisher.model(stands)
         self._is_unpublished = not (self._inspection.tidy() and is_published and is_above)
         self._publish_again_at = now + PUBLISH_AGAIN_SECONDS

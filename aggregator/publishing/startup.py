@@ -36,7 +36,7 @@ class StartupGate:
         """Keeps a message until `decide`."""
         self._held.append(delivery)
 
-    def release(self) -> Sequence[Delivery]:
+    def take_held(self) -> Sequence[Delivery]:
         """Returns the held messages in their order."""
         held, self._held = self._held, []
         return held
@@ -93,7 +93,7 @@ def enter(
         log.warning("%s has a version so old that this ledger no longer has it; publishing above it", topic)
     elif found.reason:
         log.error("the manifest on %s cannot be used and is replaced: %s", topic, found.reason)
-    digest, at = line.shelf.published.digest, line.shelf.published_at
+    digest, at = line.release.published.digest, line.release.published_at
     if replaces or (rival is not None and outranks(rival, version=line.version, digest=digest, published_at=at)):
         publish_anew(line, ledger, above=0.0 if rival is None else rival.published_at, now=now)
 
@@ -107,6 +107,6 @@ def publish_anew(line: ModelLine, ledger: Ledger, *, above: float, now: float) -
     Raises:
         LedgerBusy: the disk is full; nothing was changed.
     """
-    at = moment_above(max(above, line.shelf.published_at), now=now)
+    at = moment_above(max(above, line.release.published_at), now=now)
     ledger.stamp_newest(at=at)
-    line.shelf = replace(line.shelf, published_at=at)
+    line.release = replace(line.release, published_at=at)

@@ -133,7 +133,7 @@ class Recording:
 
     def version_committed(
         self,
-        shelf: Release,
+        release: Release,
         before: Vector,
         weights: Vector,
         *,
@@ -148,7 +148,7 @@ class Recording:
         if self._record is None:
             return
         fields: dict[str, Value] = {
-            "version": shelf.version,
+            "version": release.version,
             "updates": updates,
             "devices": devices,
             "wait_seconds": wait_seconds,
@@ -158,11 +158,11 @@ class Recording:
             "step_norm": float(np.linalg.norm(weights - before)),
             "weights_norm": float(np.linalg.norm(weights)),
         }
-        if shelf.deltas:
-            fields["delta_bytes"] = len(shelf.deltas[0])
-        if shelf.is_snapshot:
-            fields["snapshot_bytes"] = len(shelf.snapshot)
-        self._record([Point("fedkd_version", ("snapshot" if shelf.is_snapshot else "delta",), fields)])
+        if release.deltas:
+            fields["delta_bytes"] = len(release.deltas[0])
+        if release.is_snapshot:
+            fields["snapshot_bytes"] = len(release.snapshot)
+        self._record([Point("fedkd_version", ("snapshot" if release.is_snapshot else "delta",), fields)])
 
     def stands(self, line: ModelLine, totals: Mapping[str, int], *, connected: bool, now: float) -> None:
         """Called in each turn, at monotonic second `now`; records the gauges when they are due."""

@@ -12,7 +12,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_totals
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
-from aggregator.model_line import LineSettings, opening_shelf
+from aggregator.model_line import LineSettings, opening_release
 from aggregator.service import Service, subscriptions
 from aggregator.telemetry.collecting import Telemetry
 from aggregator.telemetry.recording import Recording
@@ -58,7 +58,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         chance = np.random.default_rng(0)
-        shelf = opening_shelf(self.settings, LAYOUT, np.zeros(LAYOUT.size, dtype=np.float32), published_at=0.0)
+        release = opening_release(self.settings, LAYOUT, np.zeros(LAYOUT.size, dtype=np.float32), published_at=0.0)
         choice = CompressionTarget(bytes_max=UPDATE_BYTES)
         tensors = [
             encode_as(choice, chance.standard_normal(LAYOUT.size).astype(np.float32) * 0.01, LAYOUT, version=0)
@@ -73,7 +73,7 @@ class Workload:
                 incarnation=b"benchmrk",
                 sequence=1 + number // DEVICES,
                 base_version=0,
-                base_digest=shelf.published.digest,
+                base_digest=release.published.digest,
                 layout_fingerprint=LAYOUT.fingerprint,
                 samples=200,
                 local_steps=10,
@@ -89,7 +89,9 @@ class Workload:
             path = Path(folder) / "ledger.sqlite3"
             ledger = at_the_end.enter_context(closing(Ledger(path, task=TASK)))
             weights = np.zeros(LAYOUT.size, dtype=np.float32)
-            ledger.begin_line(row_of(opening_shelf(self.settings, LAYOUT, weights, published_at=0.0)), LAYOUT, weights)
+            ledger.begin_line(
+                row_of(opening_release(self.settings, LAYOUT, weights, published_at=0.0)), LAYOUT, weights
+            )
             line = restore(ledger, self.settings)
             broker = MemoryBroker()
             listens = subscriptions(root=ROOT, task=TASK, shard=0)

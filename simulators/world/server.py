@@ -11,7 +11,7 @@ from math import inf
 from aggregator.admission import AdmissionPolicy, Merge, Verdict, receipt_for
 from aggregator.merging.peers import BUDGET_RATIO
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
-from aggregator.model_line import LineSettings, ModelLine, announcement, opening_shelf
+from aggregator.model_line import LineSettings, ModelLine, announcement, opening_release
 from wire_contract.codec import encode
 from wire_contract.compression.choice import EncodingChoice
 from wire_contract.encoding import EncodingName
@@ -106,12 +106,12 @@ class VirtualServer:
                 weight_max=rules.weight_max,
             ),
         )
-        shelf = opening_shelf(settings, layout, initial, published_at=0.0)
+        release = opening_release(settings, layout, initial, published_at=0.0)
         self._line = ModelLine(
             settings,
-            shelf,
+            release,
             initial,
-            digests={0: shelf.published.digest},
+            digests={0: release.published.digest},
             lasts={},
             contributed={},
             claims={},
@@ -119,7 +119,7 @@ class VirtualServer:
             horizon=lambda: 0,
         )
         self.state = SimulationState(
-            weights=shelf.published.weights,
+            weights=release.published.weights,
             bytes_up=dict.fromkeys(self._devices, 0),
             bytes_down=dict.fromkeys(self._devices, 0),
         )
@@ -128,7 +128,7 @@ class VirtualServer:
     @property
     def newest(self) -> PublishedVersion:
         """The newest published version."""
-        return self._line.shelf.published
+        return self._line.release.published
 
     def take(self, device: str, payload: bytes) -> Verdict:
         """Judges one update and returns the verdict."""
@@ -151,15 +151,15 @@ class VirtualServer:
         if not self._line.is_due(waited_seconds=0.0):
             return False
         step = self._line.next_step()
-        shelf = self._line.next_shelf(step.weights, at=float(self._line.version + 1))
-        self._line.advance(shelf, step)
-        self.state.weights, self.state.version = shelf.published.weights, shelf.version
+        release = self._line.next_release(step.weights, at=float(self._line.version + 1))
+        self._line.advance(release, step)
+        self.state.weights, self.state.version = release.published.weights, release.version
         self._count_down()
         return True
 
     def _count_down(self) -> None:
         """Every device receives each manifest, at once or later from its session, and what is not inline."""
-        announced = announcement(self._line.settings, self._line.shelf)
+        announced = announcement(self._line.settings, self._line.release)
         size = len(encode(announced.manifest))
         if announced.manifest.delta is None:
             newest = announced.deltas.get(announced.manifest.version)

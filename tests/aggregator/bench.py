@@ -43,6 +43,6 @@ class Bench:
 
     def next_version(self) -> None:
         step = self.line.next_step()
-        shelf = self.line.next_shelf(step.weights, at=T0)
-        self.ledger.commit_version(row_of(shelf), step, rule=self.line.settings.rule.name)
-        self.line.advance(shelf, step)
+        release = self.line.next_release(step.weights, at=T0)
+        self.ledger.commit_version(row_of(release), step, rule=self.line.settings.rule.name)
+        self.line.advance(release, step)

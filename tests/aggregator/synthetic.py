@@ -15,7 +15,7 @@ from aggregator.admission import Judged, Verdict
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
-from aggregator.model_line import LineSettings, ModelLine, opening_shelf
+from aggregator.model_line import LineSettings, ModelLine, opening_release
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, decode_vector, encode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
@@ -41,7 +41,7 @@ def begin(ledger: Ledger, settings: LineSettings = SETTINGS, layout: Layout = LA
     """The line in a ledger, begun where it is empty."""
     if ledger.layout() is None:
         weights = initial_weights(layout)
-        first = opening_shelf(settings, layout, weights, published_at=T0)
+        first = opening_release(settings, layout, weights, published_at=T0)
         ledger.begin_line(row_of(first), layout, weights)
     return restore(ledger, settings)
 
@@ -79,7 +79,7 @@ class SyntheticDevice:
             difference = 0.1 * self._random.standard_normal(self.layout.size).astype(np.float32)
         standing: dict[str, Any] = {}
         if line is not None:
-            standing = {"base_version": line.version, "base_digest": line.shelf.published.digest}
+            standing = {"base_version": line.version, "base_digest": line.release.published.digest}
         fields: dict[str, Any] = {
             "task": TASK,
             "device": self.name,

@@ -22,7 +22,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.merging.staleness import ABSENCE_MAX
-from aggregator.model_line import opening_shelf
+from aggregator.model_line import opening_release
 from tests.aggregator.bench import Bench
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode
@@ -302,7 +302,7 @@ def test_updates_that_overflow_only_when_weighed_never_reach_the_model(tmp_path:
     layout = Layout((TensorSpec("a", (2,)),))
     ledger = Ledger(tmp_path / "l", task=TASK)
     weights = np.full(2, 1e38, dtype=np.float32)
-    first = opening_shelf(SETTINGS, layout, weights, published_at=T0)
+    first = opening_release(SETTINGS, layout, weights, published_at=T0)
     ledger.begin_line(row_of(first), layout, weights)
     line = begin(ledger, ROOMY)
     device = SyntheticDevice("d", layout)

@@ -200,7 +200,7 @@ def test_evaluations_of_versions_published_here_are_kept(stage: Stage, caplog: p
             "task": TASK,
             "device": device,
             "version": 1,
-            "digest": stage.line.shelf.published.digest,
+            "digest": stage.line.release.published.digest,
         }
         fields |= {"samples": 5, "metrics": {"accuracy": 0.5}, **changes}
         topic = build("evaluation", root=ROOT, task=TASK, device="evaluator")
@@ -238,7 +238,7 @@ def test_evaluations_come_from_evaluators_only(stage: Stage, caplog: pytest.LogC
             task=TASK,
             device=device,
             version=1,
-            digest=stage.line.shelf.published.digest,
+            digest=stage.line.release.published.digest,
             samples=5,
             metrics={"accuracy": 1.0 if "-" in device else 0.0},
         )

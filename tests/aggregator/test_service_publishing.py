@@ -103,7 +103,7 @@ def test_a_changed_encoding_begins_with_the_next_version(make_stage: MakeStage) 
     stage.settings = replace(SETTINGS, model_encoding="int8")
     stage.start()
     stage.step()
-    assert stage.manifest.digest == digest == stage.line.shelf.published.digest
+    assert stage.manifest.digest == digest == stage.line.release.published.digest
     stage.send(stage.device("a"), early)
     stage.send(stage.device("b"))
     stage.step()

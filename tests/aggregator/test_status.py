@@ -144,7 +144,7 @@ def taught(stage: Stage) -> Summary:
             task=TASK,
             device="evaluator",
             version=version,
-            digest=stage.line.shelf.published.digest,
+            digest=stage.line.release.published.digest,
             samples=1,
             metrics=told.metrics,
         )

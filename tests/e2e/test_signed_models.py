@@ -14,7 +14,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import read_journal, read_totals
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
-from aggregator.model_line import LineSettings, opening_shelf
+from aggregator.model_line import LineSettings, opening_release
 from aggregator.service import Service
 from aggregator.service import subscriptions as of_aggregator
 from device_client.downlink.model_trust import ModelTrust
@@ -82,7 +82,7 @@ class World:
         )
         if self.ledger.layout() is None:
             weights = model(0).published.weights
-            first = opening_shelf(settings, LAYOUT, weights, published_at=time.time())
+            first = opening_release(settings, LAYOUT, weights, published_at=time.time())
             self.ledger.begin_line(row_of(first), LAYOUT, weights)
         self.aggregator_link = self.make_link("aggregator", of_aggregator(root=ROOT, task=TASK, shard=0))
         self.aggregator = Service(

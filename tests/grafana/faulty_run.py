@@ -143,7 +143,7 @@ def _work(service: Service, link: MqttLink, devices: list[SyntheticDevice], numb
             task=TASK,
             device=name,
             version=line.version,
-            digest=line.shelf.published.digest,
+            digest=line.release.published.digest,
             samples=100,
             metrics=metrics,
         )

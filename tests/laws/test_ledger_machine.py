@@ -225,17 +225,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(end=st.sampled_from(["", "", "before", "after"]))
     def make_version(self, end: str) -> None:
         step = self.line.next_step()
-        shelf = self.line.next_shelf(step.weights, at=T0)
+        release = self.line.next_release(step.weights, at=T0)
         if end == "before":
             return self.crash()
-        row = row_of(shelf)
+        row = row_of(release)
         self.ledger.commit_version(row, step, rule=LINE.rule.name)
         twins = self.twin.next_step()
         self.twin_ledger.commit_version(row, twins, rule=LINE.rule.name)
-        self.twin.advance(self.twin.next_shelf(twins.weights, at=T0), twins)
+        self.twin.advance(self.twin.next_release(twins.weights, at=T0), twins)
         if end == "after":
             return self.crash()
-        self.line.advance(shelf, step)
+        self.line.advance(release, step)
         self.ledger.prune(Kept.of(LINE))
         return None
 
@@ -286,7 +286,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_published_has_the_bytes_of_its_twin(self) -> None:
-        ours, twins = announcement(LINE, self.line.shelf), announcement(LINE, self.twin.shelf)
+        ours, twins = announcement(LINE, self.line.release), announcement(LINE, self.twin.release)
         assert encode(ours.manifest) == encode(twins.manifest)
         assert (ours.chunks, ours.deltas) == (twins.chunks, twins.deltas)
         assert len(ours.deltas) == min(self.line.version, KEPT_DELTAS)

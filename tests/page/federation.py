@@ -64,7 +64,7 @@ class Federation:
 
     @property
     def base(self) -> tuple[int, bytes]:
-        return self.line.version, self.line.shelf.published.digest
+        return self.line.version, self.line.release.published.digest
 
     def evaluate(self, accuracy: float, *, judge: str = "judge") -> None:
         version, digest = self.base
@@ -80,7 +80,7 @@ class Federation:
 
     def manifest(self) -> Manifest:
         """As the aggregator announces its newest version."""
-        return announcement(self.line.settings, self.line.shelf).manifest
+        return announcement(self.line.settings, self.line.release).manifest
 
     def teach(self, accuracies: Sequence[float], devices: Sequence[str] = ("watch-1", "watch-2")) -> None:
         """A version for each accuracy."""

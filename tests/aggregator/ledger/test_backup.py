@@ -33,9 +33,9 @@ def teach(ledger: Ledger, line: ModelLine, *, version: bool = True) -> None:
     ledger.commit_batch(batch_of(judged), now=T0)
     if version:
         step = line.next_step()
-        shelf = line.next_shelf(step.weights, at=T0)
-        ledger.commit_version(row_of(shelf), step, rule=line.settings.rule.name)
-        line.advance(shelf, step)
+        release = line.next_release(step.weights, at=T0)
+        ledger.commit_version(row_of(release), step, rule=line.settings.rule.name)
+        line.advance(release, step)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def sha256(data: bytes) -> str:
 def test_a_migrated_ledger_has_the_bits_of_the_program_that_wrote_it(old: Path) -> None:
     with Ledger(old, task=TASK) as ledger:
         line = restore(ledger, LINE)
-        told = announcement(LINE, line.shelf)
+        told = announcement(LINE, line.release)
         found = {
             "version": line.version,
             "weights": sha256(line.weights.tobytes()),

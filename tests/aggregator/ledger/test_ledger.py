@@ -217,9 +217,9 @@ def test_only_the_newest_versions_keep_their_weights(path: Path) -> None:
         line = restore(ledger, SETTINGS)
         for version in range(1, 6):
             ledger.commit_batch(merged(SyntheticDevice("a"), version, into_version=version), now=T0)
-            shelf = line.next_shelf(line.weights, at=T0)
-            ledger.commit_version(row_of(shelf), Step(line.weights), rule=FEDBUFF.name)
-            line.advance(shelf, Step(line.weights))
+            release = line.next_release(line.weights, at=T0)
+            ledger.commit_version(row_of(release), Step(line.weights), rule=FEDBUFF.name)
+            line.advance(release, Step(line.weights))
         rows = ledger._db.execute("SELECT version FROM version WHERE weights IS NOT NULL").fetchall()
         assert [row[0] for row in rows] == [4, 5]
         assert len(rows) == SNAPSHOTS_KEPT
@@ -234,12 +234,16 @@ def test_only_the_messages_that_a_broker_may_need_again_are_kept(tmp_path: Path)
         line = begin(ledger, SETTINGS, CHUNKED)
         for version in range(1, 21):
             weights = line.weights + np.float32(0.01 * version)
-            shelf = line.next_shelf(weights, at=T0 + version)
-            ledger.commit_version(row_of(shelf), Step(weights), rule=FEDBUFF.name)
-            line.advance(shelf, Step(weights))
-            restored = restore(ledger, SETTINGS).shelf
-            assert (restored.published.weights == shelf.published.weights).all()
-            assert (restored.model, restored.snapshot, restored.deltas) == (shelf.model, shelf.snapshot, shelf.deltas)
+            release = line.next_release(weights, at=T0 + version)
+            ledger.commit_version(row_of(release), Step(weights), rule=FEDBUFF.name)
+            line.advance(release, Step(weights))
+            restored = restore(ledger, SETTINGS).release
+            assert (restored.published.weights == release.published.weights).all()
+            assert (restored.model, restored.snapshot, restored.deltas) == (
+                release.model,
+                release.snapshot,
+                release.deltas,
+            )
         rows = ledger._db.execute(
             "SELECT version, model IS NOT NULL, delta IS NOT NULL, chunks FROM version"
         ).fetchall()

@@ -32,7 +32,7 @@ def test_a_restored_ledger_is_refused_until_it_is_moved_forward(tmp_path: Path) 
     stage.step()
     stage.teach(3)
     assert trust.read(stage.broker.retained[MODEL]).version == 5
-    lost = stage.line.shelf.published.digest
+    lost = stage.line.release.published.digest
     stage.crash()
     shutil.copy(copy, path)
     for side in ("-wal", "-shm"):

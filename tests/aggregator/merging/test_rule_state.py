@@ -93,9 +93,9 @@ def learn(ledger: Ledger, line: ModelLine, names: str, *, version: bool = True) 
     ledger.commit_batch(batch_of([line.judge(device.parsed, device.payload(line)) for device in devices]), now=T0)
     if version:
         step = line.next_step()
-        shelf = line.next_shelf(step.weights, at=T0)
-        ledger.commit_version(row_of(shelf), step, rule=line.settings.rule.name)
-        line.advance(shelf, step)
+        release = line.next_release(step.weights, at=T0)
+        ledger.commit_version(row_of(release), step, rule=line.settings.rule.name)
+        line.advance(release, step)
 
 
 def some(number: int) -> str:
@@ -191,7 +191,7 @@ def test_state_that_was_not_committed_with_its_version_is_not_there(tmp_path: Pa
         learn(ledger, line, "ab", version=False)
         step = line.next_step()
         assert step.state.shared
-        row = row_of(line.next_shelf(step.weights, at=T0))
+        row = row_of(line.next_release(step.weights, at=T0))
         with pytest.raises(AssertionError):
             ledger.commit_version(row, replace(step, state=RuleState(devices={("a", "visits"): b""})), rule="momentum")
         assert ledger.newest()[0].version == 0

@@ -65,12 +65,12 @@ def test_a_snapshot_now_and_then_and_the_newest_deltas(stage: Stage) -> None:
     for version in range(1, 21):
         stage.teach(1)
         assert stage.manifest.version == version
-        assert joined(stage).weights.tobytes() == stage.line.shelf.published.weights.tobytes()
+        assert joined(stage).weights.tobytes() == stage.line.release.published.weights.tobytes()
         assert stage.manifest.snapshot_version > version - 4
         # version 0 fits its manifest (20 KB); so the first snapshot in chunks is version 1
         assert sorted(stage.chunks()) == [one for one in (1, 5, 9, 13, 17) if one <= version][-2:]
         assert sorted(deltas(stage)) == list(range(max(1, version - KEPT_DELTAS + 1), version + 1))
-    distance = np.linalg.norm(stage.line.weights - stage.line.shelf.published.weights)
+    distance = np.linalg.norm(stage.line.weights - stage.line.release.published.weights)
     assert distance < 0.05 * np.linalg.norm(stage.line.weights), "the error is fed back"
 
 

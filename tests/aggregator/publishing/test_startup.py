@@ -204,7 +204,7 @@ def test_devices_come_back_whatever_a_stranger_has_announced(stage: Stage, versi
     stage.teach(3)
     inbox = Inbox(TASK)
     inbox.manifest(stage.broker.retained[MODEL])
-    shelf = first_release(
+    release = first_release(
         np.ones(LAYOUT.size, np.float32),
         task=TASK,
         layout=LAYOUT,
@@ -212,7 +212,7 @@ def test_devices_come_back_whatever_a_stranger_has_announced(stage: Stage, versi
         published_at=moment,
         version=version,
     )
-    forged = codec.encode(shelf.announcement(shards=65_521, update_bytes_max=1).manifest)
+    forged = codec.encode(release.announcement(shards=65_521, update_bytes_max=1).manifest)
     for _ in range(2):
         inbox.manifest(forged)
         stage.vandal(MODEL, forged)
@@ -222,7 +222,7 @@ def test_devices_come_back_whatever_a_stranger_has_announced(stage: Stage, versi
         inbox.manifest(stage.broker.retained[MODEL])
         assert inbox.held is not None
         assert (inbox.held.manifest.version, inbox.held.manifest.shards) == (stage.line.version, 1)
-        assert inbox.held.manifest.digest == stage.line.shelf.published.digest
+        assert inbox.held.manifest.digest == stage.line.release.published.digest
     stage.teach(1)
     assert isinstance(inbox.manifest(stage.broker.retained[MODEL]), NewModel)
     before = stage.manifest

@@ -56,7 +56,7 @@ class Recorded:
             task=TASK,
             device=device,
             version=line.version,
-            digest=line.shelf.published.digest,
+            digest=line.release.published.digest,
             samples=50,
             metrics=metrics,
         )
