@@ -17,37 +17,37 @@ from wire_contract.layout import Layout, Vector
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankEnergy:
-    """Low-rank factors that keep a share of each matrix's energy, rising linearly with the version.
+    """Low-rank factors that keep a share of each matrix's energy, which rises linearly with the version.
 
     Wu et al. 2022, "Communication-efficient federated learning via knowledge distillation", equation 9 and "Dynamic
     gradient approximation".
     """
 
     versions: float
-    """From this version on the share is `end`."""
+    """The version from which on the share is `end`."""
     start: float = 0.95
     end: float = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopK:
-    """The elements of largest magnitude in all tensors together."""
+    """Only the elements of largest magnitude in all tensors together."""
 
     share: float
-    """0 to 1, of all elements."""
+    """Share of all elements, 0 to 1."""
 
 
 EncodingChoice = EncodingName | CompressionTarget | LowRankEnergy | TopK
 
 
 def encode_as(choice: EncodingChoice, vector: Vector, layout: Layout, *, version: int) -> tuple[EncodedTensor, ...]:
-    """The tensors of `vector` (layout.size,) as the sender wants them.
+    """Encodes `vector` (layout.size,) as `choice` says.
 
     Args:
-        choice: see the module.
+        choice: see the top of this module.
         vector: a difference or weights.
         layout: of the vector.
-        version: of the base, which is all that a device knows of the progress of training.
+        version: of the base; the only measure of training progress that a device has.
 
     Raises:
         EncodeError: a value is not finite, or does not fit the encoding or the budget.

@@ -1,9 +1,9 @@
-"""Matrices as low-rank factors: FedKD's dynamic compression as published, and the factors a byte plan may choose.
+"""Matrices as low-rank factors: FedKD's dynamic compression as published, and factors for `rate_search.py`.
 
 Wu et al. 2022, "Communication-efficient federated learning via knowledge distillation", doi 10.1038/s41467-022-29763-x:
 a gradient matrix (P, Q) is sent as its K largest singular values and their vectors, K the smallest with
-Σ_{1..K} σ² ≥ T·Σσ², where PK + K + KQ < PQ; T rises linearly over the training. Here each left vector travels times its
-singular value, so K numbers fewer are sent under the same condition.
+Σ_{1..K} σ² ≥ T·Σσ², where PK + K + KQ < PQ; T rises linearly over the training. Here each left vector is
+sent multiplied by its singular value, which saves K numbers under the same condition.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,26 +28,26 @@ _ENCODERS: Mapping[FactorName, Callable[[Vector], DenseTensor]] = {
 
 
 def energy_at(progress: float, *, start: float = 0.95, end: float = 0.98) -> float:
-    """The share of energy to keep at `progress` 0 … 1 of the training: T of the paper, linear."""
+    """The share of energy to keep at `progress` (0 to 1) of the training: T of the paper, linear."""
     return start + (end - start) * min(max(progress, 0.0), 1.0)
 
 
 def low_rank_by_energy(
     vector: Vector, layout: Layout, energy: float, factors: FactorName = "float32"
 ) -> tuple[EncodedTensor, ...]:
-    """Each matrix as the fewest factors that keep the share `energy` of Σσ², where that is smaller; else as float32.
+    """Encodes each matrix with the smallest rank that keeps the share `energy` of Σσ², if that is smaller than float32.
 
-    What is no matrix is float32 too, and a tensor of zeros is one gap-coded entry: it has no rank to send.
+    All other tensors are float32; a tensor of zeros, which has rank 0, is a gap-coded entry.
 
     Args:
         vector: (layout.size,)
-        layout: a tensor of more than two dimensions is the matrix (shape[0], all others).
+        layout: a tensor with more than two dimensions is treated as a matrix (shape[0], product of the others).
         energy: 0 < T ≤ 1
         factors: the encoding of the factors.
 
     Raises:
         EncodeError: a value is not finite.
-        ValueError: `energy` is not within its bounds.
+        ValueError: `energy` is out of range.
     """
     if not 0 < energy <= 1:
         raise ValueError(f"energy: {energy} is not within 0 and 1")
@@ -65,7 +65,7 @@ def _by_energy(values: Vector, spec: TensorSpec, energy: float, factors: FactorN
     if min(rows, columns) > 1:
         left, sigma, right = decompose(values.reshape(rows, columns))
         kept = np.cumsum(sigma**2)
-        # The smallest K, though rounding may keep the sum of all below the last share asked for.
+        # At most all of them: by rounding, even the sum of all may stay below the requested share.
         rank = min(int(np.searchsorted(kept, energy * kept[-1])) + 1, sigma.size)
         if rank * (rows + 1 + columns) < rows * columns and rank <= RANK_MAX:
             return _factored(left[:, :rank] * sigma[:rank], right[:rank], _ENCODERS[factors])
@@ -73,24 +73,27 @@ def _by_energy(values: Vector, spec: TensorSpec, energy: float, factors: FactorN
 
 
 def matrix_shape(spec: TensorSpec) -> tuple[int, int]:
-    """(rows, columns) of a tensor as a matrix; one row where it is none."""
+    """(rows, columns) of a tensor as a matrix; one row if it is none."""
     if len(spec.shape) < 2:  # noqa: PLR2004 — dimensions of a matrix
         return 1, spec.size
     return spec.shape[0], spec.size // spec.shape[0]
 
 
 def decompose(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Left vectors (rows, K), singular values (K,) falling, right vectors (K, columns), in float64."""
+    """SVD in float64: left vectors (rows, K), falling singular values (K,), right vectors (K, columns)."""
     left, sigma, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     return left, sigma, right
 
 
 def balanced_factors(matrix: np.ndarray, tried: Sequence[int]) -> Iterator[LowRank]:
-    """`matrix` (rows, columns) in the ranks `tried`, in int4 and in int8; both take the root of each singular value."""
+    """Yields `matrix` (rows, columns) as factors of each rank in `tried`, in int4 and in int8.
+
+    Both factors are scaled by the square root of each singular value.
+    """
     if not tried:
         return
-    # The eigenvectors of AAᵀ are the left vectors of A, in a third of the time. What is lost, a singular value below
-    # 10⁻⁷ of the first, is far less than the steps of the factors.
+    # The eigenvectors of AAᵀ are the left singular vectors of A, in a third of the time. The loss of accuracy, in
+    # singular values below 10⁻⁷ of the first, is far below the quantisation steps of the factors.
     flat = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     energies, vectors = np.linalg.eigh(flat @ flat.T)
     vectors = vectors[:, ::-1][:, : max(tried)]
@@ -104,7 +107,7 @@ def balanced_factors(matrix: np.ndarray, tried: Sequence[int]) -> Iterator[LowRa
 
 
 def ranks(rank_max: int) -> list[int]:
-    """Those worth a try, about a factor √2 apart."""
+    """Ranks worth trying, about a factor of √2 apart."""
     return [rank for rank in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256) if rank <= rank_max]
 
 

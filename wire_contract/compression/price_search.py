@@ -1,4 +1,6 @@
-"""What all tensors take at one price of a bit, and the search for the price where that has a wanted size or error."""
+"""Operating points of all tensors at one price per bit (the Lagrange multiplier λ of rate-distortion optimisation), and
+the search for the price that gives a target size or error.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,35 +11,35 @@ import numpy as np
 from wire_contract.compression.quantiser import Quantisers, combine
 
 _STEPS = 24
-"""Prices tried at most."""
+"""Prices that are tried, at most."""
 
 _STEP_MAX = 2.0
-"""Octaves of price."""
+"""Largest step of the search, in octaves of the price."""
 
 _SLOPE_FACTOR = 6.0
-"""So much less steep than thought at most, from one price to the next."""
+"""The estimate of the slope is divided by this at most, from one price to the next."""
 
 
 @dataclass(frozen=True, eq=False)
 class OperatingPoint:
-    """What every tensor takes at one price."""
+    """How every tensor is encoded at one price, with the expected size and error."""
 
     price: float
-    """Of the thresholds."""
+    """Price per bit for which the thresholds were computed."""
     chosen_at: float
-    """The price that scales and options were chosen at."""
+    """Price per bit for which scales and options were chosen."""
     levels: Quantisers
     option: np.ndarray
-    """(tensor,) which of the tensor's other options it takes; -1: levels, or nothing."""
+    """(tensor,) index of the dense or low-rank option that the tensor uses; -1: levels, or nothing."""
     zero: np.ndarray
-    """(tensor,) bool: nothing."""
+    """(tensor,) bool: the tensor is sent as zeros."""
     fixed_bits: np.ndarray
-    """(tensor,) of those without levels; 0 for the others."""
+    """(tensor,) bits of tensors without levels; 0 for the others."""
     fixed_distortion: np.ndarray
     by_levels: np.ndarray = field(init=False)
-    """(tensor,) bool"""
+    """(tensor,) bool: the tensor is sent as levels."""
     bits: float = field(init=False)
-    """Expected, of all tensors."""
+    """Expected bits of all tensors."""
     distortion: float = field(init=False)
     """Expected squared error of all tensors."""
 
@@ -58,7 +60,7 @@ class OperatingPoint:
 
 
 def mix(within: OperatingPoint, over: OperatingPoint, bits: float) -> OperatingPoint:
-    """As much of `over` as `bits` allow, the tensors that gain most for their bits first, the others as `within`."""
+    """Combines two points within `bits`: tensors that gain most per bit are as in `over`, the others as in `within`."""
     more = over.tensor_bits - within.tensor_bits
     gain = within.tensor_distortion - over.tensor_distortion
     left = bits - within.bits
@@ -89,20 +91,23 @@ def find_price(
     slope: float = 1.0,
     rising: bool = False,
 ) -> list[OperatingPoint]:
-    """A point whose `excess`, in octaves, is `near` 0; or else the one where it is highest up to 0, and the one beyond.
+    """Searches for the price at which the `excess` of its point is 0, by bracketing and regula falsi ("Illinois").
 
-    The excess falls with the price, or is `rising` with it. Both go over many powers of ten: all is in logarithms.
-    It may leap, where a tensor that was nothing becomes something; then there is a point on both sides.
+    The excess falls with the price, or rises if `rising`. Price and excess are logarithmic (in octaves), as both cover
+    many orders of magnitude. The excess may jump, where a tensor changes from nothing to something.
 
     Args:
-        point_at: the point of a price.
-        excess: of a point.
-        price: where to begin.
-        bounds: no price worth a try is lower, or higher.
-        near: how far below 0, and above it, the excess may be.
-        narrow: octaves of price between the two sides that are not worth another try.
-        slope: of the excess, about, until there are points on both sides.
+        point_at: returns the point of a price.
+        excess: of a point, in octaves.
+        price: to begin with.
+        bounds: lowest and highest price.
+        near: how far below and above 0 the excess may be.
+        narrow: width of the bracket, in octaves of price, at which the search stops.
+        slope: estimate of the slope of the excess, used until there are points on both sides.
         rising: see above.
+
+    Returns:
+        One point whose excess is near 0; or else the last points on both sides, the one below 0 first.
     """
     sign = -1.0 if rising else 1.0
     lowest, highest = math.log2(bounds[0]), math.log2(bounds[1])
@@ -132,7 +137,7 @@ def find_price(
         elif within[0] - over[0] < narrow:
             break
         else:
-            if before is not None and (before[1] <= 0) == (found[1] <= 0):  # the far side twice: "Illinois"
+            if before is not None and (before[1] <= 0) == (found[1] <= 0):  # the same side twice ("Illinois")
                 weight /= 2
             else:
                 weight = 1.0

@@ -1,8 +1,8 @@
-"""Which levels a gap-coded tensor gets when a bit costs λ of squared error: minimise D + λ·R, tensor by tensor.
+"""Quantises tensors to levels for gap coding: minimises D + λ·R, squared error plus λ times bits, for each tensor.
 
-All is computed from sorted magnitudes and their running sums, so trying a λ costs a few hundred binary searches instead
-of a pass over the elements (but for the first λ, and one that is much lower). With k_j elements of level j or more, and
-S_j the sum of their magnitudes,
+Everything is computed from sorted magnitudes and their cumulative sums, so that trying a λ costs a few hundred binary
+searches instead of a pass over all elements (except for the first λ, and for a much lower one). With k_j the number of
+elements of level j or higher, and S_j the sum of their magnitudes,
 
     D = Σx² - 2·scale·Σ_j S_j + scale²·Σ_j (2j - 1)·k_j         R = the entropy of the layers, signs and heads
 """
@@ -18,47 +18,50 @@ from wire_contract.encoding.scales import EXPONENT_MAX, EXPONENT_MIN, STEPS_PER_
 from wire_contract.layout import Layout, Vector
 
 _STEP_PER_ROOT_LAMBDA = 2.9
-"""Uniform quantisation at a high rate has D = step²/12 an element and loses 6 dB a bit: λ = step²·ln 2 / 6."""
+"""step / √λ of a uniform quantiser at a high rate, where D = step²/12 per element falls by 6 dB per bit:
+λ = step²·ln 2 / 6."""
 
 _SCALES_TRIED = (-1, 0, 1, 2, 3)
-"""From just below that step on, in eighths of an octave: at a low rate what is kept at all is far beyond the step."""
+"""Scales to try, in eighths of an octave from just below that step: at a low rate, the elements that are kept at all
+are much larger than the step."""
 
 _SCALES_TRIED_FINE = (0, 1, 2)
 _FINE = 24
-"""With more levels than this the rate is high, and the step is near what it should be."""
+"""With more levels than this, the rate is high and the formula above is accurate: fewer scales are tried."""
 
 _DEAD_ZONE = 0.65
 _ROUNDING = 0.6
-"""Where level 1 and the further levels begin, of a step, in the first of two passes; the second one knows what a level
-costs."""
+"""Where level 1 and the further levels begin, in steps, in the first of two passes; the second pass knows the cost of
+each level."""
 
 _FLOOR = 0.9
-"""Of the lowest threshold asked for: from there on magnitudes are sorted, so that one a little lower is there too."""
+"""Magnitudes are sorted from this share of the lowest requested threshold on, so that a slightly lower one needs no new
+sort."""
 
 _GOLOMB_OVERHEAD = 1.01
-"""Bits of the gaps over their entropy, about."""
+"""Size of Golomb-coded gaps relative to their entropy, approximately."""
 
 
 @dataclass(frozen=True, eq=False)
 class Quantisers:
-    """For every tensor its scale, and what it has for which price."""
+    """The quantiser of every tensor: scale and thresholds, with expected size and error."""
 
     exponents: np.ndarray
-    """(tensor,) of the scales."""
+    """(tensor,) exponents of the scales, see `encoding/scales.py`."""
     scales: np.ndarray
     """(tensor,) float64."""
     level_bits: np.ndarray
-    """(tensor, level) bits by which a level costs more than the one below it."""
+    """(tensor, level) additional bits of a level, compared with the level below."""
     thresholds: np.ndarray
-    """(tensor, level) magnitudes from which on an element has this level."""
+    """(tensor, level) smallest magnitude that is quantised to this level."""
     distortion: np.ndarray
     """(tensor,) expected squared error."""
     bits: np.ndarray
-    """(tensor,) expected."""
+    """(tensor,) expected bits."""
 
 
 class SortedMagnitudes:
-    """A vector's magnitudes; those that a threshold may lie among are sorted within each tensor."""
+    """The magnitudes of a vector; those that a threshold may separate are sorted within each tensor."""
 
     def __init__(self, vector: Vector, layout: Layout) -> None:
         self.sizes = np.array(layout.sizes)
@@ -72,14 +75,14 @@ class SortedMagnitudes:
         self.energies = np.add.reduceat(squares, starts)
         self.sizes_entropy = _xlog2x(self.sizes)
         self.head_bits = 3 + np.log2(self.sizes)
-        # One sort and one binary search serve all tensors: tensor t has the keys from 2t to 2t + 1.
+        # One sort and one binary search for all tensors: tensor t has keys from 2t to 2t + 1.
         self._unit = np.where(self.peaks > 0, self.peaks, 1.0)
         self._offsets = 2.0 * np.arange(len(self.sizes))
         self._floor = np.inf
 
     def lower_to(self, floor: float) -> None:
-        """Thresholds from `floor` on may be asked for from now on."""
-        # Few elements of a small message are not zero: those that may be are sorted in a quarter of the time of all.
+        """Prepares for thresholds from `floor` on."""
+        # In a small message few elements are not zero: sorting only the candidates takes a quarter of the time.
         if floor >= self._floor:
             return
         self._floor = _FLOOR * floor
@@ -99,12 +102,12 @@ class SortedMagnitudes:
         self._stops, self._sums_to_stop = stops[:, None, None], self._sums[stops][:, None, None]
 
     def largest(self, count: float) -> float:
-        """A magnitude that about `count` elements of all tensors reach."""
+        """The magnitude that is reached by about `count` elements of all tensors."""
         at = self._absolute.size - min(max(int(count), 1), self._absolute.size)
         return float(np.partition(self._absolute, at)[at])
 
     def reaching(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many elements reach `thresholds` (tensor or 1, scale, level), and the sum of their magnitudes."""
+        """Number of elements that reach `thresholds` (tensor or 1, scale, level), and the sum of their magnitudes."""
         keys = thresholds / self._unit[:, None, None]
         np.minimum(keys, 1.5, out=keys)
         keys += self._offsets[:, None, None]
@@ -113,19 +116,21 @@ class SortedMagnitudes:
         return self._stops - first.astype(np.float64), sums
 
     def from_thresholds(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places and magnitudes of the elements that reach `thresholds` (tensor,), and where each tensor's end."""
+        """Indices and magnitudes of the elements that reach `thresholds` (tensor,), and where those of each tensor
+        end.
+        """
         kept = (self._magnitudes >= thresholds.repeat(self._counts)).nonzero()[0]
         return self._places[kept], self._magnitudes[kept], kept.searchsorted(self._stops[:, 0, 0])
 
 
 def choose_quantisers(magnitudes: SortedMagnitudes, price: float) -> Quantisers:
-    """The best scale and levels of every tensor when a bit costs `price` (λ)."""
+    """The best quantiser of every tensor at a price λ per bit."""
     step = _STEP_PER_ROOT_LAMBDA * math.sqrt(price)
     lowest = math.floor(math.log2(step) * STEPS_PER_OCTAVE)
     tried = _SCALES_TRIED if magnitudes.peak < _FINE * step else _SCALES_TRIED_FINE
     exponents = [min(max(lowest + further, EXPONENT_MIN), EXPONENT_MAX) for further in tried]
     scales = scales_of(exponents).astype(np.float64)[None]  # (1, scale)
-    magnitudes.lower_to(0.5 * float(scales[0, 0]))  # `_thresholds` has none lower
+    magnitudes.lower_to(0.5 * float(scales[0, 0]))  # `_thresholds` gives none below
     levels = np.arange(min(max(math.ceil(magnitudes.peak / float(scales[0, 0]) + 0.5), 1), LEVELS_MAX))
     first = (levels + _ROUNDING) * scales[..., None]
     first[..., 0] = _DEAD_ZONE * scales
@@ -145,19 +150,19 @@ def choose_quantisers(magnitudes: SortedMagnitudes, price: float) -> Quantisers:
 
 
 def at_price(magnitudes: SortedMagnitudes, choice: Quantisers, price: float) -> Quantisers:
-    """The same scales, with other thresholds: unlike another scale, they change what is sent little by little."""
+    """Keeps the scales, with the thresholds of another price: unlike scales, they change the size gradually."""
     thresholds = _thresholds(choice.scales, choice.level_bits, price)
     distortion, bits = _cost(magnitudes, choice.scales[:, None], thresholds[:, None])
     return replace(choice, thresholds=thresholds, distortion=distortion[:, 0], bits=bits[:, 0])
 
 
 def combine(one: Quantisers, other: Quantisers, chosen: np.ndarray) -> Quantisers:
-    """`other` for the tensors of `chosen` (tensor,) bool, `one` for the rest."""
+    """Takes the quantisers of `other` where `chosen` (tensor,) is true, else those of `one`."""
     width = max(one.level_bits.shape[1], other.level_bits.shape[1])
 
     def of(name: str) -> np.ndarray:
         parts = [getattr(choice, name) for choice in (one, other)]
-        if parts[0].ndim > 1:  # levels that one of them has not are out of reach
+        if parts[0].ndim > 1:  # levels that only one of them has are unreachable in the other
             rest = [((0, 0), (0, width - part.shape[1])) for part in parts]
             parts = [np.pad(part, pad, constant_values=np.inf) for part, pad in zip(parts, rest, strict=True)]
         return np.asarray(np.where(chosen if parts[0].ndim == 1 else chosen[:, None], parts[1], parts[0]))
@@ -166,14 +171,14 @@ def combine(one: Quantisers, other: Quantisers, chosen: np.ndarray) -> Quantiser
 
 
 def _thresholds(scales: np.ndarray, level_bits: np.ndarray, price: float) -> np.ndarray:
-    """Where the squared error that a level saves is worth its bits: (…, level) for `scales` (…)."""
+    """The magnitudes from which on a level saves more squared error than its bits cost: (…, level) for `scales` (…)."""
     scale = scales[..., None]
     thresholds = level_bits * (price / (2 * scale)) + (np.arange(level_bits.shape[-1]) + 0.5) * scale
     return np.asarray(np.maximum.accumulate(thresholds, axis=-1))
 
 
 def _cost(magnitudes: SortedMagnitudes, scales: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared error and bits, (tensor, scale), of `scales` (tensor or 1, scale) with `thresholds` (…, level)."""
+    """Squared error and bits, each (tensor, scale), of `scales` (tensor or 1, scale) with `thresholds` (…, level)."""
     counts, sums = magnitudes.reaching(thresholds)
     squares = counts @ np.arange(1.0, 2.0 * counts.shape[-1], 2.0)
     distortion = magnitudes.energies[:, None] + scales * (scales * squares - 2 * sums.sum(axis=-1))
@@ -181,7 +186,9 @@ def _cost(magnitudes: SortedMagnitudes, scales: np.ndarray, thresholds: np.ndarr
 
 
 def quantise(magnitudes: SortedMagnitudes, vector: Vector, choice: Quantisers, by_levels: np.ndarray) -> np.ndarray:
-    """(layout.size,) levels of `vector` by the thresholds of `choice`; zeros outside the tensors `by_levels` (bool)."""
+    """(layout.size,) levels of `vector` by the thresholds of `choice`; 0 in tensors where `by_levels` (bool) is
+    false.
+    """
     thresholds = choice.thresholds
     places, reaching, stops = magnitudes.from_thresholds(np.where(by_levels, thresholds[:, 0], np.inf))
     signed = np.empty(places.size, dtype=np.int16)
@@ -196,15 +203,15 @@ def quantise(magnitudes: SortedMagnitudes, vector: Vector, choice: Quantisers, b
 
 
 def encode_range(levels: np.ndarray, choice: Quantisers, layout: Layout, first: int, after: int) -> GapCoded:
-    """One entry for the tensors `first` … `after` - 1."""
+    """Encodes the tensors from `first` up to, but without, `after` as one gap-coded entry."""
     start, stop = layout.bounds[first][0], layout.bounds[after - 1][1]
     sizes = layout.sizes[first:after]
     return encode_levels(levels[start:stop], choice.exponents[first:after].tolist(), sizes)
 
 
 def _level_bits(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
-    """Bits by which each level costs more than the one below it, (tensor, scale, level), of layers of `counts`."""
-    # Never 0 nor 1: one element less does not make a level free or forbidden.
+    """Additional bits of each level, (tensor, scale, level), if its layers have `counts` elements."""
+    # Never 0 or 1, so that no level becomes free or impossible through a single element.
     further = (counts + 0.25) / (_outer(magnitudes, counts) + 0.5)
     stop = np.log2(1 - further)
     prices = stop - np.log2(further)
@@ -214,9 +221,9 @@ def _level_bits(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
 
 
 def _bits(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
-    """Of layers (tensor, scale, level): gaps, signs and head."""
+    """Bits of gaps, signs and head, (tensor, scale), if the layers have `counts` (tensor, scale, level) elements."""
     rest = _outer(magnitudes, counts) - counts
-    # Σ of x·log2 x over what each layer is a subset of, less that over the layers, is but that of the first and last.
+    # The sum of x·log2 x over the outer sets minus that over the layers telescopes to first and last.
     entropy = magnitudes.sizes_entropy[:, None] - _xlog2x(counts[..., -1]) - _xlog2x(rest).sum(axis=-1)
     signs = counts[..., 0]
     head = magnitudes.head_bits[:, None] + np.log2(counts + 1).sum(axis=-1)
@@ -224,7 +231,7 @@ def _bits(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
 
 
 def _outer(magnitudes: SortedMagnitudes, counts: np.ndarray) -> np.ndarray:
-    """What each layer of `counts` is a subset of: the tensor, or the layer before it."""
+    """Sizes of the sets that the layers of `counts` are subsets of: the tensor, or the layer before."""
     outer = np.empty_like(counts)
     outer[..., 0] = magnitudes.sizes[:, None]
     outer[..., 1:] = counts[..., :-1]

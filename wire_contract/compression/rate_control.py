@@ -1,8 +1,8 @@
-"""The smallest message for an error, or the smallest error for a message: what each tensor is best sent as.
+"""Rate control: the smallest error within a byte budget, or the smallest message within an error bound.
 
-Every tensor takes what minimises D + λ·R, its squared error plus λ times its bits, among: nothing, levels (gap-coded),
-int4, int8, float16, float32, and low-rank factors (`rate_search.py`). λ is searched until the message has the size, or
-the error, that was asked for; then it is encoded and measured, and what the estimate was off by is made good.
+Every tensor is encoded so that D + λ·R, its squared error plus λ times its bits, is minimal, among: zeros, levels
+(gap-coded), int4, int8, float16, float32 and low-rank factors (`rate_search.py`). λ is searched for the target size or
+error; then the message is encoded and measured, and the search is repeated with the difference corrected.
 """
 
 from dataclasses import dataclass
@@ -34,31 +34,31 @@ Entries = tuple[EncodedTensor, ...]
 
 _AIM = 0.994
 _FILL, _FILL_LATER = 0.98, 0.95
-"""The size, or error, that a further attempt aims at, and the one that is near enough, of the largest allowed: first,
-and after some attempts."""
+"""The share of the allowed size (or error) that an attempt aims at, and the share that is close enough: in the first
+attempts, and later."""
 
 _AIM_HIGH_RATE = 0.985
-"""Of the bits, that the first attempt aims at where only other scales lead to another size: what is encoded takes up to
-1.5 % more than was expected."""
+"""The aim of the first attempt at a high rate, where only other scales change the size: the encoded size may be up to
+1.5 % above the expected one."""
 
 _ATTEMPTS, _ATTEMPTS_FILL = 8, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionTarget:
-    """What a message may cost. Exactly one of `bytes_max` and `error_max` is set.
+    """A byte budget or an error bound for one message; exactly one of the two is set.
 
     Raises:
         ValueError: both or none are set, or one is outside its bounds.
     """
 
     bytes_max: int | None = None
-    """All tensors of one message together, as msgpack."""
+    """Size of all tensors of a message together, as msgpack."""
     error_max: float | None = None
     """‖x - decoded‖ / ‖x‖, 0 < error_max < 1."""
     low_rank: bool = False
-    """Whether to try factors of matrices. Off: on what students learn they cost 10 to 100 ms an update, and gave no
-    accuracy that levels of the same size did not give."""
+    """Whether to try low-rank factors. Off by default: for students' updates they take 10 to 100 ms each, and gave no
+    better accuracy than levels of the same size."""
 
     def __post_init__(self) -> None:
         if (self.bytes_max is None) == (self.error_max is None):
@@ -71,37 +71,39 @@ class CompressionTarget:
             raise ValueError(f"plan: error_max {self.error_max} is not between 0 and 1")
 
 
-def encode_to_target(vector: Vector, layout: Layout, plan: CompressionTarget) -> tuple[EncodedTensor, ...]:
-    """The tensors of `vector` (layout.size,) by `plan`; the same for the same input.
+def encode_to_target(vector: Vector, layout: Layout, target: CompressionTarget) -> tuple[EncodedTensor, ...]:
+    """Encodes `vector` (layout.size,) within the target; deterministic.
 
     Raises:
-        EncodeError: a value is not finite, or not even a message of zeros is within `bytes_max`.
+        EncodeError: a value is not finite, or even a message of zeros is larger than `bytes_max`.
         LayoutError: the vector does not fit the layout.
     """
     check_encodable(vector, layout)
     if not layout.tensors:
         return ()
     zeros: Entries = (GapCoded(len(layout.tensors), bytes((len(layout.tensors) + 7) // 8)),)
-    if plan.bytes_max is not None and encoded_bytes(zeros) > plan.bytes_max:
-        raise EncodeError(f"plan: {plan.bytes_max} bytes are too few; a message of zeros takes {encoded_bytes(zeros)}")
+    if target.bytes_max is not None and encoded_bytes(zeros) > target.bytes_max:
+        raise EncodeError(
+            f"plan: {target.bytes_max} bytes are too few; a message of zeros takes {encoded_bytes(zeros)}"
+        )
     if not vector.any():
         return zeros
     search = RateSearch(vector, layout)
-    if plan.bytes_max is not None:
-        return _within_bytes(search, plan.bytes_max, zeros, low_rank=plan.low_rank)
-    assert plan.error_max is not None
-    return _within_error(search, plan.error_max, low_rank=plan.low_rank)
+    if target.bytes_max is not None:
+        return _within_bytes(search, target.bytes_max, zeros, low_rank=target.low_rank)
+    assert target.error_max is not None
+    return _within_error(search, target.error_max, low_rank=target.low_rank)
 
 
 def relative_error(vector: Vector, decoded: Vector) -> float:
-    """‖x - decoded‖ / ‖x‖; 0 for a vector of zeros that stayed so."""
+    """‖x - decoded‖ / ‖x‖; 0 for a vector of zeros that is decoded as zeros."""
     exact = vector.astype(np.float64)
     difference, norm = float(np.linalg.norm(decoded - exact)), float(np.linalg.norm(exact))
     return difference / norm if norm else float(difference > 0)
 
 
 def _within_bytes(search: RateSearch, bytes_max: int, best: tuple[EncodedTensor, ...], *, low_rank: bool) -> Entries:
-    """The largest message found up to `bytes_max`; `best`, of zeros, if no other one fits."""
+    """The largest message found up to `bytes_max`; `best`, a message of zeros, if no other fits."""
     size_best = size = 0
     target = _bits_left(bytes_max, search)
     target *= _AIM_HIGH_RATE if search.is_high_rate(target) else _AIM
@@ -124,13 +126,13 @@ def _within_bytes(search: RateSearch, bytes_max: int, best: tuple[EncodedTensor,
             break
         bits, price = point.bits, point.chosen_at
         if not 0.97 * target < bits < 1.01 * target or search.is_high_rate(bits):
-            point = None  # the thresholds alone do not lead there
+            point = None  # thresholds alone do not reach the target
         target = max(bits + 8 * (_AIM * bytes_max - size), target / 4, 1.0)
     return best
 
 
 def _bits_left(bytes_max: int, search: RateSearch) -> float:
-    """For the tensors, of a message of one gap-coded entry."""
+    """Bits that remain for the tensors in a message of one gap-coded entry."""
     opening = encoded_bytes((GapCoded(len(search.layout.tensors), bytes(min(bytes_max, 65_536))),)) - min(
         bytes_max, 65_536
     )
@@ -160,6 +162,6 @@ def _within_error(search: RateSearch, error_max: float, *, low_rank: bool) -> En
         if error <= error_max and (error >= _FILL * error_max or error == error_before or point.distortion == 0):
             break
         if not 0.9 * wanted < point.distortion < 1.01 * wanted:
-            point = None  # the thresholds alone do not lead there
+            point = None  # thresholds alone do not reach the target
         wanted *= min(max((error_max * _AIM / max(error, 1e-12)) ** 2, 0.25), 4.0)
     return best

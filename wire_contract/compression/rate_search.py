@@ -1,7 +1,7 @@
-"""What every tensor of a vector is best sent as at one price of a bit, and which price gives a wanted size or error.
+"""The best encoding of every tensor of a vector at a price per bit, and the price that gives a target size or error.
 
-Each tensor takes what minimises D + λ·R, its squared error plus λ times its bits. λ, the price, is one for all tensors:
-that is reverse water-filling, no bit would do more good in another tensor.
+Each tensor is encoded so that D + λ·R, its squared error plus λ times its bits, is minimal. The price λ is the same for
+all tensors, so that no bit would reduce the error more in another tensor (reverse water-filling).
 """
 
 import math
@@ -19,10 +19,11 @@ from wire_contract.encoding.dense import as_float16, as_float32, as_int4, as_int
 from wire_contract.layout import Layout, Vector
 
 _ENTRY_BITS = 8 * 20
-"""Beyond its data: an entry's opening, tag, lengths and scale, and the entry of levels that it cuts in two."""
+"""Overhead of an entry: array header, tag, lengths and scale, and the second header of the entry of levels that it
+splits."""
 
 _INT4_ERROR = 0.005
-"""Squared error that int4 factors keep at least, of what they hold; only rules out what cannot win."""
+"""Smallest relative squared error of int4 factors; used only to exclude factors that cannot win."""
 
 _DENSE: Sequence[Callable[[Vector], EncodedTensor]] = (as_int4, as_int8, as_float16, as_float32)
 _FLOAT16_MAX = 65_504.0
@@ -30,50 +31,52 @@ _FLOAT16_MAX = 65_504.0
 _FURTHER_RANKS = 3
 
 _NEAR, _NEAR_HIGH_RATE, _NEAR_MOVED = (0.04, 0.04), (0.03, 0.0), (0.003, 0.003)
-"""How far below the wanted value a search may end, and how far above, in octaves: among all prices; where other
-thresholds change little, or the error is what is wanted; and with the scales as they are."""
+"""How far below and above the target a search may end, in octaves: in general; at a high rate, or for an error target;
+and with fixed scales."""
 
 _NARROW, _NARROW_HIGH_RATE, _NARROW_MOVED = 0.2, 0.1, 0.002
-"""Octaves of price that are not worth another try, likewise."""
+"""Width of the price bracket at which a search stops, in octaves, for the same three cases."""
 
 _SLOPE_MOVED = 0.5
-"""Octaves of bits, or error, by one of price, with the scales as they are."""
+"""Octaves of size (or error) per octave of price, with fixed scales."""
 
 _FILLED = 0.95
-"""Of the bits wanted: with less, larger options are tried."""
+"""Share of the target bits below which larger options are tried."""
 
 _LEAP = 0.5
-"""Of the bits wanted: when one side of the search has fewer, tensors went from nothing to something between the two."""
+"""Share of the target bits: if one end of the bracket is below, a tensor changed from nothing to something in
+between."""
 
 _OVER = 1.01
-"""Of the bits, or the error, wanted: more is not what was wanted."""
+"""Share of the target bits (or error) above which a point has missed the target."""
 
 _WORTH = 64.0
-"""A bit of a larger option may save so many times less than the price."""
+"""A bit of a larger option may save less error than the price, by up to this factor."""
 
 _MOVED_MAX = 32.0
-"""So many times higher, or lower, is the price that thresholds are moved to."""
+"""Largest factor by which the price of thresholds is changed while scales are fixed."""
 
 _HIGH_RATE = 2.5
-"""Bits an element: so many that hardly one is zero, and other thresholds change little."""
+"""Bits per element from which on hardly any element is zero, so that thresholds change little."""
 
 _PEAKED = 1.8
-"""The price at a high rate, by that of normally distributed elements: students' updates have more that are small."""
+"""Price at a high rate, relative to normally distributed elements: students' updates have more small elements."""
 
 _PRICE_OF_SQUARE = 0.19
-"""Of a bit, by the square of the magnitude that an eighth as many elements reach: what students' updates come to."""
+"""Price per bit, relative to the square of the magnitude that one element per 8 bits reaches; typical of students'
+updates."""
 
 _PRICE_MIN, _PRICE_MAX = 1e-20, 10.0
-"""Of the vector's energy: below, all is float32; above, all is zero."""
+"""Relative to the energy of the vector: below, everything is float32; above, everything is zero."""
 
 
 def encoded_bytes(tensors: tuple[EncodedTensor, ...]) -> int:
-    """What they take in a message, before its compression."""
+    """Size of encoded tensors in a message, before its compression."""
     return len(msgspec.msgpack.encode(tensors))
 
 
 class RateSearch:
-    """One vector that is not zero, and what each price makes of it."""
+    """Rate-distortion search for one vector, which is not all zeros."""
 
     def __init__(self, vector: Vector, layout: Layout) -> None:
         self.vector = vector
@@ -85,30 +88,30 @@ class RateSearch:
             self._magnitudes.sizes, self._magnitudes.peaks, self._energies
         )
         self._factors: list[LowRank] = []
-        """Further options after the dense ones, each of one tensor."""
+        """Low-rank options, after the dense ones; each is for one tensor."""
         self._prices = self.energy * _PRICE_MIN, self.energy * _PRICE_MAX
 
     def with_bits(self, bits: float, price: float | None = None) -> OperatingPoint:
-        """The point with the least distortion among those with about so many bits, by its own count; near `price`."""
+        """The point of least distortion with about `bits` expected bits; the search begins at `price`."""
         start = self._price_of_bits(bits) if price is None else price
         high = self.is_high_rate(bits)
         near, narrow = (_NEAR_HIGH_RATE, _NARROW_HIGH_RATE) if high else (_NEAR, _NARROW)
-        slope = 0.5 * self.vector.size / bits if high else 1.0  # half a bit an element by one octave of price
+        slope = 0.5 * self.vector.size / bits if high else 1.0  # half a bit per element and octave of price
         ends = find_price(self.at, _more_bits(bits), start, self._prices, near=near, narrow=narrow, slope=slope)
         found = self._filled(self.moved_to_bits(ends[-1], bits), bits, ends[-1].price)
         met = _FILLED * bits < found.bits <= _OVER * bits
         leaps = ends[0].bits < _LEAP * bits
         if len(ends) == 1 or (met and not high and not leaps and (ends[-1].option < 0).all()):
             return found
-        # A leap, which thresholds may not make good: what is on its far side may be for some tensors only.
+        # A jump that thresholds may not bridge: perhaps only some tensors should be on its far side.
         both = mix(ends[0], ends[1], bits)
         other = self._filled(self.moved_to_bits(both, bits), bits, both.price)
         return min(found, other, key=lambda point: (point.bits > _OVER * bits, point.distortion))
 
     def _filled(self, point: OperatingPoint, bits: float, price: float) -> OperatingPoint:
-        """As `point`, but when no price led near `bits`, tensors take a larger option, the best for its bits first.
+        """If no price led close to `bits`, gives tensors larger options, the best gain per bit first.
 
-        Not just any: one that is far from worth the `price` is left out, though there are bits for it.
+        An option whose gain is far below `price` is not used, even if there are bits left for it.
         """
         while point.bits < _FILLED * bits:
             more = self._bits_of - point.tensor_bits[:, None]
@@ -128,17 +131,17 @@ class RateSearch:
         return point
 
     def _price_of_bits(self, bits: float) -> float:
-        """About, to begin with."""
-        if self.is_high_rate(bits):  # six decibels a bit
+        """Estimate of the price, to begin the search with."""
+        if self.is_high_rate(bits):  # 6 dB per bit
             return _PEAKED * self.energy / self.vector.size * math.pow(4.0, -bits / self.vector.size)
         return self._magnitudes.largest(bits / 8) ** 2 * _PRICE_OF_SQUARE
 
     def is_high_rate(self, bits: float) -> bool:
-        """Whether only other scales lead to another size."""
+        """Whether only other scales, and not thresholds, change the size."""
         return bits > _HIGH_RATE * self.vector.size
 
     def with_distortion(self, distortion: float, price: float | None = None) -> OperatingPoint:
-        """The point with the fewest bits among those with about that squared error, by its own count; near `price`."""
+        """The point of fewest bits with about `distortion` expected squared error; the search begins at `price`."""
         start, excess = distortion / self.vector.size if price is None else price, _more_distortion(distortion)
         ends = find_price(
             self.at, excess, start, self._prices, near=_NEAR_HIGH_RATE, narrow=_NARROW_HIGH_RATE, rising=True
@@ -147,11 +150,11 @@ class RateSearch:
         return min(found, key=lambda point: (point.distortion > _OVER * distortion, point.bits))
 
     def moved_to_bits(self, point: OperatingPoint, bits: float) -> OperatingPoint:
-        """The same scales and options as in `point`, with other thresholds: as near `bits` as they lead."""
+        """Keeps scales and options of `point`, with thresholds that bring it as close to `bits` as possible."""
         return self._moved_to(point, _more_bits(bits), rising=False)
 
     def moved_to_distortion(self, point: OperatingPoint, distortion: float) -> OperatingPoint:
-        """The same scales and options as in `point`, with other thresholds: as near `distortion` as they lead."""
+        """Keeps scales and options of `point`, with thresholds that bring it as close to `distortion` as possible."""
         return self._moved_to(point, _more_distortion(distortion), rising=True)
 
     def _moved_to(
@@ -176,11 +179,11 @@ class RateSearch:
         )[0]
 
     def _at_other_price(self, point: OperatingPoint, price: float) -> OperatingPoint:
-        """The same scales and options, with the thresholds of `price`."""
+        """Keeps scales and options, with the thresholds of `price`."""
         return replace(point, price=price, levels=at_price(self._magnitudes, point.levels, price))
 
     def at(self, price: float) -> OperatingPoint:
-        """What every tensor takes at `price`."""
+        """The best encoding of every tensor at `price`."""
         levels = choose_quantisers(self._magnitudes, price)
         cost = levels.distortion + price * levels.bits
         zero = self._energies + price <= cost
@@ -202,7 +205,7 @@ class RateSearch:
         )
 
     def encode(self, point: OperatingPoint) -> tuple[EncodedTensor, ...]:
-        """The entries of `point`."""
+        """Encodes the vector as in `point`."""
         levels = quantise(self._magnitudes, self.vector, point.levels, point.by_levels)
         entries: list[EncodedTensor] = []
         first, count = 0, len(self.layout.tensors)
@@ -221,7 +224,7 @@ class RateSearch:
         return _DENSE[option](self.vector[start:stop])
 
     def add_factors(self, point: OperatingPoint) -> bool:
-        """Low-rank factors that may be better at this price than what `point` took; whether there are any."""
+        """Adds low-rank factors that may be better than `point` at its price; returns whether there are any."""
         found: list[tuple[int, LowRank, float]] = []
         for tensor, spec in enumerate(self.layout.tensors):
             rows, columns = matrix_shape(spec)
@@ -245,7 +248,7 @@ class RateSearch:
         return bool(found)
 
     def _cost(self, point: OperatingPoint, tensor: int) -> float:
-        """D + λ·R of what one tensor took."""
+        """D + λ·R of one tensor in `point`."""
         return float(point.tensor_distortion[tensor] + point.price * point.tensor_bits[tensor])
 
 
@@ -254,14 +257,14 @@ def _more_bits(bits: float) -> Callable[[OperatingPoint], float]:
 
 
 def _more_distortion(distortion: float) -> Callable[[OperatingPoint], float]:
-    # Of nothing beside a lot, the quotient would be 0, which has no logarithm.
+    # The quotient may underflow to 0, which has no logarithm.
     return lambda point: float(np.log2(max(max(point.distortion, 1e-300) / distortion, 1e-300)))
 
 
 def _ranks_worth_trying(matrix: np.ndarray, price: float, cost: float) -> list[int]:
-    """The ranks that promise most in int4 and in int8, if they might cost less than `cost`: mostly none.
+    """The most promising ranks in int4 and int8, if they might cost less than `cost`; usually none.
 
-    Further ranks above them too, for when what the factors save makes bits cheaper.
+    Some higher ranks too, which pay off if the bits that factors save make bits cheaper.
     """
     rows, columns = matrix.shape
     gram = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
@@ -275,17 +278,17 @@ def _ranks_worth_trying(matrix: np.ndarray, price: float, cost: float) -> list[i
         first = [int(np.argmin(costs)) for costs in (in_int4, in_int8) if costs.min() < cost]
         return tried[min(first) : max(first) + _FURTHER_RANKS + 1].tolist() if first else []
 
-    # The r largest of some σ² sum up to √(r·Σσ⁴) at most (Cauchy-Schwarz), and Σσ⁴ = ‖AAᵀ‖² needs no decomposition.
+    # The r largest σ² sum up to at most √(r·Σσ⁴) (Cauchy-Schwarz), and Σσ⁴ = ‖AAᵀ‖² needs no decomposition.
     if not best(np.minimum(energy, np.sqrt(tried * fourth))):
         return []
     return best(np.cumsum(np.linalg.eigvalsh(gram)[::-1])[tried - 1])
 
 
 def _dense_figures(sizes: np.ndarray, peaks: np.ndarray, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bits and squared error of each dense encoding, (tensor, encoding); infinite where it is none, or not wanted."""
+    """Bits and expected squared error of each dense encoding, (tensor, encoding); infinite where it is not possible."""
     bits = sizes[:, None] * np.array([4.0, 8.0, 16.0, 32.0]) + _ENTRY_BITS
     bits[:, 0] += 4 * (sizes % 2)
-    # The errors are those of rounding: a step's square over 12 an element, or half a unit in the last place.
+    # Rounding errors: a step squared over 12 per element, or those of half a unit in the last place.
     distortion = np.zeros(bits.shape)
     distortion[:, 0] = sizes * (peaks / 7) ** 2 / 12
     distortion[:, 1] = sizes * (peaks / 127) ** 2 / 12

@@ -1,4 +1,4 @@
-"""The largest elements only: the plain baseline that other compressions are held against."""
+"""Top-k sparsification: the simple baseline for other compression methods."""
 
 import numpy as np
 
@@ -12,12 +12,11 @@ LEVELS = 15
 
 
 def top_k(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTensor, ...]:
-    """The `share` of all elements with the largest magnitudes, in steps about as wide as the smallest of them.
+    """Keeps the `share` of all elements with the largest magnitudes, in steps about as wide as the smallest of them.
 
-    Finer steps would hardly bring the vector nearer, beside all that is left out: at a price at which the smallest
-    element is just worth its place, the steps of least squared error are about as wide as it. (In 15 levels of each
-    tensor's peak, a share of 3 % took a third more bytes for the same error, many of them for the sizes of layers.)
-    A large share has up to 15 levels. Of equal magnitudes at the border the first ones are kept.
+    Finer steps would hardly reduce the error, compared with the elements that are left out. (With 15 levels up to the
+    peak of each tensor, a share of 3 % took a third more bytes for the same error, many of them for the sizes of
+    layers.) A large share has up to 15 levels. Of equal magnitudes at the border, the first ones are kept.
 
     Raises:
         EncodeError: a value is not finite.
@@ -45,7 +44,7 @@ def top_k(vector: Vector, layout: Layout, share: float) -> tuple[EncodedTensor, 
 
 
 def _in_steps(magnitudes: np.ndarray, border: float) -> tuple[int, np.ndarray]:
-    """The exponent of a scale, and the (element,) levels of `magnitudes` of one tensor, from 1 on."""
+    """The exponent of a tensor's scale, and the (element,) levels of its `magnitudes`, from 1 on."""
     levels = _levels(magnitudes, max(border, float(magnitudes.max()) / LEVELS))
     exponent = nearest_exponent(float(magnitudes @ levels / (levels @ levels)))  # of least squared error
     return exponent, _levels(magnitudes, float(scales_of([exponent])[0]))
@@ -56,7 +55,7 @@ def _levels(magnitudes: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _largest(magnitudes: Vector, count: int) -> np.ndarray:
-    """(count,) places of the largest, rising; the first ones of equals."""
+    """(count,) indices of the largest, ascending; of equal magnitudes, the first ones."""
     if not count:
         return np.zeros(0, dtype=np.int64)
     border = np.partition(magnitudes, magnitudes.size - count)[magnitudes.size - count]

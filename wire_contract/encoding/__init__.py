@@ -1,4 +1,4 @@
-"""How tensors stand on the wire: tagged arrays that say all that is needed to decode them.
+"""Tensors on the wire: tagged arrays that contain everything needed to decode them.
 
     ["f4", data]                        float32                     dense.py
     ["f2", data]                        float16
@@ -8,10 +8,10 @@
     ["g", span, data]                   entropy-coded levels        gap_coded.py
 
 A message's entries cover the layout's tensors in order: "g" covers as many as its `span` says, every other one covers
-one. Nothing outside the entries is needed but the tensors' element counts, which the layout gives.
+one. Apart from the entries, a decoder only needs the element counts of the tensors, which the layout gives.
 
 Refused (DecodeError): entries that cover more or fewer tensors than there are, an unknown tag, and what each encoding
-names. Values that are not finite pass the decoder; admission refuses them by that name.
+refuses. Values that are not finite pass the decoder; admission refuses them with a reason of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ ENCODERS: Mapping[EncodingName, Callable[[Vector], EncodedTensor]] = {
 
 
 def encode_vector(vector: Vector, layout: Layout, encoding: EncodingName) -> tuple[EncodedTensor, ...]:
-    """Each tensor of `vector` (layout.size,) in one encoding.
+    """Encodes each tensor of `vector` (layout.size,) in the same encoding.
 
     Raises:
         EncodeError: a value is not finite, or too large for the encoding.
@@ -66,14 +66,14 @@ def encode_vector(vector: Vector, layout: Layout, encoding: EncodingName) -> tup
 
 
 def check_encodable(vector: Vector, layout: Layout) -> None:
-    """Raises LayoutError or EncodeError unless `vector` is finite and of this layout."""
+    """Raises LayoutError or EncodeError unless `vector` is finite and fits the layout."""
     layout.check(vector)
     if not np.isfinite(vector).all():
         raise EncodeError("the weights hold values that are not finite (NaN or infinity); training diverged")
 
 
 def decode_vector(tensors: Sequence[EncodedTensor], layout: Layout, *, out: Vector | None = None) -> Vector:
-    """The vector (layout.size,) that `tensors` stand for, written into `out` when given.
+    """Decodes the vector (layout.size,), into `out` if it is given.
 
     Raises:
         DecodeError: the tensors do not fit the layout, or an encoding is broken.
@@ -99,10 +99,10 @@ def decode_vector(tensors: Sequence[EncodedTensor], layout: Layout, *, out: Vect
 
 
 def span_of(tensor: EncodedTensor) -> int:
-    """So many tensors of the layout this entry covers.
+    """Number of tensors of the layout that an entry covers.
 
     Raises:
-        DecodeError: it says that it covers none.
+        DecodeError: it is below one.
     """
     if not isinstance(tensor, GapCoded):
         return 1

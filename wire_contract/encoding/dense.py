@@ -6,8 +6,8 @@
     ["i4", scale, data]     two's complement nibbles, the first element in the high one; value = scale · q, written with
                             q in [-7, 7] and scale = max|x| / 7. An odd count leaves the last low nibble zero.
 
-Refused: a byte count that does not match the element count, a scale that is not a finite float32, a last nibble
-that stands for nothing and is not zero.
+Refused: a byte count that does not match the element count, a scale that is not a finite float32, and an unused last
+nibble that is not zero.
 """
 
 import msgspec
@@ -23,7 +23,7 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class Float32(msgspec.Struct, frozen=True, array_like=True, tag="f4", forbid_unknown_fields=True):
-    """Four bytes an element, exact."""
+    """Four bytes per element, exact."""
 
     data: bytes
 
@@ -32,7 +32,7 @@ class Float32(msgspec.Struct, frozen=True, array_like=True, tag="f4", forbid_unk
 
 
 class Float16(msgspec.Struct, frozen=True, array_like=True, tag="f2", forbid_unknown_fields=True):
-    """Two bytes an element; relative error at most 2⁻¹¹ above 6.1e-5."""
+    """Two bytes per element; relative error at most 2⁻¹¹ above 6.1e-5."""
 
     data: bytes
 
@@ -41,7 +41,7 @@ class Float16(msgspec.Struct, frozen=True, array_like=True, tag="f2", forbid_unk
 
 
 class Int8(msgspec.Struct, frozen=True, array_like=True, tag="i1", forbid_unknown_fields=True):
-    """One byte an element; absolute error at most scale / 2."""
+    """One byte per element; absolute error at most scale / 2."""
 
     scale: float
     data: bytes
@@ -52,7 +52,7 @@ class Int8(msgspec.Struct, frozen=True, array_like=True, tag="i1", forbid_unknow
 
 
 class Int4(msgspec.Struct, frozen=True, array_like=True, tag="i4", forbid_unknown_fields=True):
-    """Half a byte an element; absolute error at most scale / 2."""
+    """Half a byte per element; absolute error at most scale / 2."""
 
     scale: float
     data: bytes
@@ -62,7 +62,7 @@ class Int4(msgspec.Struct, frozen=True, array_like=True, tag="i4", forbid_unknow
         pairs = _numbers(self.data, np.dtype("u1"), (out.size + 1) // 2)
         if out.size % 2 and pairs[-1] & 0xF:
             raise DecodeError("int4 tensor: the last nibble stands for no element and is not zero")
-        # Arithmetic shifts of the signed byte bring the sign along.
+        # Arithmetic shifts of the signed byte extend the sign.
         _multiply(pairs.view(np.int8) >> 4, scale, out[0::2])
         _multiply(((pairs << 4).view(np.int8) >> 4)[: out.size // 2], scale, out[1::2])
 
@@ -94,12 +94,12 @@ def as_int4(values: Vector) -> Int4:
 
 
 def _in_steps(values: Vector, symbol_max: int) -> tuple[float, np.ndarray]:
-    """The scale and the int8 symbols of `values`, within ± `symbol_max`."""
+    """The scale, and `values` as int8 symbols within ± `symbol_max`."""
     peak = float(np.abs(values).max(initial=0.0))
     if peak == 0.0:
         return 0.0, np.zeros(values.size, dtype=np.int8)
-    # The scale is rounded to float32 first, because that is what the decoder multiplies with. At the two ends of
-    # float32 that rounding matters: the peak must stay below half a step more, and the last step must stay finite.
+    # The scale is rounded to float32 first, as the decoder multiplies with float32. At both ends of its range this
+    # matters: the peak must stay within half a step of the last symbol, and the last symbol must stay finite.
     scale = np.float32(peak / symbol_max)
     if float(scale) * (symbol_max + 0.5) < peak:
         scale = np.nextafter(scale, np.float32(np.inf))
@@ -121,5 +121,5 @@ def _checked_scale(name: str, scale: float) -> np.float32:
 
 
 def _multiply(symbols: np.ndarray, scale: np.float32, out: Vector) -> None:
-    with np.errstate(over="ignore"):  # infinity is for admission to refuse
+    with np.errstate(over="ignore"):  # admission refuses infinity
         np.multiply(symbols, scale, out=out, dtype=np.float32)

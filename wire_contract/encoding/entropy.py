@@ -1,4 +1,4 @@
-"""How near the gap-coded entries of a message are to the entropy of what they say."""
+"""How close the gap-coded entries of a message are to the entropy of their symbols."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from wire_contract.layout import Layout
 
 @dataclass(frozen=True)
 class EntropyBits:
-    """Of all gap-coded entries of one message."""
+    """Figures of all gap-coded entries of one message."""
 
     elements: int
-    """Of the tensors that they cover."""
+    """Elements of the tensors that the entries cover."""
     entropy: float
-    """Zeroth-order entropy of the symbols with the frequencies they have in each tensor: layers and signs."""
+    """Zeroth-order entropy of the symbols (levels and signs), with their frequencies in each tensor."""
     symbols: int
-    """Bits that the symbols take: layers, signs and the filling of the last byte."""
+    """Bits of the symbols: layers, signs and the padding of the last byte."""
     heads: int
-    """Bits of the heads; the entropy knows nothing of them."""
+    """Bits of the heads, which the entropy does not include."""
 
 
 def entropy_bits(
     tensors: Sequence[Float32 | Float16 | Int8 | Int4 | LowRank | GapCoded], layout: Layout
 ) -> EntropyBits:
-    """What the gap-coded entries of `tensors` take, and what no code of single symbols could go below.
+    """The size of the gap-coded entries of `tensors`, and the lower bound of any code for single symbols.
 
     Raises:
         DecodeError: an entry's heads are broken.
@@ -51,7 +51,7 @@ def entropy_bits(
 
 
 def _entropy(size: int, layers: tuple[int, ...]) -> float:
-    """Of one tensor: n·h(k1/n) + k1 + Σ k_j·h(k_{j+1}/k_j)."""
+    """Entropy of one tensor: n·h(k1/n) + k1 + Σ k_j·h(k_{j+1}/k_j)."""
     counts = np.array([size, *layers, 0], dtype=np.float64)
     levels = -np.diff(counts)  # how many zeros, ones, twos, …
     present = levels[levels > 0]

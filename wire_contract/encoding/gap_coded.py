@@ -1,20 +1,20 @@
-"""Levels of several consecutive tensors in one run of bits, close to their entropy.
+"""Gap coding: levels of several consecutive tensors as a bit string, close to their entropy.
 
     ["g", span, data]       `span` ≥ 1 tensors of the layout
 
 An element's value is scale · q, rounded to float32: q an integer of magnitude at most 127, the scale its tensor's
-(`scales.py`). q = 0 for most elements; the rest are told in layers. Layer 1 of a tensor are its elements with |q| ≥ 1,
-layer j + 1 those of layer j with |q| ≥ j + 1: each is a subset of the one before it. `data` is, in bits, most
-significant first, filled up to a whole byte with zeros:
+(`scales.py`). q = 0 for most elements; the others are coded in layers. Layer 1 of a tensor has its elements with |q| ≥
+1, layer j + 1 those of layer j with |q| ≥ j + 1: each is a subset of the layer before. `data` is a string of bits, most
+significant first, padded with zeros to a whole byte:
 
     heads      scale and layer sizes of each tensor (`heads.py`)
     signs      of layer 1 of each tensor, one bit an element in order: 1 is negative
     subsets    (`subsets.py`) layer 1 of each tensor as a subset of its elements, then layer 2 of each as a subset of
                its layer 1, and so on; tensors that have no such layer are left out
 
-So an entry of zeros is one bit a tensor. Refused: heads, signs or gaps that run past the end, a layer larger than the
-one before it, a scale outside its table, a place outside its set, and surplus bytes or a bit set in the filling: every
-entry of levels has exactly one form.
+So an entry of zeros takes one bit per tensor. Refused: heads, signs or gaps that run past the end, a layer larger than
+the one before it, a scale outside its table, a place outside its set, surplus bytes, and padding that is not zero.
+Every entry of levels has exactly one form.
 """
 
 from collections.abc import Sequence
@@ -35,17 +35,17 @@ from wire_contract.limits import TENSORS_MAX
 _SIGN_BIT = np.uint32(31)
 
 _ELEMENTS_MAX = (1 << 31) - 1
-"""Places are counted in 32 bits; no model comes near this."""
+"""Places are 32-bit numbers; far above `limits.elements`."""
 
 
 class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unknown_fields=True):
-    """Several tensors as levels of a scale each; the further from zero, the rarer."""
+    """Several tensors as levels, with one scale per tensor; small for levels that are rarer the further from zero."""
 
     span: Annotated[int, msgspec.Meta(ge=1, le=TENSORS_MAX)]
     data: bytes
 
     def decode_into(self, out: Vector, sizes: Sequence[int]) -> None:
-        """Fills `out` with the tensors of `sizes` elements, one after another."""
+        """Decodes tensors of `sizes` elements into `out`, one after another."""
         assert len(sizes) == self.span
         heads, at = read_heads(self.data, sizes)
         signs_end = at + sum(head.layers[0] for head in heads if head.layers)
@@ -62,12 +62,12 @@ class GapCoded(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unk
         values = scales_of(scales).repeat(counts)
         if levels is not None:
             values *= levels
-        # The sign bit of a float32 is its highest: far faster than a negation of some.
+        # Setting the highest bit, the sign of a float32, is much faster than negating some elements.
         signs = _bits(self.data, at, signs_end).astype(np.uint32)
         signs <<= _SIGN_BIT
         bits = values.view(np.uint32)
         bits ^= signs
-        out.view(np.uint8).fill(0)  # bytes are filled in half the time
+        out.view(np.uint8).fill(0)  # takes half the time of filling with floats
         out[members] = values
 
 
@@ -98,9 +98,9 @@ def encode_levels(levels: np.ndarray, exponents: Sequence[int], sizes: Sequence[
 
 
 def _layers_of(levels: np.ndarray, sizes: Sequence[int]) -> tuple[list[list[int]], list[np.ndarray]]:
-    """The sizes of the layers, (layer, tensor), and of each layer the (member,) places in what it is a subset of.
+    """The sizes of the layers, (layer, tensor), and for each layer the (member,) places in its outer set.
 
-    There is one row at least, of zeros when there are no layers.
+    There is at least one row; it is zero if there are no layers.
     """
     places = (levels != 0).nonzero()[0]
     magnitudes = np.abs(levels[places]).astype(np.int16)
@@ -133,7 +133,7 @@ def _gaps(subsets: Subsets, members: Sequence[np.ndarray]) -> np.ndarray:
         if inverted:
             mask[end - size : end] ^= True
     coded = mask.nonzero()[0]
-    before = np.empty_like(coded)  # the place before it and one more, or where its set begins
+    before = np.empty_like(coded)  # the place after the one before, or where its set begins
     np.add(coded[:-1], 1, out=before[1:])
     firsts = np.array([*accumulate(subsets.coded, initial=0)][:-1])
     some = np.array(subsets.coded) > 0
@@ -142,7 +142,7 @@ def _gaps(subsets: Subsets, members: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _bits(data: bytes, start: int, end: int) -> np.ndarray:
-    """The bits from `start` up to `end`, (end - start,) uint8."""
+    """The bits from `start` to `end`, (end - start,) uint8."""
     unpacked = np.unpackbits(np.frombuffer(data, dtype=np.uint8)[start >> 3 : end + 7 >> 3])
     return unpacked[start & 7 : (start & 7) + end - start]
 

@@ -1,8 +1,8 @@
-"""The head of a gap-coded entry: of each tensor its scale and the sizes of its layers, as bits.
+"""The head of a gap-coded entry: scale and sizes of layers of each tensor, as bits.
 
 Per tensor of n elements, in order, most significant bit first:
 
-    1 bit     0: the tensor is all zeros, and nothing more of it follows; 1: it is not
+    1 bit     0: the tensor is all zeros, and nothing else of it follows; 1: it is not
     scale     the first tensor that is not zero: e + 1008 in 11 bits;
               every further one: the difference d to the e before it, as Exp-Golomb code of order 1:
               v = 2 + (2·d when d ≥ 0, else -2·d - 1); (bits of v) - 2 zeros, then v
@@ -19,32 +19,33 @@ from wire_contract.encoding.scales import EXPONENT_MAX, EXPONENT_MIN
 from wire_contract.errors import DecodeError
 
 LEVELS_MAX = 127
-"""Largest magnitude of a level."""
+"""Largest magnitude of a level; as in int8."""
 
 _EXPONENT_BITS = 11
 _WINDOW_BYTES = 64
 _STEP_ZEROS_MAX = 11
-"""No difference of two exponents needs more."""
+"""Enough for the largest difference of two exponents."""
 
 _EXPONENT_BITS_MAX = 2 * _STEP_ZEROS_MAX + 2
 _EXPONENT_MASK = (1 << _EXPONENT_BITS_MAX) - 1
 _TO_LAYERS_BITS = 1 + _EXPONENT_BITS_MAX
-"""What comes before k1, at most."""
+"""Bits before k1, at most."""
 
 
 class TensorHead(NamedTuple):
-    """What precedes one tensor's symbols."""
+    """Scale and sizes of layers of one tensor."""
 
     exponent: int = 0
     layers: tuple[int, ...] = ()
-    """Elements whose level is at least 1, at least 2, …; empty for a tensor of zeros, none of them 0."""
+    """Number of elements whose level is at least 1, at least 2, and so on, none of them 0; empty for a tensor of
+    zeros."""
 
 
 _ZEROS = TensorHead()
 
 
 def write_heads(heads: Sequence[TensorHead], sizes: Sequence[int]) -> tuple[int, int]:
-    """The bits of `heads` as one number, and how many they are."""
+    """The bits of `heads` as one number, and their count."""
     bits, count = 0, 0
     previous: int | None = None
     for head, size in zip(heads, sizes, strict=True):
@@ -73,13 +74,13 @@ def _exponent_field(exponent: int, previous: int | None) -> tuple[int, int]:
 
 
 def read_heads(data: bytes, sizes: Sequence[int]) -> tuple[list[TensorHead], int]:
-    """The heads of tensors of `sizes` elements at the start of `data`, and how many bits they take.
+    """Reads the heads of tensors of `sizes` elements at the start of `data`; returns them and their number of bits.
 
     Raises:
-        DecodeError: they run past the end, or a number in them is outside its bounds.
+        DecodeError: they run past the end, or a number is out of range.
     """
-    # All numbers of a tensor but one are shifted out of a window of some hundred bits right here: a call for each of
-    # them would double the time.
+    # All numbers but the exponent are extracted here from a window of some hundred bits: a function call for each would
+    # double the time.
     heads = []
     exponent: int | None = None
     at = window = end = 0
@@ -116,14 +117,14 @@ def read_heads(data: bytes, sizes: Sequence[int]) -> tuple[list[TensorHead], int
 
 
 def _window(data: bytes, at: int) -> tuple[int, int]:
-    """Bits from `at` or a few before it on, as one number, and where they end; zeros follow the end of `data`."""
+    """The bits of some bytes from that of bit `at` on, as one number, and where they end; zeros follow `data`."""
     first = at >> 3
     chunk = data[first : first + _WINDOW_BYTES]
     return int.from_bytes(chunk) << 8 * (_WINDOW_BYTES - len(chunk)), 8 * (first + _WINDOW_BYTES)
 
 
 def _exponent(ahead: int, previous: int | None) -> tuple[int, int]:
-    """The exponent that `_EXPONENT_BITS_MAX` bits begin with, and how many of them say it."""
+    """The exponent at the beginning of `_EXPONENT_BITS_MAX` bits, and how many bits it takes."""
     if previous is None:
         length = _EXPONENT_BITS
         exponent = (ahead >> _EXPONENT_BITS_MAX - length) + EXPONENT_MIN

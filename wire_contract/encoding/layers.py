@@ -1,8 +1,8 @@
-"""How the layers of a gap-coded entry nest: which elements of its tensors they are, and how many each of them is in.
+"""How the layers of a gap-coded entry nest: which elements they contain, and in how many layers each element is.
 
-A layer that is all of the layer before it takes no bits, so there is nothing to read or to follow: only the other ones
-(*links*) are kept, each with the number of layers that it stands for. The links of one tensor are a chain, from its
-elements inwards; links of the same depth, of all tensors, are followed in one step.
+A layer that equals the layer before takes no bits, and there is nothing to read: only the other layers are kept
+(*links* of a chain), each with the number of layers that it represents. The links of one tensor form a chain from its
+elements inwards; links at the same depth, of all tensors, are resolved in one step.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from wire_contract.encoding.subsets import Subsets
 
 
 class NestedSubsets:
-    """Those of the tensors of one entry. Plain numbers: arrays of some ten are slower than a loop."""
+    """The links of all tensors of one entry. Plain numbers: for some ten of them, arrays are slower than a loop."""
 
     def __init__(self, heads: Sequence[TensorHead], sizes: Sequence[int]) -> None:
-        """Of tensors of `sizes` elements, one of them not all zeros."""
+        """For tensors of `sizes` elements, of which at least one is not all zeros."""
         outer: list[int] = []
         counts: list[int] = []
         self.offsets: list[int] = []
-        """What is added to the coded places of each link: where its set begins among the members of the depth before
-        (at depth 0 among all elements); of an inverted one, where its mask does."""
+        """Added to the coded places of each link: where its set begins among the members at the depth before (at depth
+        0: among all elements), or for an inverted link where its mask begins."""
         self._weights: list[int] = []
-        """So many layers each one stands for."""
+        """Number of layers that each link represents."""
         deepest = max(len(head.layers) for head in heads)
         self._depths: list[list[int]] = [[] for _ in range(deepest)]
-        """Links by depth: layer 1 of every tensor first, which is always a link."""
+        """Links by depth; the first is layer 1 of every tensor, which is always a link."""
         self._members = [0] * deepest
-        """At each depth, of all links together."""
+        """Number of members of all links, by depth."""
         self._struck: list[list[int]] = [[] for _ in range(deepest)]
-        """Of each depth the inverted links. What is coded of them is struck out of one mask of all their sets."""
+        """Inverted links by depth. Their coded places are removed from one mask of all their sets."""
         self._shifts: list[list[int]] = [[] for _ in range(deepest)]
-        """From there to where the set of each of them begins."""
+        """For each inverted link, the distance from its mask to its set."""
         masks = [0] * deepest
         inside, begins = list(sizes), [*accumulate(sizes[:-1], initial=0)]
         depths, newest = [0] * len(sizes), [0] * len(sizes)
@@ -61,20 +61,20 @@ class NestedSubsets:
                 self._members[depth] += count
                 depths[tensor], newest[tensor] = depth + 1, link
         self.subsets = Subsets.of(outer, counts)
-        """In the order of coding: layer by layer, tensor by tensor."""
+        """In coding order: layer by layer, and tensor by tensor."""
         while not self._depths[-1]:
             self._depths.pop()
 
     def elements_and_levels(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The elements of layer 1 of all tensors, (member,) in order, and how many layers each is in; None: in one.
+        """The elements of layer 1 of all tensors, (member,) in order, and in how many layers each is; None: all in one.
 
         Args:
-            places: the coded places of all links, plus their offsets.
+            places: the coded places of all links, with their offsets added.
         """
         stops = [*accumulate(self.subsets.coded, initial=0)]
         if len(self._depths) == 1 and max(self._weights) == 1:
             return self._at(0, places, stops), None
-        # From the inside out: what a member of an inner link is in comes on top of what all members are in.
+        # From the inside out: the layers of an inner link's members are added to those of the outer link.
         within = self._weights_at(len(self._depths) - 1)
         for depth in range(len(self._depths) - 1, 0, -1):
             before = self._weights_at(depth - 1)
@@ -90,7 +90,9 @@ class NestedSubsets:
         return np.array(weights, dtype=np.float32).repeat([self.subsets.counts[link] for link in self._depths[depth]])
 
     def _at(self, depth: int, places: np.ndarray, stops: Sequence[int]) -> np.ndarray:
-        """The members of the links at `depth`, one after another: coded places, or all others of an inverted one."""
+        """The members of the links at `depth`, one after another: the coded places, or for inverted links all
+        others.
+        """
         links, struck = self._depths[depth], self._struck[depth]
         if not struck and links[-1] - links[0] == len(links) - 1:
             return places[stops[links[0]] : stops[links[-1] + 1]]

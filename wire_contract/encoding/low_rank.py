@@ -6,10 +6,10 @@
 both in C order, each a dense encoding of its own ("f4", "f2", "i1" or "i4"). 1 ≤ rank ≤ min(rows, columns), and at
 most 256.
 
-Every product and every sum is rounded to float32, r rising, beginning with the product of r = 0, never fused: so the
-result is the same bits on every machine, which a matrix product of a linear algebra library is not.
+Every product and every sum is rounded to float32, in the order of rising r, beginning with the product of r = 0, never
+fused. So the result has the same bits on every machine, unlike the matrix product of a linear algebra library.
 
-Refused: rows that do not divide n, a rank outside its bounds, and what the factors' own encodings refuse.
+Refused: rows that do not divide n, a rank out of range, and what the encodings of the factors refuse.
 """
 
 import msgspec
@@ -20,14 +20,14 @@ from wire_contract.errors import DecodeError
 from wire_contract.layout import Vector
 
 RANK_MAX = 256
-"""The time to decode grows with the rank, and a few bytes of zeros would buy a large one."""
+"""Decoding time grows with the rank, and a large rank of zeros would take only a few bytes after LZ4."""
 
 _BLOCK_ELEMENTS = 16_384
-"""The matrix is built in stretches of rows that stay in the cache."""
+"""The matrix is computed in blocks of rows of this size, which stay in the cache."""
 
 
 class LowRank(msgspec.Struct, frozen=True, array_like=True, tag="lr", forbid_unknown_fields=True):
-    """rank · (rows + columns) numbers instead of rows · columns."""
+    """A matrix as rank · (rows + columns) numbers instead of rows · columns."""
 
     rank: int
     rows: int
@@ -56,11 +56,11 @@ class LowRank(msgspec.Struct, frozen=True, array_like=True, tag="lr", forbid_unk
 
 
 def _product_into(left: np.ndarray, right: np.ndarray, out: Vector) -> None:
-    """`left` (rows, rank) times `right` (rank, columns), term by term."""
+    """Multiplies `left` (rows, rank) by `right` (rank, columns), term by term, into `out`."""
     rows, rank = left.shape
     matrix = out.reshape(rows, -1)
     block = max(1, _BLOCK_ELEMENTS // matrix.shape[1])
-    with np.errstate(all="ignore"):  # what is not finite is for admission to refuse
+    with np.errstate(all="ignore"):  # admission refuses values that are not finite
         for start in range(0, rows, block):
             stretch = slice(start, start + block)
             np.multiply(left[stretch, 0, None], right[0], out=matrix[stretch])

@@ -1,9 +1,10 @@
-"""The scales that levels are multiplied with: eight to the octave, the same bits on every machine.
+"""Scales of levels: eight per octave, with the same bits on every machine.
 
     scale(e) = M[e mod 8] · 2^(e div 8)      mod and div towards minus infinity; e in [-1008, 968]
 
-M are the float32 values nearest 2^(i/8). Within the bounds of e every scale is a normal float32 (at least 2⁻¹²⁶), the
-multiplication by a power of two is exact, and 127 times the largest scale is finite. Nothing is computed with pow().
+M are the float32 values nearest to 2^(i/8). Within the range of e, every scale is a normal float32 (at least 2⁻¹²⁶),
+the multiplication by a power of two is exact, and 127 times the largest scale is finite. pow() is not used, as its last
+bit differs between machines.
 """
 
 import math
@@ -23,12 +24,12 @@ _OCTAVE_FLOATS: list[float] = OCTAVE.tolist()
 
 
 def scales_of(exponents: Sequence[int]) -> np.ndarray:
-    """(exponent,) float32 scales of `exponents` within their bounds."""
-    # One by one, because an array of some ten is not worth four calls of numpy; a double holds each scale exactly.
+    """(exponent,) float32 scales of `exponents`, which are in range."""
+    # One by one: for some ten exponents, four calls of numpy take longer. A double represents each scale exactly.
     return np.array([math.ldexp(_OCTAVE_FLOATS[exponent & 7], exponent >> 3) for exponent in exponents], np.float32)
 
 
 def nearest_exponent(scale: float) -> int:
-    """The exponent whose scale is nearest `scale` > 0 in ratio, within the bounds."""
+    """The exponent whose scale is closest to `scale` > 0 in ratio, within the range."""
     nearest = round(math.log2(scale) * STEPS_PER_OCTAVE)
     return min(max(nearest, EXPONENT_MIN), EXPONENT_MAX)

@@ -1,4 +1,4 @@
-"""Many subsets of many ordered sets as bits: Golomb codes of the gaps between their members.
+"""Subsets of ordered sets as bits: Golomb codes of the gaps between their members.
 
 A subset of k out of n is coded as its members' places 0 … n-1, or as those of its complement when k > n - k; κ is the
 number of places that are coded, min(k, n - k). Place p after place p' makes the gap p - p' - 1 (the first one: p). With
@@ -7,10 +7,10 @@ number of places that are coded, min(k, n - k). Place p after place p' makes the
     c = floor(log2 m)                           u = 2^(c+1) - m
 
 a gap g is the quotient g div m, in unary, and the remainder r = g mod m, in truncated binary: r when r < u, else r + u
-with one bit more, whose low bit is written apart. n and k are known to the reader, so nothing says m or an end.
+with one more bit, whose low bit is written separately. The reader knows n and k, so m and the end are not written.
 
-Three runs of bits stand one after another, each over all subsets in order and all of their coded places in order, most
-significant bit of a byte first:
+Three runs of bits follow each other, each over all subsets in order and all of their coded places in order, with the
+most significant bit of a byte first:
 
     fields     c bits each:  r when r < u, else (r + u) div 2
     extras     for each field ≥ u, one bit: (r + u) mod 2
@@ -27,7 +27,7 @@ import numpy as np
 from wire_contract.errors import DecodeError
 
 SET_MAX = 1 << 25
-"""Fields of 25 bits are what a window of 32 holds wherever in its first byte a field starts."""
+"""Largest set. A field then has at most 25 bits, which fit into a 32-bit word wherever in its first byte they start."""
 
 _ZERO, _ONE = np.int32(0), np.int32(1)
 _THREE, _SEVEN = np.int32(3), np.int32(7)
@@ -36,25 +36,25 @@ _WRAP = (1 << 32) - 1
 
 
 class Subsets(NamedTuple):
-    """The codes of some subsets, in the order of coding; one number for each of them.
+    """Parameters of the codes of some subsets, in coding order; one number per subset.
 
-    Plain numbers: arrays of some ten are slower than a loop.
+    Plain numbers: for some ten of them, arrays are slower than a loop.
     """
 
     sizes: Sequence[int]
-    """Of the sets."""
+    """Sizes of the sets."""
     counts: Sequence[int]
-    """Of the subsets."""
+    """Sizes of the subsets."""
     coded: Sequence[int]
-    """Places that are coded of each one."""
+    """Number of coded places: κ above."""
     divisor: Sequence[int]
     field_bits: Sequence[int]
     short: Sequence[int]
-    """Remainders below this one are written without an extra bit."""
+    """u above: smaller remainders are written without an extra bit."""
 
     @classmethod
     def of(cls, sizes: Sequence[int], counts: Sequence[int]) -> "Subsets":
-        """The codes of at least one subset."""
+        """Parameters for at least one subset."""
         coded = [count if 2 * count < size else size - count for size, count in zip(sizes, counts, strict=True)]
         divisor = [(177 * size + 43 * some) // (256 * some or 1) or 1 for size, some in zip(sizes, coded, strict=True)]
         field_bits = [number.bit_length() - 1 for number in divisor]
@@ -63,12 +63,12 @@ class Subsets(NamedTuple):
 
     @property
     def inverted(self) -> list[bool]:
-        """Whether the complement of each one is coded."""
+        """Whether the complement of the subset is coded, by subset."""
         return [count > coded for count, coded in zip(self.counts, self.coded, strict=True)]
 
 
 def write_subsets(subsets: Subsets, gaps: np.ndarray) -> np.ndarray:
-    """The three runs as single bits, (bit,) uint8, of `gaps` (coded place,)."""
+    """Codes `gaps` (coded place,) as the three runs, in single bits (bit,) uint8."""
     divisor, field_bits, short = np.array(subsets[3:], dtype=np.int32).repeat(subsets.coded, axis=1)
     quotient, remainder = np.divmod(gaps.astype(np.int32), divisor)
     long = remainder >= short
@@ -83,13 +83,13 @@ def write_subsets(subsets: Subsets, gaps: np.ndarray) -> np.ndarray:
 
 
 def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) -> np.ndarray:
-    """The coded places, each plus its set's start, (coded place,) int64; their bits end with the last byte of `data`.
+    """Decodes the coded places, each with the start of its set added, (coded place,) int64.
 
     Args:
-        subsets: what is to be read.
-        starts: what is added to the places of each set; with them, none is over 2³¹ - 1.
-        data: the bytes.
-        at: the bit that the fields start at.
+        subsets: to decode.
+        starts: added to the places of each set; no place is over 2³¹ - 1 then.
+        data: the bytes, of which the last contains the last bit of the codes.
+        at: the bit where the fields start.
 
     Raises:
         DecodeError: the bits end too early or too late, or a place is outside its set.
@@ -103,15 +103,15 @@ def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) 
         raise DecodeError(f"gap-coded: {len(data)} bytes are more than what the heads tell can take")
     if max(subsets.sizes) > SET_MAX:
         raise DecodeError(f"gap-coded: a set of {max(subsets.sizes)} is over the largest, {SET_MAX}")
-    # One column more than there are places: sums of what is before a field are where it begins, in bits of the bytes
-    # that are read, and before the first one is a part of its byte.
+    # One column more than there are places: the cumulative sum of the widths before a field is where it begins, and the
+    # first field begins within its byte.
     below = [number - 1 for number in subsets.divisor]
     rest = [_WORD - bits for bits in subsets.field_bits]
     columns = ((at & 7, *subsets.field_bits), (0, *rest), (0, *subsets.short), (0, *below))
     table = np.array(columns, dtype=np.int32).repeat((1, *subsets.coded), axis=1)
     short, less = table[2, 1:], table[3, 1:]
     sums = _fields(table[0, :-1], table[1, 1:], data[at >> 3 : (fields_end >> 3) + 1])
-    # The remainder less (divisor - 1): with a short field it is the field, with a long one 2 · field - short + extra.
+    # The remainder minus (divisor - 1). The remainder of a short field is the field, else 2 · field - short + extra.
     above = sums - short
     long = (above >= _ZERO).nonzero()[0]
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8, offset=fields_end >> 3))[fields_end & 7 :]
@@ -120,11 +120,11 @@ def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) 
     sums -= less
     above += sums
     np.maximum(sums, above, out=sums)
-    above.fill(0)  # the extras in their places; faster than to add them where they are
+    above.fill(0)  # the extra bits at their places: faster than adding them where they are needed
     above[long] = bits[: long.size].astype(np.int32)
     sums += above
     unary = bits[long.size :]
-    del above, long  # memory
+    del above, long  # frees memory
     ones = unary.view(np.bool_).nonzero()[0]
     if ones.size != places or unary.size - (int(ones[-1]) + 1 if places else 0) >= 8:  # noqa: PLR2004 — bits of a byte
         raise DecodeError(f"gap-coded: {ones.size} ends of a gap in {unary.size} bits are not the {places} expected")
@@ -134,21 +134,21 @@ def read_subsets(subsets: Subsets, starts: Sequence[int], data: bytes, at: int) 
 def _places(
     subsets: Subsets, starts: Sequence[int], less: np.ndarray, sums: np.ndarray, ones: np.ndarray
 ) -> np.ndarray:
-    """Running sums of quotient · divisor + remainder + 1 within each subset, less one, plus its start.
+    """Cumulative sums of quotient · divisor + remainder + 1 within each subset, minus one, plus the start of its set.
 
-    The sum of the quotients up to a place is the distance of its one from where the subset's unary codes begin, less
-    the number of its places up to there. So place = one · divisor + sum of (remainder + 1 - divisor) + what is the same
-    for all places of a subset; and that sum may as well begin before the subset.
+    The sum of the quotients up to a place is the distance of its one bit from where the subset's unary codes begin,
+    minus the number of places up to there. So place = one · divisor + sum of (remainder + 1 - divisor) + a constant of
+    the subset, and that sum may begin before the subset.
 
-    Arrays are int32, in which all is twice as fast and may wrap around: the last place of each subset, its largest, is
-    compared with the size of its set in whole numbers, and then no place is over 2³¹.
+    Arrays are int32, which is twice as fast, and may wrap around: the last place of each subset, its largest, is
+    compared with the size of its set in Python's integers, and if it is within, no place is over 2³¹.
 
     Args:
-        subsets: what is read.
+        subsets: that are decoded.
         starts: of their sets.
         less: (coded place,) int32, divisor - 1
         sums: (coded place,) int32, remainder + 1 - divisor; overwritten.
-        ones: (coded place,) int64, which bit of the unary run is its one; becomes the places.
+        ones: (coded place,) int64, the index of its one bit in the unary run; becomes the places.
     """
     np.cumsum(sums, dtype=np.int32, out=sums)
     last = np.array([*accumulate(subsets.coded, initial=-1)][1:])
@@ -160,7 +160,7 @@ def _places(
     ):
         shift = start - 1 + step * (1 - begin) - before
         if some:
-            # The sum of one subset is from -size to 0, so the difference of two that wrapped says it.
+            # The sum of one subset is between -size and 0, so the difference of two wrapped sums is unambiguous.
             if (one + 1 - begin) * step - ((before - total) & _WRAP) > size:
                 raise DecodeError("gap-coded: a place is outside its set")
             begin, before = one + 1, total
@@ -175,12 +175,12 @@ def _places(
 
 
 def _fields(steps: np.ndarray, rest: np.ndarray, data: bytes) -> np.ndarray:
-    """(field,) int32 fields of `data`; each begins `steps` bits after the one before, and is of 32 - `rest` bits."""
-    # Big-endian words that begin at every byte: whatever bit a field starts at, one of them holds all of it.
-    # (Copied to the machine's own order first, because taking from unaligned words is four times slower.)
+    """(field,) int32 fields of `data`; each begins `steps` bits after the one before, and has 32 - `rest` bits."""
+    # Big-endian words that begin at every byte: whatever bit a field starts at, one of them contains all of it.
+    # (Converted to the machine's byte order first, because gathering unaligned words is four times slower.)
     words = np.ndarray((len(data) + 1,), dtype=">u4", buffer=data + bytes(4), strides=(1,)).astype(np.uint32)
     at = steps.cumsum(dtype=np.int32)
-    fields: np.ndarray = words.take(at >> _THREE, mode="wrap")  # all are within; the least is checked so
+    fields: np.ndarray = words.take(at >> _THREE, mode="wrap")  # all indices are in range; this mode checks least
     at &= _SEVEN
     fields <<= at.view(np.uint32)
     fields >>= rest.view(np.uint32)
@@ -188,7 +188,7 @@ def _fields(steps: np.ndarray, rest: np.ndarray, data: bytes) -> np.ndarray:
 
 
 def _bits_of(numbers: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """int32 `numbers` (n,) in `widths` (n,) bits each, one after another, most significant first."""
+    """The bits of int32 `numbers` (n,), each in `widths` (n,) bits, one after another, most significant first."""
     ends = widths.cumsum(dtype=np.int32)
     shift = ends.repeat(widths)
     shift -= np.arange(1, shift.size + 1, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""What a link shows a broker to be let in: the password and the TLS files, read again when they are renewed."""
+"""A link's credentials, password and TLS files, which are read again when they are renewed."""
 
 import logging
 import ssl
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Credentials:
-    """Those of one link. Used by its thread, after it was made."""
+    """Credentials of one link. After construction, used only by the link's thread."""
 
     def __init__(self, settings: MqttSettings) -> None:
         """Reads all files.
@@ -28,25 +28,23 @@ class Credentials:
 
     @property
     def certificate_file(self) -> Path | None:
-        """This client's own certificate, if it shows one."""
+        """This client's own certificate, if it has one."""
         tls = self._settings.tls
         return tls.certificate_file if isinstance(tls, Tls) else None
 
     def touched(self) -> bool:
-        """Whether a file was touched since it was last read, so that an attempt that failed may succeed now."""
+        """Whether a file has changed since it was read, so that a new attempt may succeed."""
         return self._files.touched()
 
     def doubt(self) -> None:
-        """An encrypted connection failed: the system's authorities are read again, too, which no file here stands
-        for.
-        """
+        """A TLS connection failed: `renew` then reads everything again, also the system's certificate authorities."""
         self._doubted = True
 
     def renew(self) -> bool:
-        """Reads the files again if they have changed; whether they have.
+        """Reads the files again if they have changed; returns whether they have.
 
-        Files that cannot be used, such as a new certificate whose key is not written yet, are told of once, and what
-        was read before stays in use.
+        Unusable files, such as a new certificate whose key is not written yet, are logged once, and the previous
+        credentials stay in use.
         """
         doubted, self._doubted = self._doubted, False
         changed = self._files.changed()
@@ -57,7 +55,7 @@ class Credentials:
         except LinkError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                log.warning("%s; what was read before stays in use", error)
+                log.warning("%s; the previous credentials stay in use", error)
             return False
         self._complaint = ""
         return changed

@@ -1,4 +1,4 @@
-"""What happened on a link, waiting for the one thread that decides."""
+"""Events of a link, queued for the one thread that handles them."""
 
 import threading
 import time
@@ -9,9 +9,10 @@ from wire_contract.link.protocol import Disconnected, Event
 
 
 class EventQueue:
-    """Bounded by its writer: `put` neither blocks nor drops, and who puts asks `has_room` before it reads more.
+    """A queue that its writer keeps bounded: `put` neither blocks nor drops, and the writer checks `has_room` before it
+    reads more from the network.
 
-    So what does not fit stays on the network, and the broker feels it; nothing is lost and no thread waits here.
+    So backpressure reaches the broker, nothing is lost, and the writer never blocks here.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -30,12 +31,12 @@ class EventQueue:
     def put(self, event: Event) -> None:
         with self._arrived:
             if isinstance(event, Disconnected) and self._events and isinstance(self._events[-1], Disconnected):
-                self._events.pop()  # days without a broker are one event, the newest reason
+                self._events.pop()  # days without a broker become one event, with the latest reason
             self._events.append(event)
             self._arrived.notify_all()
 
     def take(self, count: int, timeout_seconds: float) -> Sequence[Event]:
-        """Up to `count` events; waits for the first one so long at most."""
+        """Takes up to `count` events; waits at most `timeout_seconds` for the first."""
         with self._arrived:
             if not self._events and timeout_seconds > 0:
                 deadline = time.monotonic() + min(timeout_seconds, threading.TIMEOUT_MAX)
@@ -44,7 +45,7 @@ class EventQueue:
             return [self._events.popleft() for _ in range(min(count, len(self._events)))]
 
     def close(self) -> None:
-        """Nobody waits here any more."""
+        """Wakes whoever waits, and lets nobody wait from now on."""
         with self._arrived:
             self._closed = True
             self._arrived.notify_all()

@@ -1,8 +1,8 @@
 """The Link without a network: a broker in memory, for tests and for simulations in virtual time.
 
-Deterministic and without threads of its own: everything happens inside the calls of the users, in their order. A link
-whose connection was lost tries again when its user next calls it. The faults are what real brokers were seen to do:
-lose a connection, lose their state, refuse, be away, and call on the will.
+It is deterministic and has no threads: everything happens inside the calls of its users, in their order. A link whose
+connection was lost reconnects when its user calls it the next time. Faults that real brokers and networks show can be
+injected: lost connections, lost state, refused clients, outages, wills.
 """
 
 import threading
@@ -24,7 +24,7 @@ _MESSAGE_IDS = 65_535
 
 @dataclass
 class _Session:
-    """What the broker keeps of one client, connected or not."""
+    """What the broker keeps for one client, connected or not."""
 
     subscriptions: dict[str, QoS] = field(default_factory=dict)
     waiting: deque[Delivery] = field(default_factory=deque)
@@ -39,7 +39,9 @@ class _Session:
 
 
 class MemoryBroker:
-    """As much of a broker as the contract asks for: MQTT 3.1.1, QoS 1, retained messages, durable sessions, wills."""
+    """The part of a broker that the contract needs: MQTT 3.1.1, QoS 0 and 1, retained messages, durable sessions,
+    wills.
+    """
 
     def __init__(self, *, packet_bytes_max: int = MIB - KIB) -> None:
         self.packet_bytes_max = packet_bytes_max
@@ -51,10 +53,10 @@ class MemoryBroker:
         self._refused: set[str] = set()
         self._blocked: set[str] = set()
 
-    # Faults.
+    # Fault injection.
 
     def stop(self, *, lose_state: bool = False) -> None:
-        """As killed: no wills. Sessions and retained messages are lost, or not."""
+        """As if killed: no wills are published. Sessions and retained messages are lost only if `lose_state`."""
         with self.lock:
             self.running = False
             for link in tuple(self._connections.values()):
@@ -67,7 +69,9 @@ class MemoryBroker:
         self.running = True
 
     def drop(self, client_id: str) -> None:
-        """The connection is lost, and the will is published. The link comes back when its user next calls it."""
+        """The connection is lost and the will is published. The link reconnects when its user calls it the next
+        time.
+        """
         with self.lock:
             link = self._connections.get(client_id)
             if link is not None:
@@ -76,7 +80,7 @@ class MemoryBroker:
                     self.publish(link.will.topic, link.will.payload, retain=True)
 
     def block(self, client_id: str) -> None:
-        """The connection is lost, and the link cannot come back: its device is out of reach."""
+        """The connection is lost, and the link cannot reconnect until `unblock`: its device has no network."""
         with self.lock:
             self._blocked.add(client_id)
             self.drop(client_id)
@@ -85,7 +89,7 @@ class MemoryBroker:
         self._blocked.discard(client_id)
 
     def refuse(self, client_id: str) -> None:
-        """It has a wrong password from now on."""
+        """From now on the client is refused, as with a wrong password."""
         with self.lock:
             self._refused.add(client_id)
             self.drop(client_id)
@@ -93,10 +97,10 @@ class MemoryBroker:
     def accept(self, client_id: str) -> None:
         self._refused.discard(client_id)
 
-    # What links do, with the lock held.
+    # Called by links, with the lock held.
 
     def connect(self, link: "MemoryLink") -> str | None:
-        """Why not, or None; then the session's messages are in the link's queue."""
+        """Connects a link and delivers what its session holds; returns why not, or None."""
         if not self.running or link.client_id in self._blocked:
             return "cannot be reached"
         if link.client_id in self._refused:
@@ -117,21 +121,21 @@ class MemoryBroker:
         return None
 
     def subscribe(self, client_id: str, topic_filter: str, qos: QoS = 1) -> None:
-        """What is retained there comes, however often it came before."""
+        """Retained messages are delivered, even if they were before."""
         self._sessions[client_id].subscriptions[topic_filter] = qos
         for topic, payload in self.retained.items():
             if matches(topic_filter, topic):
                 self._hand_out(client_id, Delivery(topic, payload, retained=True), qos)
 
     def unsubscribe(self, client_id: str, topic_filter: str) -> None:
-        """What waits already still comes."""
+        """Messages that are already queued are still delivered."""
         self._sessions[client_id].subscriptions.pop(topic_filter, None)
 
     def is_refused(self, client_id: str) -> bool:
         return client_id in self._refused
 
     def goodbye(self, link: "MemoryLink") -> None:
-        """Without the will."""
+        """Disconnects without publishing the will."""
         if self._connections.get(link.client_id) is link:
             del self._connections[link.client_id]
 
@@ -152,7 +156,7 @@ class MemoryBroker:
             self._flow(client_id)
 
     def _hand_out(self, client_id: str, delivery: Delivery, qos: QoS) -> None:
-        """At QoS 0 at once, past whatever waits, or not at all."""
+        """QoS 1: queued in the session. QoS 0: delivered at once, before anything queued, or not at all."""
         if qos == 1:
             self._sessions[client_id].waiting.append(delivery)
             self._flow(client_id)
@@ -160,7 +164,7 @@ class MemoryBroker:
             self._connections[client_id].deliver(delivery)
 
     def _flow(self, client_id: str) -> None:
-        """To a connected client, as much as it may have without acknowledging it."""
+        """Delivers to a connected client as much as its Receive Maximum allows."""
         link, session = self._connections.get(client_id), self._sessions[client_id]
         while link is not None and session.waiting and len(session.in_flight) < link.receive_maximum:
             mid = session.next_mid()
@@ -173,7 +177,7 @@ class MemoryBroker:
 
 
 class MemoryLink:
-    """A Link to a MemoryBroker. `receive` never waits: what is not there now comes of another user's call."""
+    """A Link to a MemoryBroker. `receive` returns only what is queued, and never blocks."""
 
     def __init__(
         self,
@@ -207,7 +211,7 @@ class MemoryLink:
 
     @property
     def waiting(self) -> int:
-        """Events that nobody has taken yet."""
+        """Events that were not received yet."""
         return len(self._events)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> OutgoingMessage:
@@ -234,7 +238,7 @@ class MemoryLink:
             self._turn()
 
     def receive(self, *, count: int, timeout_seconds: float) -> Sequence[Event]:
-        """Up to `count` events that are there now; `timeout_seconds` is not waited for."""
+        """Returns up to `count` events that are queued; `timeout_seconds` is ignored."""
         _ = timeout_seconds
         with self._broker.lock:
             if self._failure is not None:
@@ -258,13 +262,13 @@ class MemoryLink:
                 self._broker.goodbye(self)
 
     def die(self, reason: str = "an exception in its thread") -> None:
-        """A fault: the link's own thread ends. The connection goes with it, and the will is published."""
+        """A fault: as if the link's own thread had died. The connection is lost and the will is published."""
         with self._broker.lock:
             self._failure = reason
             self._outgoing.abandon()
             self._broker.drop(self.client_id)
 
-    # What the broker does, with its lock held.
+    # Called by the broker, with its lock held.
 
     def connected(self, *, session_present: bool) -> None:
         self._epoch += 1
@@ -285,7 +289,7 @@ class MemoryLink:
             raise LinkError(f"the link of {self.client_id} is closed")
 
     def _turn(self) -> None:
-        """What the thread of a real link does meanwhile."""
+        """What the thread of a real link would do in the meantime."""
         if self._is_closed or self._failure is not None:
             return
         if not self._is_connected:

@@ -43,18 +43,18 @@ __all__ = ["STALLED_SECONDS", "MqttLink", "MqttSettings", "Tls"]
 
 log = logging.getLogger(__name__)
 
-_CHANCE = random.Random()  # noqa: S311 - spreads attempts, guards nothing
+_CHANCE = random.Random()  # noqa: S311 - spreads attempts to reconnect, no secret
 
 SERVER_LIMITS = ("SessionExpiryInterval", "ReceiveMaximum", "MaximumPacketSize", "MaximumQoS", "RetainAvailable")
-"""What an MQTT 5 broker may say of them in its CONNACK."""
+"""Limits that an MQTT 5 broker may state in its CONNACK."""
 ENDINGS = {"Keep alive timeout": "the broker does not answer"}
-"""What a person is told for what paho says."""
+"""Texts of paho that need another wording."""
 LOST = "Unspecified error"
-"""What paho says of a connection that ended without a packet; the socket may know more."""
+"""Text of paho for a connection that ended without a DISCONNECT; the socket may know more."""
 
 
 class MqttLink:
-    """Connects at once and for ever, in a thread of its own; `receive` tells what comes of it."""
+    """Connects at once, and reconnects for ever, in a thread of its own; `receive` reports what happens."""
 
     def __init__(
         self,
@@ -81,13 +81,14 @@ class MqttLink:
 
     @property
     def waiting(self) -> int:
-        """Events that nobody has taken yet."""
+        """Events that were not received yet."""
         return len(self._state.events)
 
     @property
     def granted(self) -> Mapping[str, int]:
-        """What an MQTT 5 broker said of its limits when it last let us in, under MQTT's own names, such as
-        `SessionExpiryInterval`. What it left out is as the client asked, or unlimited.
+        """Limits that an MQTT 5 broker stated at the last connect, by MQTT's names, such as `SessionExpiryInterval`.
+
+        A limit that is missing is as the client requested, or there is none.
         """
         return self._state.granted
 
@@ -113,7 +114,7 @@ class MqttLink:
 
 
 class _PahoClient(paho.Client):
-    """paho, over connections that were opened elsewhere; its own way waits for each dead address in turn."""
+    """paho over connections that were opened by `dialing`; paho itself would wait for each dead address in turn."""
 
     dial: Open
 
@@ -121,11 +122,11 @@ class _PahoClient(paho.Client):
         return self.dial()
 
     def _ssl_wrap_socket(self, tcp_sock: Any) -> Any:
-        return tcp_sock  # encrypted already
+        return tcp_sock  # has TLS already
 
 
 class _PahoMqttClient:
-    """Speaks one version of MQTT by paho, which has one for life. Satisfies `Talker`."""
+    """An `MqttClient` by paho, whose clients have a fixed version of MQTT."""
 
     def __init__(self, settings: MqttSettings, state: LinkState, *, v5: bool, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -134,8 +135,8 @@ class _PahoMqttClient:
         self._clock = clock
         self.attempt = ConnectionAttempt()
         self.packets_read = 0
-        self._asked: dict[int, tuple[str, ...]] = {}  # message id of a SUBSCRIBE to its filters
-        self._left: dict[int, list[str]] = {}  # the same of an UNSUBSCRIBE
+        self._asked: dict[int, tuple[str, ...]] = {}  # filters by the message id of their SUBSCRIBE
+        self._left: dict[int, list[str]] = {}  # by the message id of their UNSUBSCRIBE
         self._refusals = RepeatFilter()
         self._client = self._make_client()
 
@@ -169,7 +170,7 @@ class _PahoMqttClient:
             connection.close()
 
     def hand_over(self) -> None:
-        """Gives paho what the user's threads have queued; paho itself never holds more than may be in flight."""
+        """Passes to paho what users have queued; paho never holds more than may be in flight."""
         client, state = self._client, self._state
         if not state.established:
             return
@@ -185,7 +186,7 @@ class _PahoMqttClient:
 
         def publish(message: OutgoingMessage) -> int | None:
             info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
-            # A full queue means here that the message id is still in use, 65,535 messages later.
+            # A full queue here means that the message id is still in use, 65,535 messages later.
             return None if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else info.mid
 
         state.outgoing.send(state.in_flight_max, publish)
@@ -198,12 +199,12 @@ class _PahoMqttClient:
             clean_session=None if self._v5 else settings.clean_start,
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             transport=settings.transport,
-            reconnect_on_failure=False,  # or paho goes down to MQTT 3.1 by itself
+            reconnect_on_failure=False,  # else paho falls back to MQTT 3.1 by itself
             manual_ack=True,
         )
         client.connect_timeout = CONNECT_SECONDS_MAX
         client.max_inflight_messages = IN_FLIGHT_MAX
-        if settings.tls is not None:  # paho needs to know only that there is TLS
+        if settings.tls is not None:  # paho only needs to know that there is TLS
             client.tls_set_context(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         if settings.transport == "websockets":
             client.ws_set_options(settings.websocket_path, host_headers(settings))
@@ -221,7 +222,7 @@ class _PahoMqttClient:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho forgot
             properties.SessionExpiryInterval = settings.session_expiry_seconds
             properties.ReceiveMaximum = settings.receive_maximum
-        # Never a clean start of a session that shall last, not even the first: mosquitto 2.0 would never persist it.
+        # A durable session never begins with a clean start, even the first time: mosquitto 2.0 would not persist it.
         client.connect_async(
             settings.host,
             settings.port,
@@ -247,14 +248,14 @@ class _PahoMqttClient:
         state.server_packet_bytes_max = getattr(properties, "MaximumPacketSize", None)
         state.granted = {name: getattr(properties, name) for name in SERVER_LIMITS if hasattr(properties, name)}
         self._fit_to_the_broker()
-        # On every connect, whatever session_present says: the broker may have lost the subscriptions and not know it.
+        # On every connect, whatever session_present says: the broker may have lost subscriptions without knowing it.
         self._asked.clear()
         self._left.clear()
         self._subscribe(state.subscriptions.take_all())
         state.events.put(Connected(state.begin_epoch(), session_present=flags.session_present))
 
     def _fit_to_the_broker(self) -> None:
-        """What was queued before the limits were known, and what paho would send again without a look at them."""
+        """Applies the broker's limits to what was queued before they were known, and to what paho would resend."""
         outgoing = self._state.outgoing
         in_flight = outgoing.in_flight()
         if len(in_flight) > self._state.in_flight_max or any(
@@ -281,7 +282,7 @@ class _PahoMqttClient:
         if fatal:
             self.attempt.ending = f"refused the subscription to {', '.join(fatal)}"
             self.attempt.refused = True
-            client.disconnect()  # a link that hears nothing must not look sound
+            client.disconnect()  # a link that receives nothing must not look healthy
             return
         for topic_filter, reason in refused.items():
             self._state.subscriptions.forget(topic_filter)
@@ -295,11 +296,11 @@ class _PahoMqttClient:
     def _on_message(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
         self.packets_read += 1
         if self._state.closing:
-            return  # not acknowledged: it comes again
+            return  # not acknowledged: it is delivered again
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            log.warning("%s: a message whose topic is not UTF-8 was thrown away", self._settings.address)
+            log.warning("%s: a message whose topic is not UTF-8 was discarded", self._settings.address)
             client.ack(message.mid, message.qos)
             return
         payload = bytes(message.payload)
@@ -322,7 +323,7 @@ class _PahoMqttClient:
             return
         if reason.is_failure:
             refusal = f"{message.topic}: the broker refused the message: {reason}"
-            if self._refusals.passes(refusal):  # what it refuses it refuses each time
+            if self._refusals.passes(refusal):  # it refuses the same messages each time
                 log.warning("%s", refusal)
         else:
             self._state.traffic.sent(len(message.payload))
@@ -337,4 +338,4 @@ class _PahoMqttClient:
 
 
 def _leave_writing_to_the_loop(*_: Any) -> None:
-    """With this callback set, paho queues packets and never writes them in the middle of what asked for them."""
+    """With this callback, paho only queues packets, instead of writing them within the call that made them."""

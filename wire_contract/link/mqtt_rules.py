@@ -1,20 +1,20 @@
-"""What MQTT itself says of topics, filters and packet sizes, for both links."""
+"""Rules of MQTT itself for topics, filters and packet sizes, used by both links."""
 
 from wire_contract.errors import LinkError
 
 TOPIC_BYTES_MAX = 65_535
-"""Strings in MQTT have a length of two bytes."""
+"""The length of an MQTT string is a 16-bit number."""
 WILL_BYTES_MAX = 65_535
-"""So has the payload of a will."""
+"""So is the length of a will's payload."""
 RECEIVE_MAXIMUM_MAX = 65_535
-"""Message ids have two bytes, and 0 is none."""
+"""Message ids are 16-bit numbers, of which 0 is invalid."""
 
 _REMAINING_LENGTH_STEPS = (0x7F, 0x3FFF, 0x1F_FFFF)
 
 
 def check_topic(topic: str) -> None:
     """Raises:
-    LinkError: nobody can publish to it.
+    LinkError: nothing can be published to this topic.
     """
     if set(topic) & set("+#\0") or not 0 < _size(topic) <= TOPIC_BYTES_MAX:
         raise LinkError(f"topic {topic[:80]!r}: 1 to {TOPIC_BYTES_MAX} bytes of UTF-8 without + # and NUL")
@@ -22,7 +22,7 @@ def check_topic(topic: str) -> None:
 
 def check_filter(topic_filter: str) -> None:
     """Raises:
-    LinkError: nobody can subscribe to it.
+    LinkError: it is no valid filter.
     """
     levels = topic_filter.split("/")
     whole = all(level in {"+", "#"} or not set(level) & set("+#\0") for level in levels)
@@ -38,9 +38,9 @@ def _size(text: str) -> int:
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a subscriber of the filter gets the topic."""
+    """Whether a subscription to the filter receives messages of the topic."""
     if topic.startswith("$") and topic_filter[0] in "+#":
-        return False  # the broker's own topics must be named
+        return False  # wildcards do not match the broker's own topics ($SYS)
     wanted, levels = topic_filter.split("/"), topic.split("/")
     for index, level in enumerate(wanted):
         if level == "#":
@@ -51,7 +51,9 @@ def matches(topic_filter: str, topic: str) -> bool:
 
 
 def packet_bytes(topic: str, payload: bytes) -> int:
-    """Size of a whole PUBLISH at QoS 1: brokers limit the packet, not the payload. MQTT 5 has the one byte more."""
+    """Size of a PUBLISH packet at QoS 1, including the byte that only MQTT 5 has: brokers limit packets, not
+    payloads.
+    """
     topic_length, message_id, properties = 2, 2, 1
     remaining = topic_length + len(topic.encode()) + message_id + properties + len(payload)
     length_field = 1 + sum(remaining > step for step in _REMAINING_LENGTH_STEPS)

@@ -1,4 +1,4 @@
-"""What a link to a broker needs to know, checked where it is written down and not at the first connection."""
+"""Settings of a link to a broker, validated when they are made rather than at the first connection."""
 
 import ssl
 from collections.abc import Callable
@@ -23,8 +23,8 @@ Transport = Literal["tcp", "websockets"]
 
 DAY_SECONDS = 24 * 60 * 60
 KEEPALIVE_SECONDS = 25
-"""By default: below the 60 s of silence after which many proxies and address translators end a connection, and below
-the 30 s of the stricter ones. A ping goes out up to a second late."""
+"""Default: below the idle timeout of many proxies and NAT routers (60 s), and of stricter ones (30 s), as a ping may be
+sent up to a second late."""
 _PORT_MAX = 65_535
 _KEEPALIVE_SECONDS_MAX = 65_535
 _SCHEMES: dict[str, tuple[Transport, bool, int]] = {
@@ -37,24 +37,24 @@ _SCHEMES: dict[str, tuple[Transport, bool, int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How the broker proves itself, and this client to it."""
+    """How broker and client authenticate each other with certificates."""
 
     ca_file: Path | None = None
-    """Who may have signed the broker's certificate; None: whom the system trusts."""
+    """Certificate authorities for the broker's certificate; None: those that the system trusts."""
     certificate_file: Path | None = None
-    """This client's own, where the broker asks for one."""
+    """This client's own certificate, if the broker requires one."""
     key_file: Path | None = None
     insecure: bool = False
-    """Encrypted, but to anybody who answers. For a test bench only."""
+    """Encrypted, but without checking the broker's certificate. Only for tests."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that are named."""
+        """All files that are given."""
         return tuple(file for file in (self.ca_file, self.certificate_file, self.key_file) if file is not None)
 
     def context(self) -> ssl.SSLContext:
         """Raises:
-        LinkError: a file is missing or is not what it should be.
+        LinkError: a file is missing or invalid.
         """
         for what, file in (("CA", self.ca_file), ("certificate", self.certificate_file), ("key", self.key_file)):
             if file is not None and not file.is_file():
@@ -66,7 +66,7 @@ class Tls:
             if self.certificate_file is not None:
                 context.load_cert_chain(self.certificate_file, self.key_file, password=_no_passphrase)
         except OSError as error:
-            # OpenSSL does not say in which file.
+            # OpenSSL does not say which file.
             raise LinkError(f"TLS files {', '.join(map(str, self.files))}: {error}") from error
         if self.insecure:
             context.check_hostname = False
@@ -75,51 +75,53 @@ class Tls:
 
 
 def _no_passphrase() -> str:
-    """OpenSSL would ask on the terminal, and a service would hang."""
+    """Without it, OpenSSL would ask on the terminal, and a service would hang."""
     raise LinkError("TLS key file: it is encrypted; give an unencrypted one that only this user can read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttSettings:
-    """One client of one broker."""
+    """Settings of one client of one broker."""
 
     host: str
     client_id: str
-    """Names the durable session: the same for ever, and never used by two programs at once."""
+    """Identifies the durable session: never changes, and is never used by two programs at once."""
     port: int = 1883
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
-    """Its first line wins over `password`, and is read again when the file changes."""
+    """Its first line takes precedence over `password`, and is read again when the file changes."""
     tls: Tls | ssl.SSLContext | None = None
-    """None: not encrypted."""
+    """None: no TLS."""
     transport: Transport = "tcp"
     websocket_path: str = "/mqtt"
     protocol: Protocol = "auto"
-    """auto: MQTT 5, and 3.1.1 where the broker does not speak it."""
+    """auto: MQTT 5, or 3.1.1 if the broker does not support it."""
     subscriptions: TopicFilters = ()
-    """The link does without a connection whose broker refuses one of them."""
+    """If the broker refuses one of these, the link closes the connection."""
     will: Will | None = None
     keepalive_seconds: int = KEEPALIVE_SECONDS
     session_expiry_seconds: int = 30 * DAY_SECONDS
-    """How long the broker keeps what was not fetched. MQTT 5 only; with 3.1.1 the broker's configuration says."""
+    """How long the broker keeps the session of an absent client. MQTT 5 only; with 3.1.1, the broker's configuration
+    decides."""
     clean_start: bool = False
-    """The broker forgets at every connect what it kept for this client: for visitors, who come once and leave nothing.
-    The two programs never do so."""
+    """The broker discards the session at every connect: for clients that come once and leave nothing behind. Aggregator
+    and device never use it."""
     receive_maximum: int = 256
-    """So many deliveries may be unacknowledged, and twice as many wait here; the rest waits at the broker."""
+    """Deliveries that may be unacknowledged; up to twice as many are queued here, the rest at the broker."""
     outgoing_messages_max: int = 10_000
-    """So many publications wait for the broker before `publish` fails."""
+    """Publications that may wait for the broker; one more, and `publish` fails."""
     packet_bytes_max: int = MIB - KIB
-    """Below mosquitto's `message_size_limit` of 1 MiB: what is above it is acknowledged and thrown away there."""
+    """Below mosquitto's `message_size_limit` of 1 MiB in our configuration: it acknowledges larger messages and drops
+    them."""
     reconnect_spread_seconds: float = 5.0
-    """When a connection was lost, the delay before the next is drawn from 0 to this, and each further one from a range
-    twice as wide: a fleet whose broker was away for a moment does not come back all at once."""
+    """After a lost connection, the first delay is drawn from 0 to this, and each further one from a range twice as
+    wide, so that a fleet does not reconnect all at once after a short outage of its broker."""
     reconnect_delay_seconds: float = 1.0
-    """The same before there was a connection at all, when a person may be waiting."""
+    """The same before the first connection, when a person may be waiting."""
     reconnect_delay_max_seconds: float = 60.0
     close_seconds_max: float = 5.0
-    """How long `close` waits for publications to go out."""
+    """How long `close` waits for queued publications."""
 
     def __post_init__(self) -> None:
         """Raises:
@@ -161,7 +163,7 @@ class MqttSettings:
 
     @property
     def address(self) -> str:
-        """For a person; without the password."""
+        """Host and port, for people."""
         return f"{bracketed(self.host)}:{self.port}"
 
     @classmethod
@@ -205,7 +207,7 @@ class MqttSettings:
 
 
 def bracketed(host: str) -> str:
-    """As it stands before a port: an IPv6 address has colons of its own."""
+    """The host as written before a port: an IPv6 address needs brackets, because it contains colons."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -1,6 +1,6 @@
-"""A link's own thread: connects, converses, rests, and connects again for ever.
+"""A link's own thread: connects, sends and receives, waits after a failure, and connects again, for ever.
 
-Everything that touches the connection happens here, one step after the other; what speaks MQTT is a `MqttClient`.
+Everything that touches the connection happens here, in one thread; an `MqttClient` speaks MQTT.
 """
 
 import logging
@@ -27,56 +27,57 @@ from wire_contract.transport.reconnect import (
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-"""The thread moves at least so often."""
+"""The thread gives a sign of life at least this often."""
 READS_MAX = 64
-"""Packets read before acknowledgements and publications have their turn."""
+"""Packets read in a row before acknowledgements and publications are sent, so that a backlog does not delay these."""
 ANSWER_SECONDS_MAX = 10.0
 """For the broker's answer to CONNECT."""
 PROBE_SECONDS_MAX = 3.0
-"""For the first answer to MQTT 5, if it may be unknown there: some read its CONNECT wrongly and wait for the rest."""
+"""For the first answer to a CONNECT of MQTT 5 if the broker may not know it: some misread it and wait for more
+bytes."""
 
 Opened = PlainSocket | EncryptedSocket
 Open = Callable[[], Opened]
 
 
 class MqttClient(Protocol):
-    """Speaks one version of MQTT, over one connection after the other."""
+    """Speaks one version of MQTT, over one connection after another."""
 
     attempt: ConnectionAttempt
-    """What becomes of the connection."""
+    """Result of the current connection."""
     packets_read: int
 
     def open(self, dial: Open, *, password: str | None) -> Any:
-        """Connects, and says CONNECT. The connection, for a selector.
+        """Connects and sends CONNECT; returns the connection, for a selector.
 
         Raises:
-            OSError, ValueError: nobody could be reached.
+            OSError, ValueError: the broker cannot be reached.
         """
 
     def is_over(self, connection: Any) -> bool:
-        """Whether that connection has ended."""
+        """Whether this connection has ended."""
 
     def wants_to_write(self) -> bool: ...
 
     def read(self) -> None:
-        """One packet, or a part of one."""
+        """Reads one packet, or a part of one."""
 
     def write(self) -> None: ...
 
     def keep_alive(self) -> None:
-        """To be called at least every second."""
+        """Sends pings and checks for timeouts; call it at least every second."""
 
     def hand_over(self) -> None:
-        """Queues what the users want to be sent."""
+        """Passes on what the users have queued."""
 
     def say_goodbye(self) -> None: ...
 
     def hang_up(self) -> None:
-        """Without a goodbye, if the connection still stands: the broker shall publish the will."""
+        """Closes a connection that is still open without DISCONNECT, so that the broker publishes the will."""
 
 
 class NetworkThread:
-    """Runs until the desk says that it shall stop."""
+    """Runs until the shared state says `stopping`."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class NetworkThread:
         uniform: Callable[[float, float], float],
         clock: Callable[[], float],
     ) -> None:
-        """`make` gives who speaks MQTT 5 (True) or 3.1.1.
+        """`make` makes a client for MQTT 5 (True) or 3.1.1 (False).
 
         Raises:
             LinkError: the password file or a TLS file cannot be used.
@@ -122,7 +123,7 @@ class NetworkThread:
         try:
             while not state.stopping:
                 client = self._connect_once(client)
-        except BaseException as failure:  # noqa: BLE001 — whatever it is, `receive` tells it
+        except BaseException as failure:  # noqa: BLE001 — whatever it is, `receive` reports it
             state.give_up(failure)
         finally:
             client.hang_up()
@@ -132,7 +133,7 @@ class NetworkThread:
             state.wakeup.close()
 
     def _connect_once(self, client: MqttClient) -> MqttClient:
-        """One connection, from the attempt to the rest after it. Returns who speaks over the next one."""
+        """One connection, from the attempt to the delay after it. Returns the client for the next one."""
         state = self._state
         self._rest_until(lambda: state.events.has_room or state.closing)
         attempt = client.attempt = ConnectionAttempt()
@@ -141,7 +142,7 @@ class NetworkThread:
         self._forget_opened()
         try:
             connection = client.open(self._open, password=self._credentials.password)
-        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+        except (OSError, ValueError) as error:  # ValueError: an invalid host name
             self._close_opened()
             if isinstance(error, ssl.SSLError):
                 attempt.error = error
@@ -180,18 +181,20 @@ class NetworkThread:
             self._credentials.doubt()
 
     def _speaks_another_version(self, attempt: ConnectionAttempt) -> bool:
-        """Some brokers say so; some only hang up on a CONNECT that they do not understand, as one does that is just
-        being stopped: that counts only until a version has worked once.
+        """Whether the broker needs another version of MQTT.
+
+        Some brokers say so. Others only close the connection after a CONNECT that they do not understand, but so does
+        a broker that is shutting down: this counts only until one version has worked.
         """
         silent = attempt.reached and not attempt.answered and not isinstance(attempt.error, ssl.SSLError)
         hung_up = silent and not self._protocol_settled
         return self._settings.protocol == "auto" and (attempt.unsupported or hung_up)
 
     def _open(self) -> Opened:
-        """A connection, encrypted if it shall be.
+        """Opens a connection, with TLS if it is configured.
 
         Raises:
-            OSError, ValueError: nobody could be reached.
+            OSError, ValueError: the broker cannot be reached.
         """
         should_continue: ShouldContinue = self._keep_on
         plain = self._dialer.dial(should_continue)
@@ -205,7 +208,7 @@ class NetworkThread:
         self._opened = None
 
     def _close_opened(self) -> None:
-        """What paho forgets when a WebSocket handshake fails."""
+        """Closes the socket, which paho does not do when a WebSocket handshake fails."""
         if self._opened is not None:
             self._opened.close()
 
@@ -214,7 +217,7 @@ class NetworkThread:
         return not self._state.stopping
 
     def _serve_connection(self, client: MqttClient, connection: Any) -> None:
-        """Until the connection ends."""
+        """Sends and receives until the connection ends."""
         state = self._state
         is_probe = self._v5 and not self._protocol_settled
         answer_until = time.monotonic() + (PROBE_SECONDS_MAX if is_probe else ANSWER_SECONDS_MAX)
@@ -240,7 +243,7 @@ class NetworkThread:
                 client.keep_alive()
 
     def _read(self, client: MqttClient, connection: Any) -> None:
-        """All that is there, within bounds; a talker reads one packet at a time."""
+        """Reads what has arrived, up to READS_MAX packets; a client reads one packet at a time."""
         for _ in range(READS_MAX):
             before = client.packets_read
             client.read()
@@ -248,7 +251,7 @@ class NetworkThread:
                 return
 
     def _rest(self, seconds: float) -> None:
-        """Shorter if the credentials are renewed meanwhile, for then the next attempt may succeed."""
+        """Waits; shorter if the credentials are renewed meanwhile, as the next attempt may then succeed."""
         until = time.monotonic() + seconds
         self._rest_until(lambda: time.monotonic() >= until or self._credentials.touched(), until)
         if time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Publications on their way to a broker, kept until it acknowledges them: they outlive connections and protocols."""
+"""Publications that wait for the broker's acknowledgement. They outlive connections, and changes of MQTT's version."""
 
 import threading
 from collections import deque
@@ -20,12 +20,14 @@ class OutgoingMessage:
         self._done = threading.Event()
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Whether the broker has it. False at once if it never will: refused, or the link was closed."""
+        """Waits until the broker has acknowledged it. False at once if it never will: refused, or the link was
+        closed.
+        """
         return self._done.wait(timeout_seconds) and self._accepted
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is known by now what became of it."""
+        """Whether it was acknowledged, refused or abandoned."""
         return self._done.is_set()
 
     def settle(self, *, accepted: bool) -> None:
@@ -34,9 +36,9 @@ class OutgoingMessage:
 
 
 class OutgoingQueue:
-    """In the order of `add`, bounded, and with only so many in flight as the broker takes.
+    """A bounded queue that keeps order and never has more messages in flight than the broker accepts.
 
-    Any thread adds and waits; one thread does the rest.
+    `add` and `close` may be called from any thread; all other methods from one thread only.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -60,7 +62,7 @@ class OutgoingQueue:
             self._waiting.append(message)
 
     def send(self, in_flight_max: int, publish: Callable[[OutgoingMessage], int | None]) -> None:
-        """Gives `publish` what may be in flight now. It answers with the message id, or None for: not now."""
+        """Calls `publish` for messages that may be in flight now. It returns the message id, or None: not now."""
         with self._changed:
             while self._waiting and len(self._in_flight) < in_flight_max:
                 mid = publish(self._waiting[0])
@@ -69,7 +71,7 @@ class OutgoingQueue:
                 self._in_flight[mid] = self._waiting.popleft()
 
     def reject(self, refuse: Callable[[OutgoingMessage], str | None]) -> list[str]:
-        """Throws out what waits and can never be sent. Returns the reasons."""
+        """Removes waiting messages that can never be sent; `refuse` says why. Returns the reasons."""
         with self._changed:
             reasons = []
             for message in tuple(self._waiting):
@@ -85,26 +87,26 @@ class OutgoingQueue:
         return tuple(self._in_flight.values())
 
     def acknowledged(self, mid: int) -> OutgoingMessage | None:
-        """The broker has answered; the caller finishes the message. None: this message id was not of ours."""
+        """The broker has answered; the caller settles the message. None: the message id is unknown."""
         with self._changed:
             message = self._in_flight.pop(mid, None)
             self._changed.notify_all()
             return message
 
     def take_back(self) -> None:
-        """What is in flight is sent again, first and in its order."""
+        """The connection ended: messages in flight are sent again, first and in their order."""
         with self._changed:
             self._waiting.extendleft(reversed(self._in_flight.values()))
             self._in_flight.clear()
 
     def close(self, patience_seconds: float) -> None:
-        """Takes no more, and waits so long at most until all is acknowledged."""
+        """Accepts no more, and waits until everything is acknowledged, for `patience_seconds` at most."""
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: not self._waiting and not self._in_flight, patience_seconds)
 
     def abandon(self) -> None:
-        """Nobody sends any more; who waits is told."""
+        """Nothing is sent any more: settles all messages as not accepted."""
         with self._changed:
             self._closed = True
             for message in (*self._in_flight.values(), *self._waiting):

@@ -1,6 +1,7 @@
-"""Where the threads of a link meet: what its users queue, what its own thread has brought, and whether that one lives.
+"""State that the threads of a link share: what its users have queued, what its own thread has received, and whether
+that thread is alive.
 
-Users may be in any thread; "the thread" is the link's own, which does all that touches the network.
+Users may be in any thread; "the thread" is the link's own, which does everything that touches the network.
 """
 
 from collections import deque
@@ -18,16 +19,18 @@ from wire_contract.link.traffic import TrafficCounter
 from wire_contract.transport.wakeup import Wakeup
 
 IN_FLIGHT_MAX = 100
-"""Publications sent and not yet acknowledged; fewer where an MQTT 5 broker's Receive Maximum says so."""
+"""Publications sent but not yet acknowledged, at most; fewer if an MQTT 5 broker's Receive Maximum is lower. Enough to
+fill a slow line, few enough to be sent again quickly."""
 QUEUE_FACTOR = 2
-"""The queue holds so many times the Receive Maximum: a broker that keeps to it never makes reading stop, and with it
-the acknowledgements of what this side publishes."""
+"""Capacity of the event queue, in multiples of the Receive Maximum. With a broker that respects it, the queue is never
+full, so that reading never stops, and with it the acknowledgements of what this side publishes."""
 STALLED_SECONDS = 120.0
-"""A thread that has not moved for so long is taken for dead. Connecting moves it, however many addresses are dead."""
+"""A thread without a sign of life for this long counts as dead. It gives signs while connecting, too, however many
+addresses do not answer."""
 
 
 class LinkState:
-    """One link's."""
+    """The shared state of one link."""
 
     def __init__(self, settings: MqttSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
@@ -43,11 +46,11 @@ class LinkState:
         self.established = False
         self.epoch = 0
         self.closing = False
-        """Nothing more is taken, in or out."""
+        """`close` was called: nothing more is accepted, in either direction."""
         self.stopping = False
-        """The thread says goodbye."""
+        """The thread must disconnect and end."""
         self.failure: BaseException | None = None
-        """What ended the thread."""
+        """The exception that ended the thread."""
         self._ack_lock = Lock()
         self._acks: deque[int] = deque()
         self._moved_at = clock()
@@ -90,7 +93,7 @@ class LinkState:
         self.wakeup.set()
 
     def close(self) -> None:
-        """Returns when all is sent, or the time for that is over; the thread then knows that it shall stop."""
+        """Returns when everything is sent or the time for that is over; then the thread must stop."""
         self.closing = True
         self.wakeup.set()
         self.outgoing.close(self._settings.close_seconds_max)
@@ -121,7 +124,7 @@ class LinkState:
     # What the thread calls.
 
     def is_too_large(self, message: OutgoingMessage) -> str | None:
-        """Why the broker would never take it; None: it would."""
+        """Why the broker would never accept the message; None: it would."""
         try:
             self._check_size(message.topic, message.payload)
         except PayloadTooLarge as error:
@@ -129,41 +132,41 @@ class LinkState:
         return None
 
     def moved(self) -> None:
-        """The thread lives."""
+        """The thread is alive."""
         self._moved_at = self._clock()
 
     def may_read(self) -> bool:
-        """Whether the queue has room for more; if not, whoever takes events wakes the thread."""
-        self._reading_paused = True  # first, or who makes room just now would not wake us
+        """Whether the queue has room for more events; if not, whoever takes events wakes the thread."""
+        self._reading_paused = True  # first: whoever makes room right now must wake us
         self._reading_paused = not self.events.has_room and not self.closing
         return not self._reading_paused
 
     def begin_epoch(self) -> int:
-        """A connection stands."""
+        """A connection is established; returns its number."""
         with self._ack_lock:
             self.epoch += 1
             self.established = True
         return self.epoch
 
     def end_epoch(self) -> None:
-        """It does no longer; acknowledgements of it are dropped, as the message comes again."""
+        """The connection ended. Its pending acknowledgements are dropped, as the messages are delivered again."""
         with self._ack_lock:
             self.established = False
             self._acks.clear()
 
     def next_ack(self) -> int | None:
-        """The message id to acknowledge next, of the connection that stands."""
+        """The message id to acknowledge next on this connection."""
         return self._acks.popleft() if self._acks else None
 
     def rest_until(self, over: Callable[[], bool], *, tick_seconds: float, seconds_left: Callable[[], float]) -> None:
-        """But not when the link is closed."""
+        """Waits until `over` or until the link is closed."""
         while not over() and not self.stopping:
             self.moved()
-            self._reading_paused = True  # who makes room wakes us
+            self._reading_paused = True  # whoever makes room wakes us
             self.wakeup.wait(max(0.0, min(tick_seconds, seconds_left())))
         self.moved()
 
     def give_up(self, failure: BaseException | None = None) -> None:
         """The thread ends."""
-        self.outgoing.abandon()  # first: who knows of the failure can publish no more
+        self.outgoing.abandon()  # first: after a failure is visible, nothing more can be published
         self.failure = failure or self.failure

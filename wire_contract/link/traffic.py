@@ -1,22 +1,22 @@
-"""How much went over a link: payload bytes, as the user sees them."""
+"""How much a link has carried, in messages and payload bytes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a link has carried since it was made."""
+    """Totals since the link was created."""
 
     messages_in: int = 0
-    """Deliveries, those that came again included."""
+    """Deliveries, including repeated ones."""
     bytes_in: int = 0
     messages_out: int = 0
-    """Publications that the broker has acknowledged, each once."""
+    """Acknowledged publications, each counted once."""
     bytes_out: int = 0
 
 
 class TrafficCounter:
-    """Written by one thread, read by any."""
+    """Written by one thread, read by any thread."""
 
     def __init__(self) -> None:
         self.snapshot = Traffic()
