@@ -48,7 +48,7 @@ def test_a_certificate_without_its_key_yet_is_told_once_and_the_old_pair_stays(
     credentials.doubt()
     assert not credentials.renew()
     assert credentials.tls is context
-    assert caplog.text.count("what was read before stays in use") == 1
+    assert caplog.text.count("the previous credentials stay in use") == 1
     (enrolled / "new" / "watch-1.key").replace(enrolled / "old" / "watch-1.key")
     assert credentials.touched()
     assert credentials.renew()
