@@ -1,5 +1,5 @@
-"""One page that shows a task live: static files, and the small program that serves them.
+"""A page that shows a task live: static files, and a small program that serves them.
 
-The page speaks MQTT over WebSocket to the broker by itself (page.js and what it imports); the program here only hands
-it the files and says where the broker is.
+The page itself connects to the broker with MQTT over WebSocket (page.js and its imports). The program only serves the
+files and the broker's address.
 """

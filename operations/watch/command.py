@@ -1,4 +1,4 @@
-"""`python -m simulators watch`: serves the page until SIGINT or SIGTERM."""
+"""`asyncfedkd watch`: serves the page until SIGINT or SIGTERM."""
 
 import signal
 import threading
@@ -8,16 +8,16 @@ from operations.watch.settings import WatchSettings
 
 
 def run(settings: WatchSettings) -> int:
-    """The exit code.
+    """Serves the page; returns the exit code.
 
     Raises:
-        UsageError: the settings cannot work, or the port is taken; one line.
+        UsageError: contradictory settings, or the port is taken; one line.
     """
     config = settings.page_config()
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with PageServer(config, port=settings.port) as page:
-        print(f"the page is at {page.url}\nand reads {config.websocket}; Ctrl-C ends it", flush=True)
+        print(f"the page is at {page.url}\nand reads {config.websocket}; Ctrl-C stops it", flush=True)
         stopped.wait()
     return 0

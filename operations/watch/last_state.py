@@ -1,6 +1,6 @@
-"""The page with the last state of a demo in one file, which needs neither server nor broker.
+"""The page with the final state of a demo in one file that needs neither server nor broker.
 
-Its modules stand in an import map as `data:` URLs: a browser loads no module from beside a page that it opened from the
+Its modules are in an import map as `data:` URLs: browsers do not load modules from files beside a page opened from
 disk.
 """
 
@@ -18,8 +18,8 @@ _PREFIX = "fedkd/"
 
 
 def saved(config: PageConfig) -> str:
-    """The whole page of a demo that has ended."""
-    assert config.ended_at is not None, "who opens it later reaches no broker"
+    """The page of a demo that has ended, as one HTML file."""
+    assert config.ended_at is not None, "a saved page cannot connect to a broker"
     folder = files("operations.watch")
 
     def read(name: str) -> str:
@@ -50,5 +50,5 @@ def _data_url(kind: str, text: str) -> str:
 
 
 def _json(value: object) -> str:
-    """For a script element: nothing in it can end the element."""
+    """JSON for a script element: its content cannot close the element."""
     return json.dumps(value).replace("<", "\\u003c")

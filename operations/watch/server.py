@@ -1,8 +1,8 @@
-"""Serves the page on the loopback: a fixed set of files and `config.json`, nothing else, to nobody but this machine.
+"""Serves the page on the loopback interface: a fixed set of files and `config.json`, only to this machine.
 
-What `config.json` says may hold a password. So requests under a name that is not this machine's (a web site that has
-its name point here) are refused, and no other site may read an answer. And because every user of this machine reaches
-its loopback, a page with a password lies below a path that cannot be guessed: only who was shown the address finds it.
+`config.json` may contain a password. So requests with another host name are refused (DNS rebinding: a web site whose
+name resolves to this machine), and no other site may read a response. And because every user of this machine can reach
+the loopback interface, a page with a password is below a path that cannot be guessed.
 """
 
 import json
@@ -31,22 +31,23 @@ TYPES = {
     "icon.svg": "image/svg+xml",
     **dict.fromkeys(MODULES, "text/javascript; charset=utf-8"),
 }
-"""The files that there are."""
+"""The files that are served, with their types."""
 REQUEST_SECONDS_MAX = 10.0
+"""A connection that sends nothing for this long is closed."""
 PATH_BYTES = 16
-"""Of randomness in the path of a page that holds a password."""
+"""Random bytes in the path of a page that contains a password; 128 bits."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one path gives."""
+    """The response for one path."""
 
     kind: str
     body: bytes
 
 
 def answers(config: PageConfig, *, below: str = "/") -> Mapping[str, Answer]:
-    """Everything that is served, by path; `below` begins and ends with a slash."""
+    """All responses by path; `below` is a prefix that begins and ends with a slash."""
     folder = files("operations.watch")
     found = {f"{below}{name}": Answer(kind, folder.joinpath(name).read_bytes()) for name, kind in TYPES.items()}
     found[below] = found.pop(f"{below}page.html")
@@ -55,9 +56,9 @@ def answers(config: PageConfig, *, below: str = "/") -> Mapping[str, Answer]:
 
 
 def policy(websocket: str) -> str:
-    """The Content-Security-Policy: own files, and a connection to this one broker."""
+    """The Content-Security-Policy: only own files, and a connection only to this broker."""
     parts = urlsplit(websocket)
-    # A policy cannot name an IPv6 address.
+    # A policy cannot contain an IPv6 address.
     broker = f"{parts.scheme}:" if ":" in (parts.hostname or "") else f"{parts.scheme}://{parts.netloc}"
     rules = {
         "default-src": "'none'",
@@ -88,7 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         answer = self.server.answers.get(self.path.partition("?")[0])
         if name not in OWN_NAMES:
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, Answer("text/plain", b"not a name of this machine\n"), with_body)
+            self._send(
+                HTTPStatus.MISDIRECTED_REQUEST, Answer("text/plain", b"this host name is not served here\n"), with_body
+            )
         elif answer is None:
             self._send(HTTPStatus.NOT_FOUND, Answer("text/plain", b"there is no such page\n"), with_body)
         else:
@@ -107,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(answer.body)
 
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 — the base class names it so
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 — as in the base class
         log.debug(format, *arguments)
 
 
@@ -120,35 +123,35 @@ class _Server(ThreadingHTTPServer):
         self.policy = policy(config.websocket)
         super().__init__((HOST, port), _Handler)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 — as the base class calls it
-        """A browser that goes away in the middle is no news."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 — as in the base class
+        """A browser may close its connection at any time: not an error."""
         log.debug("a request was not answered")
 
 
 class PageServer:
-    """The page, served by a thread of this program until it is closed."""
+    """Serves the page in a thread until it is closed."""
 
     def __init__(self, config: PageConfig, *, port: int) -> None:
-        """On `port` of the loopback; 0: a free one.
+        """Listens on `port` of the loopback interface; 0: any free port.
 
         Raises:
-            UsageError: the port cannot be had; one line.
+            UsageError: the port cannot be used; one line.
         """
         self.config = config
         try:
             self._server = _Server(port, config)
         except OSError as error:
-            raise UsageError(f"--port {port}: {error.strerror}; give another, or 0 for a free one") from None
+            raise UsageError(f"--port {port}: {error.strerror}; choose another, or 0 for any free port") from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="page", daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        """Where a browser finds the page; whoever knows it can read the password, if the page has one."""
+        """URL of the page; whoever knows it can read the page's password, if there is one."""
         return f"http://{HOST}:{self._server.server_address[1]}{self._server.path}"
 
     def show(self, config: PageConfig) -> None:
-        """From now on pages are told this; those that are open ask again when they lose the broker."""
+        """Serves another configuration from now on; open pages load it when they lose the broker."""
         self.config = config
         self._server.answers = answers(config, below=self._server.path)
 

@@ -1,4 +1,4 @@
-"""Flags of `python -m simulators watch`, and what the page is told of them."""
+"""Flags of `asyncfedkd watch`, and the configuration of the page."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from wire_contract.settings import TaskName, TopicRoot, read_password_file
 from wire_contract.topics import DEFAULT_ROOT
 
 PORT = 8090
-"""Where the page is, if nothing else is there."""
+"""Default port of the page."""
 
 
 def check_websocket(url: str) -> str:
-    """`url`, if a browser can reach a broker with it; empty stays empty.
+    """Returns `url` if a browser can connect to a broker with it; empty stays empty.
 
     Raises:
-        ValueError: it is of another kind, or holds a user or a password; one line without either.
+        ValueError: another scheme, or it contains a user or a password; one line that quotes neither.
     """
     if not url:
         return url
@@ -34,9 +34,9 @@ def check_websocket(url: str) -> str:
         raise ValueError(str(error)) from None
     parts = urlsplit(url)
     if parts.scheme not in {"ws", "wss"}:
-        raise ValueError("must begin with ws:// or wss://, as a browser speaks MQTT over WebSocket only")
+        raise ValueError("must begin with ws:// or wss://, because browsers speak MQTT only over WebSocket")
     if "@" in parts.netloc:
-        raise ValueError("must hold neither user nor password; give --username, and --password-file or type it")
+        raise ValueError("must contain neither user nor password; give --username, and --password-file or type it")
     return url
 
 
@@ -46,22 +46,22 @@ WEBSOCKET_HELP = "URL of the broker's WebSocket listener, ws://host:port/path"
 
 @dataclass(frozen=True, kw_only=True)
 class PageConfig:
-    """What the page reads first, as JSON."""
+    """What the page loads first, as JSON."""
 
     websocket: str
     root: str
     task: str | None
-    """None: every task below the root."""
+    """None: all tasks below the root."""
     username: str | None = None
-    """None: nobody in particular."""
+    """None: connects without a user."""
     password: str | None = field(default=None, repr=False)
-    """None, with a user name: the page asks."""
+    """None with a user name: the page asks for it."""
     report: str = ""
-    """Where the report of a demo will be; empty: what is shown is no demo, and may go on for ever."""
+    """Path of a demo's report; empty: not a demo, the page runs without an end."""
     ended_at: float | None = None
-    """Unix seconds at which a demo ended; None: it goes on. Afterwards the page connects to nobody."""
+    """End of the demo, Unix seconds; after it the page does not connect. None: still running."""
     messages: Sequence[tuple[str, str]] = ()
-    """Topic and payload in base64 of what the demo's broker had retained by then."""
+    """Topic and base64 payload of each message that the demo's broker had retained at the end."""
 
     def ended(self, messages: Mapping[str, bytes], at: float) -> "PageConfig":
         """What a client is told after the end."""
@@ -70,33 +70,37 @@ class PageConfig:
 
 
 class WatchSettings(CommandSettings):
-    """A page in the browser that shows a task live: accuracy, versions, staleness, devices."""
+    """Serves a page that shows a task live in the browser: accuracy, versions, staleness, devices."""
 
-    broker: OptionalBrokerUrl = Field("", description="broker URL as for the other programs; ws:// or wss:// suffices")
+    broker: OptionalBrokerUrl = Field("", description="broker URL as for the other programs; ws:// or wss:// is enough")
     websocket: WebsocketUrl = Field("", description=f"{WEBSOCKET_HELP}; needed when --broker is not one")
-    task: TaskName | None = Field(None, description="the task to show; else each below the root can be chosen")
-    root: TopicRoot = Field(DEFAULT_ROOT, description="first levels of every topic")
-    username: str | None = Field(None, min_length=1, description="user name; best of a user who may only read")
+    task: TaskName | None = Field(
+        None, description="the task to show; default: all tasks below the root, to choose from"
+    )
+    root: TopicRoot = Field(DEFAULT_ROOT, description="topic prefix")
+    username: str | None = Field(None, min_length=1, description="user name; preferably of a user who may only read")
     password_file: Path | None = Field(
         None,
-        description="file whose first line is the password; else the one in the broker's URL; without either the page "
-        "asks for it where a user name is given",
+        description="file whose first line is the password; default: the one in the broker's URL; without either, the "
+        "page asks for it if a user name is given",
     )
-    port: int = Field(PORT, ge=0, le=65_535, description="port of the loopback for the page; 0: a free one")
+    port: int = Field(
+        PORT, ge=0, le=65_535, description="port for the page on the loopback interface; 0: any free port"
+    )
 
     def page_config(self) -> PageConfig:
-        """What the page is told.
+        """The page's configuration.
 
         Raises:
             UsageError: a browser cannot reach the broker with these settings; one line.
         """
         url = self.broker or self.websocket
         if not url:
-            raise UsageError("--websocket is missing: where the broker listens for WebSocket, ws://host:port/path")
+            raise UsageError("--websocket is missing: the URL of the broker's WebSocket listener, ws://host:port/path")
         broker = MqttSettings.from_url(url, client_id="any")
         username = self.username or broker.username
         if self.password_file is not None and username is None:
-            raise UsageError("--password-file: whose password is it? give --username")
+            raise UsageError("--password-file needs --username")
         return PageConfig(
             websocket=self.websocket or self._websocket_of(broker),
             root=self.root,
@@ -109,8 +113,8 @@ class WatchSettings(CommandSettings):
         scheme = urlsplit(self.broker).scheme
         if scheme not in {"ws", "wss"}:
             raise UsageError(
-                "--websocket is missing: a browser speaks MQTT over WebSocket only; give the URL of that listener,"
-                " ws://host:port/path (in mosquitto.conf: a listener of its own with `protocol websockets`)"
+                "--websocket is missing: browsers speak MQTT only over WebSocket; give the URL of that listener,"
+                " ws://host:port/path (in mosquitto.conf: a separate listener with `protocol websockets`)"
             )
         host = f"[{broker.host}]" if ":" in broker.host else broker.host
         return f"{scheme}://{host}:{broker.port}{broker.websocket_path}"

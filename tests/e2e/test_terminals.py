@@ -81,14 +81,14 @@ def test_the_doctor_in_a_terminal(mosquitto: Mosquitto, columns: int, rows: int)
     assert ended.code in {0, 1}, ended.output
     assert "Traceback" not in ended.output
     assert re.search(r"^\d+ ok.*, in \d+ s$", ended.text, re.MULTILINE), ended.text
-    assert "ontract needs is " in ended.text, "the outcome is what stands last"
+    assert "programs need is " in ended.text, "the outcome is what stands last"
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(100, 30), (80, 24)], ids=str)
 def test_the_page_is_served_from_a_terminal_until_control_c(columns: int, rows: int) -> None:
     arguments = ["-m", "simulators", "watch", "--websocket", "ws://127.0.0.1:9/mqtt", "--port", "0"]
     with Terminal(arguments, columns=columns, rows=rows) as terminal:
-        terminal.until("Ctrl-C ends it", seconds_max=PATIENCE_SECONDS)
+        terminal.until("Ctrl-C stops it", seconds_max=PATIENCE_SECONDS)
         shown = re.search(r"http://127\.0\.0\.1:\d+/", " ".join(terminal.screen))
         assert shown is not None
         with urlopen(shown[0], timeout=PATIENCE_SECONDS) as page:

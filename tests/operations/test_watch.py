@@ -187,7 +187,7 @@ def test_where_the_page_finds_the_broker(tmp_path: Path) -> None:
         (("--websocket", "ws://a:secret@localhost"), "neither user nor password"),
         (("--websocket", "mqtt://localhost"), "must begin with ws:// or wss://"),
         (("--websocket", "localhost:9001"), "must be like"),
-        (("--websocket", "ws://localhost", "--password-file", "/nowhere"), "whose password"),
+        (("--websocket", "ws://localhost", "--password-file", "/nowhere"), "needs --username"),
         (("--websocket", "ws://localhost", "--username", "a", "--password-file", "/nowhere"), "No such file"),
         (("--websocket", "ws://localhost", "--task", "a/b"), "task"),
         (("--websocket", "ws://localhost", "--root", "a//b"), "root"),

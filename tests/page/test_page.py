@@ -243,7 +243,7 @@ def test_a_page_that_just_connected_does_not_say_that_nobody_is_there(
     page = open_page(websocket.config())
     said = page.run(
         "new Promise((told) => { const said = []; const look = () => { const now = document.querySelector('#state')"
-        ".innerText; if (said.at(-1) !== now) said.push(now); if (now.includes('nothing there yet')) told(said);"
+        ".innerText; if (said.at(-1) !== now) said.push(now); if (now.includes('no data yet')) told(said);"
         " else setTimeout(look, 20); }; look(); })"
     )
-    assert said[-2:] == ["Connected", "Connected, nothing there yet"]
+    assert said[-2:] == ["Connected", "Connected, no data yet"]
