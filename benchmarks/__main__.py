@@ -1,5 +1,5 @@
-"""`python -m benchmarks NAME --json FILE …`, or `asyncfedkd benchmarks …`: runs one measurement, prints its table and
-writes its figures.
+"""`python -m benchmarks NAME --json FILE …`, or `asyncfedkd benchmarks …`: runs one benchmark, prints its table and writes
+its figures.
 """
 
 import json
@@ -24,14 +24,14 @@ Figures = dict[str, Any]
 
 
 def _benchmark(measuring: str, showing: str) -> Callable[[BenchmarkSettings], None]:
-    """The one whose module has `run`, and whose other module has `table`; both are loaded when it is called, as torch
-    takes seconds.
+    """A command that calls `run` of one module and prints with `table` of another; both are imported when it is called,
+    because importing torch takes seconds.
     """
 
     def run(settings: BenchmarkSettings) -> None:
         measure: Callable[[BenchmarkSettings], Figures] = import_module(measuring).run
         table: Callable[[Figures], str] = import_module(showing).table
-        from device_client.task import TaskError  # noqa: PLC0415 — has torch behind it
+        from device_client.task import TaskError  # noqa: PLC0415 — imports torch
 
         try:
             figures = measure(settings)
@@ -48,7 +48,7 @@ def _benchmark(measuring: str, showing: str) -> Callable[[BenchmarkSettings], No
 PROGRAM = Program(
     name="benchmarks",
     started_as="python -m benchmarks",
-    summary="Each measures one thing, prints its table and writes its figures where --json says.",
+    summary="Each benchmark prints a table, and writes its figures to the file given with --json.",
     commands={
         "absence": Command(settings=AbsenceSettings, run=_benchmark("benchmarks.absence", "benchmarks.absence")),
         "attack": Command(settings=AttackSettings, run=_benchmark("benchmarks.attack", "benchmarks.attack_table")),

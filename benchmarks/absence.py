@@ -1,8 +1,8 @@
-"""What does a device receive that was away for so many versions, when it listens to the model at QoS 1 and at QoS 0?
+"""What does a device receive after an absence of many versions, subscribed to the model at QoS 1 and at QoS 0?
 
-A real broker, the aggregator's own publisher at its defaults, and the receiving half of a device on a durable session.
-The device takes version 0, goes, and comes back when all versions are published; what it receives until it has the
-newest one is counted, in payloads.
+With a real broker, the aggregator's publisher at its defaults, and a device's receiver with a durable session. The
+device receives version 0, disconnects, and reconnects when all versions are published; the payload bytes that it
+receives until it has the newest version are counted.
 """
 
 import contextlib
@@ -38,23 +38,23 @@ TASK = "absence"
 DEVICE = "watch-1"
 PATIENCE_SECONDS = 60.0
 QUIET_SECONDS = 1.0
-"""So long nothing more has come: then all has."""
+"""After this time without a message, everything has arrived."""
 QUALITIES: Sequence[QoS] = (1, 0)
 MOSQUITTO = "mosquitto"
 
 
 @dataclass
 class Received:
-    """By a device that came back: messages and payload bytes by kind of topic."""
+    """What a device received after reconnecting: messages and payload bytes by kind of topic."""
 
     messages: Counter[str] = field(default_factory=Counter)
     size_bytes: Counter[str] = field(default_factory=Counter)
     version: int | None = None
-    """The newest that it holds."""
+    """The newest version that it has."""
 
 
 def run(settings: AbsenceSettings) -> dict[str, Any]:
-    """The figures.
+    """Measures; returns the figures.
 
     Raises:
         UsageError: there is no broker.
@@ -69,7 +69,7 @@ def run(settings: AbsenceSettings) -> dict[str, Any]:
     }
     with _broker(settings.broker) as url:
         for qos in QUALITIES:
-            received = _absent(url, line, qos)
+            received = _after_absence(url, line, qos)
             figures["received"][f"qos_{qos}"] = {
                 "bytes": received.size_bytes.total(),
                 "messages": received.messages.total(),
@@ -81,7 +81,7 @@ def run(settings: AbsenceSettings) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures as text."""
     about = f"away for {figures['versions']} versions of {figures['elements']:,} numbers"
     sizes = f"snapshot {figures['snapshot_bytes']:,} bytes, a delta {figures['delta_bytes_mean']:,.0f}"
     rows = [f"{about} ({sizes})", "", f"{'listening at':<14} {'bytes':>9} {'messages':>9}   of them"]
@@ -94,7 +94,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def _line(versions: int, elements: int) -> list[Release]:
-    """Version 0 and so many more, as an aggregator at its defaults makes them; the weights move a little each time."""
+    """Version 0 and this many more, made with the aggregator's defaults; the weights change a little each time."""
     defaults, chance = LineSettings(task=TASK), np.random.default_rng(0)
     layout = Layout((TensorSpec("a.weight", (elements - 1,)), TensorSpec("a.bias", (1,))))
     weights: Vector = chance.standard_normal(elements, dtype=np.float32)
@@ -121,15 +121,15 @@ def _line(versions: int, elements: int) -> list[Release]:
     return line
 
 
-def _absent(url: str, line: Sequence[Release], qos: QoS) -> Received:
-    """What a device gets of the line that was there for its first version."""
+def _after_absence(url: str, line: Sequence[Release], qos: QoS) -> Received:
+    """What a device receives that was connected for version 0 only."""
     root = f"absence/{secrets.token_hex(4)}"
     with contextlib.closing(MqttLink(MqttSettings.from_url(url, client_id=f"{root}/aggregator"))) as link:
         publisher = Publisher(link, root=root, task=TASK, shard=0)
         _publish(publisher, link, root, line[:1])
-        assert _come(url, root, qos, newest=0).version == 0
+        assert _reconnect(url, root, qos, newest=0).version == 0
         _publish(publisher, link, root, line[1:])
-        received = _come(url, root, qos, newest=line[-1].version)
+        received = _reconnect(url, root, qos, newest=line[-1].version)
         publisher.tidy(())
         newest = line[-1].announcement(shards=1, update_bytes_max=1 << 20)
         left = [publisher.delta_topic(version) for version in newest.deltas]
@@ -137,12 +137,12 @@ def _absent(url: str, line: Sequence[Release], qos: QoS) -> Received:
         for topic in (publisher.model_topic, *left):
             link.publish(topic, b"", retain=True).wait(PATIENCE_SECONDS)
     with contextlib.closing(MqttLink(_device(url, root, qos, clean_start=True))) as last:
-        last.receive(count=1, timeout_seconds=PATIENCE_SECONDS)  # the broker forgets the session
+        last.receive(count=1, timeout_seconds=PATIENCE_SECONDS)  # clean start: the broker deletes the session
     return received
 
 
 def _publish(publisher: Publisher, link: MqttLink, root: str, line: Sequence[Release]) -> None:
-    """All of it, in order; what is old is deleted as the aggregator does."""
+    """Publishes all versions in order, and deletes old chunks as the aggregator does."""
     snapshots: dict[int, list[str]] = {}
     for release in line:
         publisher.model(release.announcement(shards=1, update_bytes_max=1 << 20))
@@ -157,8 +157,8 @@ def _device(url: str, root: str, qos: QoS, *, clean_start: bool = False) -> Mqtt
     return MqttSettings.from_url(url, client_id=f"{root}/{DEVICE}", subscriptions=models, clean_start=clean_start)
 
 
-def _come(url: str, root: str, qos: QoS, *, newest: int) -> Received:
-    """A device connects, takes what comes until it has the newest version and nothing more comes, and goes."""
+def _reconnect(url: str, root: str, qos: QoS, *, newest: int) -> Received:
+    """Connects a device, receives until it has the newest version and nothing more arrives, and disconnects."""
     received = Received()
     with contextlib.closing(MqttLink(_device(url, root, qos))) as link:
         downlink = ModelReceiver(link, root=root, task=TASK)

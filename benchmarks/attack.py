@@ -1,18 +1,18 @@
-"""What can one hostile device of a federation do, and what does the defence cost when there is none?
+"""What can one hostile device do, and what do the bounds against it cost when there is none?
 
-The virtual world of `benchmarks learning`, but merged at the aggregator's defaults. Without an attacker, all devices
-take part, once with the bounds on what one device may do and once without any (`honest`, paired by seed). With one, the
-device is hostile in each of the ways of `simulators/world/attacks.py`, with its true number of samples and with the
-largest that can be claimed, and at each of these times:
+The virtual world of `benchmarks learning`, merged with the aggregator's defaults. Without an attacker, all devices are
+honest, once with the bounds on one device's influence and once without (`honest`, paired by seed). With an attacker,
+one device makes each attack of `simulators/world/attacks.py`, with its true number of samples and with the largest that
+can be claimed, at each of these times:
 
-    first       before anybody else, right after version 0
-    newcomer    in the middle; never seen before
+    first       before all other devices, right after version 0
+    newcomer    in the middle of the run; never seen before
     known       in the middle; honest until then
-    rested      in the middle; honest, then away until its absence counts most
+    rested      in the middle; honest, then absent until its absence has the greatest effect
 
-and is compared with the same seed's run in which it is silent instead of striking, at the end and where it was furthest
-behind it (the dip). `endless` are attacks in every version from the middle to the end: the bounds do not promise to
-withstand those.
+Each run is compared with the same seed's run in which the device is silent instead of attacking: at the end, and at the
+version with the largest difference (the dip). `endless` attacks every version from the middle to the end, which the
+bounds do not claim to withstand.
 """
 
 import time
@@ -47,7 +47,7 @@ from wire_contract.publication.manifest import PublishedVersion
 
 PLACES = ("first", "newcomer", "known", "rested")
 FLIPS = 5
-"""Versions in succession in which `flip` is sent."""
+"""Successive versions in which `flip` is sent."""
 ONCE = ("huge", "large", "huge bias", "large bias", "flip", "flood", "flood of biases", "heavy among light")
 ENDLESS = ("flip", "large bias", "nothing")
 QUICK: Sequence[tuple[str, str]] = (
@@ -58,13 +58,13 @@ QUICK: Sequence[tuple[str, str]] = (
 )
 """The four of `--which quick`."""
 ALONE = "without the device"
-"""What attacks are compared with at places where the device was not honest before."""
+"""The run for comparison at times when the device was not honest before."""
 BOUNDED, BELIEVED = "honest, bounded", "honest, no bounds"
 _TASK_NAME = "world"
 
 
 def rules_of(defaults: LineSettings, *, bounded: bool = True) -> Rules:
-    """Merging as the aggregator does it when nobody sets anything."""
+    """Merging with the aggregator's defaults."""
     rules = Rules(
         updates_per_version=defaults.updates_per_version,
         server_rate=defaults.server_rate,
@@ -82,7 +82,7 @@ def rules_of(defaults: LineSettings, *, bounded: bool = True) -> Rules:
 
 @dataclass(frozen=True)
 class _RunSpec:
-    """One run; plain values, because tasks hold functions."""
+    """Parameters of one run; plain values, because tasks contain functions and cannot be sent to a process."""
 
     task: str
     data: Path | None
@@ -92,7 +92,7 @@ class _RunSpec:
     attack: str = ""
     place: str = ""
     lies: bool = False
-    """About its samples."""
+    """Whether it claims the largest possible number of samples."""
     slot_norm_ratio: float | None = None
 
 
@@ -107,7 +107,7 @@ class _SeedSetup:
 
 @lru_cache(maxsize=1)
 def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _SeedSetup:
-    """What all runs of a seed have in common."""
+    """What all runs of a seed share."""
     task, _ = tasks_and_further(spec, data, None)
     task = scheduled(task, versions)
     with seeded(seed):
@@ -121,7 +121,7 @@ def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _SeedSe
 
 
 def _measure(asked: _RunSpec) -> dict[str, Any]:
-    """The accuracy of each version, and what became of the updates."""
+    """Accuracy by version, and the outcome of the updates."""
     torch.set_num_threads(1)
     prepared = _prepared(asked.task, asked.data, asked.seed, asked.versions)
     task, names = prepared.task, prepared.task.devices
@@ -186,7 +186,7 @@ def _measure(asked: _RunSpec) -> dict[str, Any]:
 
 
 def _silent(place: str) -> str:
-    """The run that an attack at this place is compared with."""
+    """The run for comparison with an attack at this time."""
     return f"silent, {place}" if place in {"known", "rested"} else ALONE
 
 
@@ -230,10 +230,10 @@ def _runs(settings: AttackSettings) -> Sequence[_RunSpec]:
 
 
 def run(settings: AttackSettings) -> dict[str, Any]:
-    """Each run's figures, and each attack beside the run in which the device is silent instead.
+    """Runs everything; returns the figures of each run, and the comparison of each attack with its silent run.
 
     Raises:
-        TaskError: the task cannot be had, or has too few devices.
+        TaskError: the task cannot be loaded, or has too few devices.
     """
     started = time.monotonic()
     task, _ = tasks_and_further(settings.task, settings.data, None)
@@ -241,7 +241,7 @@ def run(settings: AttackSettings) -> dict[str, Any]:
     if len(task.devices) <= defaults.updates_per_version:
         raise TaskError(
             f"task {task.name} has {len(task.devices)} devices; a version needs {defaults.updates_per_version} "
-            "beside the hostile one"
+            "besides the hostile one"
         )
     asked = _runs(settings)
     jobs: dict[Key, Job] = {
@@ -277,7 +277,7 @@ def run(settings: AttackSettings) -> dict[str, Any]:
 
 
 def _paired(bounded: Sequence[Mapping[str, Any]], believed: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Final accuracy with the bounds, less that without, and the 95 % interval of its mean (Student's t)."""
+    """Final accuracy with bounds minus without, and the 95 % confidence interval of its mean (Student's t)."""
     differences = [one["accuracy"][-1] - other["accuracy"][-1] for one, other in zip(bounded, believed, strict=True)]
     error = float(np.std(differences, ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else inf
     mean = float(np.mean(differences))
@@ -297,7 +297,7 @@ _STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20,
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5 % quantile."""
+    """The 97.5 % quantile of Student's t distribution."""
     return 1.96 + 2.5 / freedom if freedom > len(_STUDENT_T) else _STUDENT_T[max(freedom, 1) - 1]
 
 

@@ -1,18 +1,18 @@
-"""The table of the attack benchmark."""
+"""The figures of the attack benchmark as text."""
 
 from typing import Any
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures as text."""
     seeds = len(figures["seeds"])
     about = f"{figures['task']}: {figures['devices']} devices, {figures['versions']} versions, {seeds} seeds"
     rows = [f"{about}; {figures['seconds']} s"]
     if "cost" in figures:
         cost = figures["cost"]
         rows.append(
-            f"nobody hostile: {cost['bounded']:.3f} with the bounds, {cost['no_bounds']:.3f} without; difference "
-            f"{cost['mean']:+.4f}, 95 % of it {cost['low']:+.4f} to {cost['high']:+.4f}; "
+            f"no attacker: {cost['bounded']:.3f} with the bounds, {cost['no_bounds']:.3f} without; difference "
+            f"{cost['mean']:+.4f}, 95 % interval {cost['low']:+.4f} to {cost['high']:+.4f}; "
             f"mean scale {cost['scale_mean']:.3f}, {cost['refused']} refused"
         )
     if "attacks" in figures:

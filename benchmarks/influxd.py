@@ -1,7 +1,7 @@
-"""A real InfluxDB on the loopback that may be stopped and started, behind the path that newer ones have.
+"""A real InfluxDB 1.6 on the loopback interface that can be stopped and started, with the write path of newer versions.
 
-Debian's InfluxDB 1.6 has `/write` and `/query` only. A shim in this process takes `/api/v2/write?bucket=b`, asks for
-the token, and hands the same bytes on to `/write?db=b`; answers come back as InfluxDB gave them.
+Debian's InfluxDB 1.6 has only `/write` and `/query`. A shim in this process accepts `/api/v2/write?bucket=b`, checks
+the token, and forwards the same bytes to `/write?db=b`; InfluxDB's answers are passed back unchanged.
 """
 
 import json
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 class NotStarted(Exception):
-    """The program ended, or does not answer."""
+    """influxd ended, or does not answer."""
 
 
 class Shim:
@@ -39,18 +39,18 @@ class Shim:
     def __init__(self, port: int, *, behind: int) -> None:
         self.port = port
         self.behind = behind
-        """0: nobody; the lines are taken and forgotten."""
+        """Port of InfluxDB; 0: none, lines are accepted and discarded."""
         self.status: int | None = None
-        """Answer this, and write nothing."""
+        """If set, answers with this status and forwards nothing."""
         self.writes = 0
-        """That came here, whatever was answered."""
+        """Number of write requests, whatever the answer."""
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
         shim = self
 
         class Handler(BaseHTTPRequestHandler):
-            # HTTP/1.0, one request a connection: none outlives `stop`.
+            # HTTP/1.0, one request per connection: none outlives `stop`.
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 shim.writes += 1
@@ -67,20 +67,20 @@ class Shim:
             daemon_threads = True
 
             def handle_error(self, *_: Any) -> None:
-                pass  # the client went away
+                pass  # the client has disconnected
 
         self._server = Server((self.host, self.port), Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
-        """Nobody listens there any more."""
+        """Stops listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
     def wait(self) -> None:
-        """For ever."""
+        """Blocks forever."""
         assert self._server is not None
         threading.Event().wait()
 
@@ -106,7 +106,7 @@ class Shim:
 
 
 class ShimProcess(Shim):
-    """The same in a process of its own; it knows no `status` and counts no `writes` here."""
+    """The same in a separate process, without `status` and `writes`."""
 
     _process: subprocess.Popen[bytes] | None = None
 
@@ -129,12 +129,11 @@ class ShimProcess(Shim):
 
 
 class InfluxDB:
-    """One server with its own folder and ports; it keeps its points over restarts."""
+    """One server with its own folder and ports; its points survive restarts."""
 
     def __init__(self, folder: Path, *, program: str, ports: tuple[int, int, int], shim_apart: bool = False) -> None:
-        """`program` is influxd; the ports are its own two, which nobody else needs, and the shim's.
-
-        With `shim_apart` the shim is a process of its own, and takes nothing of this one's time.
+        """`program`: influxd; `ports`: HTTP, backup and the shim's. `shim_apart`: the shim is a separate process, which
+        takes no CPU time of this one.
         """
         self._program = program
         self._folder = folder
@@ -146,7 +145,7 @@ class InfluxDB:
 
     @property
     def url(self) -> str:
-        """For writers, as of a newer InfluxDB; they need TOKEN and BUCKET."""
+        """For writers, as with InfluxDB 2; they need TOKEN and BUCKET."""
         return f"http://127.0.0.1:{self.shim.port}"
 
     @property
@@ -155,10 +154,10 @@ class InfluxDB:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Returns when it answers.
+        """Starts it, and returns when it answers.
 
         Raises:
-            NotStarted: it does not.
+            NotStarted: it does not answer.
         """
         assert self._process is None, "it runs already"
         settings = {
@@ -189,7 +188,7 @@ class InfluxDB:
         raise NotStarted(f"influxd did not start:\n{self._log.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """SIGTERM; nobody listens any more."""
+        """Stops it with SIGTERM."""
         self.shim.stop()
         if self._process is not None:
             self._process.terminate()
@@ -205,7 +204,7 @@ class InfluxDB:
         """The rows of one InfluxQL statement: columns and tags by name, times in Unix nanoseconds.
 
         Raises:
-            ValueError: InfluxDB says that the statement is wrong.
+            ValueError: InfluxDB reports an error in the statement.
         """
         reads = text.startswith(("SELECT", "SHOW"))
         result = self._ask(text, method="GET" if reads else "POST")["results"][0]

@@ -1,4 +1,4 @@
-"""Jobs of one benchmark over several processes: the longest first, each as soon as what it needs is there."""
+"""Runs the jobs of a benchmark in several processes: longest first, each as soon as its input is available."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Key = tuple[str, int]
-"""What is measured, and its seed."""
+"""Name of the measurement, and its seed."""
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -22,18 +22,18 @@ class Job:
     """One call of a function that a new process can import."""
 
     name: str
-    """For whoever waits."""
+    """Shown when it is done."""
     run: Callable[..., Any]
-    """Called with the argument, and with what `needs` gave, if anything is needed."""
+    """Called with the argument, and with the result of `needs`, if set."""
     argument: Any
     needs: Key | None = None
-    """The key of the job whose outcome it takes."""
+    """Key of the job whose result it needs."""
     cost: float = 1.0
-    """About how long it takes, beside the others."""
+    """Relative duration, for the order."""
 
 
 def run_jobs(jobs: Mapping[Key, Job], processes: int) -> dict[Key, Any]:
-    """The outcome of each job, by its key; a line on standard error for each that is done."""
+    """Runs all jobs; returns the result of each by its key. Prints a line to standard error for each finished job."""
     started = time.monotonic()
     done: dict[Key, Any] = {}
     waiting = sorted(jobs, key=lambda key: -jobs[key].cost)
@@ -49,13 +49,13 @@ def run_jobs(jobs: Mapping[Key, Job], processes: int) -> dict[Key, Any]:
             done[key] = jobs[key].run(*_arguments(jobs[key], done))
             tell(key)
         return done
-    # Spawned, because a forked torch may hang on the locks of its parent's threads.
+    # Spawned, not forked: torch may deadlock on locks held by threads of the parent.
     context = multiprocessing.get_context("spawn")
     running: dict[Future[Any], Key] = {}
     with _one_thread_each(), ProcessPoolExecutor(processes, mp_context=context) as pool, _ended_with_this_one():
         while waiting or running:
             while len(running) < processes and (key := _next(waiting, jobs, done)) is not None:
-                with _deaf_to_ctrl_c():
+                with _ignoring_ctrl_c():
                     running[pool.submit(jobs[key].run, *_arguments(jobs[key], done))] = key
             assert running, "jobs need one another"
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -66,7 +66,7 @@ def run_jobs(jobs: Mapping[Key, Job], processes: int) -> dict[Key, Any]:
 
 
 def _next(waiting: list[Key], jobs: Mapping[Key, Job], done: Mapping[Key, Any]) -> Key | None:
-    """Takes the longest job that can begin out of `waiting`."""
+    """Removes the longest job that can start from `waiting` and returns it."""
     key = next((key for key in waiting if jobs[key].needs is None or jobs[key].needs in done), None)
     if key is not None:
         waiting.remove(key)
@@ -78,8 +78,8 @@ def _arguments(job: Job, done: Mapping[Key, Any]) -> Sequence[Any]:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside leave Ctrl-C to this one, which ends them; each would print a traceback of its own."""
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C; this one stops them. Otherwise each would print a traceback."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -92,7 +92,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _ended_with_this_one() -> Iterator[None]:
-    """Whatever goes wrong here, nobody waits for what the other processes were at."""
+    """On any error, stops the other processes instead of waiting for them."""
     try:
         yield
     except BaseException:
@@ -103,7 +103,7 @@ def _ended_with_this_one() -> Iterator[None]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started inside compute in one thread each: more of them than cores only wait for one another."""
+    """Processes started inside compute with one thread each: more threads than cores only wait for each other."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:

@@ -1,16 +1,16 @@
-"""How well is it learned? Accuracy on persons whom nobody has seen, four ways, several seeds.
+"""Accuracy on unseen persons, for four training methods and several seeds.
 
-    federated     asynchronous, virtual time: devices of unlike speed (one 10 times slower, one often offline),
-                  updates and deltas as small as they are by default, the project's own merging
-    sync_fedavg   everybody trains each round on the same version, and the server waits for the slowest; float32
-    centralised   the same examples in one heap: the ceiling
-    local_mean    each device alone with its own person's data, mean over the devices: the floor
+    federated     asynchronous, in virtual time: devices of different speed (one 10 times slower, one often offline),
+                  default size of updates and deltas, the project's own merging
+    sync_fedavg   all devices train each round on the same version, and the server waits for the slowest; float32
+    centralised   pooled data: the ceiling
+    local_mean    each device alone with its own data, mean over the devices: the floor
 
-All start from the same initial weights and have the same student, teacher, augmentation, optimiser and batch size, and
-the same budget: an update is `recipe.epochs` passes over one device's data, so that V versions of K updates by D
-devices are V · K · recipe.epochs / D passes over all data; this number of epochs is what the other three get.
-The teacher is pre-trained on persons who are neither devices nor tested. Seeds change the initial weights, the teacher,
-shuffling, augmentation, and the speeds of the devices; the persons of each side are fixed.
+Initial weights, student, teacher, augmentation, optimiser, batch size and budget are the same for all: an update is
+`recipe.epochs` passes over one device's data, so V versions of K updates by D devices are V · K · recipe.epochs / D
+passes over all data, and the other three methods get this number of epochs.
+The teacher is pre-trained on persons who are neither devices nor test persons. Seeds change the initial weights, the
+teacher, shuffling, augmentation, and the speeds of the devices; the split into persons is fixed.
 """
 
 import time
@@ -44,31 +44,31 @@ ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
 _DEVICES_MIN = 3
 SERVER_RATE = 1.0
-"""η. With fewer devices behind a version it would have to be smaller (`docs/experiments.md`)."""
+"""η. With fewer devices in a version it would have to be smaller (`docs/experiments.md`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """How long the federation runs, and by which rules."""
+    """Number of versions, and rules of merging and encoding."""
 
     versions: int
     rules: Rules
 
     def epochs(self, task: Task) -> int:
-        """Passes over all data that the federation makes, rounded; everybody else's budget."""
+        """Passes over all data that the federation makes, rounded; the budget of the other methods."""
         updates = self.versions * self.rules.updates_per_version
         return max(1, round(updates * task.recipe.epochs / len(task.devices)))
 
 
 PASSES: Mapping[str, int] = {"har": 120, "physiotherapy": 200}
-"""Of each device over its own data; of a task of the user's `_PASSES`."""
+"""Passes of each device over its own data, by task; `_PASSES` for other tasks."""
 _PASSES = 20
 UNCOMPRESSED = unbounded(Rules(update_encoding="float32", model_encoding="float32", error_feedback=False))
-"""Of synchronous FedAvg, as published: every update is taken whole."""
+"""Rules of synchronous FedAvg as published: no compression, and no bounds on an update."""
 
 
 def fleet(names: tuple[str, ...], seed: int) -> tuple[VirtualDevice, ...]:
-    """Devices of unlike speed: one is 10 times slower than usual, another is offline a third of the time."""
+    """Devices of different speed: one is 10 times slower than usual, another is offline a third of the time."""
     random = np.random.default_rng(seed_of(seed, len(names)))
     seconds = np.exp(random.normal(0.0, 0.4, len(names)))
     slow, absent = random.permutation(len(names))[:2] if len(names) > 1 else (0, -1)
@@ -82,7 +82,7 @@ def fleet(names: tuple[str, ...], seed: int) -> tuple[VirtualDevice, ...]:
 
 @dataclass(frozen=True)
 class _SeedSpec:
-    """What one process is asked to measure; plain values, because tasks hold functions."""
+    """What one process measures; plain values, because tasks contain functions and cannot be sent to a process."""
 
     task: str
     data: Path | None
@@ -93,7 +93,7 @@ class _SeedSpec:
 
 
 def _measure(asked: _SeedSpec) -> dict[str, Any]:
-    """All four ways for one seed: accuracy by way, for the held-out persons and further ones."""
+    """All four methods for one seed: accuracy by method, on the held-out persons and on further ones."""
     torch.set_num_threads(1)
     task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
     task = holding_out(task, asked.hold_out)
@@ -142,40 +142,40 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
 
 
 def tasks_and_further(spec: str, data: Path | None, test_data: Path | None) -> tuple[Task, Examples | None]:
-    """The task, and the further persons of `--test-data` when there are any.
+    """The task, and the further test persons of `--test-data`, if given.
 
     Raises:
-        TaskError: the task has no such thing, or the data is not what it should be.
+        TaskError: the task has no devices or no further test data, or the data is invalid.
     """
     task = load_task(spec, data=data)
     if not task.devices:
-        raise TaskError(f"task {task.name} lists no devices, so there is nothing to simulate")
+        raise TaskError(f"task {task.name} lists no devices, and the simulation needs some")
     if test_data is None:
         return task, None
     if spec != "har" or data is None:
-        raise TaskError("--test-data is for the task har only: other tasks bring all their persons themselves")
+        raise TaskError("--test-data works only with the task har: other tasks have a fixed set of persons")
     return task, har.further_persons(test_data, known=data)
 
 
 def holding_out(task: Task, names: tuple[str, ...]) -> Task:
-    """The task without these devices, whose persons are tested on instead of its own test persons.
+    """The task without these devices, whose data replaces the test persons.
 
     Raises:
-        TaskError: it has no such device, or too few are left.
+        TaskError: an unknown device, or too few devices are left.
     """
     unknown = [name for name in names if name not in task.devices]
     if unknown:
-        raise TaskError(f"{', '.join(unknown)}: no device of task {task.name}, which has {', '.join(task.devices)}")
+        raise TaskError(f"{', '.join(unknown)}: not among the devices of task {task.name}: {', '.join(task.devices)}")
     left = tuple(name for name in task.devices if name not in names)
     if len(left) < _DEVICES_MIN:
-        raise TaskError(f"at least {_DEVICES_MIN} devices are to take part, and only {len(left)} would")
+        raise TaskError(f"at least {_DEVICES_MIN} devices must take part, but only {len(left)} would be left")
     if not names:
         return task
     return replace(task, devices=left, held_out=lambda: pooled([task.examples_of(name) for name in names]))
 
 
 def plan_of(task: Task, versions: int | None) -> RunPlan:
-    """As many versions as the task's passes make, or `versions`."""
+    """The plan: `versions`, or as many as the task's passes make."""
     devices = len(task.devices)
     rules = Rules(
         updates_per_version=updates_per_version(devices),
@@ -189,12 +189,12 @@ def plan_of(task: Task, versions: int | None) -> RunPlan:
 
 
 def updates_per_version(devices: int) -> int:
-    """K: two thirds of the devices, so that neither the slow nor the absent ones are waited for."""
+    """K: two thirds of the devices, so that a version waits neither for slow nor for offline ones."""
     return max(1, 2 * devices // 3)
 
 
 def run(settings: LearningSettings) -> dict[str, Any]:
-    """The figures, mean over the seeds, and each seed's."""
+    """Measures; returns the figures: the mean over the seeds, and each seed's."""
     started = time.monotonic()
     task, further = tasks_and_further(settings.task, settings.data, settings.test_data)
     hold_out = tuple(dict.fromkeys(settings.hold_out))
@@ -248,10 +248,10 @@ def _means(measured: list[dict[str, Any]], who: str) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures as text."""
     budget = (
         f"{figures['task']}: {figures['devices']} devices, {figures['versions']} versions of "
-        f"{figures['updates_per_version']} updates = {figures['epochs']} epochs over the data for everybody; "
+        f"{figures['updates_per_version']} updates = {figures['epochs']} epochs over the data for each method; "
         f"student {figures['student_parameters']:,} and teacher {figures['teacher_parameters']:,} parameters; "
         f"{figures['seconds']} s"
     )

@@ -1,7 +1,7 @@
-"""What a ledger's age costs: a version's commit, a start, the file on disk, the write-ahead log beside a reader.
+"""How costs grow with a ledger's age: commit of a version, start, file size, write-ahead log beside a reader.
 
-The ledgers are written in bulk (`long_ledgers.py`) with all their rows, as if nothing had ever been deleted; so these
-figures hold for whatever `--journal-versions-kept` says.
+The ledgers are written in bulk (`long_ledgers.py`) with all rows, as if nothing had been pruned, so the figures hold for
+any `--journal-versions-kept`.
 """
 
 import resource
@@ -27,14 +27,14 @@ from benchmarks.long_ledgers import SECONDS_A_VERSION, SETTINGS, T0, TASK, Ledge
 from benchmarks.settings import LedgerSettings
 
 REPEATED = 25
-"""Commits of which the median is taken."""
+"""Commits; the median is reported."""
 PAYLOAD_BYTES = 2_048
 SAMPLED_VERSIONS = 2_500
-"""From which the size of updates with their bytes is told."""
+"""Versions from which the size of updates with payloads is extrapolated."""
 
 
 def run(settings: LedgerSettings) -> dict[str, Any]:
-    """Measures all of it in a passing folder."""
+    """Measures in a temporary folder; returns the figures."""
     figures: dict[str, Any] = {"updates_per_version": settings.updates_per_version, "ages": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -72,7 +72,7 @@ def _age(path: Path, life: LedgerSize) -> dict[str, Any]:
             seconds["version"].append(time.perf_counter() - began)
         row, weights = ledger.newest()
         updates = batch(into_version=row.version + 1, updates=life.updates_per_version, payload_bytes=PAYLOAD_BYTES)
-        with counted_steps(ledger._db) as steps:  # noqa: SLF001 - what no interface tells is measured here
+        with counted_steps(ledger._db) as steps:  # noqa: SLF001 - no public interface gives this
             ledger.commit_batch(updates, now=T0)
         figures["batch_steps"] = steps.count
         with counted_steps(ledger._db) as steps:  # noqa: SLF001
@@ -106,7 +106,7 @@ def _opening(path: Path, life: LedgerSize) -> dict[str, Any]:
 
 
 def _start_seconds(path: Path, now: float) -> tuple[float, float]:
-    """What an aggregator does with its ledger before it connects: wall and CPU time."""
+    """Wall and CPU time of what an aggregator does with its ledger before it connects."""
     began, cpu_began = time.perf_counter(), time.process_time()
     with Ledger(path, task=TASK) as ledger:
         restore(ledger, SETTINGS)
@@ -122,7 +122,7 @@ def _megabytes_per_million(path: Path, life: LedgerSize) -> float:
 
 
 def _log(path: Path, versions: int) -> dict[str, Any]:
-    """The log in megabytes: without a reader, beside one that stays, and when it has gone."""
+    """Size of the write-ahead log: without a reader, beside an open read transaction, and after its end."""
     write(path, LedgerSize(versions=2))
     log_path = path.with_name(path.name + "-wal")
     figures: dict[str, Any] = {"versions": versions}
@@ -150,20 +150,20 @@ def _work(ledger: Ledger, versions: int) -> None:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """For people."""
+    """The figures as text."""
     opening, log = figures["opening"], figures["log"]
     per_million = opening["megabytes"] / opening["rows"] * 1e6
     return f"""\
-a commit: median time, and instructions of SQLite's virtual machine
+commit: median time, and instructions of SQLite's virtual machine
 {"versions":>9} {"updates":>9} {"batch":>15} {"version":>15} {"a piece pruned":>15}
 {chr(10).join(_row(age) for age in figures["ages"])}
-a start with {opening["rows"]:,} updates of {opening["devices"]:,} devices in the journal: \
+start with {opening["rows"]:,} updates of {opening["devices"]:,} devices in the journal: \
 {opening["start_seconds"]:.2f} s ({opening["start_cpu_seconds"]:.2f} s of CPU time); \
 after a power failure {opening["structure_seconds"]:.2f} s more
-file: {per_million:.0f} MB per million updates without their bytes, \
+file: {per_million:.0f} MB per million updates without payload, \
 {figures["megabytes_per_million_with_bytes"]:.0f} MB with {PAYLOAD_BYTES} bytes each
-write-ahead log after {log["versions"]} versions: {log["megabytes_alone"]:.1f} MB; beside a reader that stays \
-{log["megabytes_beside_a_reader"]:.1f} MB; after it has gone {log["megabytes_afterwards"]:.1f} MB"""
+write-ahead log after {log["versions"]} versions: {log["megabytes_alone"]:.1f} MB; beside an open reader \
+{log["megabytes_beside_a_reader"]:.1f} MB; after its end {log["megabytes_afterwards"]:.1f} MB"""
 
 
 def _row(age: dict[str, Any]) -> str:

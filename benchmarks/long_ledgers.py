@@ -1,4 +1,4 @@
-"""Ledgers as a long life leaves them, written in bulk: for measurements, and for tests of what must not grow."""
+"""Writes ledgers as they are after a long time, in bulk: for measurements, and for tests of what must not grow."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -58,19 +58,19 @@ _REST = (
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerSize:
-    """How long it was."""
+    """The size of a ledger's history."""
 
     versions: int
     updates_per_version: int = 20
     devices: int = 1_000
     payload_bytes: int = 0
-    """Of each update in the journal."""
+    """Payload of each update in the journal."""
 
 
 def write(path: Path, life: LedgerSize) -> None:
-    """A closed ledger that has all of its versions and updates, whatever an aggregator would have forgotten of them.
+    """Writes a ledger with all versions and updates, without pruning, and closes it.
 
-    Its payloads are zeros and its digests random; only the newest version is a real one.
+    Payloads are zeros and digests random; only the newest version is real.
     """
     weights = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
     release = opening_release(SETTINGS, LAYOUT, weights, published_at=T0)
@@ -106,7 +106,7 @@ def write(path: Path, life: LedgerSize) -> None:
 
 
 def batch(*, into_version: int, updates: int, payload_bytes: int = 0, prefix: str = "device") -> Batch:
-    """Updates of as many devices, on their way into a version; each of an incarnation that has sent nothing yet."""
+    """A batch for one version: one update per device, each from a new incarnation."""
     tensors = encode_vector(np.ones(LAYOUT.size, dtype=np.float32), LAYOUT, "int8")
     merged = []
     for number in range(updates):
@@ -138,7 +138,7 @@ def batch(*, into_version: int, updates: int, payload_bytes: int = 0, prefix: st
 
 
 class Steps:
-    """Instructions that SQLite's virtual machine executed."""
+    """Counts instructions of SQLite's virtual machine."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -150,7 +150,7 @@ class Steps:
 
 @contextmanager
 def counted_steps(db: sqlite3.Connection) -> Iterator[Steps]:
-    """Counts what is executed on this connection."""
+    """Counts the instructions executed on this connection."""
     steps = Steps()
     db.set_progress_handler(steps, 1)
     try:

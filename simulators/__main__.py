@@ -12,7 +12,7 @@ from wire_contract.program.command_line import Command, Program
 PROGRAM = Program(
     name="simulators",
     started_as="python -m simulators",
-    summary="Programs that show and measure.",
+    summary="Demo, broker for experiments, and measurements.",
     commands={
         "demo": Command(settings=DemoSettings, run="simulators.demo.command:run"),
         **OPERATIONS.commands,

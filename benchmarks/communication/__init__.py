@@ -1,1 +1,1 @@
-"""Bytes on the wire against accuracy, for several ways of learning."""
+"""Bytes on the wire against accuracy, for several training methods."""

@@ -1,4 +1,4 @@
-"""The ways of learning that the communication benchmark compares."""
+"""The training methods (arms) that the communication benchmark compares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.limits import DELTA_BYTES_MAX
 
 BUDGETS = (384, 1_024, 4_096)
-"""Further budgets, of both."""
+"""Further budgets in bytes, for updates and deltas."""
 TOP_SHARE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way."""
+    """One method."""
 
     letter: str
-    """As in the issue that asked: (a) is what the others are compared with."""
+    """Label in tables and plots; (a) is the reference for savings."""
     name: str
     says: str
     network: Literal["student", "teacher"] = "student"
-    """Which one is federated."""
+    """Which network is federated."""
     mutual: bool = False
-    """Each device trains a teacher of its own together with the student; else the teacher is frozen."""
+    """Each device trains its own teacher together with the student; otherwise the teacher is frozen."""
     synchronous: bool = False
     rules: Rules
 
 
 def arms(devices: int) -> Sequence[Arm]:
-    """All of them."""
+    """All methods."""
 
     def asynchronous(
         update: CompressionTarget | TopK | Literal["int8"], delta: CompressionTarget | TopK | Literal["int8"]
@@ -73,9 +73,9 @@ def arms(devices: int) -> Sequence[Arm]:
             synchronous=True,
             rules=unbounded(
                 Rules(
-                    update_encoding=LowRankEnergy(versions=1.0),  # the number of rounds is filled in
+                    update_encoding=LowRankEnergy(versions=1.0),  # the number of rounds is filled in later
                     delta_encoding=LowRankEnergy(versions=1.0),
-                    delta_message_bytes_max=DELTA_BYTES_MAX,  # its deltas are some 60 kB
+                    delta_message_bytes_max=DELTA_BYTES_MAX,  # its deltas have about 60 kB
                     model_encoding="float32",
                     error_feedback=False,
                 )

@@ -1,4 +1,4 @@
-"""What encoding and decoding cost, and how near the bytes come to the entropy of what they say."""
+"""Cost of encoding and decoding, and how close the encoded size is to the entropy of its symbols."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ from wire_contract.layout import Layout, TensorSpec, Vector
 
 REPEATS = 21
 LARGE = Layout((TensorSpec("weight", (250, 1000)),))
-"""The size that the issue asks about."""
+"""250,000 parameters in one tensor."""
 LARGE_OF_SEVERAL = Layout(
     (
         *(TensorSpec(f"convolution.{at}.weight", (96, 96, 5)) for at in range(4)),
@@ -29,7 +29,7 @@ LARGE_OF_SEVERAL = Layout(
         TensorSpec("head.bias", (136,)),
     )
 )
-"""As large, in tensors of a network; their spreads differ."""
+"""The same size as tensors of a network, with different spreads."""
 LARGE_CHOICES: Mapping[str, EncodingChoice] = {
     "default": CompressionTarget(bytes_max=UPDATE_BYTES),
     "4 KiB": CompressionTarget(bytes_max=4_096),
@@ -40,7 +40,7 @@ LARGE_CHOICES: Mapping[str, EncodingChoice] = {
 
 
 def cost_of_choice(choice: EncodingChoice, vector: Vector, layout: Layout, *, version: int) -> dict[str, float]:
-    """Bytes, bits a parameter against the entropy of the symbols, medians of time in µs, and the peak of memory."""
+    """Bytes, bits per parameter compared with the entropy of the symbols, median times in µs, and peak memory."""
     tensors = encode_as(choice, vector, layout, version=version)
     out = np.empty(layout.size, dtype=np.float32)
     spent = entropy_bits(tensors, layout)
@@ -56,7 +56,7 @@ def cost_of_choice(choice: EncodingChoice, vector: Vector, layout: Layout, *, ve
 
 
 def cost_of_large_vectors() -> dict[str, Any]:
-    """Decoding one update of 250,000 parameters, beside the plainest pass there is: out += scale · int8."""
+    """Time to decode one update of 250,000 parameters, compared with the simplest pass: out += scale · int8."""
     rows = [
         _cost_of_large(f"{name}{suffix}", choice, layout)
         for suffix, layout in (("", LARGE), (f", {len(LARGE_OF_SEVERAL.tensors)} tensors", LARGE_OF_SEVERAL))
@@ -81,7 +81,7 @@ def _cost_of_large(name: str, choice: EncodingChoice, layout: Layout) -> dict[st
         np.multiply(symbols, np.float32(0.05), out=scratch, dtype=np.float32)
         np.add(out, scratch, out=out)
 
-    # In turns, so that whatever else the machine does meets both.
+    # Alternating, so that other load on the machine affects both.
     decoded, added = [], []
     for _ in range(REPEATS):
         decoded.append(microseconds(lambda: decode_vector(tensors, layout, out=scratch), repeats=5))
@@ -109,7 +109,7 @@ def microseconds(act: Callable[[], object], *, repeats: int = REPEATS) -> float:
 
 
 def peak_bytes(act: Callable[[], object]) -> int:
-    """The most memory that `act` held at once, beyond what was there."""
+    """Peak memory that `act` allocates."""
     tracemalloc.start()
     try:
         act()

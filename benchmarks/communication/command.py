@@ -1,13 +1,13 @@
-"""How few bytes does it take? Bytes on the wire against accuracy on persons whom nobody has seen, nine ways.
+"""Bytes on the wire against accuracy on unseen persons, for nine training methods.
 
-Every way has the same devices, seeds, initial weights, local recipe and stopping rule: `--rounds` rounds of each
-device, of `recipe.epochs` passes over its own data (V versions of K updates by D devices are V · K / D). Bytes are
-those of MQTT payloads, mean over the devices: updates up; manifests, models or deltas, and receipts down, version 0
-included. Accuracy is looked at once a round; `…_to_target` is what had travelled when its mean over three successive
-rounds first was at most one point under centralised training of the same seed. `reduction` is against way (a), both
-directions together.
+All methods have the same devices, seeds, initial weights, local recipe and stopping rule: `--rounds` rounds of each
+device, each of `recipe.epochs` passes over its own data (V versions of K updates by D devices are V · K / D rounds).
+Bytes are MQTT payloads, mean over the devices: updates up; manifests, models or deltas, and receipts down, version 0
+included. Accuracy is measured once per round; `…_to_target` is what had been sent when its mean over three successive
+rounds was for the first time at most one point below centralised training with the same seed. `reduction` is relative
+to method (a), both directions together.
 
-`encode_to_epoch` is the time of encoding one update over that of one local epoch before it, on one core.
+`encode_to_epoch` is the time to encode one update divided by the time of one local epoch, on one core.
 
 Teacher accuracy: of the network that is federated in (a), of the devices' own teachers (mean) in (c), and of the
 pre-trained, frozen teacher elsewhere.
@@ -28,14 +28,14 @@ from benchmarks.settings import CommunicationSettings
 from device_client.task import TaskError
 
 TARGET_POINTS = 0.01
-"""Under centralised training."""
+"""Below centralised training."""
 SMOOTHED_ROUNDS = 3
 CENTRALISED = "centralised"
 PREPARED = "teacher"
 _COST_OF_TEACHER = 1_000.0
-"""All else waits for it."""
+"""Relative duration; first, because all other jobs need it."""
 _COSTS = {"fedkd": 3.0, "fedavg_teacher": 2.5}
-"""Of those that take far longer than the others."""
+"""Relative duration of those that take much longer than the others."""
 COSTS = (
     *("update_bytes", "bits_per_parameter", "symbol_bits_per_parameter", "entropy_bits_per_parameter"),
     *("encode_microseconds", "decode_microseconds", "peak_bytes", "epoch_microseconds", "encode_to_epoch"),
@@ -43,7 +43,7 @@ COSTS = (
 
 
 def run(settings: CommunicationSettings) -> dict[str, Any]:
-    """The figures: mean over the seeds, and each seed's."""
+    """Measures; returns the figures: the mean over the seeds, and each seed's."""
     started = time.monotonic()
     spec = settings.task or ("har" if settings.data is not None else "physiotherapy")
     task, further = tasks_and_further(spec, settings.data, settings.test_data)
@@ -52,7 +52,7 @@ def run(settings: CommunicationSettings) -> dict[str, Any]:
         raise TaskError(f"--arms {', '.join(unknown)}: there are {', '.join(known)}")
     compared = [arm for arm in arms(len(task.devices)) if not settings.arms or arm.name in settings.arms]
     if task.teacher is None:
-        raise TaskError(f"task {task.name} has no teacher, and this benchmark is about what a teacher saves")
+        raise TaskError(f"task {task.name} has no teacher, which this benchmark needs")
     seeds = range(1, settings.seeds + 1)
     jobs: dict[tuple[str, int], Job] = {}
     for seed in seeds:
@@ -126,7 +126,7 @@ def _row(arm: Arm, each: list[dict[str, Any]], centralised: list[float], who: st
 
 
 def first_reaching(curve: list[dict[str, Any]], accuracy: float, who: str) -> dict[str, Any] | None:
-    """The first point whose last three rounds are as good as that in the mean."""
+    """The first point at which the mean of the last three rounds reaches `accuracy`."""
     values = [point["accuracy"][who] for point in curve]
     for at in range(SMOOTHED_ROUNDS - 1, len(values)):
         if statistics.fmean(values[at + 1 - SMOOTHED_ROUNDS : at + 1]) >= accuracy:
@@ -135,13 +135,13 @@ def first_reaching(curve: list[dict[str, Any]], accuracy: float, who: str) -> di
 
 
 def _mean_or_none(points: list[dict[str, Any] | None], what: str) -> float | None:
-    """None where one seed never reached the target."""
+    """Mean over the seeds; None if one never reached the target."""
     known = [float(point[what]) for point in points if point is not None]
     return statistics.fmean(known) if len(known) == len(points) else None
 
 
 def _mean_curve(curves: list[list[dict[str, Any]]], who: str) -> list[list[float]]:
-    """[bytes both ways, accuracy] of each version, mean over the seeds."""
+    """[bytes up and down, accuracy] by version, mean over the seeds."""
     return [
         [
             statistics.fmean(point["bytes_up"] + point["bytes_down"] for point in points),

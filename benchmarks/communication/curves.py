@@ -1,4 +1,4 @@
-"""The picture of the communication benchmark: accuracy against bytes."""
+"""The plot of the communication benchmark: accuracy against bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ COLOURS = ("#555555", "#9a9a9a", "#b5651d", "#0b6e99", "#5aa9c9", "#2f8f5b", "#8
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
-    """Writes a PNG: a line for each way, bytes both ways on a logarithmic axis."""
+    """Writes a PNG: one line per method, bytes up and down on a logarithmic axis."""
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.5, 5.6), dpi=130, layout="constrained")
         axes = figure.subplots()
         for row, colour in zip(figures["rows"], COLOURS, strict=False):
             bytes_both, accuracy = zip(*row["curve"][1:], strict=True)
-            # Single versions jump; a rolling mean of five shows where the way leads.
+            # Single versions scatter; a rolling mean of five shows the trend.
             smooth = [
                 sum(accuracy[max(0, at - 4) : at + 1]) / len(accuracy[max(0, at - 4) : at + 1])
                 for at in range(len(accuracy))
@@ -30,7 +30,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
             )
         axes.axhline(figures["centralised"], color="black", lw=1, ls=":", label="centralised")
         axes.set_xscale("log")
-        axes.set_xlabel("bytes a device, up and down together")
+        axes.set_xlabel("bytes per device, up and down")
         axes.set_ylabel("accuracy on unseen persons (mean of 5 versions)")
         axes.set_ylim(bottom=max(0.0, figures["centralised"] - 0.35))
         axes.grid(visible=True, which="both", alpha=0.2)

@@ -1,4 +1,4 @@
-"""One way and one seed of the communication benchmark; plain values in and out, because they cross processes."""
+"""One method and one seed of the communication benchmark; plain values in and out, because they cross processes."""
 
 import statistics
 import time
@@ -25,12 +25,12 @@ from wire_contract.compression.choice import EncodingChoice, LowRankEnergy, enco
 from wire_contract.layout import Layout, Vector
 
 _TURNS = 5
-"""Of an epoch and its encoding."""
+"""Repetitions of an epoch and its encoding; medians are reported."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What one process is asked for; a task holds functions, so it is named."""
+    """Parameters of one run; the task by name, because tasks contain functions and cannot be sent to a process."""
 
     task: str
     data: Path | None
@@ -42,18 +42,18 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class PretrainedTeacher:
-    """The pre-trained teacher of one seed, which all its ways share."""
+    """The pre-trained teacher of one seed, shared by all methods."""
 
     weights: Vector
     teacher_logits: dict[str, np.ndarray]
     """Logits (example, class) by device."""
     accuracy: dict[str, float]
-    """On each set of tested persons."""
+    """Accuracy on each set of test persons."""
 
 
 @dataclass(frozen=True)
 class _Setup:
-    """What every way starts from."""
+    """What all methods start from."""
 
     task: Task
     tested: dict[str, Examples]
@@ -69,7 +69,7 @@ class _Setup:
 
     def fresh_teacher(self) -> nn.Module:
         if self.task.teacher is None:
-            raise TaskError(f"task {self.task.name} has no teacher, and this benchmark is about what a teacher saves")
+            raise TaskError(f"task {self.task.name} has no teacher, which this benchmark needs")
         with seeded(self.seed):
             return self.task.teacher()
 
@@ -88,7 +88,7 @@ def _setup(spec: RunSpec) -> _Setup:
 
 
 def prepare(spec: RunSpec) -> PretrainedTeacher:
-    """Trains the teacher of a seed, and asks it about everybody's data."""
+    """Trains the teacher of a seed, and computes its logits on all devices' data."""
     setup = _setup(spec)
     teacher = setup.fresh_teacher()
     if setup.task.teacher_data is None:
@@ -99,7 +99,7 @@ def prepare(spec: RunSpec) -> PretrainedTeacher:
 
 
 def trained_centrally(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str, Any]:
-    """The ceiling: the same student on everybody's data in one heap."""
+    """The ceiling: the same student trained on pooled data."""
     setup = _setup(spec)
     with seeded(spec.seed):
         student = setup.task.student()
@@ -116,7 +116,7 @@ def trained_centrally(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str,
 
 
 def federated(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str, Any]:
-    """One way."""
+    """Runs one method."""
     setup = _setup(spec)
     arm = next(arm for arm in arms(len(setup.data)) if arm.name == spec.arm)
     devices, names = len(setup.data), tuple(setup.data)
@@ -134,7 +134,7 @@ def federated(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str, Any]:
     rules = _with_rounds(arm.rules, versions)
 
     def observe(state: SimulationState) -> None:
-        # Once a round, so that all ways have as many points, whatever a version of theirs is.
+        # Once per round, so that all curves have the same number of points.
         rounds = state.version * setup.rounds // versions
         if state.version and rounds == (state.version - 1) * setup.rounds // versions:
             return
@@ -198,7 +198,7 @@ def _teacher_accuracies(
 
 
 def _with_rounds(rules: Rules, versions: int) -> Rules:
-    """The published method's energy rises over the whole run."""
+    """The published method increases its energy threshold over the whole run."""
 
     def risen(choice: EncodingChoice | None) -> EncodingChoice | None:
         return replace(choice, versions=float(versions)) if isinstance(choice, LowRankEnergy) else choice
@@ -218,10 +218,10 @@ def _cost(
     versions: int,
     epochs: int,
 ) -> dict[str, float]:
-    """Of encoding and decoding one more update, and of one of the local epochs before it."""
+    """Cost of encoding and decoding one more update, and of one local epoch."""
     trained = trainer(device, weights, version=versions // 2, round_number=0)
     difference = trained.weights - weights
-    # In turns, so that whatever else the machine does meets both.
+    # Alternating, so that other load on the machine affects both.
     each, shares = [], []
     for number in range(1, _TURNS + 1):
         began = time.perf_counter()

@@ -1,13 +1,13 @@
-"""The communication benchmark's figures, for people."""
+"""The communication benchmark's figures as text."""
 
 from typing import Any
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures as text."""
     budget = (
         f"{figures['task']}: {figures['devices']} devices, {figures['rounds']} rounds of each device, seeds "
-        f"{figures['seeds']}; bytes a device; {figures['seconds']} s"
+        f"{figures['seeds']}; bytes per device; {figures['seconds']} s"
     )
     lines = [budget]
     for title, part in (("test persons", figures), ("further persons", figures.get("further"))):
@@ -22,7 +22,7 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(heads)
         lines += [_line(row) for row in part["rows"]]
     large = figures["large_vector"]
-    lines.append(f"\ndecoding {large['parameters']:,} parameters, beside an int8 dequantise-and-add pass over them:")
+    lines.append(f"\ndecoding {large['parameters']:,} parameters, compared with an int8 dequantise-and-add pass:")
     lines += [
         f"   {row['name']:20} {row['update_bytes']:>7,} B, {row['to_entropy']:.3f} of the entropy, "
         f"{row['decode_microseconds']:>6.0f} µs, "

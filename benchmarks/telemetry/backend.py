@@ -17,11 +17,11 @@ from benchmarks.telemetry.workload import TASK
 SPOOL_BYTES_MAX = 1 << 28
 CATCH_UP_SECONDS_MAX = 60.0
 FLUSHED_SECONDS = 1.5
-"""After which all that was recorded is in the spool."""
+"""After this time, all recorded points are in the spool."""
 
 
 class Backend:
-    """A server, and telemetry that writes to it."""
+    """A telemetry server, and the telemetry that writes to it."""
 
     def __init__(self, folder: Path, server: InfluxDB | None) -> None:
         self.influxdb = server
@@ -48,7 +48,7 @@ class Backend:
         self.stop()
 
     def catch_up(self) -> bool:
-        """Whether everything that was recorded is sent or dropped within the time for it."""
+        """Waits until every recorded point is sent or dropped; returns whether that happened in time."""
         time.sleep(FLUSHED_SECONDS)
         deadline = time.monotonic() + CATCH_UP_SECONDS_MAX
         while time.monotonic() < deadline:
@@ -95,7 +95,7 @@ def influxdb(folder: Path) -> Iterator[InfluxDB | None]:
 
 
 def points_stored(server: InfluxDB) -> int:
-    """Points there, of all measurements: each has a field that all its points have."""
+    """Points stored in all measurements; each measurement has a field that all its points have."""
     total = 0
     for measurement in MEASUREMENTS:
         rows = server.query(f'SELECT count(*) FROM "{measurement}"')  # noqa: S608 - names of the schema

@@ -1,9 +1,8 @@
-"""What telemetry costs the aggregator, and what becomes of it when its server is away.
+"""The cost of telemetry for the aggregator, also while its server is stopped.
 
-Updates of the default size go through the real service and its real ledger, over the link in memory. A network would
-only add time that telemetry has no part in, so this is the strictest place to look: its share is largest here. The
-same payloads are merged again and again, each time into a new ledger. InfluxDB and the shim before it are processes of
-their own.
+Updates of the default size go through the real service and ledger over the in-memory link. A network would only add
+time that has nothing to do with telemetry, so telemetry's share is largest here. The same payloads are merged
+repeatedly, each time into a new ledger. InfluxDB and the shim in front of it are separate processes.
 """
 
 import statistics
@@ -26,13 +25,13 @@ from wire_contract.messages import Update
 from wire_contract.program.blas_threads import limit_blas_threads
 
 ALONE_UPDATES = 5_120
-"""For telemetry without anything beside it, in batches of one (nothing is condensed) and in full ones."""
+"""Updates for measuring telemetry alone, in batches of one (nothing is condensed) and in full batches."""
 STAND_IN = "a stand-in that takes lines and forgets them (influxd is not installed: apt-get install influxdb)"
 
 
 def run(settings: TelemetrySettings) -> dict[str, Any]:
-    """All figures."""
-    limit_blas_threads(1)  # as the aggregator's program
+    """Measures; returns the figures."""
+    limit_blas_threads(1)  # as the aggregator does
     load = Workload(settings.updates)
     with ExitStack() as at_the_end:
         folder = Path(at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="fedkd-benchmark-")))
@@ -79,18 +78,18 @@ def run(settings: TelemetrySettings) -> dict[str, Any]:
 
 
 def _interleaved(load: Workload, backend: Backend, pairs: int) -> tuple[list[TimedRun], list[TimedRun]]:
-    """Runs without and with telemetry, in turn; which comes first alternates."""
+    """Alternates runs without and with telemetry; which comes first alternates as well."""
     off: list[TimedRun] = []
     on: list[TimedRun] = []
     for pair in range(pairs):
         for with_telemetry in (True, False) if pair % 2 else (False, True):
             (on if with_telemetry else off).append(load.run(backend.telemetry if with_telemetry else None))
-            backend.catch_up()  # nothing of this run goes on beside the next one
+            backend.catch_up()  # no work of this run overlaps with the next one
     return off, on
 
 
 def _microseconds_alone(load: Workload, backend: Backend, *, batch_updates: int) -> float:
-    """CPU of telemetry for each update in batches of that size, until the server has them."""
+    """CPU time of telemetry per update, in batches of this size, until the server has the points."""
     payload = load.payloads[0][1]
     judged = Judged(Merge(1.0, 3, 0.1), decode(payload, Update), 7, "device-00000", payload)
     recording = Recording(backend.telemetry.record)
@@ -104,12 +103,12 @@ def _microseconds_alone(load: Workload, backend: Backend, *, batch_updates: int)
 
 
 def _while_down(load: Workload, backend: Backend, seconds: float) -> tuple[list[TimedRun], list[TimedRun]]:
-    """Runs while the server is there, half before and half after, and while it is stopped."""
+    """Runs while the server is up (half before, half after) and while it is stopped."""
     up = _runs_for(load, backend, seconds / 2)
     backend.stop()
     down = _runs_for(load, backend, seconds)
     backend.start()
-    backend.catch_up()  # the rush to send what waited is over
+    backend.catch_up()  # the spooled points are sent
     return up + _runs_for(load, backend, seconds / 2), down
 
 
@@ -122,7 +121,7 @@ def _runs_for(load: Workload, backend: Backend, seconds: float) -> list[TimedRun
 
 
 def _median_ratio(some: Sequence[TimedRun], others: Sequence[TimedRun]) -> float:
-    """Of neighbours, which met the same weather."""
+    """Median ratio of neighbouring runs, which had the same conditions."""
     return statistics.median(one.rate / other.rate for one, other in zip(some, others, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""How many series a large fleet makes in InfluxDB's index."""
+"""Number of series that a large fleet creates in InfluxDB's index."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from wire_contract.messages import Evaluation
 
 
 def series_of_fleet(devices: int, server: InfluxDB | None) -> int:
-    """Series in the server's index (without one: among the lines) after every device had every outcome."""
+    """Series in the server's index (without a server: among the lines) after points of every device and outcome."""
     lines = list(_lines_of_fleet(devices))
     if server is None:
         return len({line.partition(" ")[0] for line in lines})
@@ -50,7 +50,7 @@ def _lines_of_fleet(devices: int) -> Iterator[str]:
                 metrics={"loss": 1.0},
             )
             recording.evaluated(evaluation, newest_version=number, size_bytes=100)
-        if number % SINGLE_UPDATES_MAX == 0:  # so that each device is named
+        if number % SINGLE_UPDATES_MAX == 0:  # so that each device has a point of its own
             recording.batch_committed(2 * SINGLE_UPDATES_MAX, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     recording.batch_committed(devices % SINGLE_UPDATES_MAX, judge_seconds=0, commit_seconds=0, answer_seconds=0)
     writer = LineWriter(task=TASK, shard=0)

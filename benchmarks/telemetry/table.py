@@ -1,11 +1,11 @@
-"""The telemetry benchmark's figures, for people."""
+"""The telemetry benchmark's figures as text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """For people."""
+    """The figures as text."""
     f = figures
     single, condensed = f["cpu_microseconds_per_single_update"], f["cpu_microseconds_per_condensed_update"]
     stored = "unknown" if f["points_stored"] is None else f"{f['points_stored']:,}"
@@ -15,8 +15,8 @@ def table(figures: Mapping[str, Any]) -> str:
             f"telemetry off       {f['rate_off']:10,.0f} updates/s   {f['cpu_microseconds_off']:8.0f} µs CPU each",
             f"telemetry on        {f['rate_on']:10,.0f} updates/s   {f['cpu_microseconds_on']:8.0f} µs CPU each",
             f"  on / off          {f['rate_ratio_on']:10.3f}   (goal 0.97; median of {f['pairs']} pairs)",
-            f"  off / on, CPU     {f['cpu_ratio_on']:10.3f}   (the same where other programs disturb the clock)",
-            f"telemetry alone     {condensed:10.1f} µs CPU an update in full batches; {single:.1f} in batches of one",
+            f"  off / on, CPU     {f['cpu_ratio_on']:10.3f}   (unaffected by other programs on the machine)",
+            f"telemetry alone     {condensed:10.1f} µs CPU per update in full batches; {single:.1f} in batches of one",
             f"server there        {f['rate_up']:10,.0f} updates/s",
             f"server stopped      {f['rate_down']:10,.0f} updates/s   for {f['down_seconds']:g} s",
             f"  stopped / there   {f['rate_ratio_down']:10.3f}   (goal 0.97)",

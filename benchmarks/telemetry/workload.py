@@ -1,4 +1,4 @@
-"""The aggregator's work that is timed: the same updates, merged into a new ledger in each run."""
+"""The timed workload of the aggregator: the same updates, merged into a new ledger in each run."""
 
 import tempfile
 import time
@@ -28,20 +28,20 @@ from wire_contract.topics import build
 
 ROOT, TASK = "fedkd/benchmark", "telemetry"
 LAYOUT = Layout((TensorSpec("weight", (64, 400)), TensorSpec("bias", (64,))))
-"""25,664 parameters, about a student of the tasks here."""
+"""25,664 parameters, about the size of the built-in tasks' students."""
 DEVICES = 500
 TENSORS = 16
-"""Different differences; each update has one of them."""
+"""Number of distinct differences; each update contains one of them."""
 
 
 @dataclass
 class TimedRun:
-    """One emptying of the queue."""
+    """One run: merging all queued updates."""
 
     updates: int
     seconds: float
     cpu_seconds: float
-    """Of this process, telemetry's threads included."""
+    """CPU time of this process, including telemetry's threads."""
 
     @property
     def rate(self) -> float:
@@ -50,7 +50,7 @@ class TimedRun:
 
 @dataclass
 class Workload:
-    """Payloads for one line, which begins from zero weights."""
+    """Update payloads for a model line that starts from zero weights."""
 
     updates: int
     settings: LineSettings = field(default_factory=lambda: LineSettings(task=TASK, updates_per_version=100))
@@ -84,7 +84,7 @@ class Workload:
             self.payloads.append((build("update", root=ROOT, task=TASK, shard=0, device=device), encode(update)))
 
     def run(self, telemetry: Telemetry | None) -> TimedRun:
-        """Merges all of it into a new ledger; only that is timed."""
+        """Merges all updates into a new ledger; only the merging is timed."""
         with tempfile.TemporaryDirectory(prefix="fedkd-benchmark-") as folder, ExitStack() as at_the_end:
             path = Path(folder) / "ledger.sqlite3"
             ledger = at_the_end.enter_context(closing(Ledger(path, task=TASK)))

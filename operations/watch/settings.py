@@ -64,7 +64,7 @@ class PageConfig:
     """Topic and base64 payload of each message that the demo's broker had retained at the end."""
 
     def ended(self, messages: Mapping[str, bytes], at: float) -> "PageConfig":
-        """What a client is told after the end."""
+        """The configuration after the end of a demo."""
         told = tuple((topic, b64encode(payload).decode()) for topic, payload in messages.items())
         return replace(self, ended_at=at, messages=told, username=None, password=None)
 

@@ -39,7 +39,7 @@ def test_too_few_devices_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     source = EXAMPLE.read_text(encoding="utf-8")
     (tmp_path / "few.py").write_text(source.replace("range(1, 11)", "range(1, 5)"), encoding="utf-8")
     assert main(["attack", "--task", f"{tmp_path / 'few.py'}:task"]) == 2
-    assert "has 4 devices; a version needs 4 beside the hostile one" in capsys.readouterr().err
+    assert "has 4 devices; a version needs 4 besides the hostile one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("freedom", "expected"), [(1, 12.71), (7, 2.365), (15, 2.131), (30, 2.042), (1_000, 1.962)])

@@ -152,7 +152,7 @@ def test_a_page_without_a_password_is_where_one_expects_it() -> None:
 def test_a_taken_port_is_one_line(server: PageServer) -> None:
     port = urlsplit(server.url).port
     assert port is not None
-    with pytest.raises(UsageError, match=f"--port {port}: Address already in use; give another"):
+    with pytest.raises(UsageError, match=f"--port {port}: Address already in use; choose another"):
         PageServer(CONFIG, port=port)
 
 
@@ -183,7 +183,7 @@ def test_where_the_page_finds_the_broker(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ((), "--websocket is missing"),
-        (("--broker", "mqtt://localhost"), "a browser speaks MQTT over WebSocket only"),
+        (("--broker", "mqtt://localhost"), "browsers speak MQTT only over WebSocket"),
         (("--websocket", "ws://a:secret@localhost"), "neither user nor password"),
         (("--websocket", "mqtt://localhost"), "must begin with ws:// or wss://"),
         (("--websocket", "localhost:9001"), "must be like"),
