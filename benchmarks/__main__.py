@@ -1,5 +1,5 @@
-"""`python -m benchmarks NAME --json FILE …`, or `asyncfedkd benchmarks …`: runs one benchmark, prints its table and writes
-its figures.
+"""`python -m benchmarks NAME --json FILE …`, or `asyncfedkd benchmarks …`: runs a benchmark, prints its table, and
+writes its figures.
 """
 
 import json

@@ -165,7 +165,7 @@ def holding_out(task: Task, names: tuple[str, ...]) -> Task:
     """
     unknown = [name for name in names if name not in task.devices]
     if unknown:
-        raise TaskError(f"{', '.join(unknown)}: not among the devices of task {task.name}: {', '.join(task.devices)}")
+        raise TaskError(f"{', '.join(unknown)}: no device of task {task.name}, which has {', '.join(task.devices)}")
     left = tuple(name for name in task.devices if name not in names)
     if len(left) < _DEVICES_MIN:
         raise TaskError(f"at least {_DEVICES_MIN} devices must take part, but only {len(left)} would be left")

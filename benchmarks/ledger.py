@@ -1,7 +1,7 @@
 """How costs grow with a ledger's age: commit of a version, start, file size, write-ahead log beside a reader.
 
-The ledgers are written in bulk (`long_ledgers.py`) with all rows, as if nothing had been pruned, so the figures hold for
-any `--journal-versions-kept`.
+The ledgers are written in bulk (`long_ledgers.py`) with all rows, as if nothing had been pruned, so the figures hold
+for any `--journal-versions-kept`.
 """
 
 import resource

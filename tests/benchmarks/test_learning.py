@@ -72,7 +72,7 @@ def test_devices_can_be_held_out_so_that_the_test_persons_are_not_looked_at(
         assert main([*arguments, "--hold-out", names]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert "nobody: no device of task har, which has " in lines[0]
-    assert "and only 1 would" in lines[1]
+    assert "but only 1 would" in lines[1]
 
 
 def test_the_learning_rate_has_fallen_to_its_floor_when_the_run_ends(tmp_path: Path) -> None:
