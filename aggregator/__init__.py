@@ -1,1 +1,3 @@
-"""The server: admits updates, merges them once, keeps the ledger and publishes versions. Knows no torch."""
+"""The server: admits updates, merges each exactly once, keeps the ledger, publishes versions. It never imports
+torch.
+"""

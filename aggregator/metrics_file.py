@@ -37,7 +37,7 @@ class MetricsFile:
     """Replaces the file periodically. If the disk is full, only the metrics are missing."""
 
     def __init__(self, path: Path, *, task: str, shard: int) -> None:
-        """Writes nothing yet.
+        """Checks the path; writes nothing yet.
 
         Raises:
             FileUnusable: `path` cannot be written, or is a file of another kind.

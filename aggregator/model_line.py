@@ -49,7 +49,7 @@ need more of both."""
 
 @dataclass(frozen=True, kw_only=True)
 class LineSettings:
-    """How updates become versions."""
+    """Settings of a line: how updates become versions, and how versions are published."""
 
     task: str
     updates_per_version: int = 4
@@ -76,7 +76,7 @@ class LineSettings:
 
 
 class ModelLine:
-    """See the module."""
+    """One task's line; see the module."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """See the module."""
+    """The observers of one service."""
 
     def __init__(
         self,

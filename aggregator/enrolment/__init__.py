@@ -1,6 +1,6 @@
-"""Who may speak to the broker as whom: a local certificate authority, password entries and the revocation list.
+"""Credentials of the broker's clients: a local certificate authority, passwords and the revocation list.
 
-`roles` and `certificates` and `passwords` decide (time, keys and salts come in), `register` is what the authority
-remembers, `authority` the folder it lives in, `commands` what a person types. Only `certificates` and `authority`
-import the cryptography library; a running aggregator never does.
+`roles`, `certificates` and `passwords` contain the logic (time, keys and salts are arguments), `register` what the
+authority has issued, `authority` its folder, `commands` the commands. Only `certificates` and `authority` import the
+cryptography library; a running aggregator never does.
 """

@@ -1,12 +1,12 @@
 """The folder of a local certificate authority.
 
     DIR/ca.key          signs; never leaves this folder, and no broker needs it
-    DIR/issued.json     what was issued, to whom, and what was revoked
-    DIR/broker/         all that a broker needs: mounted there, nothing else
+    DIR/issued.json     register of what was issued, to whom, and what was revoked
+    DIR/broker/         everything that a broker needs; mount only this folder there
         ca.pem  crl.pem  passwords  nats-users.conf  broker.pem  broker.key
 
-Who stops in the middle leaves at worst an entry in `issued.json` for something that nobody has: the entry is written
-before the certificate, and what is revoked is written there before the list.
+A crash leaves at worst an entry in `issued.json` for a certificate that was never written: the entry is written before
+the certificate, and a revocation before the list.
 """
 
 import secrets

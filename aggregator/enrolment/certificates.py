@@ -1,7 +1,7 @@
 """Certificates and revocation lists (X.509, RFC 5280) on curve P-256, which firmware and all brokers support.
 
-A client's certificate is good for clients only and the broker's for servers only (extended key usage), so a device's
-key cannot pass for the broker, nor the broker's for a client.
+Client certificates are valid for clients only and the broker's for servers only (extended key usage), so a device
+cannot impersonate the broker, nor the broker a client.
 """
 
 import ipaddress
@@ -58,12 +58,12 @@ class Revoked:
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A private key, from the system's random source."""
+    """A new private key, from the system's random source."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def new_serial() -> int:
-    """A serial number, from the system's random source."""
+    """A new serial number, from the system's random source."""
     return x509.random_serial_number()
 
 

@@ -1,7 +1,9 @@
-"""The users of a nats-server: it has no patterns like mosquitto's `%u`, so each name stands there with its topics.
+"""The list of users for a nats-server, which has no patterns like mosquitto's `%u`: each name is listed with its
+topics.
 
-NATS writes a topic as a subject: `.` between levels, `*` for `+`, and `//` for a dot within a level. A client shows its
-certificate (`verify_and_map`); who does not stand here any more is refused, which is the revocation list of NATS.
+NATS writes a topic as a subject: `.` between levels, `*` for `+`, and `//` for a dot within a level. Clients are
+identified by their certificates (`verify_and_map`); a client that is no longer listed is refused, which replaces a
+revocation list.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Lines of mosquitto's password file: NAME:$7$ITERATIONS$SALT$HASH, the hash PBKDF2 with HMAC-SHA-512, base64.
 
-The passwords are made here, 144 random bits each, so guessing is hopeless at any number of iterations. The number is
-mosquitto's own, because it works the hash out in its one thread: a larger one would let strangers stop all traffic by
-trying passwords.
+Passwords are generated here with 144 random bits, so guessing is hopeless at any number of iterations. The number is
+mosquitto's default, because mosquitto computes the hash in its only thread: with a larger one, anybody could stop all
+traffic by trying passwords.
 """
 
 import base64

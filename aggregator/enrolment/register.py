@@ -50,7 +50,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True):
         return [one for one in self.issued if one.name == name and one.holds(now)]
 
     def revoke(self, name: str, now: datetime, *, kind: str | None = None) -> "Register":
-        """Without anything that this name could connect with, or without such of one kind. Twice is once.
+        """The register with all valid credentials of this name revoked, or those of one kind. Idempotent.
 
         Raises:
             EnrolmentError: the name was never enrolled.

@@ -1,9 +1,9 @@
 """Roles at the broker, and the names that belong to them.
 
-The broker knows a client by its name alone (the common name of its certificate, or its user name), and its access list
-gives the names `aggregator…`, `viewer…` and `evaluator…` their rights. So no device may ever have such a name: this
-file is the other half of the access list. And because mosquitto's list needs one block for each such name, no name is
-given out that has none there: mosquitto would treat it as a device.
+A broker identifies a client by its name only (the common name of its certificate, or its user name), and its access
+list gives rights to the names `aggregator…`, `viewer…` and `evaluator…`. So no device may ever have such a name: this
+module complements the access list. Mosquitto's list needs one block per such name, so a name without a block is not
+issued: mosquitto would treat it as a device.
 """
 
 import re
@@ -19,7 +19,7 @@ Role = Literal["device", "aggregator", "viewer", "evaluator", "broker"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 NUMBERED_MAX = 3
-"""`broker_config/mosquitto.acl` has blocks for the names ROLE and ROLE-1 to ROLE-3, and for no others."""
+"""`broker_config/mosquitto.acl` has blocks for ROLE and ROLE-1 to ROLE-3 only."""
 
 _NAMED_AFTER_ROLE = tuple(role for role in ROLES if role != "device")
 _RESERVED = re.compile(rf"({'|'.join(_NAMED_AFTER_ROLE)})(-.*)?|evaluator\..*", re.IGNORECASE)

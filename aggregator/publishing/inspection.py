@@ -127,7 +127,7 @@ class Inspection:
             self._notice(topic, payload)
 
     def look_is_over(self) -> bool:
-        """True once for each look: then `found` says what it has seen."""
+        """True once at the end of each inspection; `found` then returns its result."""
         now = self._monotonic()
         if self._state == "watching" and now >= self._look_again_at and self._can_hear:
             self._look_again()
@@ -142,7 +142,7 @@ class Inspection:
         return True
 
     def found(self) -> RetainedManifest | None:
-        """The manifest that stands on the broker, and whose it is; None: there is none."""
+        """The retained manifest and its classification; None if there is none."""
         if self._model is None:
             return None
         return identify(self._model, task=self._task, marks=self._ledger, keys=self._keys)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """The aggregator's side of the topics."""
+    """Publishes everything that the aggregator sends."""
 
     def __init__(
         self, link: Link, *, root: str, task: str, shard: int, signing_keys: Sequence[SigningKey] = ()

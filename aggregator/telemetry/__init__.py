@@ -1,1 +1,1 @@
-"""What the aggregator tells about itself, its devices and its broker: points for InfluxDB, or a folder of lines."""
+"""Telemetry of the aggregator, its devices and its broker: points for InfluxDB, or lines in a folder."""

@@ -1,8 +1,8 @@
 """Telemetry off the critical path: `record` puts points into a bounded queue and returns; two threads do the rest.
 
-The worker makes lines of them, knows who takes part, and appends to the spool; the sender sends the spool's oldest
-lines to a server, if there is one. Nothing here can delay a merge or fail it: a full queue, a full disk and an absent
-server cost points, which are counted.
+The worker converts points to lines, tracks participation, and appends to the spool; the sender sends the spool's oldest
+lines to a server, if there is one. Telemetry can neither delay a merge nor make it fail: if the queue or the disk is
+full, or the server is unreachable for too long, points are dropped and counted.
 """
 
 import logging

@@ -96,7 +96,7 @@ class InfluxAccess:
 
 
 class InfluxServer:
-    """Writes to one bucket, through the proxy that the environment names (`https_proxy`, `no_proxy`)."""
+    """Writes to one bucket, through the proxy from the environment (`https_proxy`, `no_proxy`)."""
 
     def __init__(self, access: InfluxAccess) -> None:
         """Raises:

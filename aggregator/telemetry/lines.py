@@ -16,7 +16,7 @@ from aggregator.telemetry.schema import MEASUREMENTS, FieldType
 
 Value = int | float | str | bool
 Tags = tuple[str, ...]
-"""Values, in the order of the schema."""
+"""Tag values, in the order of the schema."""
 
 Write = Callable[[Value], str]
 """Formats one field; empty if the value cannot be written."""

@@ -52,7 +52,7 @@ class Participation:
         self._evaluators: set[str] = set()
 
     def contributed(self, contribution: Activity, at: float) -> None:
-        """An update was judged at Unix second `at`."""
+        """Notes an update that was judged at Unix second `at`."""
         share = self._share(contribution.device)
         if share is not None and contribution.weight is not None:
             share.weight += contribution.weight

@@ -18,13 +18,13 @@ class Proxy:
     """An HTTP proxy."""
 
     url: str
-    """Without user and password."""
+    """Its URL without user name and password."""
     headers: Mapping[str, str] = field(repr=False)
     """Credentials for the proxy."""
 
     @property
     def shown(self) -> str:
-        """For a person."""
+        """Its name in log lines."""
         return self.url
 
 

@@ -66,7 +66,7 @@ class Measurement:
     name: str
     meaning: str
     when: str
-    """One point for each …"""
+    """Completes the sentence "One point for each …"."""
     tags: tuple[Tag, ...]
     fields: tuple[Field, ...]
     family: Field | None = None
@@ -91,7 +91,7 @@ STATUS = _closed("status", "as published by the device, or by the broker as its 
 FORM = _closed("form", "how the version was published", ("delta", "snapshot"))
 
 UPDATE_METRICS = ("loss", "accuracy", "teacher_loss", "teacher_accuracy", "battery_percent")
-"""Metrics of an update that are written; they have the names that devices give them."""
+"""Metrics of an update that are recorded, with the names that devices use."""
 EVALUATION_METRICS = ("accuracy", "macro_f1", "loss")
 RECALL_PREFIX = "recall_"
 RECALL_CLASSES_MAX = 64
@@ -99,7 +99,7 @@ RECALL_CLASSES_MAX = 64
 EVALUATOR = "evaluator"
 """Role in the presence of a device that never uploads."""
 BATTERY = "battery_percent"
-"""Also the name in a presence's capabilities."""
+"""Also the key in the capabilities of a presence message."""
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     one.name: one

@@ -66,7 +66,7 @@ class SpoolSender:
         return 0.0
 
     def _write(self, data: bytes) -> int:
-        """Lines that the server refuses.
+        """Handles lines that the server refuses.
 
         Raises:
             ServerAway: the rest was not written.

@@ -136,5 +136,5 @@ class TelemetrySummarySettings(CommandSettings):
 
 
 def default_spool(ledger: Path) -> Path:
-    """Beside the ledger."""
+    """Default folder of the spool, beside the ledger."""
     return ledger.with_name(ledger.name + ".telemetry")

@@ -1,8 +1,8 @@
 """The spool: lines on disk, in segment files, that wait for a server, or are kept for reading if there is none.
 
-    SPOOL/000000000001.lines    whole lines, oldest first; only the newest segment grows
+    SPOOL/000000000001.lines    complete lines, oldest first; only the newest segment grows
     SPOOL/progress.json         what was sent of the oldest segment, and the counters
-    SPOOL/lock                  one program writes
+    SPOOL/lock                  held by the one program that writes
 
 Its size is bounded: when it is full, the oldest segment is deleted and its lines are counted. Nothing is flushed to
 disk: telemetry may lose its newest lines in a power failure. A line that a crash has truncated is removed on the next
@@ -66,7 +66,7 @@ class Chunk(NamedTuple):
 
 
 class Spool:
-    """One thread appends, one may read and advance."""
+    """The spool of one program. One thread appends; another may read and advance."""
 
     def __init__(self, folder: Path, *, bytes_max: int) -> None:
         """Raises:

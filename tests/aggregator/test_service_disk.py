@@ -60,6 +60,8 @@ def test_it_can_be_stopped_while_the_disk_is_full(make_stage: MakeStage) -> None
     stage.service.farewell()
     assert not stage.receipts()
     assert not identities(stage.path)
+    counters = stage.status.counters
+    assert (counters["merged"], counters["devices"]) == (0, 1), "only what is committed is counted"
     stage.crash()
     stage.stopping = False
     stage.start()
