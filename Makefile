@@ -82,11 +82,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv is missing: apt-get install python3.11-venv"; exit 1; }
 
 $(VENV)/.simulators: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[simulators]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[simulators]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@ $(VENV)/.simulators
 
 clean:  ## Delete everything that was built, including the virtual environment
