@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,27 @@ def test_every_package_is_listed_and_no_tests_are_shipped() -> None:
     }
     assert folders == set(PACKAGES)
     assert not any(package.split(".")[0] in {"tests", "examples", "docs"} for package in PACKAGES)
+
+
+LINES_MAX, MODULES_MAX = 350, 14
+"""Of a module, and side by side in a folder; `__init__.py` and `__main__.py` are not counted."""
+
+
+def every_module() -> list[Path]:
+    """Tests, examples and scripts as well."""
+    packages = {package.split(".")[0] for package in PACKAGES}
+    return sources(*packages, "grafana", "tests", "examples", "deployment")
+
+
+def test_no_module_is_too_long() -> None:
+    lines = {str(path.relative_to(HOUSE)): len(path.read_text().splitlines()) for path in every_module()}
+    assert {name: count for name, count in lines.items() if count > LINES_MAX} == {}, "split it by idea"
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    counted = (path for path in every_module() if path.name not in {"__init__.py", "__main__.py"})
+    modules = Counter(str(path.parent.relative_to(HOUSE)) for path in counted)
+    assert {name: count for name, count in modules.items() if count > MODULES_MAX} == {}, "group it by idea"
 
 
 def test_one_module_speaks_to_paho() -> None:
