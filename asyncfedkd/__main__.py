@@ -6,7 +6,7 @@ INTERRUPTED = 130
 
 
 def main() -> int:
-    """The exit code. Importing takes half a second, in which Ctrl-C is as good as later."""
+    """Returns the exit code. Importing takes half a second, during which Ctrl-C is handled too."""
     try:
         from asyncfedkd import programs  # noqa: PLC0415 — see above
     except KeyboardInterrupt:

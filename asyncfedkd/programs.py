@@ -11,44 +11,44 @@ SUITE = ProgramSuite(
         "the two sides": {
             "aggregator": ProgramReference(
                 module="aggregator.__main__",
-                summary="merges what devices learn and publishes models; also status, telemetry, keys and certificates",
+                summary="merges updates and publishes models; also status, telemetry, keys and certificates",
             ),
             "device": ProgramReference(
                 module="device_client.__main__",
-                summary="run: learns on this device's data; also evaluate, export, initial-model, pretrain-teacher "
+                summary="run: trains on this device's data; also evaluate, export, initial-model, pretrain-teacher "
                 "and more",
             ),
         },
-        "to try it, and to look on": {
+        "to try and to observe": {
             "demo": ProgramReference(
                 module="simulators.__main__",
                 command="demo",
-                summary="devices, aggregator and broker on this machine teach one model; then a report",
+                summary="a complete federation on this machine: devices, aggregator and broker; then a report",
             ),
             "broker": ProgramReference(
-                module="simulators.__main__", command="broker", summary="an MQTT broker for trying things out"
+                module="simulators.__main__", command="broker", summary="an MQTT broker for experiments"
             ),
             "watch": ProgramReference(
-                module="operations.__main__", command="watch", summary="shows a task live, as a page in the browser"
+                module="operations.__main__", command="watch", summary="shows a task live, on a page in the browser"
             ),
             "doctor": ProgramReference(
                 module="operations.__main__",
                 command="doctor",
-                summary="says whether a broker will do, and what to mend",
+                summary="checks whether a broker is suitable, and says how to fix what is not",
             ),
         },
         "to measure": {
             "benchmarks": ProgramReference(
                 module="benchmarks.__main__",
-                summary="accuracy, bytes on the wire, and what telemetry costs; see its --help",
+                summary="accuracy, bytes on the wire, cost of telemetry; see its --help",
             ),
             "baselines": ProgramReference(
                 module="simulators.__main__",
                 command="baselines",
-                summary="what a model learns without federation",
+                summary="accuracy of models that are trained without federation",
             ),
             "pace": ProgramReference(
-                module="simulators.__main__", command="pace", summary="how fast this machine learns"
+                module="simulators.__main__", command="pace", summary="how fast this machine trains"
             ),
         },
     },

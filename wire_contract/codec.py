@@ -244,7 +244,7 @@ def _check_finite(message: Message) -> None:
             numbers = [("weight", message.weight)]
         case AggregatorStatus(summary=Summary() as summary):
             numbers = [("summary", moment) for moment in (summary.at, summary.since)]
-            numbers += [("summary", told.at) for told in summary.evaluations]
+            numbers += [("summary", measured.at) for measured in summary.evaluations]
             numbers += [("summary", seen.at) for seen in summary.devices]
     for name, value in numbers:
         if not math.isfinite(value):

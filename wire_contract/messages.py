@@ -217,11 +217,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = msgspec.field(name="v", default=1)
 
     def __post_init__(self) -> None:
-        for name, told, known in (("reason", self.reason, REASONS), ("outcome", self.outcome, OUTCOMES)):
-            if told is None or told in known or told == OTHER:
+        for name, value, known in (("reason", self.reason, REASONS), ("outcome", self.outcome, OUTCOMES)):
+            if value is None or value in known or value == OTHER:
                 continue
             msgspec.structs.force_setattr(self, name, OTHER)
-            detail = f"{told}: {self.detail}" if self.detail else told
+            detail = f"{value}: {self.detail}" if self.detail else value
             msgspec.structs.force_setattr(self, "detail", detail[:TEXT_CHARACTERS_MAX])
 
 

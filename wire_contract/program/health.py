@@ -93,15 +93,15 @@ class HeartbeatFile:
         self._program = program
         self._monotonic = monotonic
         self._notify = notify
-        self._told: _Written | None = None
+        self._written: _Written | None = None
 
     def __call__(self, *, trouble: str = "") -> None:
         """The loop ran; `trouble` says what prevents the program from working."""
-        now, told = self._monotonic(), self._told
-        if told is not None and told.trouble == trouble and 0 <= now - told.at < BEAT_SECONDS:
+        now, written = self._monotonic(), self._written
+        if written is not None and written.trouble == trouble and 0 <= now - written.at < BEAT_SECONDS:
             return
-        ready = "READY=1\n" if told is None else ""
-        self._told = _Written(now, trouble)
+        ready = "READY=1\n" if written is None else ""
+        self._written = _Written(now, trouble)
         self._notify(f"{ready}WATCHDOG=1\nSTATUS={trouble or 'working'}")
         if self._path is not None:
             shown = trouble[:_TROUBLE_CHARACTERS_MAX]
@@ -110,7 +110,7 @@ class HeartbeatFile:
     def close(self) -> None:
         """The program ends normally: removes the file, so that nothing looks alive."""
         self._notify("STOPPING=1")
-        if self._path is not None and self._told is not None:  # else it may be the file of another process
+        if self._path is not None and self._written is not None:  # else it may be the file of another process
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
