@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said_before_anything_starts(
     assert "missing: No such file" in complaint(capsys, missing)
     assert "--method" in complaint(capsys, run(own, "taught", state, "--method", "nonsense"))
     kept(own, state)  # of a student that shows no hidden states: there is no W_h
-    assert "is of another teacher or student than task own has; move it away" in complaint(
+    assert f"does not fit the teacher and student of task own; move {LOCAL_TEACHER_NAME} away" in complaint(
         capsys, run(own, "taught", state)
     )
     (state / LOCAL_TEACHER_NAME).write_bytes(b"nothing of the kind")
