@@ -226,7 +226,8 @@ def _footer(results: RunResults) -> str:
 
 def _held_out(results: RunResults) -> str:
     windows = f"{results.held_out_examples:,} windows"
-    return f"{windows} of {_number(results.held_out_persons)} persons" if results.held_out_persons else windows
+    persons = results.held_out_persons
+    return f"{windows} of {_number(persons)} person{'' if persons == 1 else 's'}" if persons else windows
 
 
 def _measured(results: RunResults) -> str:

@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, capsys: pytest.Capt
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ", 1)[0] for line in lines] == ["benchmarks"] * 3
     assert "--data FOLDER" in lines[0]
-    assert "person 1, 2, 3, 4, 5, 6, 7 is among both" in lines[1]
+    assert "person 1, 2, 3, 4, 5, 6, 7 is in both" in lines[1]
     assert "only with the task har" in lines[2]
 
 
