@@ -84,12 +84,14 @@ class Aggregator:
 
 
 def retained(settings: MqttSettings) -> dict[str, bytes]:
-    """What a newcomer gets of the model topics, until nothing more has come for a second."""
+    """What a newcomer gets of the model topics: something, and then all until nothing more has come for a second."""
     filters = tuple(f"{ROOT}/{TASK}/{rest}" for rest in ("model", "model/+/+", "delta/+"))
     found: dict[str, bytes] = {}
     with closing(MqttLink(replace(settings, subscriptions=filters, clean_start=True))) as link:
         quiet_since = time.monotonic()
-        while time.monotonic() < quiet_since + 1.0:
+        deadline = quiet_since + PATIENCE_SECONDS
+        while not found or time.monotonic() < quiet_since + 1.0:
+            assert time.monotonic() < deadline, "nothing is retained"
             for event in link.receive(count=100, timeout_seconds=0.1):
                 if isinstance(event, Delivery):
                     link.ack(event)

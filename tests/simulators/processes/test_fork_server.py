@@ -148,7 +148,7 @@ def test_a_fork_that_somebody_kills_is_noticed(processes: Processes) -> None:
 
 
 def test_an_interruption_loses_no_word_of_the_server(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = processes.start("done", program("code", "3"), environment=TOLD, long_running=False, forked=True)
+    child = processes.start("one", program("wait"), environment=TOLD, forked=True)
 
     def read(message: bytes) -> object:
         signal.raise_signal(signal.SIGINT)
@@ -161,9 +161,10 @@ def test_an_interruption_loses_no_word_of_the_server(processes: Processes, monke
     loads = json.loads
     with monkeypatch.context() as patched:
         patched.setattr(json, "loads", read)
+        child.process.kill()  # not before: the word of its end must not have been read yet
         with pytest.raises(Interrupted):
             wait()
-    assert child.process.returncode == 3
+    assert child.process.returncode == -signal.SIGKILL
 
 
 def alive(pid: int) -> bool:
