@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import absence
 from benchmarks.__main__ import main
-from tests.broker.mosquitto import program
+from tests.broker.mosquitto import free_port, program
 
 pytestmark = pytest.mark.broker
 
 
-def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     program("mosquitto")
+    monkeypatch.setattr(absence, "_free_port", free_port)  # tests run beside this one
     file = tmp_path / "figures.json"
     assert main(["absence", "--versions", "9", "--json", str(file)]) == 0
     figures = json.loads(file.read_text())

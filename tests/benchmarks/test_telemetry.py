@@ -8,7 +8,7 @@ import pytest
 from aggregator.telemetry import collecting
 from benchmarks.__main__ import main
 from benchmarks.telemetry import backend
-from tests.broker.mosquitto import program
+from tests.broker.mosquitto import free_port, program
 
 SMALL = ["telemetry", "--pairs", "1", "--updates", "300", "--down-seconds", "0.5", "--fleet", "500"]
 
@@ -18,6 +18,7 @@ def test_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
     monkeypatch.setattr(collecting, "CLOSE_SECONDS_MAX", 60.0)  # a busy machine leaves no point unsent here
+    monkeypatch.setattr(backend, "free_port", free_port)  # tests run beside this one
     if server == "influxd":
         program("influxd", install="sudo apt-get install influxdb")
     else:
