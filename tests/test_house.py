@@ -81,17 +81,12 @@ def test_nothing_is_pickled_on_any_wire() -> None:
         assert not imported_by(path) & {"pickle", "marshal", "shelve", "dill", "joblib"}, path
 
 
-def test_statements_name_their_parameters_or_number_none() -> None:
-    """`?1` with a sequence is deprecated in Python 3.12 and an error in 3.14; `?` and `:name` are not."""
+def test_sql_parameters_are_not_numbered() -> None:
+    """Python 3.12.0 to 3.12.3 warn about `?1` with a sequence of values, and warnings are errors in the tests."""
     for path in sources(*{name.split(".")[0] for name in PACKAGES}):
-        numbered = [
-            node.value
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and re.search(r"\b(SELECT|INSERT|UPDATE|WHERE|LIMIT)\b.*\?\d", node.value, re.DOTALL)
-        ]
-        assert not numbered, f"{path}: {numbered}"
+        text = path.read_text()
+        if ".execute" in text:
+            assert not re.search(r"[^(]\?\d", text), path
 
 
 RENAMES = {

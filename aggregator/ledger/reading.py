@@ -273,4 +273,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"access to the folder; run this as the aggregator's user, or copy both files and read the copy"
             ) from None
         return sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
+    except BaseException:
+        db.close()
+        raise
     return db

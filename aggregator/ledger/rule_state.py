@@ -9,16 +9,16 @@ import sqlite3
 
 from aggregator.merging.rule import RuleState
 
-_PREFIX = "substr(key, 1, length(?1)) = ?1"
+_PREFIX = "substr(key, 1, length(:prefix)) = :prefix"
 
 
 def write_state(db: sqlite3.Connection, rule: str, version: int, state: RuleState) -> None:
     """Writes what `version` changed in the state of `rule`, within the caller's transaction."""
     assert state.shared or not state.devices, "a rule with state of devices has a shared value, too"
     prefix = f"{rule}/"
-    if db.execute(f"SELECT 1 FROM rule_state WHERE NOT {_PREFIX} LIMIT 1", (prefix,)).fetchone():  # noqa: S608
+    if db.execute(f"SELECT 1 FROM rule_state WHERE NOT {_PREFIX} LIMIT 1", {"prefix": prefix}).fetchone():  # noqa: S608
         for table in ("rule_state", "rule_device_state"):
-            db.execute(f"DELETE FROM {table} WHERE NOT {_PREFIX}", (prefix,))  # noqa: S608
+            db.execute(f"DELETE FROM {table} WHERE NOT {_PREFIX}", {"prefix": prefix})  # noqa: S608
     for key, value in state.shared.items():
         db.execute("DELETE FROM rule_state WHERE key = ?", (prefix + key,))
         if value is not None:
@@ -32,8 +32,8 @@ def write_state(db: sqlite3.Connection, rule: str, version: int, state: RuleStat
 def read_state(db: sqlite3.Connection, rule: str) -> RuleState:
     """Complete state of `rule` as of the newest version."""
     prefix = f"{rule}/"
-    shared = db.execute(f"SELECT key, value FROM rule_state WHERE {_PREFIX}", (prefix,))  # noqa: S608
-    devices = db.execute(f"SELECT device, key, value FROM rule_device_state WHERE {_PREFIX}", (prefix,))  # noqa: S608
+    shared = db.execute(f"SELECT key, value FROM rule_state WHERE {_PREFIX}", {"prefix": prefix})  # noqa: S608
+    devices = db.execute(f"SELECT device, key, value FROM rule_device_state WHERE {_PREFIX}", {"prefix": prefix})  # noqa: S608
     return RuleState(
         shared={key.removeprefix(prefix): value for key, value in shared},
         devices={(device, key.removeprefix(prefix)): value for device, key, value in devices},

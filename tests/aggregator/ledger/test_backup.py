@@ -209,6 +209,7 @@ def test_the_log_of_the_ledger_that_was_there_goes_with_it(path: Path, tmp_path:
     assert not log.exists()
     assert bits(path) == expected, "what the other wrote last is not replayed into this one"
     assert check_ledger(aside).version == 4
+    killed._db.close()
 
 
 def test_a_backup_of_another_is_refused(path: Path, tmp_path: Path) -> None:

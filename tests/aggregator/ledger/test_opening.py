@@ -30,13 +30,18 @@ def test_a_structure_is_checked_only_after_the_machine_stopped(one: Ledger, monk
 
     again._lock.release()
     monkeypatch.setattr("aggregator.ledger.file_format._boot", lambda: "another one")
-    Ledger(one.path, task=long_ledgers.TASK)._lock.release()
+    left_open = [Ledger(one.path, task=long_ledgers.TASK)]
+    left_open[-1]._lock.release()
     assert checked == [one.path], "the machine has stopped meanwhile"
-    Ledger(one.path, task=long_ledgers.TASK)._lock.release()
+    left_open.append(Ledger(one.path, task=long_ledgers.TASK))
+    left_open[-1]._lock.release()
     assert checked == [one.path], "and was checked"
     monkeypatch.setattr("aggregator.ledger.file_format._boot", lambda: None)
-    Ledger(one.path, task=long_ledgers.TASK)._lock.release()
+    left_open.append(Ledger(one.path, task=long_ledgers.TASK))
+    left_open[-1]._lock.release()
     assert checked == [one.path, one.path], "nobody knows"
+    for ledger in (killed, again, *left_open):
+        ledger._db.close()
 
 
 def damage(path: Path, page: int) -> None:
