@@ -33,6 +33,8 @@ INCARNATIONS_KEPT = 16
 goes. The number bounds the memory that one device can take."""
 
 _DETAIL_CHARACTERS_MAX = 300
+"""Holds the codec's reason (200) and the text before it; bounds what each refusal adds to the ledger and its
+receipt."""
 _NORM_MAX = 1e15
 """Upper bound of ‖Δ‖₂, whatever the model's norm. Multiplied by the largest possible weight (an absence of 1,000
 versions and the most samples that count) and summed over any number of updates, it stays finite in float32, so no
@@ -41,7 +43,8 @@ _FAR = 30.0
 """Multiple of a slot's budget. An update whose norm exceeds it, and also exceeds the model's own norm, is refused
 instead of scaled down, because its direction carries no information. A backlog is a sum of ordinary updates and stays
 below it; so do devices that all start to learn faster, as long as one round does not replace the model. While too few
-devices are known for a median, only the model's norm is compared (`norm_ratio_max`)."""
+devices are known for a median, only the model's norm is compared (`norm_ratio_max`). 30 is chosen, not measured: a
+smaller one would refuse honest backlogs, a larger one would merge more updates without meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,8 @@ class AdmissionPolicy:
     weight_max: float | None = None
     """Largest weight of one update; an ordinary one has 1. None: K - 1, the weight of all others in a full version."""
     norm_ratio_max: float = 10.0
-    """Limit of ‖Δ‖₂ as a multiple of max(‖x‖₂, 1), with x the model; beyond it, training has diverged."""
+    """Limit of ‖Δ‖₂ as a multiple of max(‖x‖₂, 1), with x the model; beyond it, training has diverged. 10 is chosen,
+    not measured: far above a first update (`peers.FIRST_NORM_SHARE`), so only divergence exceeds it."""
     shard: int = 0
     shards: int = 1
     device_keys: Callable[[str], Iterable[PublicKey]] | None = None

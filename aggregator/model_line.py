@@ -53,15 +53,17 @@ class LineSettings:
 
     task: str
     updates_per_version: int = 4
-    """K: a version is due when this many devices have contributed."""
+    """K: a version is due when this many devices have contributed. 4 is a fixed guess, as the aggregator does not know
+    how many devices there are: two thirds of them is best (`docs/decisions/0037-devices-per-version.md`)."""
     version_seconds: float = 60.0
-    """T: a version is due this long after the first buffered update, even with fewer than K devices."""
+    """T: a version is due this long after the first buffered update, even with fewer than K devices. Chosen, not
+    measured: less makes more versions of fewer devices, more delays what devices have learned."""
     devices_min: int = 2
     """Fewest devices in a version: a version of a single device would publish that person's update."""
     rule: Rule = RULES["fedbuff"]
     """Merging rule."""
     server_rate: float = 1.0
-    """η of the merging rule."""
+    """η of the merging rule. See `docs/decisions/0037-devices-per-version.md`."""
     model_encoding: EncodingName = "float16"
     """Encoding of snapshots."""
     delta_encoding: EncodingChoice | None = field(default_factory=lambda: CompressionTarget(bytes_max=DELTA_BYTES))
@@ -71,7 +73,7 @@ class LineSettings:
     snapshot_versions: int = KEPT_DELTAS
     """Versions from one snapshot to the next, at most."""
     journal_versions_kept: int = 10_000
-    """Versions whose updates the journal keeps."""
+    """Versions whose updates the journal keeps. See `docs/decisions/0051-journal-pruning.md`."""
     policy: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 

@@ -37,6 +37,8 @@ from wire_contract.topics import parse, topic_filter
 log = logging.getLogger(__name__)
 
 BATCH_DELIVERIES_MAX = 256
+"""The link's Receive Maximum, so one commit takes all that may arrive unacknowledged; a smaller one needs more
+fsyncs."""
 _RECEIVE_SECONDS_MAX = 0.5
 """Longest wait for messages, so that a stop request or a due version is noticed soon."""
 _LOOK_SECONDS = 0.05

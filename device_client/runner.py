@@ -49,9 +49,11 @@ class RunnerSettings:
     encoding: EncodingChoice = "int8"
     """Encoding of the updates."""
     local_rounds_max: int = 4
-    """Most rounds trained on one base."""
+    """Most rounds trained on one base. Chosen, not measured: more rounds drift towards one person's data, fewer leave a
+    device idle."""
     retrain_after_seconds: float = 60.0
-    """Pause before a further round on the same base."""
+    """Pause before a further round on the same base. The aggregator's default `--version-seconds`: by then there
+    usually is a newer model."""
     receipt_timeout_seconds: float = 30.0
     """How long to wait for a receipt before the update is sent again."""
     resend_delay_max_seconds: float = 300.0

@@ -106,35 +106,48 @@ class Recipe:
     """asyncfedkd: under a frozen teacher. fedkd: together with the device's own teacher, which never leaves the device.
     Formulas: `learning/losses.py`."""
     epochs: int = 1
-    """Passes over the device's data per round."""
+    """Passes over the device's data per round. The built-in tasks use 2 (`docs/decisions/0039-local-training.md`)."""
     batch_size: int = 32
+    """Chosen: few examples per device still make several steps. `har` gained from 16
+    (`docs/decisions/0039-local-training.md`)."""
     learning_rate: float = 3e-3
-    """Learning rate of AdamW at version 0."""
+    """Learning rate of AdamW at version 0. Chosen, not measured; the built-in tasks have their own."""
     schedule: Schedule = "constant"
     """How the learning rate falls with the base version, the only measure of progress that a device knows."""
     schedule_versions: float = 20.0
-    """inverse: the version at which the rate is halved. cosine: the version from which on it stays at its floor."""
+    """inverse: the version at which the rate is halved. cosine: the version from which on it stays at its floor.
+    Chosen, not measured; each task sets it to the length of its run."""
     schedule_floor: float = 0.02
-    """cosine: lowest share of `learning_rate`, so that a model that is published for years keeps learning."""
+    """cosine: lowest share of `learning_rate`, so that a model that is published for years keeps learning. 2 % is part
+    of `docs/decisions/0039-local-training.md`."""
     weight_decay: float = 1e-3
+    """Of AdamW. Chosen, not measured: a tenth of PyTorch's default, as averaging many devices regularises already; a
+    much larger one would pull the weights to 0 in every round of every device."""
     temperature: float = 2.0
-    """asyncfedkd: distillation temperature T, by which both networks' logits are divided."""
+    """asyncfedkd: distillation temperature T, by which both networks' logits are divided. Chosen, not measured: at 1
+    the teacher's targets are nearly one-hot, at high T all classes look alike."""
     alpha: float = 0.3
-    """asyncfedkd: weight of the distillation loss; without a teacher the loss is the task loss alone."""
+    """asyncfedkd: weight of the distillation loss; without a teacher the loss is the task loss alone. Chosen, not
+    measured: at 1 the student would learn the teacher's errors as well, at 0 nothing of it."""
     mutual_temperature: float = 1.0
-    """fedkd: temperature of the distillation in both directions."""
+    """fedkd: temperature of the distillation in both directions. 1, because the paper's formulas have none."""
     local_teacher_learning_rate: float = 1e-3
-    """fedkd: learning rate of the local teacher and W_h at version 0; it follows the student's schedule."""
+    """fedkd: learning rate of the local teacher and W_h at version 0; it follows the student's schedule. AdamW's
+    default in PyTorch."""
     task_loss: TaskLoss = "cross_entropy"
     focal_gamma: float = 2.0
+    """focal: its exponent; 2 worked best in the paper (Lin et al. 2017)."""
     label_smoothing: float = 0.0
     augment: Augment | None = None
     teacher_epochs: int = 20
+    """Chosen, not measured: fewer leave the teacher weak, more cost time once."""
     teacher_learning_rate: float = 1.5e-3
+    """Half of the student's, as the network is larger. Chosen, not measured."""
     teacher_batch_size: int = 64
+    """Twice the student's, as its data is pooled: fewer, larger steps take less time. Chosen, not measured."""
     teacher_label_smoothing: float = 0.1
-    """Label smoothing keeps the teacher from being over-confident, so that its logits show which classes are
-    similar."""
+    """Label smoothing keeps the teacher from being over-confident, so that its logits show which classes are similar.
+    0.1 is the usual value (Szegedy et al. 2016)."""
 
     def learning_rate_at(self, version: int) -> float:
         """The student's learning rate for a round on base `version`."""

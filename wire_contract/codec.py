@@ -72,6 +72,7 @@ DEFAULT_LIMITS: Mapping[type, Limits] = {
 }
 
 _REASON_CHARACTERS_MAX = 200
+"""Chosen: about one line of a log. The aggregator adds its own words and cuts the whole at 300."""
 
 T = TypeVar("T")
 

@@ -43,6 +43,8 @@ def _named(what: str) -> AfterValidator:
 
 
 _CODE_BYTES_MAX = 1 << 20
+"""Most that is read of a task's code. Chosen: far above the size of a source file, as the path may be that of any
+file."""
 _NAME = re.compile(r"""\bname\s*=\s*["']([^"'/]+)["']""")
 
 

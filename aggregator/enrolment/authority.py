@@ -31,7 +31,8 @@ from wire_contract.topics import DEFAULT_ROOT
 
 BROKER_FOLDER = "broker"
 WARNING_DAYS = 30
-"""Certificates and lists that expire within this many days are reported."""
+"""Certificates and lists that expire within this many days are reported. Chosen: a month leaves time to renew by hand;
+a longer warning would be ignored."""
 
 Now = Callable[[], datetime]
 

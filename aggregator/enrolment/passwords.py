@@ -9,9 +9,13 @@ import base64
 import hashlib
 
 ITERATIONS = 101
+"""The default of mosquitto_passwd; the top of this module says why no more."""
 SALT_BYTES = 12
+"""As in the files of mosquitto_passwd 2.0."""
 PASSWORD_BYTES = 18
+"""144 random bits, beyond guessing; a multiple of 3, so that base64 needs no padding."""
 _HASH_BYTES = 64
+"""The length of SHA-512, which mosquitto expects."""
 
 
 def entry(name: str, password: str, *, salt: bytes, iterations: int = ITERATIONS) -> str:

@@ -12,6 +12,8 @@ from wire_contract.program.command_settings import CommandSettings
 from wire_contract.settings import Names
 
 DAYS = 365
+"""Chosen: a year bounds how long a lost and unrevoked key is of use, at the price of a yearly renewal of each
+device."""
 
 
 class AuthoritySettings(CommandSettings):
@@ -27,6 +29,7 @@ class NewAuthoritySettings(AuthoritySettings):
     days: int = Field(
         3_650, ge=1, le=36_500, description="validity, days; no certificate that it signs is valid longer"
     )
+    """Ten years, ten times a certificate's: a new authority has to reach every device."""
 
 
 class EnrolSettings(AuthoritySettings):

@@ -19,7 +19,9 @@ from wire_contract.files.atomic_write import move_to_new_name, sync_file, sync_f
 from wire_contract.layout import Layout
 
 _FAULTS_TOLD = 5
+"""Chosen: enough to see what is damaged in one line; SQLite would list up to 100."""
 _ASIDE_MAX = 1_000
+"""Chosen: ends the search for a free name; so many replaced ledgers mean that a script restores in a loop."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from wire_contract.program.health import Heartbeat
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS_MAX = 15.0
+"""Chosen, not measured: well within the 120 s after which a silent loop counts as hung (`health.AGE_SECONDS_MAX`), as
+the heartbeat is written between attempts; shorter pauses would only load a full disk."""
 
 Result = TypeVar("Result")
 

@@ -12,11 +12,14 @@ from aggregator.ledger.file_format import plain_errors
 log = logging.getLogger(__name__)
 
 LOG_BYTES_MAX = 16 << 20
-"""Size above which the log is truncated."""
+"""Size above which the log is truncated. Twice what SQLite lets it grow to by itself (1,000 pages of 8 KiB), so only a
+log that readers hold is larger."""
 
 BUSY_MILLISECONDS = 5_000
+"""Wait for another program's lock; the default of Python's sqlite3. It outlasts an ordinary reader or backup step, and
+the heartbeat (120 s) does not expire meanwhile."""
 _SHRINK_MILLISECONDS = 50
-"""Longest wait for readers; no update is handled meanwhile."""
+"""Longest wait for readers; no update is handled meanwhile. Chosen, not measured."""
 
 
 class WriteAheadLog:

@@ -27,8 +27,12 @@ Decay = Literal["constant", "polynomial", "hinge"]
 SampleWeight = Literal["uniform", "root", "linear"]
 
 _EXPONENT = 0.5
+"""a of FedBuff; FedAsync's polynomial usually has the same."""
 _HINGE_FREE = 4
+"""b of FedAsync, where 6 is usual. Chosen, not measured: a smaller one would nearly silence devices that are merely
+slow, a larger one would merge stale updates at full weight."""
 _HINGE_SLOPE = 10.0
+"""a of FedAsync, at its usual value: one version beyond `_HINGE_FREE` leaves a weight of 1/11."""
 
 DECAYS: Mapping[Decay, Callable[[int], float]] = {
     "constant": lambda _: 1.0,

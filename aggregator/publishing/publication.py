@@ -26,6 +26,8 @@ from wire_contract.signatures.signing import SigningKey
 log = logging.getLogger(__name__)
 
 PUBLISH_AGAIN_SECONDS = 5.0
+"""Chosen, not measured: the link's queue needs time to drain. Sooner would find it still full, later delays a
+version."""
 
 
 class Publication:

@@ -26,8 +26,11 @@ log = logging.getLogger(__name__)
 SYS_SECONDS = 10.0
 """Mosquitto's default interval (sys_interval)."""
 RECEIVE_SECONDS_MAX = 0.5
+"""A stop request is noticed at most this late."""
 DELIVERIES_MAX = 256
+"""The link's Receive Maximum, so one turn takes all that has arrived."""
 CLOSE_SECONDS_MAX = 2.0
+"""Chosen: several turns of the thread; statistics are not worth a longer stop."""
 SESSION_SECONDS = 0
 """MQTT 5: the session ends with its connection."""
 
@@ -49,6 +52,7 @@ SYS_FIELDS: Mapping[str, str] = {
 }
 """mosquitto's topics."""
 _DIGITS_MAX = 18
+"""Every number of 18 digits fits a signed 64-bit integer; not every one of 19."""
 
 
 def filters(*, root: str, task: str) -> tuple[str, ...]:

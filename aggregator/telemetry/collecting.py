@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 POINTS_MAX = 20_000
 """Points in memory, with their contributions; one flush period at full load is a fraction of it."""
 FLEET_SECONDS = 60.0
+"""Chosen: it counts over all devices, up to a million, and the shortest absence that counts as silence is an hour."""
 SELF_SECONDS = 10.0
+"""As `recording.GAUGE_SECONDS`, so that the dashboard's panels have one shortest bucket."""
 _SET_BACK_NS = 1_000_000_000
 """Points of one moment differ by nanoseconds; a clock that is behind the last point by more than this was set back."""
 CLOSE_SECONDS_MAX = 2.0

@@ -23,6 +23,7 @@ from wire_contract.transport.tls_failures import tls_failure
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS_MAX = 10.0
+"""influxdb-client's default. A write has 512 KiB, so a connection slower than 52 kB/s cannot send the telemetry."""
 _STATUS_MALFORMED = frozenset({400, 422})
 _STATUS_TOO_LARGE = 413
 _STATUS_CLIENT = range(400, 500)

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 SILENT_SECONDS = 3_600.0
-"""A device without a merged update for this long counts as silent."""
+"""A device without a merged update for this long counts as silent. Chosen, not measured: a shorter time counts devices
+that merely wait for a charger, a longer one notices an outage late."""
 DEVICES_MAX = 1_000_000
-"""Devices beyond this number are not counted."""
+"""Devices beyond this number are not counted. Bounds the memory if names are invented; chosen far above what one
+aggregator serves."""
 
 
 class Activity(NamedTuple):

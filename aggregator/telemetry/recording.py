@@ -29,6 +29,8 @@ from wire_contract.messages import Evaluation
 from wire_contract.publication.release import Release
 
 GAUGE_SECONDS = 10.0
+"""The interval of mosquitto's $SYS topics, and the shortest bucket of the dashboards (`panels.Panel.interval`): less
+often would leave empty buckets, more often is not shown."""
 
 
 class PointSink(Protocol):

@@ -29,7 +29,8 @@ Unit = Literal[
 ]
 
 COHORTS_MAX = 16
-"""Cohorts with series of their own; all further ones share OTHER_COHORT."""
+"""Cohorts with series of their own; all further ones share OTHER_COHORT. Each makes the server keep further series;
+chosen, not measured."""
 ALL_COHORT = "all"
 """Cohort of an evaluator whose name contains none."""
 OTHER_COHORT = "other"

@@ -21,7 +21,9 @@ PIECES_MAX = 64
 REST_SECONDS = 0.5
 """The first pause after a failure is drawn from 0 to this; the range doubles with each further failure."""
 REST_SECONDS_MAX = 30.0
+"""Chosen: a server that is back is noticed within half a minute, long before the spool is full."""
 NOT_ALLOWED_SECONDS = 60.0
+"""Chosen: a person has to repair this, and each attempt is an error in the server's log."""
 
 
 class SpoolSender:

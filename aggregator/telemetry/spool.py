@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SEGMENTS = 16
 """Segments in a full spool, so a sixteenth of it is dropped at once."""
 SPOOL_BYTES_MIN = 64 * KIB
+"""Chosen: more than two appends of `_LINES_AT_ONCE` lines of some 260 bytes, so that one fits."""
 _SUFFIX = ".lines"
 _PROGRESS = "progress.json"
 
@@ -257,6 +258,8 @@ class Spool:
 
 
 _LINES_AT_ONCE = 100
+"""Chosen, not measured: with one write per line, writing would be slow; with all in one, a batch could exceed a small
+spool."""
 _COUNTERS = tuple(field.name for field in fields(Counters))
 
 

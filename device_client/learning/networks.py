@@ -18,9 +18,13 @@ from torch import Tensor, nn
 
 _AXES = 3
 _CHANNELS = 2 * _AXES + 2
+"""Acceleration and rate by axis, and their two magnitudes."""
 _STATISTICS = 4
+"""Mean, standard deviation, maximum and minimum (`_description`)."""
 _KERNEL = 5
+"""Samples. Chosen, not measured: 50 ms at 100 Hz; odd, so that padding keeps the length. Weights grow in proportion."""
 _GROUPS = 4
+"""Chosen, not measured; it must divide the channels of all convolutions below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ class Sensor:
     rate_unit: float = 2.0
     """A typical angular rate, rad/s; rates are divided by it."""
     frequencies: int = 12
-    """How many of the lowest frequencies of the spectrum the network sees; their spacing is sample rate / samples."""
+    """How many of the lowest frequencies of the spectrum the network sees; their spacing is sample rate / samples. 12
+    is chosen: up to 22 Hz in the windows of `har`, 5.5 Hz in those of `physiotherapy`."""
     first_stride: int = 1
     """Stride of the first convolution, in samples. 2 if the sensor samples twice as fast as the motion needs: all
     convolutions then take half the work, with the same number of weights."""
@@ -56,8 +61,12 @@ class Size:
 
 
 STUDENT = Size(channels=(24, 32, 48), hidden=48)
+"""20,151 parameters for `physiotherapy`; `docs/decisions/0035-student-size.md`."""
 SEPARABLE_STUDENT = Size(channels=(24, 32, 48), hidden=32, separable=True)
+"""8,781 parameters for `har`; `docs/decisions/0035-student-size.md`."""
 TEACHER = Size(channels=(96, 128, 160), hidden=256, dropout=0.3)
+"""Ten times the weights of `STUDENT` (204,613 for `har`). Chosen, not measured: large enough to know more, small enough
+to train on a CPU."""
 
 
 class WindowClassifier(nn.Module):

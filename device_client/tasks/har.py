@@ -23,8 +23,12 @@ from device_client.task import Examples, Recipe, Task, TaskError, check_split
 FILE = "spsw_sw_win50.npz"
 FIELDS = ("x", "y", "subject", "split", "scale", "labels")
 WINDOW_SAMPLES = 50
+"""Half a second; given by the file."""
 CHANNELS = 6
+"""Three axes of each sensor; given by the file."""
 TEACHER_PERSONS = 3
+"""Chosen, not measured: 3 of the file's 15 training persons leave 12 devices; fewer make a teacher that knows too few
+people."""
 
 SENSOR = Sensor(samples=WINDOW_SAMPLES, acceleration_unit=9.81)
 RECIPE = Recipe(
@@ -39,6 +43,8 @@ RECIPE = Recipe(
     augment=WindowAugmentation(rotation_max=0.6, strength_deviation=0.15, tempo_max=0.2, noise=0.1),
     teacher_epochs=25,
 )
+"""Epochs, batches and schedule: `docs/decisions/0039-local-training.md`. No comparison is recorded of alpha,
+temperature, label smoothing and teacher_epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)

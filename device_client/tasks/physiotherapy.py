@@ -38,9 +38,10 @@ CLASSES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 TEACHER_PERSONS = (1, 2)
 DEVICE_PERSONS = (3, 4, 5, 6, 7, 8)
 HELD_OUT_PERSONS = (9, 10)
+"""Chosen, not measured: of ten persons two for the teacher and two for the test leave six devices."""
 
 WINDOW_SAMPLES = 100
-"""2 s."""
+"""2 s at 50 Hz."""
 STEP_SAMPLES = 50
 """Windows overlap by half."""
 
@@ -56,6 +57,8 @@ RECIPE = Recipe(
     label_smoothing=0.05,
     augment=WindowAugmentation(rotation_max=0.6, strength_deviation=0.2, tempo_max=0.25, noise=0.03),
 )
+"""Epochs and schedule: `docs/decisions/0039-local-training.md`; augmentation: `docs/experiments.md`. No comparison is
+recorded of alpha, temperature and label smoothing."""
 
 
 def task(_data: Path | None = None) -> Task:

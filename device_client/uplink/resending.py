@@ -22,7 +22,8 @@ class ResendSettings:
     """All in seconds."""
 
     receipt_timeout_seconds: float = 30.0
-    """How long to wait for a receipt before the update is sent again."""
+    """How long to wait for a receipt before the update is sent again. Chosen, not measured: a busy aggregator answers
+    later than an idle one, and each resending costs the update's bytes again."""
     backoff_first_seconds: float = 1.0
     """The first delay is drawn from 0 to this; each further one from a range twice as wide."""
     backoff_max_seconds: float = 300.0

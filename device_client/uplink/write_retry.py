@@ -11,6 +11,7 @@ What = Literal["outbox", "round", "model", "trust", "receipts"]
 updates are settled.
 """
 FIRST_DELAY_SECONDS = 1.0
+"""Chosen: a disk that is full for a moment costs little time; sooner attempts would only find it full again."""
 DELAY_SECONDS_MAX = 60.0
 """The delay doubles with each failure up to this; free space is noticed at most this late."""
 

@@ -26,7 +26,9 @@ class LowRankEnergy:
     versions: float
     """The version from which on the share is `end`."""
     start: float = 0.95
+    """T_start of the paper's experiments."""
     end: float = 0.98
+    """T_end of the paper's experiments."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,13 +26,15 @@ _SCALES_TRIED = (-1, 0, 1, 2, 3)
 are much larger than the step."""
 
 _SCALES_TRIED_FINE = (0, 1, 2)
+"""The same for a high rate."""
 _FINE = 24
 """With more levels than this, the rate is high and the formula above is accurate: fewer scales are tried."""
 
 _DEAD_ZONE = 0.65
 _ROUNDING = 0.6
 """Where level 1 and the further levels begin, in steps, in the first of two passes; the second pass knows the cost of
-each level."""
+each level. Above 0.5, because a smaller level costs fewer bits, and zero the fewest. Only where the search starts:
+chosen, not measured."""
 
 _FLOOR = 0.9
 """Magnitudes are sorted from this share of the lowest requested threshold on, so that a slightly lower one needs no new

@@ -35,13 +35,15 @@ Entries = tuple[EncodedTensor, ...]
 _AIM = 0.994
 _FILL, _FILL_LATER = 0.98, 0.95
 """The share of the allowed size (or error) that an attempt aims at, and the share that is close enough: in the first
-attempts, and later."""
+attempts, and later. Chosen, not measured: the expected size is an estimate, so a higher aim overshoots and wastes an
+attempt, a lower one wastes bytes."""
 
 _AIM_HIGH_RATE = 0.985
 """The aim of the first attempt at a high rate, where only other scales change the size: the encoded size may be up to
 1.5 % above the expected one."""
 
 _ATTEMPTS, _ATTEMPTS_FILL = 8, 2
+"""Attempts in all, and those in which `_FILL` counts. Chosen, not measured: each one encodes the message again."""
 
 
 @dataclass(frozen=True, kw_only=True)

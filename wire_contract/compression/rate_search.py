@@ -29,6 +29,8 @@ _DENSE: Sequence[Callable[[Vector], EncodedTensor]] = (as_int4, as_int8, as_floa
 _FLOAT16_MAX = 65_504.0
 
 _FURTHER_RANKS = 3
+"""Ranks tried above the best one (see `_ranks_worth_trying`). Chosen, not measured: more cost encoding time, fewer may
+miss one that pays off."""
 
 _NEAR, _NEAR_HIGH_RATE, _NEAR_MOVED = (0.04, 0.04), (0.03, 0.0), (0.003, 0.003)
 """How far below and above the target a search may end, in octaves: in general; at a high rate, or for an error target;

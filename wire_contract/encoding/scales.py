@@ -13,9 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 EXPONENT_MIN = -1008
+"""8 · -126: the smallest normal float32."""
 EXPONENT_MAX = 968
+"""8 · 121: 127 times the next scale, 2^(969/8), would exceed float32."""
 
 STEPS_PER_OCTAVE = 8
+"""Neighbouring scales differ by 9 %, so the nearest is at most 4.4 % off. More would lengthen heads for little."""
 _OCTAVE_BITS = (0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7)
 OCTAVE = np.array(_OCTAVE_BITS, dtype=np.uint32).view(np.float32)
 

@@ -103,14 +103,16 @@ class MqttSettings:
     keepalive_seconds: int = KEEPALIVE_SECONDS
     session_expiry_seconds: int = 30 * DAY_SECONDS
     """How long the broker keeps the session of an absent client. MQTT 5 only; with 3.1.1, the broker's configuration
-    decides."""
+    decides. 30 days outlast a holiday; the broker stores what is queued meanwhile."""
     clean_start: bool = False
     """The broker discards the session at every connect: for clients that come once and leave nothing behind. Aggregator
     and device never use it."""
     receive_maximum: int = 256
-    """Deliveries that may be unacknowledged; up to twice as many are queued here, the rest at the broker."""
+    """Deliveries that may be unacknowledged; up to twice as many are queued here, the rest at the broker. 256 is
+    chosen: above the 100 that our broker configurations send, so that the broker's limit decides."""
     outgoing_messages_max: int = 10_000
-    """Publications that may wait for the broker; one more, and `publish` fails."""
+    """Publications that may wait for the broker; one more, and `publish` fails. Chosen: a model of `CHUNKS_MAX` chunks
+    and a backlog's receipts fit; it bounds the memory."""
     packet_bytes_max: int = MIB - KIB
     """Below mosquitto's `message_size_limit` of 1 MiB in our configuration: it acknowledges larger messages and drops
     them."""
@@ -120,6 +122,8 @@ class MqttSettings:
     reconnect_delay_seconds: float = 1.0
     """The same before the first connection, when a person may be waiting."""
     reconnect_delay_max_seconds: float = 60.0
+    """Upper bound of that range: a broker that was away for hours is found within a minute, and not loaded by attempts
+    meanwhile (`docs/decisions/0049-reconnect-delay.md`)."""
     close_seconds_max: float = 5.0
     """How long `close` waits for queued publications."""
 

@@ -29,6 +29,8 @@ from wire_contract.errors import ContractError
 from wire_contract.files.output_files import check_output_file
 
 BEAT_SECONDS = 5.0
+"""Chosen: far below the shortest interval of compose.yaml's checks (30 s) and systemd's watchdog (120 s); each
+iteration would wear flash memory."""
 AGE_SECONDS_MAX = 120.0
 """Default: longer than any iteration of a main loop, except the evaluation of a large held-out set."""
 
@@ -37,6 +39,7 @@ FILE_BYTES = 2_048
 _TROUBLE_CHARACTERS_MAX = 300
 """Each takes at most 6 bytes in JSON, so that the content always fits into the file."""
 _READ_AGAIN_SECONDS = 0.05
+"""Chosen, not measured: a write of 2 KiB takes far less."""
 
 
 class NotHealthy(ContractError):

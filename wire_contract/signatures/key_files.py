@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 PUBLIC_SUFFIX = ".pub"
 _FILE_BYTES_MAX = 1 << 16
+"""More is not read. Chosen: room for hundreds of public keys, as the path may be that of any file."""
 _BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 _PRIVATE = b"PRIVATE KEY-----"
 
