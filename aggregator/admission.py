@@ -93,7 +93,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Refuse:
-    """It is not merged, and the device drops it; only after `rate` does it resend, later or to another shard."""
+    """It is not merged, and the device drops it. The exception is `rate`: the device sends it again later."""
 
     reason: RefusalReason
     detail: str

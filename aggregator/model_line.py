@@ -145,7 +145,7 @@ class ModelLine:
                 self.buffer.add(
                     Contribution(
                         device=update.device,
-                        difference=self._difference,
+                        unclipped=self._difference,
                         weight=weight,
                         scale=scale,
                         norm=norm,

@@ -92,7 +92,7 @@ class TrainingSchedule:
     def train(self, todo: Round) -> None:
         """Trains the round and queues its update. If it is stopped halfway, nothing is kept and the round is repeated.
 
-        While the disk takes no writes, it keeps the result in memory and the device does its other work.
+        While the disk takes no writes, it keeps the result in memory while the device carries on.
 
         Raises:
             OutboxError: the outbox can no longer be read or written.

@@ -13,8 +13,9 @@ INLINE_BYTES_MAX = 24 * KIB
 """A model up to this size is sent inside its manifest; the rest of 32 KiB is for the manifest's own fields."""
 
 DELTA_BYTES_MAX = 256 * KIB
-"""A delta is one message; up to `INLINE_BYTES_MAX`, the newest one is also sent inside its manifest. That is the
-default limit, which every cloud broker accepts; an operator may allow up to this if the broker does."""
+"""A delta is one message; up to `INLINE_BYTES_MAX`, the newest one is also sent inside its manifest. `INLINE_BYTES_MAX`
+is the default limit of both, which every cloud broker accepts; an operator may allow up to this one if the broker
+does."""
 
 NAME_CHARACTERS_MAX = 64
 """Length of a task or device name. It is the common name of a device's certificate, for which X.509 allows 64."""

@@ -6,7 +6,7 @@ number of the message kind.
 How a reader treats what it does not know, so that older and newer programs work together:
 
 - unknown keys of a map are ignored; optional fields have a default;
-- a newer schema number is refused, and named; a change of the meaning of a field raises it;
+- a newer schema number is refused by name; changing the meaning of a field raises the number;
 - an unknown value of a *status* field (`Outcome`, `RefusalReason`, `Status`) is read as `OTHER`: the rest of
   the message is still understood, and the reader treats it as an answer without further details;
 - an unknown value of a field that says how to decode (a tensor's encoding, a delta's grid, a dtype) is refused, and

@@ -67,7 +67,7 @@ def _refill(line: ModelLine, ledger: Ledger) -> None:
         line.buffer.add(
             Contribution(
                 device=one.device,
-                difference=difference,
+                unclipped=difference,
                 weight=one.weight,
                 scale=one.scale,
                 norm=norm_of(difference) if one.norm is None else one.norm,

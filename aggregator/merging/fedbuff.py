@@ -29,8 +29,7 @@ class FedBuff:
 
     def add(self, contribution: Contribution) -> None:
         """One pass over memory."""
-        factor = np.float32(contribution.weight * contribution.scale)
-        np.multiply(contribution.difference, factor, out=self._scratch)
+        contribution.weighted(out=self._scratch)
         np.add(self._sum, self._scratch, out=self._sum)
 
     def version(self, weights: Vector, slots: Mapping[str, Slot]) -> Step:

@@ -28,8 +28,8 @@ BUDGET_RATIO = 1.0
 """Default budget of a slot, as a multiple of the median slot norm."""
 
 BEYOND = 0.1
-"""A slot moves the model by less than 1 + `BEYOND` budgets. It is small because a few large steps in a wrong direction
-undo what many versions have learned, and not 0, so that every merged update has some effect."""
+"""A slot moves the model by less than (1 + `BEYOND`) times its budget. It is small because a few large steps in a wrong
+direction undo what many versions have learned, and not 0, so that every merged update has some effect."""
 
 FIRST_NORM_SHARE = 0.1
 """Budget of a slot while there is no median, as a share of max(‖x‖, 1); the sender may be hostile. First updates of the

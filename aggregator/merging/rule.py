@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+
 from wire_contract.layout import Vector
 
 Divisor = Literal["weights", "count", "devices", "none"]
@@ -37,8 +39,8 @@ class Contribution:
     """One accepted update as a rule sees it, with weight and scale decided."""
 
     device: str
-    difference: Vector
-    """(size,), decoded. The caller reuses this memory, so a rule must copy what it keeps."""
+    unclipped: Vector
+    """(size,), the decoded difference. Rules call `clipped` or `weighted` instead, so that none forgets the scale."""
     weight: float
     """Above 0: staleness, samples and absence, bounded (`staleness.weight_of`)."""
     scale: float = 1.0
@@ -51,6 +53,14 @@ class Contribution:
     """The version that the difference starts from."""
     staleness: int = 0
     """Versions, when the update was judged. It is part of `weight` already."""
+
+    def clipped(self) -> Vector:
+        """The scaled difference, (size,). The caller may reuse this memory, so a rule must copy what it keeps."""
+        return self.unclipped if self.scale == 1.0 else self.unclipped * np.float32(self.scale)
+
+    def weighted(self, out: Vector) -> None:
+        """Writes the scaled difference times the weight to `out` (size,), in one pass."""
+        np.multiply(self.unclipped, np.float32(self.weight * self.scale), out=out)
 
 
 @dataclass
@@ -110,7 +120,11 @@ class Merger(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A merging rule as a value."""
+    """A merging rule as a value.
+
+    Sharding, privacy and per-device caches will refuse the combinations that the declared properties exclude. None of
+    them exists yet, and the aggregator's loop follows whole batches, so the properties are declared but not yet read.
+    """
 
     name: str
     """In settings, and in the ledger's keys of the rule's state."""

@@ -7,8 +7,8 @@ each is fresh and has the median number of samples. If there are fewer, or they 
 limits the update to half of its own step.
 
 *Staleness* is current version - base version, in versions; the base is named in the message. Each decay satisfies
-0 < s ≤ 1, never increases, and s(0) = 1: a fresh update is never halved. Weights only rank the updates of one buffer
-against each other: `fedbuff.py` divides by their sum (or by twice the heaviest, if that outweighs all others), so
+0 < s ≤ 1, never increases, and s(0) = 1: a fresh update is never discounted. Only relative weights within one
+buffer matter: `fedbuff.py` divides by their sum (or by twice the heaviest, if that outweighs all others), so
 updates that are all equally stale make as large a step as fresh ones.
 
 *Absence* is the number of versions since the device last contributed, this one included: 1 for a device that is in

@@ -20,7 +20,7 @@ from aggregator.publishing.publisher import Publisher
 from wire_contract.errors import LinkError
 from wire_contract.limits import KEPT_DELTAS, KEPT_SNAPSHOTS
 from wire_contract.link.mqtt_rules import matches
-from wire_contract.link.protocol import Link, Publication
+from wire_contract.link.protocol import Link, PendingPublish
 from wire_contract.signatures.signing import PublicKey
 from wire_contract.topics import Kind, topic_filter
 
@@ -75,7 +75,7 @@ class Inspection:
         self._filters = [topic_filter(kind, root=root, task=task) for kind in OWN]
         self._probe_topic = publisher.delta_topic(0)
         self._state: Literal["away", "looking", "watching"] = "away"
-        self._probe: Publication | None = None
+        self._probe: PendingPublish | None = None
         self._begun_at = 0.0
         self._taken_at: float | None = None
         """When the broker's acknowledgement of the probe was seen."""

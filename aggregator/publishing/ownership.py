@@ -9,7 +9,7 @@ ledger of its own, would replace a line that devices follow, and all their updat
     below the ledger's oldest version, published earlier   → our line: publish above it
     any other readable manifest                            → another line: refuse, unless told to replace it
     written by a newer release                             → refuse, unless told to replace it
-    damaged, or of another task                            → of no use to any device: replace it
+    damaged, or of another task                            → unusable for every device: replace it
     not signed by one of our keys, if there are any        → anybody who can write the topic could stop us: replace it
 """
 

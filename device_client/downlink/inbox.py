@@ -10,8 +10,9 @@ What changes the state:
   (ABANDON): the aggregator confirms the version of its model line, whatever another publisher announced in between.
 - DISOWN: the aggregator does not know the held version; its ledger is another one, or older. Whatever it announces next
   is taken, even a lower version published earlier. Until then the held model stays.
-- ABANDON: the target cannot be had, or no longer counts.
-- PASS: a version between the held one and the target is complete and now held. REACH: the target is.
+- ABANDON: the target is unobtainable or superseded.
+- PASS: a version between the held one and the target is complete and now held. REACH: the target is complete and now
+  held.
 
 How the target is reached is planned in `download_plan`: `wanted` says what to subscribe to, and anything that arrives
 unrequested is used as well. A delta that is broken or does not come is left out of the plan until the manifest comes

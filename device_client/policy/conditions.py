@@ -1,7 +1,7 @@
 """When a device may upload, and when it may train: conditions on the state of the device.
 
 The conditions are data: the name of each required predicate, with its parameter. Evaluating them gives those
-that are not met, each with one line for a person. Unknown state counts as not met, so that a broken sensor never costs
+that are not met, each with a one-line explanation. Unknown state counts as not met, so that a broken sensor never costs
 a user's battery or data plan; only a machine without a battery counts as charging.
 """
 

@@ -1,4 +1,4 @@
-"""Checks conditions now and then, and reports when uploading or training begins and ends to wait for them."""
+"""Checks conditions now and then, and reports when uploading or training starts or stops waiting for them."""
 
 import re
 from collections.abc import Callable, Sequence

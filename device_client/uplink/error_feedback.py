@@ -4,9 +4,9 @@
     sent     = decode(encode(wanted))          what the aggregator receives
     residual = wanted - sent                   stays on the device, committed together with its update
 
-Over time Σ sent + residual = Σ difference, up to rounding: a coarse encoding delays, but loses nothing (Seide et al.
-2014, "1-Bit Stochastic Gradient Descent"; Karimireddy et al. 2019, "Error Feedback Fixes SignSGD", arXiv:1901.09847,
-algorithm 2).
+Over time Σ sent + residual = Σ difference, up to rounding: apart from the three cases below, a coarse encoding delays
+what was learned but loses none of it (Seide et al. 2014, "1-Bit Stochastic Gradient Descent"; Karimireddy et al. 2019,
+"Error Feedback Fixes SignSGD", arXiv:1901.09847, algorithm 2).
 
 An update that the aggregator refuses has not been merged. Whether its content returns to the residual depends on the
 reason (`CARRIED_OVER_REASONS`); if so, it waits in the outbox, as it was encoded, for the next round.

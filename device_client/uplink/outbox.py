@@ -3,7 +3,7 @@
 One SQLite file (WAL, synchronous=FULL: a commit survives a power cut), written by one process at a time. Its tables are
 in `outbox.sql` and the files that follow it; `outbox_schema` upgrades older files.
 
-The guarantee: an update, its sequence number and the local student that it left behind are committed together or not at
+The guarantee: an update, its sequence number and the resulting local student are committed together or not at
 all, and nothing is sent before that. So a sequence number never names two different updates, whenever the device is
 killed.
 

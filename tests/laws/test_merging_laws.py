@@ -34,7 +34,7 @@ def new_buffer(rate: float = 1.0) -> Buffer:
 
 
 def add(buffer: Buffer, device: str, difference: Vector, weight: float, **changes: float) -> None:
-    buffer.add(Contribution(device=device, difference=difference, weight=weight, **changes))  # type: ignore[arg-type]
+    buffer.add(Contribution(device=device, unclipped=difference, weight=weight, **changes))  # type: ignore[arg-type]
 
 
 def merged(entries: list[tuple[str, Vector, float]], onto: Vector = ZERO, rate: float = 1.0) -> Vector:

@@ -8,7 +8,7 @@ from wire_contract.errors import LinkError
 
 
 class OutgoingMessage:
-    """One message. Satisfies `Publication`."""
+    """One message. Satisfies `PendingPublish`."""
 
     __slots__ = ("_accepted", "_done", "payload", "retain", "topic")
 

@@ -66,7 +66,7 @@ class Will:
     payload: bytes
 
 
-class Publication(Protocol):
+class PendingPublish(Protocol):
     """A message on its way to the broker."""
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -76,7 +76,7 @@ class Publication(Protocol):
 class Link(Protocol):
     """One client of a broker. All methods but `close` may be called from any thread."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Publication:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> PendingPublish:
         """Publishes at QoS 1; without a connection, the message is kept until there is one.
 
         Raises:

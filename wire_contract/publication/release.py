@@ -4,9 +4,9 @@
     snapshot               whole
     deltas                 7→8      8→9      9→10     10→11      the last one inside the manifest, if it is small
 
-A version without a delta (a *key version*: the first one, or one that the encoding cannot reach) starts anew: it is its
-own snapshot, and no delta leads to it. If its snapshot fits into the manifest, it is sent there and disappears with
-that manifest; so the next version has a snapshot in chunks.
+A version without a delta (a *key version*: the first one, or one whose delta cannot be encoded or is too large) starts
+anew: it is its own snapshot, and no delta leads to it. If its snapshot fits into the manifest, it is sent there and
+disappears with that manifest; so the next version has a snapshot in chunks.
 """
 
 from contextlib import suppress

@@ -3,8 +3,8 @@ r"""Ed25519 signatures of manifests and updates (RFC 8032), over the exact bytes
     signed bytes = domain of the kind ‖ key id ‖ msgpack map of the unsigned message
     domains        "fedkd manifest v1\0"   "fedkd update v1\0"
 
-The domain prevents that a signature of one kind is valid for another (domain separation); the key id is signed as well,
-so that it cannot be exchanged. Nothing is encoded a second time, neither here nor by a reader. The `cryptography`
+The domain prevents a signature of one kind from being valid for another (domain separation); the key id is signed as
+well, so that it cannot be exchanged. Nothing is encoded a second time, neither here nor by a reader. The `cryptography`
 library is imported when the first key is used, so that programs without keys do not wait for it.
 """
 

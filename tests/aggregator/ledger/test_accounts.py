@@ -71,5 +71,5 @@ def test_the_scale_in_the_journal_is_used_again_after_a_restart(tmp_path: Path) 
             update=update, payload=encode(update), into_version=1, staleness=0, weight=10.0, scale=0.3, norm=1.0
         )
         ledger.commit_batch(Batch(merged=(row,)), now=T0)
-        line.buffer.add(Contribution(device="a", difference=difference, weight=10.0, scale=0.3))
+        line.buffer.add(Contribution(device="a", unclipped=difference, weight=10.0, scale=0.3))
         assert restore(ledger, LINE).next_step().weights.tobytes() == line.next_step().weights.tobytes()
