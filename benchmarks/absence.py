@@ -37,6 +37,7 @@ from wire_contract.topics import parse, topic_filter
 TASK = "absence"
 DEVICE = "watch-1"
 PATIENCE_SECONDS = 60.0
+"""Chosen: generous to a slow broker, as it only ends what hangs."""
 QUIET_SECONDS = 1.0
 """After this time without a message, everything has arrived."""
 QUALITIES: Sequence[QoS] = (1, 0)

@@ -294,6 +294,7 @@ def _paired(bounded: Sequence[Mapping[str, Any]], believed: Sequence[Mapping[str
 
 
 _STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+"""97.5 % quantiles for 1 to 15 degrees of freedom, from the usual table."""
 
 
 def student_t(freedom: int) -> float:

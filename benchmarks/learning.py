@@ -42,7 +42,10 @@ from wire_contract.layout import Vector
 
 ARMS = ("federated", "centralised", "local_mean", "sync_fedavg")
 SLOW_FACTOR = 10.0
+"""Round time of the slow device, relative to the median: as in the demo, and what `ABSENCE_MAX` can still correct in
+full."""
 _DEVICES_MIN = 3
+"""With two, K would be 1."""
 SERVER_RATE = 1.0
 """η. With fewer devices in a version it would have to be smaller (`docs/experiments.md`)."""
 
@@ -63,6 +66,7 @@ class RunPlan:
 PASSES: Mapping[str, int] = {"har": 120, "physiotherapy": 200}
 """Passes of each device over its own data, by task; `_PASSES` for other tasks."""
 _PASSES = 20
+"""Chosen, not measured: a first look at a task of one's own takes minutes."""
 UNCOMPRESSED = unbounded(Rules(update_encoding="float32", model_encoding="float32", error_feedback=False))
 """Rules of synchronous FedAvg as published: no compression, and no bounds on an update."""
 

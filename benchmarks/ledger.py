@@ -29,6 +29,7 @@ from benchmarks.settings import LedgerSettings
 REPEATED = 25
 """Commits; the median is reported."""
 PAYLOAD_BYTES = 2_048
+"""The default size of an update (`--update-bytes`)."""
 SAMPLED_VERSIONS = 2_500
 """Versions from which the size of updates with payloads is extrapolated."""
 

@@ -21,9 +21,12 @@ from wire_contract.publication.release import first_release
 
 TASK = "long-life"
 LAYOUT = Layout((TensorSpec("weight", (32, 16)),))
+"""Small on purpose: the ledger's rows are measured, not its weights."""
 SETTINGS = LineSettings(task=TASK, model_encoding="float32")
 T0 = 1_700_000_000.0
+"""Any fixed time, so that files are reproducible."""
 SECONDS_A_VERSION = 10.0
+"""Any fixed pace: only the order of the times matters to a ledger."""
 
 _JOURNAL = """
     WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n + 1 < :updates)

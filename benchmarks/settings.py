@@ -9,10 +9,13 @@ from wire_contract.program.command_settings import CommandSettings
 from wire_contract.settings import Names
 
 PAIRS = 15
+"""Chosen: enough for the noise of single runs to average out, and a run takes only seconds."""
 UPDATES = 10_000
 """Updates of one run, which takes a few seconds."""
 FLEET = 100_000
+"""Chosen: the number of series must be the same as with a few devices."""
 ROUNDS = 60
+"""Of each device, with the recipe's epochs: as many passes as `har` plans with two epochs (`learning.PASSES`)."""
 
 _TASK = "the task: a built-in name, or your own as path/to/file.py:function"
 _DATA = "folder with the task's data (har: with spsw_sw_win50.npz)"

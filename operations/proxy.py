@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 _READ_BYTES_MAX = 65_536
+"""As the default limit of asyncio's streams."""
 _CLOSE_SECONDS_MAX = 2.0
 """A TLS close waits for the peer, which may be gone."""
 _CALL_SECONDS_MAX = 10.0

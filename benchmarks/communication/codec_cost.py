@@ -17,6 +17,7 @@ from wire_contract.encoding.entropy import entropy_bits
 from wire_contract.layout import Layout, TensorSpec, Vector
 
 REPEATS = 21
+"""Chosen: the median of 21 is little moved by interruptions. Odd, so that it is one of them."""
 LARGE = Layout((TensorSpec("weight", (250, 1000)),))
 """250,000 parameters in one tensor."""
 LARGE_OF_SEVERAL = Layout(

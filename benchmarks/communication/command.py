@@ -28,8 +28,10 @@ from benchmarks.settings import CommunicationSettings
 from device_client.task import TaskError
 
 TARGET_POINTS = 0.01
-"""Below centralised training."""
+"""Below centralised training. Differences below half a point may be chance (`docs/experiments.md`); one point is
+clearly more."""
 SMOOTHED_ROUNDS = 3
+"""Chosen: the target must be reached by a mean of three rounds, so that one lucky round does not count."""
 CENTRALISED = "centralised"
 PREPARED = "teacher"
 _COST_OF_TEACHER = 1_000.0

@@ -25,7 +25,8 @@ from wire_contract.compression.choice import EncodingChoice, LowRankEnergy, enco
 from wire_contract.layout import Layout, Vector
 
 _TURNS = 5
-"""Repetitions of an epoch and its encoding; medians are reported."""
+"""Repetitions of an epoch and its encoding; medians are reported. Five are chosen: enough for a median, and each costs
+an epoch."""
 
 
 @dataclass(frozen=True)

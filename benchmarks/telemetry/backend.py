@@ -15,9 +15,11 @@ from benchmarks.influxd import BUCKET, TOKEN, InfluxDB, Shim, ShimProcess
 from benchmarks.telemetry.workload import TASK
 
 SPOOL_BYTES_MAX = 1 << 28
+"""Four times the default, so that nothing is dropped while the server is stopped under load."""
 CATCH_UP_SECONDS_MAX = 60.0
+"""Chosen: twice the longest pause between attempts to send (30 s)."""
 FLUSHED_SECONDS = 1.5
-"""After this time, all recorded points are in the spool."""
+"""After this time, all recorded points are in the spool. 1.5 flush intervals."""
 
 
 class Backend:

@@ -30,6 +30,7 @@ ROOT, TASK = "fedkd/benchmark", "telemetry"
 LAYOUT = Layout((TensorSpec("weight", (64, 400)), TensorSpec("bias", (64,))))
 """25,664 parameters, about the size of the built-in tasks' students."""
 DEVICES = 500
+"""Chosen: five times the 100 devices of a version, so that the same ones are not in each."""
 TENSORS = 16
 """Number of distinct differences; each update contains one of them."""
 

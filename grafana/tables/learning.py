@@ -19,6 +19,8 @@ from grafana.panels import (
 _MERGED = "\"outcome\" = 'merged'"
 _SINGLE_MERGED = f"{_MERGED} AND {SINGLE}"
 _POINTS = 2_000
+"""Newest points of a panel. Chosen: about as many as a wide screen has pixels; more would only slow the browser
+down."""
 
 _ACCURACY = Row(
     "Accuracy",

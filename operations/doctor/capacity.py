@@ -14,14 +14,22 @@ PACKET_BYTES_NEEDED = 64 * KIB
 PACKET_BYTES_WANTED = MIB - KIB
 """The largest packet that the programs send."""
 PACKET_STEP_BYTES = 32 * KIB
+"""How exactly the limit is found: from 64 KiB to 1 MiB that takes five probes of up to `PACKET_SECONDS_MAX` for an
+answer; finer steps would take more of the minute."""
 PACKET_SECONDS_MAX = 5.0
+"""Chosen: 1 MiB at 1.7 Mbit/s; a slower connection is reported as slow, not as a limit."""
 PUBLISH_SECONDS_MAX = 12.0
 """For publishing all messages of the queue check; on a slow connection fewer are checked, and the finding says so."""
 DRAIN_SECONDS_MAX = 12.0
+"""Chosen: as long as publishing the same messages may take, and within `EXAMINATION_SECONDS_MAX` together with it."""
 IN_FLIGHT_WANTED = 100
-"""The aggregator commits at most as many updates at once as the broker delivers before an acknowledgement."""
+"""The aggregator commits at most as many updates at once as the broker delivers before an acknowledgement. 100 is what
+our broker configurations allow (`max_inflight_messages`)."""
 RECEIVE_MAXIMUM = 128
+"""Above `IN_FLIGHT_WANTED`, so that a broker's own limit is what is seen."""
 _QUIET_SECONDS = 1.0
+"""Chosen, not measured: after this time without a message, no more is expected. A shorter one takes a slow broker for a
+limited one."""
 
 
 def largest(passes: Callable[[int], bool], *, low: int, high: int, step: int) -> int:

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from wire_contract.link.outgoing import OutgoingMessage
 
 CONNECT_SECONDS_MAX = 5.0
+"""Chosen: enough for TLS over a slow line; each check may have to connect within `EXAMINATION_SECONDS_MAX`."""
 ANSWER_SECONDS_MAX = 3.0
 """For an acknowledgement or a delivery."""
 _STEP_SECONDS = 0.05
+"""Between two looks at what has happened; chosen, well below anything that is reported."""
 _EVENTS_MAX = 256
+"""Taken at a time; the default Receive Maximum of a link."""
 
 PublishOutcome = Literal["acknowledged", "refused", "too large", "disconnected", "timed out"]
 """Of a publication: acknowledged; refused by the broker; over the limit that it announced; the connection was closed;

@@ -14,7 +14,9 @@ from wire_contract.link.protocol import Delivery, Will
 SESSION_DAYS = 30
 """Session expiry that the programs request."""
 ABSENT_MESSAGES = 5
+"""Chosen: more than one, since some brokers keep only the last; few, since the queue check counts."""
 REDELIVERED_MESSAGES = 3
+"""Chosen: more than one, so that order and completeness can be wrong."""
 REDELIVERY_SECONDS_MAX = 35.0
 """nats-server redelivers only after its `ack_wait` of 30 s, also to a client that has reconnected."""
 REDELIVERY_SECONDS_WANTED = 10.0

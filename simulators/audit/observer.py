@@ -20,7 +20,9 @@ from wire_contract.messages import AggregatorStatus, Evaluation, Manifest, Updat
 from wire_contract.signatures import envelope
 
 RECEIVE_COUNT = 256
+"""Taken at a time; the default Receive Maximum of a link."""
 TURN_SECONDS = 0.2
+"""Longest wait for a message, so that a stop request is noticed soon."""
 OBSERVED_KINDS: tuple[topics.Kind, ...] = (
     "model",
     "chunk",

@@ -18,8 +18,12 @@ OUTBOX_NAME = "outbox.sqlite"
 _RESTART_SECONDS_MIN = 2.0
 """A killed device is restarted after this time at the earliest, so that the view shows it."""
 _RETRAIN_SECONDS = 5
+"""Instead of the default of 60: in a run of two minutes, a device that waits for a version must not stand idle for half
+of it."""
 _RECEIPT_SECONDS = 10
+"""Instead of the default of 30, for the same reason."""
 _BATTERY_FULL, _BATTERY_LOW, _BATTERY_MIN = 80, 5, 20
+"""Percent. Chosen: clearly above and below the minimum of the device's policy."""
 
 
 @dataclass(kw_only=True)

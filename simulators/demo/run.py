@@ -31,6 +31,7 @@ TEACHER_SECONDS_MAX = 1_800.0
 this limit only has to end what hangs, and can be generous to slow machines.
 """
 START_SECONDS_MAX = 300.0
+"""The same for the start of a program, which may import torch on a busy machine."""
 GOODBYE_SECONDS_MAX = 2.0
 """For the aggregator's last status message to arrive through the broker."""
 

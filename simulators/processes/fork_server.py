@@ -37,6 +37,7 @@ from typing import Any
 from simulators.processes import orphan_guard
 
 MESSAGE_BYTES_MAX = 65_536
+"""Chosen: far above one command line and its environment, which a message holds; a longer one would be cut off."""
 IS_SUPPORTED = hasattr(os, "pidfd_open")
 """Linux only. Elsewhere programs are started as usual; on macOS a fork is unsafe once frameworks are loaded."""
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable
 
 PATIENCE_SECONDS = 3.0
+"""Chosen, not measured: time for a device to finish a batch and close its files. Shorter than `STOP_SECONDS_MAX` (8 s),
+because the run has failed already and its ports should be free for the next one."""
 
 
 def left_at_the_end(lines: Iterable[str]) -> set[int]:

@@ -22,7 +22,9 @@ from simulators.processes.signals import signals_deferred
 STOP_SECONDS_MAX = 8.0
 """After SIGTERM, until SIGKILL; a device may have to finish a training step and a write."""
 LAST_LINES = 12
+"""Of a program's output, kept for the message about its end: chosen to hold the end of a traceback."""
 POLL_SECONDS = 0.02
+"""Chosen: too short to be noticed by a person, too long to load a core."""
 _PREFIX = "FEDKD_"
 _KEPT = frozenset({"FEDKD_WHEEL_FOLDER"})
 

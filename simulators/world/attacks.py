@@ -19,6 +19,8 @@ from wire_contract.publication.manifest import PublishedVersion
 SAMPLES_CLAIMED_MAX = 2**53
 """The largest number of samples that a message can claim."""
 _FLOOD = 200
+"""Messages of one attacker in a version. Chosen: far more than all honest devices of a built-in task send in one, as
+only the number may matter here."""
 
 Learned = Callable[[], Vector]
 """The honest update from the newest version: difference, (layout.size,)."""
