@@ -3,6 +3,7 @@
 import sys
 
 INTERRUPTED = 130
+"""128 plus the number of SIGINT, as in `wire_contract.program.exit_codes`, which is not imported yet."""
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import hashlib
 from wire_contract.topics import DEFAULT_ROOT
 
 _HASH_DIGITS = 8
+"""32 bits: chosen to keep ids short; only the few roots of one broker have to differ."""
 
 
 def client_id_below(client_id: str, root: str) -> str:

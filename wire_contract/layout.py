@@ -21,7 +21,9 @@ Vector = npt.NDArray[np.float32]
 """Shape (layout.size,), C-contiguous."""
 
 DIGEST_BYTES = 32
+"""A whole SHA-256: it identifies the weights, also towards an attacker."""
 FINGERPRINT_BYTES = 8
+"""The beginning of a SHA-256: it only detects a mistaken layout, and is in every update."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

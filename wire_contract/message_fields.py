@@ -10,9 +10,13 @@ from wire_contract.layout import DIGEST_BYTES, FINGERPRINT_BYTES
 from wire_contract.limits import MAP_ITEMS_MAX, NAME_CHARACTERS_MAX, TENSORS_MAX, TEXT_CHARACTERS_MAX
 
 INCARNATION_BYTES = 8
+"""Random; 64 bits, because only the incarnations of one device must differ."""
 PAYLOAD_DIGEST_BYTES = 8
+"""The beginning of a SHA-256; 64 bits suffice to tell the few payloads of one device apart."""
 KEY_ID_BYTES = 8
+"""Of a hash of the key; 64 bits suffice to find a key, as the signature itself is verified with it."""
 SIGNATURE_BYTES = 64
+"""Of Ed25519 (RFC 8032)."""
 SIGNED_SCHEMA = 128
 """Key `v` of a signed message, which distinguishes it from an unsigned one. A program without support for signatures
 refuses it as an unknown schema; the schema numbers of all other kinds stay below it."""

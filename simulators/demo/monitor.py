@@ -13,6 +13,7 @@ from simulators.reporting.live_view import View
 from simulators.reporting.results import TrafficSample
 
 TICK_SECONDS = 0.1
+"""Chosen: the view follows without a visible delay, and the devices keep the processor."""
 TRAFFIC_SECONDS = 0.5
 """Between two readings of the proxies' byte counters."""
 ANNOUNCED_STATES: dict[State, str] = {

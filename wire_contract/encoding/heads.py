@@ -22,7 +22,9 @@ LEVELS_MAX = 127
 """Largest magnitude of a level; as in int8."""
 
 _EXPONENT_BITS = 11
+"""For the 1,977 exponents from `EXPONENT_MIN` to `EXPONENT_MAX`."""
 _WINDOW_BYTES = 64
+"""Read at a time, as one integer. Chosen, not measured: many heads fit, and shifting it stays cheap."""
 _STEP_ZEROS_MAX = 11
 """Enough for the largest difference of two exponents."""
 

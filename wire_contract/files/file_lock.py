@@ -12,6 +12,7 @@ from pathlib import Path
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _HOLDER_BYTES_MAX = 32
+"""Room for a process id."""
 
 
 class FileLocked(Exception):

@@ -8,6 +8,7 @@ from pathlib import Path
 from wire_contract.errors import FileUnusable
 
 _LOOKED_AT_BYTES = 8_192
+"""Enough to recognise a file of ours: more than a whole health file (2,048 bytes)."""
 
 
 def check_output_file(path: Path, *, flag: str, is_ours: Callable[[bytes], bool]) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DOMAINS: Mapping[type, bytes] = {Manifest: b"fedkd manifest v1\0", Update: b"fedkd update v1\0"}
 PUBLIC_KEY_BYTES = 32
+"""Of Ed25519 (RFC 8032)."""
 
 
 class KeyUnusable(ContractError):
