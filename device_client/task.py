@@ -1,35 +1,54 @@
 """The interface for tasks of one's own: `Task`, its data (`Examples`) and its hyper-parameters (`Recipe`).
 
-`tasks/loading.py` finds a task by name. Errors:
-
-TaskError          a task, its data or a device is not available; the message is one line that says what to do
-└── SplitError     … because one person is on both sides of a split
+`tasks/loading.py` finds a task by name; `task_checks.py` has the checks and the errors.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from device_client.task_checks import (
+    ExamplesError,
+    SplitError,
+    TaskError,
+    check_choice,
+    check_counts,
+    check_functions,
+    check_numbers,
+    check_same_shapes,
+    check_task_names,
+    check_tensors,
+    float32_array,
+    int64_array,
+)
+
+__all__ = [
+    "Augment",
+    "Examples",
+    "Method",
+    "Recipe",
+    "Schedule",
+    "SplitError",
+    "Task",
+    "TaskError",
+    "TaskLoss",
+    "check_split",
+    "pooled",
+    "scheduled",
+]
+
 TaskLoss = Literal["cross_entropy", "focal"]
 Method = Literal["asyncfedkd", "fedkd"]
 Schedule = Literal["constant", "inverse", "cosine"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Maps inputs (batch, …) to augmented inputs of the same shape, drawing random numbers only from the generator."""
-
-
-class TaskError(Exception):
-    """A task, its data or one of its devices is not available. The message is one line that says what to do."""
-
-
-class SplitError(TaskError):
-    """One person is on both sides of a split, so that a measured accuracy would be too high."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +63,22 @@ class Examples:
     """The person of each example, (example,); None: not known."""
 
     def __post_init__(self) -> None:
-        if self.inputs.dtype != torch.float32 or self.labels.dtype != torch.int64 or self.labels.ndim != 1:
-            raise TaskError(
-                f"examples: inputs must be float32 and labels one-dimensional int64, not {self.inputs.dtype} and "
-                f"{self.labels.dtype} {tuple(self.labels.shape)}"
-            )
+        check_tensors(self.inputs, self.labels)
         if len(self.inputs) != len(self.labels) or (self.persons is not None and len(self.persons) != len(self.labels)):
-            raise TaskError(f"examples: {len(self.inputs)} inputs for {len(self.labels)} labels (or persons)")
+            raise ExamplesError(f"examples: {len(self.inputs)} inputs for {len(self.labels)} labels (or persons)")
         if len(self.labels) == 0:
-            raise TaskError("examples: the data set is empty")
+            raise ExamplesError("examples: the data set is empty")
 
     @classmethod
     def of(cls, inputs: npt.ArrayLike, labels: npt.ArrayLike, persons: npt.ArrayLike | None = None) -> "Examples":
-        """Examples from anything that numpy can convert to arrays, with the right dtypes."""
+        """Examples from anything that numpy can convert to arrays, with the right dtypes.
+
+        Raises:
+            TaskError: they are no numbers, not finite, or the labels are not whole numbers from 0.
+        """
         return cls(
-            inputs=torch.tensor(np.asarray(inputs, dtype=np.float32)),
-            labels=torch.tensor(np.asarray(labels, dtype=np.int64)),
+            inputs=torch.tensor(float32_array(inputs)),
+            labels=torch.tensor(int64_array(labels)),
             persons=None if persons is None else np.asarray(persons, dtype=np.str_),
         )
 
@@ -77,7 +96,14 @@ class Examples:
 
 
 def pooled(parts: "list[Examples]") -> Examples:
-    """The examples of several devices as one data set, in the given order."""
+    """The examples of several devices as one data set, in the given order.
+
+    Raises:
+        TaskError: there are no parts, or their inputs differ in shape.
+    """
+    if not parts:
+        raise ExamplesError("there are no parts to pool")
+    check_same_shapes({f"part {number}": tuple(part.inputs.shape[1:]) for number, part in enumerate(parts)})
     known = [part.persons for part in parts if part.persons is not None]
     return Examples(
         inputs=torch.cat([part.inputs for part in parts]),
@@ -149,6 +175,24 @@ class Recipe:
     """Label smoothing keeps the teacher from being over-confident, so that its logits show which classes are similar.
     0.1 is the usual value (Szegedy et al. 2016)."""
 
+    def __post_init__(self) -> None:
+        for name, value, choice in (
+            ("method", self.method, Method),
+            ("schedule", self.schedule, Schedule),
+            ("task_loss", self.task_loss, TaskLoss),
+        ):
+            check_choice(name, value, get_args(choice))
+        counts = ("epochs", "batch_size", "teacher_epochs", "teacher_batch_size")
+        check_counts({name: getattr(self, name) for name in counts})
+        rates = ("learning_rate", "local_teacher_learning_rate", "teacher_learning_rate", "weight_decay", "focal_gamma")
+        check_numbers({name: getattr(self, name) for name in rates})
+        positive = ("temperature", "mutual_temperature", "schedule_versions")
+        check_numbers({name: getattr(self, name) for name in positive}, above=True)
+        shares = ("alpha", "schedule_floor", "label_smoothing", "teacher_label_smoothing")
+        check_numbers({name: getattr(self, name) for name in shares}, most=1.0)
+        if self.augment is not None and not callable(self.augment):
+            raise TaskError(f"recipe: augment must be a function of inputs and a generator, not {self.augment!r}")
+
     def learning_rate_at(self, version: int) -> float:
         """The student's learning rate for a round on base `version`."""
         return self.learning_rate * self._share_at(version)
@@ -187,6 +231,21 @@ class Task:
     devices: tuple[str, ...] = ()
     """The device ids of this task; empty: `device_data` accepts any."""
     recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        check_task_names(self.name, self.classes, self.devices)
+        check_functions(
+            self.name,
+            (
+                ("student", self.student, "lambda: Network()"),
+                ("teacher", self.teacher, "lambda: Network()"),
+                ("device_data", self.device_data, "lambda device: Examples.of(…)"),
+                ("held_out", self.held_out, "lambda: Examples.of(…)"),
+                ("teacher_data", self.teacher_data, "lambda: Examples.of(…)"),
+            ),
+        )
+        if not isinstance(self.recipe, Recipe):
+            raise TaskError(f"task {self.name}: recipe must be a Recipe, not {type(self.recipe).__name__}")
 
     def examples_of(self, device: str) -> Examples:
         """The private data of `device`.

@@ -12,6 +12,7 @@ from device_client.learning.parameters import load_vector
 from device_client.presence import this_firmware, will
 from device_client.settings import EvaluateSettings
 from device_client.stop_signals import on_stop
+from device_client.tasks.checking import check_network
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.program.health import heartbeat
 from wire_contract.publication.manifest import PublishedVersion
@@ -24,6 +25,7 @@ def evaluate_models(settings: EvaluateSettings) -> None:
     task = loaded_task(settings)
     trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     emit, student, held_out = event_log(settings), task.student(), task.held_out()
+    check_network(task, student, held_out)
 
     def measure(published: PublishedVersion) -> Measured:
         load_vector(student, published.layout, published.weights)

@@ -9,6 +9,7 @@ from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
 from device_client.settings import InitialModelSettings, PretrainTeacherSettings
+from device_client.tasks.checking import check_augment, check_network, check_trainable
 from wire_contract.errors import LayoutError
 from wire_contract.model_roles import STUDENTS
 from wire_contract.program.command_settings import UsageError
@@ -41,15 +42,18 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     if task.teacher is None or task.teacher_data is None:
         what = "teacher" if task.teacher is None else "data for its teacher"
         raise UsageError(f"task {task.name} has no {what}, so there is nothing to pre-train")
-    examples = task.teacher_data()
+    examples, held_out = task.teacher_data(), task.held_out()
     with seeded(settings.seed):
         teacher = task.teacher()
+    check_trainable(teacher, f"task {task.name}: teacher")
+    check_augment(task, examples)
+    check_network(task, teacher, examples, "teacher")
     recipe = task.recipe if settings.epochs is None else replace(task.recipe, teacher_epochs=settings.epochs)
     result = train_teacher(teacher, examples, recipe, seed=settings.seed)
     layout = layout_of(teacher)
     weights = vector_of(teacher, layout)
     write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher"))
-    accuracy = evaluate(teacher, task.held_out(), task.classes)["accuracy"]
+    accuracy = evaluate(teacher, held_out, task.classes)["accuracy"]
     print(
         f"teacher of task {task.name}, {layout.size} parameters, {result.samples} examples, "
         f"{result.train_seconds:.1f} s, accuracy on held-out data {accuracy:.3f}: {settings.out}"

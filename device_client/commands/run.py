@@ -25,6 +25,7 @@ from device_client.runner import Runner, RunnerSettings
 from device_client.settings import RunSettings
 from device_client.stop_signals import on_stop
 from device_client.task import Examples, Recipe, Task, scheduled
+from device_client.tasks.checking import check_augment, check_network, check_trainable
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.write_retry import WriteRetry
 from wire_contract.errors import LayoutError
@@ -46,6 +47,7 @@ def run(settings: RunSettings) -> None:
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
     examples, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
+    check_networks(task, student=student, teacher=teacher, examples=examples)
     layout = layout_of(student)
     emit, firmware = event_log(settings), this_firmware()
     probe = _probe(settings, task)
@@ -94,6 +96,20 @@ def task_with_flags(task: Task, settings: RunSettings) -> Task:
     if settings.method is not None:
         task = replace(task, recipe=replace(task.recipe, method=settings.method))
     return task if settings.schedule_versions is None else scheduled(task, settings.schedule_versions)
+
+
+def check_networks(task: Task, *, student: nn.Module, teacher: nn.Module | None, examples: Examples) -> None:
+    """Checks that augmentation and networks accept this device's examples.
+
+    Raises:
+        TaskError: they do not.
+    """
+    check_augment(task, examples)
+    check_network(task, student, examples)
+    if teacher is not None:
+        check_network(task, teacher, examples, "teacher")
+        if task.recipe.method == "fedkd":
+            check_trainable(teacher, f"task {task.name}: teacher")
 
 
 def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:

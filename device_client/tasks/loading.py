@@ -5,11 +5,13 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from device_client.task import Task, TaskError
 from device_client.tasks import har, physiotherapy
+from device_client.tasks.checking import checked, user_code
 
 BUILT_IN: Mapping[str, Callable[[Path | None], Task]] = {
     "physiotherapy": physiotherapy.task,
@@ -30,7 +32,7 @@ def load_task(spec: str, *, data: Path | None) -> Task:
         TaskError: there is no such task, or its data is missing or invalid.
     """
     if spec in BUILT_IN:
-        return BUILT_IN[spec](data)
+        return checked(BUILT_IN[spec](data))
     place, colon, function = spec.rpartition(":")
     if not colon or not place or not function:
         raise TaskError(
@@ -38,12 +40,31 @@ def load_task(spec: str, *, data: Path | None) -> Task:
         )
     module = _module_at(Path(place)) if place.endswith(".py") else _module_named(place)
     make = getattr(module, function, None)
+    if isinstance(make, Task):
+        raise TaskError(f"task {spec}: {function} is a Task; give the name of a function that returns it")
     if not callable(make):
         raise TaskError(f"task {spec}: {place} has no function {function!r}")
-    task = make(data) if inspect.signature(make).parameters else make()
+    arguments = _arguments_of(make, data, spec)
+    with user_code(f"task {spec}: {function}"):
+        task = make(*arguments)
     if not isinstance(task, Task):
         raise TaskError(f"task {spec}: {function} returned {type(task).__name__}, not device_client.task.Task")
-    return task
+    return checked(task)
+
+
+def _arguments_of(make: Callable[..., object], data: Path | None, spec: str) -> tuple[Path | None, ...]:
+    """The data folder, if the function takes one."""
+    with user_code(f"task {spec}"):
+        signature = inspect.signature(make)
+    possible: tuple[tuple[Path | None, ...], ...] = ((data,), ())
+    for arguments in possible:
+        with suppress(TypeError):
+            signature.bind(*arguments)
+            return arguments
+    raise TaskError(
+        f"task {spec}: {signature} takes arguments that are not known here; the function may take the data folder, or "
+        "nothing: give the others a default"
+    )
 
 
 def _module_at(path: Path) -> ModuleType:
@@ -53,18 +74,21 @@ def _module_at(path: Path) -> ModuleType:
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        # Modules beside the file can be imported. At the end, so that none of them hides a library.
+        sys.path.append(folder)
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses look up their own module there
     try:
-        found.loader.exec_module(module)
-    except Exception as error:
+        with user_code(f"task file {path}", "cannot be imported"):
+            found.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise TaskError(f"task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise
     return module
 
 
 def _module_named(name: str) -> ModuleType:
-    try:
+    with user_code(f"task module {name}", "cannot be imported"):
         return importlib.import_module(name)
-    except Exception as error:
-        raise TaskError(f"task module {name} cannot be imported: {type(error).__name__}: {error}") from error

@@ -21,7 +21,7 @@ def quiet():
     return make("quiet")
 
 def with_data(data):
-    return make(str(data))
+    return make(data.name)
 
 def make(name):
     some = lambda *_: Examples.of([[0.0], [1.0]], [0, 1])
@@ -43,7 +43,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_a_users_task_is_loaded_from_a_file(own: Path, tmp_path: Path) -> None:
     assert load_task(f"{own}:quiet", data=None).name == "quiet"
-    assert load_task(f"{own}:with_data", data=tmp_path).name == str(tmp_path)
+    assert load_task(f"{own}:with_data", data=tmp_path).name == tmp_path.name
 
 
 def test_a_users_task_is_loaded_from_a_module() -> None:

@@ -1,0 +1,201 @@
+"""Calls the user's functions, checks what they return, and puts every fault into one line that says where it is."""
+
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from traceback import walk_tb
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from device_client.task import Augment, Examples, Task, TaskError, check_split
+from device_client.task_checks import ExamplesError, check_labels, check_same_shapes, first_line
+from wire_contract.errors import ContractError
+
+_EXAMPLES = 2
+"""Examples of the trial pass through a network."""
+_LOGITS_DIMENSIONS = 2
+_OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
+_CALLERS = {__file__, str(Path(__file__).with_name("loading.py"))}
+"""The modules that call the user's functions."""
+_LIBRARY_FOLDERS = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def checked(task: Task) -> Task:
+    """The task, with functions that check what the user's return, on each call.
+
+    The data that was loaded in this process is compared: its inputs must have one shape, and no person may be on two
+    sides.
+    """
+    loaded = _Loaded(task)
+    teacher, teacher_data = task.teacher, task.teacher_data
+    return replace(
+        task,
+        student=lambda: _network_of(task.student, f"task {task.name}: student", trained=True),
+        teacher=None if teacher is None else lambda: _network_of(teacher, f"task {task.name}: teacher", trained=False),
+        device_data=lambda device: loaded.check("device", f"device_data({device!r})", lambda: task.device_data(device)),
+        held_out=lambda: loaded.check("held-out", "held_out()", task.held_out),
+        teacher_data=None if teacher_data is None else lambda: loaded.check("teacher", "teacher_data()", teacher_data),
+    )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What was seen of a task's data in this process."""
+
+    task: Task
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of one example, by side."""
+    persons: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
+    """By side; those of all devices together."""
+
+    def check(self, side: str, call: str, load: Callable[[], object]) -> Examples:
+        """The examples that `load` returns.
+
+        Raises:
+            TaskError: they do not fit the task, or the examples seen before.
+        """
+        where = f"task {self.task.name}: {call}"
+        with user_code(where):
+            examples = load()
+        if not isinstance(examples, Examples):
+            raise TaskError(
+                f"{where} returned {type(examples).__name__}, not Examples; end it with "
+                "return Examples.of(inputs, labels)"
+            )
+        shapes = {**self.shapes, call: tuple(examples.inputs.shape[1:])}
+        try:
+            check_labels(examples.labels, self.task.classes)
+            check_same_shapes(shapes)
+        except ExamplesError as error:
+            raise TaskError(f"{where}: {error}") from None
+        self.shapes.setdefault(call, shapes[call])
+        if examples.persons is not None:
+            before = self.persons.get(side, np.array([], dtype=np.str_))
+            self.persons[side] = np.unique(np.concatenate([before, np.asarray(examples.persons, dtype=np.str_)]))
+            check_split(self.persons)
+        return examples
+
+
+@contextmanager
+def user_code(where: str, verb: str = "failed") -> Iterator[None]:
+    """Turns an exception of the user's code into a `TaskError` of one line, with the file and line in that code.
+
+    One that arises in this package, in a built-in task or a command, is a defect and keeps its traceback.
+
+    Args:
+        where: what was called; it begins the line.
+        verb: what it did.
+    """
+    try:
+        yield
+    except ExamplesError as error:
+        raise TaskError(f"{where}: {error}{_at(error)}") from error
+    except (TaskError, ContractError, MemoryError):
+        raise
+    except Exception as error:
+        if _is_own(error):
+            raise
+        raise TaskError(f"{where} {verb}: {first_line(error)}{_at(error)}") from error
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether the function that was called is one of this package."""
+    files = [frame.f_code.co_filename for frame, _line in walk_tb(error.__traceback__)]
+    return next((name.startswith(_OWN_FOLDER) for name in files if name not in _CALLERS), False)
+
+
+def _at(error: BaseException) -> str:
+    """The last line of the user's own code in an exception's traceback; empty if there is none."""
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        name = frame.f_code.co_filename
+        if not name.startswith((_OWN_FOLDER, "<", *_LIBRARY_FOLDERS)):
+            return f" ({name}:{line})"
+    return ""
+
+
+def _network_of(make: Callable[[], object], where: str, *, trained: bool) -> nn.Module:
+    with user_code(f"{where}()"):
+        network = make()
+    if not isinstance(network, nn.Module):
+        raise TaskError(f"{where}() returned {type(network).__name__}, not a torch.nn.Module")
+    parameters = dict(network.named_parameters())
+    lazy = [name for name, parameter in parameters.items() if is_lazy(parameter)]
+    if lazy:
+        raise TaskError(
+            f"{where}(): the size of {lazy[0]} is not known (lazy module); give the sizes, or pass one example through "
+            "the network before it is returned"
+        )
+    for name, parameter in parameters.items():
+        if parameter.is_complex():
+            raise TaskError(
+                f"{where}(): parameter {name} is {parameter.dtype}, and only real numbers are sent; keep real and "
+                "imaginary part as two parameters"
+            )
+    if trained:
+        check_trainable(network, where)
+    return network
+
+
+def check_trainable(network: nn.Module, where: str) -> None:
+    """Checks that a network has something to learn.
+
+    Raises:
+        TaskError: it has no parameters, or all are frozen.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        what = "all its parameters are frozen" if list(network.parameters()) else "it has no parameters"
+        raise TaskError(f"{where}(): {what}, so nothing can be learned; some must have requires_grad=True")
+
+
+def check_network(task: Task, network: nn.Module, examples: Examples, what: str = "student") -> None:
+    """Passes two examples through a network, in evaluation mode; changes neither it nor any random numbers.
+
+    Raises:
+        TaskError: the network does not accept the inputs, or returns no logits (batch, class).
+    """
+    inputs = examples.inputs[:_EXAMPLES]
+    where, training = f"task {task.name}: {what}", network.training
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits: object = network(inputs.clone())
+    except Exception as error:
+        raise TaskError(
+            f"{where} does not accept inputs of shape {tuple(inputs.shape)}: {first_line(error)}{_at(error)}"
+        ) from error
+    finally:
+        network.train(training)
+    if not isinstance(logits, Tensor):
+        raise TaskError(f"{where} returned {type(logits).__name__}; its forward must return logits (batch, class)")
+    count = len(task.classes)
+    if logits.ndim != _LOGITS_DIMENSIONS or tuple(logits.shape) != (len(inputs), count):
+        raise TaskError(
+            f"{where} returned shape {tuple(logits.shape)} for {len(inputs)} examples; it must be logits "
+            f"{(len(inputs), count)}, because the task has {count} classes"
+        )
+    if not logits.is_floating_point():
+        raise TaskError(f"{where} returned {logits.dtype}; logits must be real floating-point numbers")
+
+
+def check_augment(task: Task, examples: Examples) -> None:
+    """Augments two examples with a random generator of its own.
+
+    Raises:
+        TaskError: the recipe's function fails, or returns something else than as many inputs of the same shape.
+    """
+    augment: Augment | None = task.recipe.augment
+    if augment is None:
+        return
+    inputs = examples.inputs[:_EXAMPLES].clone()
+    where = f"task {task.name}: augment"
+    with user_code(where), torch.random.fork_rng(devices=[]):
+        augmented: object = augment(inputs, torch.Generator().manual_seed(0))
+    if not isinstance(augmented, Tensor) or augmented.shape != examples.inputs[:_EXAMPLES].shape:
+        returned = f"shape {tuple(augmented.shape)}" if isinstance(augmented, Tensor) else type(augmented).__name__
+        raise TaskError(f"{where} returned {returned} for inputs {tuple(inputs.shape)}; it must keep their shape")
