@@ -22,8 +22,10 @@ BUCKETS = (0, 1, 2, 3, 4, 5, 9, 17, 33, 65, 129)
 """Lower bounds of the histogram's buckets, in versions of staleness."""
 
 RATE_SECONDS = 60
+"""The rate is shown per minute."""
 VERSIONS_KEPT = 1_024
-"""Newest versions whose commit time is kept; evaluations of older ones are not shown."""
+"""Newest versions whose commit time is kept; evaluations of older ones are not shown. Chosen: evaluations arrive a few
+versions late at most; it bounds the memory."""
 
 ACCURACY = "accuracy"
 """The metric that a summary contains."""

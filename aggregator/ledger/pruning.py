@@ -19,10 +19,12 @@ from aggregator.status import VERSIONS_KEPT as SUMMARY_VERSIONS_KEPT
 from wire_contract.limits import KEPT_DELTAS
 
 SNAPSHOTS_KEPT = 2
-"""Newest versions that keep their master weights. A restart needs those of the newest."""
+"""Newest versions that keep their master weights. A restart needs those of the newest. The one before is a spare; each
+costs the size of a model."""
 
 SLACK_VERSIONS = 64
-"""Versions that must have expired before rows are deleted: rarely many at once, rather than a few with each version."""
+"""Versions that must have expired before rows are deleted: rarely many at once, rather than a few with each version. 64
+is chosen, not measured."""
 
 ROWS_PRUNED = 1_024
 """Rows of a table that are deleted at a time, or twice as many as the newest version has updates if that is more:

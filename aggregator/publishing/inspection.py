@@ -34,9 +34,10 @@ DEAF_SECONDS = 3.0
 LOOK_SECONDS_MAX = 10.0
 """Longest inspection, if not even the acknowledgement of the probe arrives."""
 CHECK_SECONDS = 600.0
-"""Shortest time between two inspections while connected: a broker may lose retained messages without a sign."""
+"""Shortest time between two inspections while connected: a broker may lose retained messages without a sign. Ten
+minutes are chosen: devices without a manifest wait as long at most, plus the inspection."""
 CHECK_BYTES_PER_SECOND = 10_000
-"""Traffic that inspections may cause; a large model is inspected less often."""
+"""Traffic that inspections may cause; a large model is inspected less often. Chosen, not measured."""
 HEAL_SECONDS = 2.0
 """Wait from the first sign that a message is missing until it is published again. The sign may be a late echo; and if
 somebody publishes there continuously, we must not do the same."""

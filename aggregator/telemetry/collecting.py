@@ -32,7 +32,7 @@ SELF_SECONDS = 10.0
 _SET_BACK_NS = 1_000_000_000
 """Points of one moment differ by nanoseconds; a clock that is behind the last point by more than this was set back."""
 CLOSE_SECONDS_MAX = 2.0
-"""Longest wait of `close`, whatever the server does."""
+"""Longest wait of `close`, whatever the server does. Chosen: points that are not sent by then stay in the spool."""
 
 
 class Clocks(NamedTuple):

@@ -15,9 +15,11 @@ from wire_contract.program.repeat_filter import RepeatFilter
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * KIB
-"""Size of one write, about 2,000 lines."""
+"""Size of one write, about 2,000 lines. Chosen, not measured: larger writes need fewer requests, but take longer to
+repeat over a slow line (`influx.WRITE_SECONDS_MAX`)."""
 PIECES_MAX = 64
-"""Writes spent on isolating the bad lines of one chunk; what is left of it then is dropped with them."""
+"""Writes spent on isolating the bad lines of one chunk; what is left of it then is dropped with them. Chosen, not
+measured: halving isolates one bad line of 2,000 in some 22 writes, so about three bad lines are isolated."""
 REST_SECONDS = 0.5
 """The first pause after a failure is drawn from 0 to this; the range doubles with each further failure."""
 REST_SECONDS_MAX = 30.0

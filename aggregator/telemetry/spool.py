@@ -29,7 +29,8 @@ from wire_contract.limits import KIB
 log = logging.getLogger(__name__)
 
 SEGMENTS = 16
-"""Segments in a full spool, so a sixteenth of it is dropped at once."""
+"""Segments in a full spool, so a sixteenth of it is dropped at once. Chosen, not measured: fewer lose more at once,
+more make more files."""
 SPOOL_BYTES_MIN = 64 * KIB
 """Chosen: more than two appends of `_LINES_AT_ONCE` lines of some 260 bytes, so that one fits."""
 _SUFFIX = ".lines"

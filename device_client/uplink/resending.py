@@ -27,7 +27,8 @@ class ResendSettings:
     backoff_first_seconds: float = 1.0
     """The first delay is drawn from 0 to this; each further one from a range twice as wide."""
     backoff_max_seconds: float = 300.0
-    """The widest range; bounds how long an update still waits when a long outage ends."""
+    """The widest range; bounds how long an update still waits when a long outage ends. Five minutes are chosen: they
+    matter little after an outage of hours."""
 
 
 Verdict = Literal["done", "later", "carry_over"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from wire_contract.compression.quantiser import Quantisers, combine
 
+# Chosen; no measurement of them is recorded. Poor values cost attempts or a slightly worse price, never a wrong result.
 _STEPS = 24
 """Prices that are tried, at most."""
 

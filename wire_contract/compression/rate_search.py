@@ -39,6 +39,8 @@ and with fixed scales."""
 _NARROW, _NARROW_HIGH_RATE, _NARROW_MOVED = 0.2, 0.1, 0.002
 """Width of the price bracket at which a search stops, in octaves, for the same three cases."""
 
+# These guide the search: a poor value costs attempts or a slightly worse choice, never a wrong message. Chosen; no
+# measurement of them is recorded, except where one is named.
 _SLOPE_MOVED = 0.5
 """Octaves of size (or error) per octave of price, with fixed scales."""
 
