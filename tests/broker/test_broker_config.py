@@ -34,7 +34,7 @@ def test_mosquitto_runs_with_the_development_configuration(make_mosquitto: MakeM
     )
     link = MqttLink(settings)
     listening(link)
-    assert link._desk.in_flight_max == 100, "max_inflight_messages has arrived"
+    assert link._state.in_flight_max == 100, "max_inflight_messages has arrived"
     link.close()
 
     device = MqttLink(MqttSettings(host="127.0.0.1", port=broker.port, client_id="device"))

@@ -17,8 +17,9 @@ from tests.broker.mosquitto import Mosquitto, program
 from tests.broker.relay import Relay
 from tests.conftest import MakeMosquitto
 from tests.wire_contract.link.link_contract import PATIENCE_SECONDS, UP, connection, gather, messages, publish
-from wire_contract.link import mqtt, network_thread
+from wire_contract.link import network_thread
 from wire_contract.link.mqtt import MqttSettings, Tls
+from wire_contract.link.mqtt_settings import host_headers
 from wire_contract.link.network_thread import TICK_SECONDS
 from wire_contract.transport import dialing
 
@@ -110,9 +111,9 @@ def test_a_look_up_that_hangs_is_no_dead_thread(make_link: MakeLink, monkeypatch
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(PATIENCE_SECONDS) or [])
     monkeypatch.setattr(dialing, "LOOKUP_SECONDS_MAX", 0.0)
     link = make_link(1883, host="slow.example")
-    moved = link._desk._moved_at
+    moved = link._state._moved_at
     assert "the name slow.example could not be looked up" in str(gather(link, is_disconnected))
-    assert link._desk._moved_at > moved
+    assert link._state._moved_at > moved
     answer.set()
 
 
@@ -137,7 +138,7 @@ def test_a_zone_is_for_the_socket_and_not_for_the_header() -> None:
     settings = MqttSettings.from_url("ws://[fe80::1%25eth0]:80/mqtt", client_id="d")
     assert settings.host == "fe80::1%eth0"
     assert settings.address == "[fe80::1%eth0]:80"
-    assert mqtt._with_host(settings)({"Upgrade": "websocket"}) == {
+    assert host_headers(settings)({"Upgrade": "websocket"}) == {
         "Upgrade": "websocket",
         "Host": "[fe80::1]",
         "Origin": "http://[fe80::1]",

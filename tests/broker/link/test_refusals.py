@@ -71,7 +71,7 @@ def test_it_keeps_the_limits_that_a_broker_of_mqtt_5_names(
     assert "over the broker's limit of 1000" in caplog.text
     with pytest.raises(PayloadTooLarge, match="limit of 1000"):
         link.publish(f"{UP}1", bytes(1_000))
-    assert link._desk.in_flight_max == 3
+    assert link._state.in_flight_max == 3
 
 
 def test_two_programs_with_one_client_id_are_told(scripted_broker: Callable[..., int], make_link: MakeLink) -> None:

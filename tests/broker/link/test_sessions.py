@@ -138,7 +138,7 @@ def test_an_exception_in_a_callback_is_told_and_the_will_is_done(mosquitto: Mosq
         _ = event
         raise MemoryError("pretended")
 
-    link._desk.events.put = full_memory  # type: ignore[method-assign]
+    link._state.events.put = full_memory  # type: ignore[method-assign]
     publish(watcher, 1)
     with pytest.raises(LinkError, match=r"has died: MemoryError\('pretended'\)"):
         messages(link, 1)
