@@ -50,7 +50,7 @@ def test_it_is_one_line_and_nobody_is_left(tmp_path: Path) -> None:
         eventually(lambda: len(list(folder.iterdir())) == 2 or process.poll() is not None)
         assert all(is_deaf(int(worker.name)) for worker in folder.iterdir()), "each would print a traceback of its own"
         os.killpg(process.pid, signal.SIGINT)
-        out, complaint = process.communicate(timeout=240)  # only a failing test, or a very busy machine, takes so long
+        out, complaint = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, out, complaint) == (130, "", "benchmarks: ended by Ctrl-C\n")
