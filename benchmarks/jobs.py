@@ -14,6 +14,8 @@ from typing import Any
 Key = tuple[str, int]
 """Name of the measurement, and its seed."""
 
+_PATIENCE_SECONDS = 5.0
+"""For a process to end by SIGTERM before it is killed: jobs have no state worth saving."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -96,8 +98,12 @@ def _ended_with_this_one() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for process in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        for process in children:
             process.terminate()
+        for process in children:
+            process.join(_PATIENCE_SECONDS)
+            process.kill()
         raise
 
 

@@ -11,7 +11,7 @@ from tests.waiting import eventually
 
 HOUSE = Path(__file__).parents[2]
 PROGRAM = """
-import os, sys, time
+import faulthandler, os, signal, sys, time
 from pathlib import Path
 from benchmarks.jobs import Job, run_jobs
 from wire_contract.program.command_line import Command, Program
@@ -28,6 +28,10 @@ def run(settings):
     run_jobs({("one", n): Job(name=str(n), run=work, argument=n) for n in range(3)}, 2)
 
 if __name__ == "__main__":
+    # As in a terminal, whatever the process that runs the tests does with SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    faulthandler.dump_traceback_later(200)
     commands = {"wait": Command(settings=Settings, run=run)}
     program = Program(name="benchmarks", started_as="x", summary="", commands=commands)
     sys.exit(program.main(["wait"]))

@@ -27,13 +27,13 @@ def wheel() -> Path:
 def programs_of(out: Path) -> list[int]:
     """Processes that still have this run's folder on their command line, or write into it."""
     found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").iterdir():
         try:
-            words = command.read_bytes().decode(errors="replace")
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if str(out) in words and int(command.parent.name) != os.getpid():
-            found.append(int(command.parent.name))
+        if process.name.isdecimal() and str(out) in words and int(process.name) != os.getpid():
+            found.append(int(process.name))
     return found
 
 

@@ -44,11 +44,11 @@ def test_a_demo_ends_with_a_report_whatever_its_baselines_do(tmp_path: Path) -> 
 
 def baseline(out: Path, who: str) -> int | None:
     """The process that measures it, once there is one."""
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with suppress(OSError):  # it has just ended
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # it is no process, or has just ended
             # A fork goes by its own name, and has the command line of the fork server, which tells the folder.
-            if comm.read_text().strip() == who and str(out) in comm.with_name("cmdline").read_text():
-                return int(comm.parent.name)
+            if (process / "comm").read_text().strip() == who and str(out) in (process / "cmdline").read_text():
+                return int(process.name)
     return None
 
 
