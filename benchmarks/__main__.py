@@ -13,6 +13,7 @@ from benchmarks.settings import (
     AttackSettings,
     BenchmarkSettings,
     CommunicationSettings,
+    FootprintSettings,
     LearningSettings,
     LedgerSettings,
     TelemetrySettings,
@@ -55,6 +56,9 @@ PROGRAM = Program(
         "communication": Command(
             settings=CommunicationSettings,
             run=_benchmark("benchmarks.communication.command", "benchmarks.communication.table"),
+        ),
+        "footprint": Command(
+            settings=FootprintSettings, run=_benchmark("benchmarks.footprint", "benchmarks.footprint")
         ),
         "learning": Command(settings=LearningSettings, run=_benchmark("benchmarks.learning", "benchmarks.learning")),
         "ledger": Command(settings=LedgerSettings, run=_benchmark("benchmarks.ledger", "benchmarks.ledger")),

@@ -53,6 +53,15 @@ class AttackSettings(BenchmarkSettings):
     processes: int = Field(2, ge=1, description="parallel runs")
 
 
+class FootprintSettings(BenchmarkSettings):
+    """Measures memory and CPU time of a device up to its first batch, beside a bare `import torch`."""
+
+    task: str = Field("physiotherapy", min_length=1, description=_TASK)
+    data: Path | None = Field(None, description=_DATA)
+    device: str | None = Field(None, min_length=1, description="id of the device; default: the task's first")
+    runs: int = Field(5, ge=1, description="runs of each program; the medians are reported")
+
+
 class LedgerSettings(BenchmarkSettings):
     """Measures how costs grow with a ledger's age: commits, start, file size, write-ahead log beside a reader."""
 

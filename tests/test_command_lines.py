@@ -1,5 +1,6 @@
 """What all command lines share: `--help` of every command, `--version`, and one line for whatever went wrong."""
 
+import gc
 import inspect
 import io
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,16 @@ def test_every_command_names_a_function_that_there_is(words: list[str]) -> None:
     reference = SUITE.programs[words[0]]
     command = reference.program().commands[reference.command or words[1]]
     assert len(inspect.signature(command.function()).parameters) >= 1
+
+
+def test_a_command_is_imported_without_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "collects.py").write_text(
+        "import gc\nwas_enabled = gc.isenabled()\ndef run(settings): return was_enabled\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    command = SUITE.programs["device"].program().commands["run"]
+    assert replace(command, run="collects:run").function()(None) is False
+    assert gc.isenabled()
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:

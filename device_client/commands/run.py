@@ -11,6 +11,7 @@ from torch import nn
 
 from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
 from device_client.events import Emit
+from device_client.freed_memory import return_freed_memory
 from device_client.learning.fedkd import projection_between
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
 from device_client.learning.parameters import layout_of, load_vector
@@ -62,6 +63,7 @@ def run(settings: RunSettings) -> None:
         beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
         trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples, emit=emit)
         trainer.warm_up()
+        return_freed_memory()
         link = stack.enter_context(closing(MqttLink(connection)))
         runner = Runner(
             task_name=task.name,

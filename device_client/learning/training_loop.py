@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from device_client.learning.adamw import AdamW
 from device_client.task import Examples, Recipe
 
 _AUGMENTED_VALUES_MAX = 1 << 18
@@ -85,8 +86,7 @@ def optimise(
     """
     started = clock()
     generator = torch.Generator().manual_seed(seed)
-    groups = [{"params": list(network.parameters())} for network, _rate in networks]
-    optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+    optimisers = [(AdamW(network.parameters(), weight_decay=recipe.weight_decay), rate) for network, rate in networks]
     steps = epochs * math.ceil(len(examples) / batch_size)
     sums: dict[str, float] = {}
     step, seen, finished = 0, 0, True
@@ -102,11 +102,11 @@ def optimise(
                     break
                 labels = examples.labels[chosen]
                 batch_loss = compute_loss(inputs, labels, chosen)
-                for group, (_network, rate) in zip(optimiser.param_groups, networks, strict=True):
-                    group["lr"] = rate(step, steps)
-                optimiser.zero_grad()
+                for optimiser, _rate in optimisers:
+                    optimiser.zero_grad()
                 batch_loss.loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
+                for optimiser, rate in optimisers:
+                    optimiser.step(rate(step, steps))
                 step += 1
                 seen += len(chosen)
                 for name, value in batch_loss.sums.items():

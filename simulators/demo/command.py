@@ -22,7 +22,6 @@ from simulators.reporting.results import RunResults, summary
 from wire_contract.errors import ContractError
 
 PRELOADED = (
-    "torch._dynamo",  # imported by the first step of any optimiser; half of the total import time
     "device_client.commands.run",
     "device_client.tasks.physiotherapy",
     "simulators.demo.baselines",
