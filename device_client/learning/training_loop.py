@@ -83,10 +83,13 @@ def optimise(
         seed: of shuffling, augmentation and dropout.
         clock: seconds.
         should_stop: called before each batch.
+
+    Raises:
+        ValueError: networks share a parameter.
     """
     started = clock()
     generator = torch.Generator().manual_seed(seed)
-    optimisers = [(AdamW(network.parameters(), weight_decay=recipe.weight_decay), rate) for network, rate in networks]
+    optimisers = _optimisers(networks, recipe.weight_decay)
     steps = epochs * math.ceil(len(examples) / batch_size)
     sums: dict[str, float] = {}
     step, seen, finished = 0, 0, True
@@ -135,3 +138,10 @@ def _batches(
         if recipe.augment is not None:
             inputs = recipe.augment(inputs, generator)
         yield from zip(torch.split(block, batch_size), torch.split(inputs, batch_size), strict=True)
+
+
+def _optimisers(networks: Sequence[tuple[nn.Module, Rate]], weight_decay: float) -> list[tuple[AdamW, Rate]]:
+    parameters = [parameter for network, _rate in networks for parameter in network.parameters()]
+    if len({id(parameter) for parameter in parameters}) < len(parameters):
+        raise ValueError("a parameter belongs to more than one of the networks, and would be trained twice")
+    return [(AdamW(network.parameters(), weight_decay=weight_decay), rate) for network, rate in networks]

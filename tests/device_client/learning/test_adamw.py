@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from device_client.learning.adamw import AdamW
 from device_client.learning.seeding import seeded
+from device_client.learning.training_loop import optimise
+from device_client.task import Examples, Recipe
 from device_client.tasks.loading import load_task
 
 STEPS = 12
@@ -88,3 +91,23 @@ def test_a_parameter_without_a_gradient_keeps_its_bits() -> None:
     parameter = nn.Parameter(torch.ones(3))
     AdamW([parameter], weight_decay=DECAY).step(0.1)
     assert torch.equal(parameter, torch.ones(3))
+
+
+def test_a_parameter_of_two_networks_is_refused() -> None:
+    shared = nn.Linear(2, 2)
+    networks = [
+        (nn.Sequential(shared, nn.Linear(2, 2)), lambda _step, _steps: 1e-3),
+        (shared, lambda _step, _steps: 1e-3),
+    ]
+    with pytest.raises(ValueError, match="trained twice"):
+        optimise(
+            networks,
+            lambda *_batch: pytest.fail("no batch is trained"),
+            Examples.of(np.zeros((2, 2)), [0, 1]),
+            Recipe(),
+            epochs=1,
+            batch_size=2,
+            seed=0,
+            clock=lambda: 0.0,
+            should_stop=lambda: False,
+        )
