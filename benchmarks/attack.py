@@ -39,7 +39,7 @@ from device_client.settings import UPDATE_BYTES
 from device_client.task import Task, TaskError, scheduled
 from simulators.world.attacks import ATTACKS, SAMPLES_CLAIMED_MAX, Attacker
 from simulators.world.federation import run_asynchronous
-from simulators.world.local_trainers import AsyncFedKDTrainer, teacher_logits_of
+from simulators.world.local_trainers import AsyncFedKDTrainer, teacher_outputs_of
 from simulators.world.server import Rules, SimulationState, unbounded
 from wire_contract.compression.rate_control import CompressionTarget as ByteBudget
 from wire_contract.layout import Vector
@@ -114,9 +114,9 @@ def _prepared(spec: str, data: Path | None, seed: int, versions: int) -> _SeedSe
         student, teacher = task.student(), task.teacher() if task.teacher else None
     if teacher is not None:
         assert task.teacher_data is not None
-        train_teacher(teacher, task.teacher_data(), task.recipe, seed=seed)
+        train_teacher(teacher, task.teacher_data(), task.recipe, objective=task.objective, seed=seed)
     examples = {device: task.examples_of(device) for device in task.devices}
-    teacher_logits = None if teacher is None else teacher_logits_of(teacher, examples)
+    teacher_logits = None if teacher is None else teacher_outputs_of(teacher, examples, task)
     return _SeedSetup(task, examples, teacher_logits, teacher, vector_of(student, layout_of(student)))
 
 
@@ -128,7 +128,7 @@ def _measure(asked: _RunSpec) -> dict[str, Any]:
     student = task.student()
     layout = layout_of(student)
     trainer = AsyncFedKDTrainer(
-        task, prepared.data, prepared.teacher, layout, seed=asked.seed, teacher_logits=prepared.teacher_logits
+        task, prepared.data, prepared.teacher, layout, seed=asked.seed, teacher_outputs=prepared.teacher_logits
     )
     rules = rules_of(LineSettings(task=_TASK_NAME), bounded=asked.name != BELIEVED)
     if asked.slot_norm_ratio is not None:
@@ -159,7 +159,7 @@ def _measure(asked: _RunSpec) -> dict[str, Any]:
 
     def observe(state: SimulationState) -> None:
         load_vector(student, layout, state.weights)
-        accuracies.append(evaluate(student, held_out, task.classes)["accuracy"])
+        accuracies.append(evaluate(student, held_out, task)["accuracy"])
 
     state = run_asynchronous(
         devices,

@@ -107,7 +107,7 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
         student, teacher = task.student(), task.teacher() if task.teacher else None
     if teacher is not None:
         assert task.teacher_data is not None
-        train_teacher(teacher, task.teacher_data(), task.recipe, seed=asked.seed)
+        train_teacher(teacher, task.teacher_data(), task.recipe, objective=task.objective, seed=asked.seed)
     layout = layout_of(student)
     initial = vector_of(student, layout)
     data = {device: task.examples_of(device) for device in task.devices}
@@ -115,7 +115,7 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
     epochs = plan.epochs(task)
 
     def accuracy(model: nn.Module) -> dict[str, float]:
-        return {who: evaluate(model, examples, task.classes)["accuracy"] for who, examples in tested.items()}
+        return {who: evaluate(model, examples, task)["accuracy"] for who, examples in tested.items()}
 
     def accuracy_of(weights: Vector) -> dict[str, float]:
         load_vector(student, layout, weights)
@@ -123,7 +123,7 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
 
     def alone(examples: Examples) -> dict[str, float]:
         load_vector(student, layout, initial)
-        train_alone(student, teacher, examples, task.recipe, epochs=epochs, seed=asked.seed)
+        train_alone(student, teacher, examples, task.recipe, objective=task.objective, epochs=epochs, seed=asked.seed)
         return accuracy(student)
 
     trainer = AsyncFedKDTrainer(task, data, teacher, layout, seed=asked.seed)

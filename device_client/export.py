@@ -14,6 +14,8 @@ from torch import nn
 from device_client.downlink.model_feed import ModelFeed
 from device_client.learning.parameters import load_vector
 from device_client.model_files import ModelFile, write_model, write_whole
+from device_client.task import inputs_of
+from device_client.task.batching import first_batch
 from wire_contract.layout import digest
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model
     load_vector(network, model.layout, model.weights)
     files = out / f"{what}.safetensors", out / f"{what}.onnx"
     write_model(files[0], model)
-    write_whole(files[1], onnx_of(network, task.held_out().inputs[:_EXAMPLES], _metadata(task, model)))
+    write_whole(files[1], onnx_of(network, inputs_of(first_batch(task.held_out(), _EXAMPLES)), _metadata(task, model)))
     return files
 
 
@@ -116,5 +118,5 @@ def onnx_of(network: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) 
 
 
 def _metadata(task: "Task", model: ModelFile) -> dict[str, str]:
-    known = {"task": task.name, "classes": json.dumps(task.classes), "digest": digest(model.weights).hex()}
+    known = {"task": task.name, "classes": json.dumps(task.labels), "digest": digest(model.weights).hex()}
     return known if model.version is None else {**known, "version": str(model.version)}

@@ -26,12 +26,14 @@ def test_own_task_learns_in_one_process() -> None:
     assert task.teacher_data is not None
     with seeded(1):
         student, teacher = task.student(), task.teacher()
-    train_teacher(teacher, task.teacher_data(), task.recipe, seed=1)
-    before = evaluate(student, task.held_out(), task.classes)["accuracy"]
+    train_teacher(teacher, task.teacher_data(), task.recipe, objective=task.objective, seed=1)
+    before = evaluate(student, task.held_out(), task)["accuracy"]
     everybody = pooled([task.examples_of(device) for device in task.devices])
-    train_alone(student, teacher, everybody, task.recipe, epochs=4, seed=1)
-    result = train_student(student, teacher, task.examples_of("machine-2"), task.recipe, seed=1, version=9)
-    after = evaluate(student, task.held_out(), task.classes)["accuracy"]
+    train_alone(student, teacher, everybody, task.recipe, objective=task.objective, epochs=4, seed=1)
+    result = train_student(
+        student, teacher, task.examples_of("machine-2"), task.recipe, objective=task.objective, seed=1, version=9
+    )
+    after = evaluate(student, task.held_out(), task)["accuracy"]
     assert result.local_steps == 8
     assert after > max(before, 0.75)
 

@@ -14,12 +14,12 @@ from benchmarks.communication.arms import Arm, arms
 from benchmarks.communication.codec_cost import cost_of_choice, microseconds
 from benchmarks.learning import fleet, tasks_and_further
 from device_client.learning.asyncfedkd import train_alone, train_teacher
-from device_client.learning.evaluation import evaluate
+from device_client.learning.evaluation import evaluate, kept
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.task import Examples, Task, TaskError, pooled, scheduled
 from simulators.world.federation import LocalTrainer, run_asynchronous, run_synchronous
-from simulators.world.local_trainers import AsyncFedKDTrainer, FedKDTrainer, teacher_logits_of
+from simulators.world.local_trainers import AsyncFedKDTrainer, FedKDTrainer, teacher_outputs_of
 from simulators.world.server import Rules, SimulationState
 from wire_contract.compression.choice import EncodingChoice, LowRankEnergy, encode_as
 from wire_contract.layout import Layout, Vector
@@ -64,9 +64,7 @@ class _Setup:
 
     def accuracies(self, network: nn.Module) -> dict[str, float]:
         """On each set of tested persons."""
-        return {
-            who: evaluate(network, examples, self.task.classes)["accuracy"] for who, examples in self.tested.items()
-        }
+        return {who: evaluate(network, examples, self.task)["accuracy"] for who, examples in self.tested.items()}
 
     def fresh_teacher(self) -> nn.Module:
         if self.task.teacher is None:
@@ -94,8 +92,12 @@ def prepare(spec: RunSpec) -> PretrainedTeacher:
     teacher = setup.fresh_teacher()
     if setup.task.teacher_data is None:
         raise TaskError(f"task {setup.task.name} has no data for its teacher")
-    train_teacher(teacher, setup.task.teacher_data(), setup.task.recipe, seed=setup.seed)
-    teacher_logits = {device: logits.numpy() for device, logits in teacher_logits_of(teacher, setup.data).items()}
+    train_teacher(
+        teacher, setup.task.teacher_data(), setup.task.recipe, objective=setup.task.objective, seed=setup.seed
+    )
+    teacher_logits = {
+        device: logits.numpy() for device, logits in teacher_outputs_of(teacher, setup.data, setup.task).items()
+    }
     return PretrainedTeacher(vector_of(teacher, layout_of(teacher)), teacher_logits, setup.accuracies(teacher))
 
 
@@ -111,7 +113,10 @@ def trained_centrally(spec: RunSpec, pretrained: PretrainedTeacher) -> dict[str,
         setup.task.recipe,
         epochs=spec.rounds * setup.task.recipe.epochs,
         seed=spec.seed,
-        teacher_logits=torch.from_numpy(np.concatenate([pretrained.teacher_logits[device] for device in setup.data])),
+        objective=setup.task.objective,
+        teacher_outputs=kept(
+            torch.from_numpy(np.concatenate([pretrained.teacher_logits[device] for device in setup.data]))
+        ),
     )
     return {"accuracy": setup.accuracies(student)}
 
@@ -184,7 +189,7 @@ def _trainer(
     if arm.mutual:
         return FedKDTrainer(task, setup.data, teacher, layout, seed=setup.seed)
     teacher_logits = {device: torch.from_numpy(logits) for device, logits in pretrained.teacher_logits.items()}
-    return AsyncFedKDTrainer(task, setup.data, teacher, layout, seed=setup.seed, teacher_logits=teacher_logits)
+    return AsyncFedKDTrainer(task, setup.data, teacher, layout, seed=setup.seed, teacher_outputs=teacher_logits)
 
 
 def _teacher_accuracies(

@@ -7,7 +7,7 @@ from device_client.commands.setup import client_id, event_log, loaded_task, mode
 from device_client.downlink.model_feed import models_only
 from device_client.downlink.model_trust import VolatileTrustMemory
 from device_client.evaluator import Evaluator, Measured
-from device_client.learning.evaluation import evaluate
+from device_client.learning.evaluation import measure as measured
 from device_client.learning.parameters import load_vector
 from device_client.presence import this_firmware, will
 from device_client.settings import EvaluateSettings
@@ -29,7 +29,8 @@ def evaluate_models(settings: EvaluateSettings) -> None:
 
     def measure(published: PublishedVersion) -> Measured:
         load_vector(student, published.layout, published.weights)
-        return Measured(samples=len(held_out), metrics=evaluate(student, held_out, task.classes))
+        samples, metrics = measured(student, held_out, task, warn=lambda message: emit("warning", message=message))
+        return Measured(samples=samples, metrics=metrics)
 
     connection = settings.mqtt_settings(
         client_id=client_id(task, settings.device),

@@ -49,12 +49,13 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     check_augment(task, examples)
     check_network(task, teacher, examples, "teacher")
     recipe = task.recipe if settings.epochs is None else replace(task.recipe, teacher_epochs=settings.epochs)
-    result = train_teacher(teacher, examples, recipe, seed=settings.seed)
+    result = train_teacher(teacher, examples, recipe, objective=task.objective, seed=settings.seed)
     layout = layout_of(teacher)
     weights = vector_of(teacher, layout)
     write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher"))
-    accuracy = evaluate(teacher, held_out, task.classes)["accuracy"]
+    main = task.objective.main
+    value = evaluate(teacher, held_out, task)[main]
     print(
         f"teacher of task {task.name}, {layout.size} parameters, {result.samples} examples, "
-        f"{result.train_seconds:.1f} s, accuracy on held-out data {accuracy:.3f}: {settings.out}"
+        f"{result.train_seconds:.1f} s, {main} on held-out data {value:.3f}: {settings.out}"
     )

@@ -25,7 +25,7 @@ from device_client.presence import subscriptions, this_firmware, will
 from device_client.runner import Runner, RunnerSettings
 from device_client.settings import RunSettings
 from device_client.stop_signals import on_stop
-from device_client.task import Examples, Recipe, Task, scheduled
+from device_client.task import Data, Recipe, Task, scheduled
 from device_client.tasks.checking import check_augment, check_network, check_trainable
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.write_retry import WriteRetry
@@ -47,8 +47,8 @@ def run(settings: RunSettings) -> None:
     # Everything that may be wrong is read before the first connection.
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
-    examples, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
-    check_networks(task, student=student, teacher=teacher, examples=examples)
+    data, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
+    check_networks(task, student=student, teacher=teacher, data=data)
     layout = layout_of(student)
     emit, firmware = event_log(settings), this_firmware()
     probe = _probe(settings, task)
@@ -61,7 +61,7 @@ def run(settings: RunSettings) -> None:
         # The outbox comes first: it locks the state folder, from which the local teacher is read.
         outbox = stack.enter_context(open_outbox(settings, task.name, emit))
         beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
-        trainer = _trainer(task, settings, student=student, teacher=teacher, examples=examples, emit=emit)
+        trainer = _trainer(task, settings, student=student, teacher=teacher, data=data, emit=emit)
         trainer.warm_up()
         return_freed_memory()
         link = stack.enter_context(closing(MqttLink(connection)))
@@ -100,16 +100,16 @@ def task_with_flags(task: Task, settings: RunSettings) -> Task:
     return task if settings.schedule_versions is None else scheduled(task, settings.schedule_versions)
 
 
-def check_networks(task: Task, *, student: nn.Module, teacher: nn.Module | None, examples: Examples) -> None:
+def check_networks(task: Task, *, student: nn.Module, teacher: nn.Module | None, data: Data) -> None:
     """Checks that augmentation and networks accept this device's examples.
 
     Raises:
         TaskError: they do not.
     """
-    check_augment(task, examples)
-    check_network(task, student, examples)
+    check_augment(task, data)
+    check_network(task, student, data)
     if teacher is not None:
-        check_network(task, teacher, examples, "teacher")
+        check_network(task, teacher, data, "teacher")
         if task.recipe.method == "fedkd":
             check_trainable(teacher, f"task {task.name}: teacher")
 
@@ -169,13 +169,13 @@ def _trainer(
     *,
     student: nn.Module,
     teacher: nn.Module | None,
-    examples: Examples,
+    data: Data,
     emit: Emit,
 ) -> StudentTrainer:
     local_teacher = None
     if task.recipe.method == "fedkd":
         assert teacher is not None
-        projection = projection_between(student, teacher, examples, seed=settings.seed)
+        projection = projection_between(student, teacher, data, objective=task.objective, seed=settings.seed)
         path = settings.state / LOCAL_TEACHER_NAME
         local_teacher = LocalTeacher(
             teacher, projection, task=task.name, path=path, warn=lambda message: emit("warning", message=message)
@@ -184,8 +184,9 @@ def _trainer(
         device=settings.device,
         student=student,
         layout=layout_of(student),
-        examples=examples,
+        data=data,
         recipe=task.recipe,
+        objective=task.objective,
         teacher=None if local_teacher else teacher,
         local_teacher=local_teacher,
         seed=settings.seed,

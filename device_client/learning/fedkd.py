@@ -3,41 +3,47 @@
 A network that exposes its hidden state has two further methods, with `forward(x) == classify(features(x))`:
 
     features(inputs (batch, …)) -> (batch, hidden)
-    classify(features (batch, hidden)) -> logits (batch, class)
+    classify(features (batch, hidden)) -> outputs, such as logits (batch, class)
 
-If the student or the teacher does not have them, there is no hidden loss; the rest is the same.
+If the student or the teacher does not have them, or a batch has several inputs, or the task has a `forward` of its own,
+there is no hidden loss; the rest is the same.
 """
 
 import time
 from collections.abc import Callable
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn, no_grad
 
-from device_client.learning.losses import mutual_losses, task_loss_of
+from device_client.learning.losses import distillation_of, mutual_losses, task_loss_of
 from device_client.learning.seeding import seed_of, seeded
-from device_client.learning.training_loop import BatchLoss, TrainingResult, correct_count, loss_sum, optimise
-from device_client.task import Examples, Recipe, TaskError
+from device_client.learning.training_loop import BatchLoss, NetworkLoss, TrainingResult, optimise
+from device_client.task import Batch, Data, Objective, Recipe, TaskError, inputs_of, outputs_of
+from device_client.task.batches import placement
+from device_client.task.batching import Drawn, first_batch
 
 
 @runtime_checkable
 class ShowsHidden(Protocol):
     """A network that exposes its hidden state."""
 
-    def features(self, inputs: Tensor, /) -> Tensor:
+    def features(self, inputs: Any, /) -> Tensor:
         """Hidden states (batch, hidden) of inputs (batch, …)."""
 
-    def classify(self, features: Tensor, /) -> Tensor:
-        """Logits (batch, class) of hidden states (batch, hidden)."""
+    def classify(self, features: Tensor, /) -> Any:
+        """The outputs of hidden states (batch, hidden)."""
 
 
-def projection_between(student: nn.Module, teacher: nn.Module, examples: Examples, *, seed: int) -> nn.Linear | None:
+def projection_between(
+    student: nn.Module, teacher: nn.Module, data: Data, *, objective: Objective, seed: int
+) -> nn.Linear | None:
     """A fresh W_h, which maps the student's hidden states to the teacher's size; None if one of them exposes none.
 
     Args:
         student: of the task.
         teacher: of the task.
-        examples: the first one is used to find the sizes of the hidden states.
+        data: the first example is used to find the sizes of the hidden states.
+        objective: of the task.
         seed: for the initial weights.
 
     Raises:
@@ -45,15 +51,19 @@ def projection_between(student: nn.Module, teacher: nn.Module, examples: Example
     """
     if not (isinstance(student, ShowsHidden) and isinstance(teacher, ShowsHidden)):
         return None
+    batch = first_batch(data, 1)
+    if objective.forward is not outputs_of or not isinstance(inputs_of(batch), Tensor):
+        return None
     with seeded(seed):
-        return nn.Linear(_hidden(student, examples), _hidden(teacher, examples), bias=False)
+        projection = nn.Linear(_hidden(student, batch), _hidden(teacher, batch), bias=False)
+    return projection.to(next(student.parameters()).device)
 
 
 @no_grad()
-def _hidden(network: nn.Module, examples: Examples) -> int:
+def _hidden(network: nn.Module, batch: Batch) -> int:
     was_training = network.training
     network.eval()
-    shape = cast("ShowsHidden", network).features(examples.inputs[:1]).shape
+    shape = cast("ShowsHidden", network).features(inputs_of(placement(network)(batch))).shape
     network.train(was_training)
     if len(shape) != 2:  # noqa: PLR2004 — batch, hidden
         raise TaskError(
@@ -66,9 +76,10 @@ def train_mutually(
     student: nn.Module,
     teacher: nn.Module,
     projection: nn.Linear | None,
-    examples: Examples,
+    data: Data,
     recipe: Recipe,
     *,
+    objective: Objective,
     seed: int,
     version: int,
     clock: Callable[[], float] = time.monotonic,
@@ -76,16 +87,18 @@ def train_mutually(
 ) -> TrainingResult:
     """One round on one device: `recipe.epochs` passes over its examples, with both networks on the same batches.
 
-    The metrics are `loss` and `accuracy` of the student, and `teacher_loss` and `teacher_accuracy`. Both losses are the
-    task losses alone: the total losses rise when the networks become confident, and are hard to interpret.
+    The metrics are `loss` and the main metric of the student, and those of the teacher, such as `teacher_loss` and
+    `teacher_accuracy`. Both losses are the task losses alone: the total losses rise when the networks become confident,
+    and are hard to interpret.
 
     Args:
         student: has the weights of model `version`, or of the last round on it; trained in place.
         teacher: the device's own, with the weights of its last round; trained in place. If all of it is frozen, as
             after pre-training, it is unfrozen; if only parts are frozen, they stay so.
         projection: W_h, trained in place; None: no hidden loss.
-        examples: the device's private data.
+        data: the device's private data.
         recipe: hyper-parameters; `alpha` and `temperature` do not apply to this method.
+        objective: of the task.
         seed: for shuffling, augmentation and dropout; together with `version` and the weights it determines the result.
         version: of the base; both learning rates fall with it.
         clock: seconds.
@@ -93,31 +106,30 @@ def train_mutually(
     """
     if not any(parameter.requires_grad for parameter in teacher.parameters()):
         teacher.requires_grad_(True)
-    task_loss = task_loss_of(recipe)
+    task_loss, distillation = task_loss_of(objective, recipe), distillation_of(objective)
 
-    def compute_loss(inputs: Tensor, labels: Tensor, _chosen: Tensor) -> BatchLoss:
+    def compute_loss(batch: Batch, _drawn: Drawn) -> BatchLoss:
         hidden = None
         if projection is None:
-            student_logits, teacher_logits = student(inputs), teacher(inputs)  # (batch, class)
+            student_outputs, teacher_outputs = objective.forward(student, batch), objective.forward(teacher, batch)
         else:
-            student_hidden, student_logits = _in_two_stages(student, inputs)
-            teacher_hidden, teacher_logits = _in_two_stages(teacher, inputs)
+            student_hidden, student_outputs = _in_two_stages(student, inputs_of(batch))
+            teacher_hidden, teacher_outputs = _in_two_stages(teacher, inputs_of(batch))
             hidden = projection(student_hidden), teacher_hidden  # (batch, teacher hidden)
         losses = mutual_losses(
-            student_logits,
-            teacher_logits,
-            labels,
+            student_outputs,
+            teacher_outputs,
+            batch,
             temperature=recipe.mutual_temperature,
             task_loss=task_loss,
+            distillation=distillation,
             hidden=hidden,
         )
         return BatchLoss(
             losses.student + losses.teacher,
             {
-                "loss": loss_sum(losses.student_task, labels),
-                "accuracy": correct_count(student_logits, labels),
-                "teacher_loss": loss_sum(losses.teacher_task, labels),
-                "teacher_accuracy": correct_count(teacher_logits, labels),
+                "": NetworkLoss(student_outputs, losses.student_task),
+                "teacher_": NetworkLoss(teacher_outputs, losses.teacher_task),
             },
         )
 
@@ -130,8 +142,9 @@ def train_mutually(
     return optimise(
         networks,
         compute_loss,
-        examples,
+        data,
         recipe,
+        objective=objective,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=seed_of(seed, version),
@@ -140,8 +153,8 @@ def train_mutually(
     )
 
 
-def _in_two_stages(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states and logits."""
+def _in_two_stages(network: nn.Module, inputs: Any) -> tuple[Tensor, Any]:
+    """Hidden states and outputs."""
     stages = cast("ShowsHidden", network)
     hidden = stages.features(inputs)
     return hidden, stages.classify(hidden)

@@ -1,13 +1,15 @@
-"""The losses: task losses, distillation from a frozen teacher (AsyncFedKD), and mutual distillation (FedKD).
+"""The losses of both methods: distillation from a frozen teacher (AsyncFedKD), and mutual distillation (FedKD).
 
 **AsyncFedKD**, after Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531,
-section 2. The teacher is frozen:
+section 2. The teacher is frozen; for classes:
 
     L = (1 - alpha) · task(z_s, y) + alpha · T² · KL( softmax(z_t / T) ‖ softmax(z_s / T) )
 
 The soft targets are the teacher's, so the divergence is taken from the teacher to the student; its gradient equals that
 of the paper's cross-entropy with soft targets. The factor T² keeps that gradient on the scale of the hard labels'
 gradient when T changes.
+
+Other objectives put their own `distillation` in the place of T² · KL (`device_client/task/kinds.py`), in both methods.
 
 **FedKD**, after Wu et al. 2022, "Communication-efficient federated learning via knowledge distillation", Nature
 Communications 13, 2032, doi:10.1038/s41467-022-29763-x: a local teacher (y_t, hidden state H_t) and the student (y_s,
@@ -28,85 +30,97 @@ The larger the task losses, the weaker the mutual terms. What the paper leaves o
 (The authors' program, github.com/wuch15/FedKD, detaches nothing and has no W_h.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
-from device_client.task import Recipe
+from device_client.task import Batch, Distillation, Loss, Objective, Recipe, TaskError
+from device_client.task.batches import detached
+from device_client.task.losses import cross_entropy, divergence, focal, loss_of_labels
+
+__all__ = [
+    "MutualLosses",
+    "cross_entropy",
+    "distillation_loss",
+    "distillation_of",
+    "divergence",
+    "focal",
+    "loss_of_labels",
+    "mutual_losses",
+    "task_loss_of",
+    "teacher_loss_of",
+]
 
 TASK_LOSS_SUM_MIN = 1e-2
 """Nats. It limits the weight of the mutual terms to 100. With label smoothing the sum stays well above it."""
 
-LossOfLabels = Callable[[Tensor, Tensor], Tensor]
-"""Maps logits (batch, class) and labels int64 (batch,) to the mean loss, a scalar."""
+
+def of_classes(student_logits: Tensor, teacher_logits: Tensor, _labels: Batch, temperature: float) -> Tensor:
+    """Distillation between logits (batch, class) themselves; `batch` is then the labels (batch,)."""
+    return divergence(student_logits, teacher_logits, temperature=temperature)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats; logits (batch, class), labels int64 (batch,)."""
-    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-
-
-def focal(logits: Tensor, labels: Tensor, *, gamma: float, label_smoothing: float = 0.0) -> Tensor:
-    """Mean focal loss: (1 - p)^gamma times the cross-entropy, where p is the probability of the true class.
-
-    Examples that are already classified well count less, which helps rare and hard classes; gamma = 0 gives the
-    cross-entropy.
-    Lin et al. 2017, "Focal Loss for Dense Object Detection", arXiv:1708.02002, equation 4 (no class weights).
-    Logits (batch, class), labels int64 (batch,).
-    """
-    each = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")  # (batch,)
-    true_log_probability = functional.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)  # (batch,)
-    return ((1.0 - true_log_probability.exp()).clamp(min=0.0) ** gamma * each).mean()
-
-
-def loss_of_labels(name: str, *, focal_gamma: float, label_smoothing: float) -> LossOfLabels:
-    """The task loss called `name`, with its parameters bound."""
-    losses: dict[str, LossOfLabels] = {
-        "cross_entropy": partial(cross_entropy, label_smoothing=label_smoothing),
-        "focal": partial(focal, gamma=focal_gamma, label_smoothing=label_smoothing),
-    }
-    return losses[name]
-
-
-def task_loss_of(recipe: Recipe) -> LossOfLabels:
+def task_loss_of(objective: Objective, recipe: Recipe) -> Loss:
     """The student's task loss."""
-    return loss_of_labels(recipe.task_loss, focal_gamma=recipe.focal_gamma, label_smoothing=recipe.label_smoothing)
+    return _labelled(
+        objective, recipe.task_loss, focal_gamma=recipe.focal_gamma, label_smoothing=recipe.label_smoothing
+    )
 
 
-def divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) at temperature T, the mean over the batch; both logits (batch, class)."""
-    student = functional.log_softmax(student_logits / temperature, dim=1)
-    teacher = functional.log_softmax(teacher_logits / temperature, dim=1)
-    return temperature**2 * functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+def teacher_loss_of(objective: Objective, recipe: Recipe) -> Loss:
+    """The loss of a teacher's pre-training."""
+    smoothing = recipe.teacher_label_smoothing
+    return _labelled(objective, "cross_entropy", focal_gamma=recipe.focal_gamma, label_smoothing=smoothing)
+
+
+def _labelled(objective: Objective, name: str, *, focal_gamma: float, label_smoothing: float) -> Loss:
+    if objective.with_label_loss is None:
+        return objective.loss
+    return objective.with_label_loss(loss_of_labels(name, focal_gamma=focal_gamma, label_smoothing=label_smoothing))
+
+
+def distillation_of(objective: Objective) -> Distillation:
+    """How the objective learns from a teacher.
+
+    Raises:
+        TaskError: it does not.
+    """
+    if objective.distillation is None:
+        raise TaskError(
+            f"the objective ({objective.kind}) has no distillation, which a teacher needs; give "
+            "distillation=a function of student outputs, teacher outputs, batch and temperature, or set alpha=0"
+        )
+    return objective.distillation
 
 
 def distillation_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor | None,
-    labels: Tensor,
+    student: Any,
+    teacher: Any,
+    batch: Batch,
     *,
     temperature: float,
     alpha: float,
-    task_loss: LossOfLabels = cross_entropy,
+    task_loss: Loss = cross_entropy,
+    distillation: Distillation | None = of_classes,
 ) -> Tensor:
     """The total loss of AsyncFedKD, a scalar.
 
     Args:
-        student_logits: (batch, class).
-        teacher_logits: (batch, class), detached from gradients; None: there is no teacher, and the loss is the task
-            loss alone.
-        labels: int64 (batch,).
+        student: its outputs.
+        teacher: its outputs; None: there is no teacher, and the loss is the task loss alone.
+        batch: with the targets.
         temperature: T > 0.
         alpha: weight of the distillation, 0 to 1.
-        task_loss: the loss on the labels.
+        task_loss: of the student's outputs and the batch.
+        distillation: see `Objective`; None only without a teacher.
     """
-    hard = task_loss(student_logits, labels)
-    if teacher_logits is None or alpha == 0.0:
+    hard = task_loss(student, batch)
+    if teacher is None or alpha == 0.0:
         return hard
-    return (1.0 - alpha) * hard + alpha * divergence(student_logits, teacher_logits.detach(), temperature=temperature)
+    assert distillation is not None
+    return (1.0 - alpha) * hard + alpha * distillation(student, detached(teacher), batch, temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,28 +138,30 @@ class MutualLosses:
 
 
 def mutual_losses(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
+    student_outputs: Any,
+    teacher_outputs: Any,
+    batch: Batch,
     *,
     temperature: float = 1.0,
-    task_loss: LossOfLabels = cross_entropy,
+    task_loss: Loss = cross_entropy,
+    distillation: Distillation = of_classes,
     hidden: tuple[Tensor, Tensor] | None = None,
 ) -> MutualLosses:
     """The losses of both networks on one batch; the module's docstring says where gradients go.
 
     Args:
-        student_logits: (batch, class).
-        teacher_logits: (batch, class).
-        labels: int64 (batch,).
+        student_outputs: of the student.
+        teacher_outputs: of the local teacher.
+        batch: with the targets.
         temperature: T > 0 of both divergences; the paper's is 1.
-        task_loss: the loss on the labels, of both networks.
+        task_loss: of outputs and batch, of both networks.
+        distillation: see `Objective`; in both directions.
         hidden: W_h·H_s and H_t, both (batch, teacher hidden); None: no hidden loss.
     """
-    student_task, teacher_task = task_loss(student_logits, labels), task_loss(teacher_logits, labels)
+    student_task, teacher_task = task_loss(student_outputs, batch), task_loss(teacher_outputs, batch)
     weight = 1.0 / (student_task + teacher_task).detach().clamp(min=TASK_LOSS_SUM_MIN)
-    student = student_task + weight * divergence(student_logits, teacher_logits.detach(), temperature=temperature)
-    teacher = teacher_task + weight * divergence(teacher_logits, student_logits.detach(), temperature=temperature)
+    student = student_task + weight * distillation(student_outputs, detached(teacher_outputs), batch, temperature)
+    teacher = teacher_task + weight * distillation(teacher_outputs, detached(student_outputs), batch, temperature)
     if hidden is not None:
         of_student, of_teacher = hidden
         student = student + weight * functional.mse_loss(of_student, of_teacher.detach())

@@ -5,16 +5,16 @@ torch.
 import time
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from device_client.learning.asyncfedkd import train_student
-from device_client.learning.evaluation import logits_of
+from device_client.learning.evaluation import TeacherOutputs, outputs_under
 from device_client.learning.fedkd import train_mutually
 from device_client.learning.local_teacher import LocalTeacher
 from device_client.learning.parameters import load_vector, vector_of
 from device_client.learning.seeding import round_seed
 from device_client.learning.training_loop import TrainingResult
-from device_client.task import Examples, Recipe
+from device_client.task import Data, Objective, Recipe
 from device_client.trainer import Tick, Trained, is_finite
 from wire_contract.layout import Layout, Vector
 
@@ -28,10 +28,12 @@ class StudentTrainer:
         device: str,
         student: nn.Module,
         layout: Layout,
-        examples: Examples,
+        data: Data,
         recipe: Recipe,
+        objective: Objective,
         teacher: nn.Module | None = None,
         local_teacher: LocalTeacher | None = None,
+        reload: Callable[[], Data] | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -41,10 +43,12 @@ class StudentTrainer:
             device: its id; it seeds the random numbers, together with version and round.
             student: a student of the task; its weights are overwritten.
             layout: `layout_of(student)`.
-            examples: the device's private data.
+            data: the device's private data.
             recipe: of the task.
-            teacher: for asyncfedkd: pre-trained and frozen; None: train on the labels alone.
+            objective: of the task.
+            teacher: for asyncfedkd: pre-trained and frozen; None: train on the targets alone.
             local_teacher: for fedkd, and only then: it is trained together with the student.
+            reload: loads the data anew, before each round; None: it stays the same object.
             seed: varies the random numbers between repeated experiments.
             clock: seconds.
         """
@@ -52,16 +56,20 @@ class StudentTrainer:
         self._device = device
         self._student = student
         self._layout = layout
-        self._examples = examples
+        self._data = data
         self._recipe = recipe
+        self._objective = objective
         self._teacher = teacher if recipe.alpha > 0 else None
         self._local_teacher = local_teacher
         self._seed = seed
         self._clock = clock
-        self._teacher_logits: Tensor | None = None
+        self._reload = reload
+        self._teacher_outputs: TeacherOutputs | None = None
+        self._taught: Data | None = None
+        """The data that `_teacher_outputs` belong to."""
 
     def warm_up(self) -> None:
-        """Computes the frozen teacher's logits, and trains one batch whose result is discarded.
+        """Computes the frozen teacher's outputs, and trains one batch whose result is discarded.
 
         The first use of torch takes seconds, and a duty cycle would multiply them in the first round.
         """
@@ -72,6 +80,8 @@ class StudentTrainer:
 
     def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
         """See `trainer.Trainer`. With a local teacher, the result also depends on the rounds before."""
+        if self._reload is not None:
+            self._data = self._reload()
         load_vector(self._student, self._layout, weights)
         result = self._train(
             seed=round_seed(self._device, version=version, round_number=round, seed=self._seed),
@@ -97,24 +107,31 @@ class StudentTrainer:
                 self._student,
                 self._local_teacher.network,
                 self._local_teacher.projection,
-                self._examples,
+                self._data,
                 self._recipe,
+                objective=self._objective,
                 seed=seed,
                 version=version,
                 clock=self._clock,
                 should_stop=should_stop,
             )
-        if self._teacher is not None and self._teacher_logits is None:
-            # Once for all rounds: the teacher is frozen and sees the examples without augmentation.
-            self._teacher_logits = logits_of(self._teacher, self._examples.inputs)
+        if self._teacher is not None:
+            self._learn_from(self._teacher)
         return train_student(
             self._student,
             None,
-            self._examples,
+            self._data,
             self._recipe,
+            objective=self._objective,
             seed=seed,
             version=version,
-            teacher_logits=self._teacher_logits,
+            teacher_outputs=self._teacher_outputs,
             clock=self._clock,
             should_stop=should_stop,
         )
+
+    def _learn_from(self, teacher: nn.Module) -> None:
+        """Computes the frozen teacher's outputs, once for all rounds on the same examples."""
+        if self._taught is not self._data:
+            self._teacher_outputs = outputs_under(teacher, self._data, self._objective)
+            self._taught = self._data

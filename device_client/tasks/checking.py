@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from device_client.task import Augment, Examples, Task, TaskError, check_split
-from device_client.task_checks import ExamplesError, check_labels, check_same_shapes, first_line
+from device_client.task import Batch, Data, Examples, Task, TaskError, check_split, inputs_of, logits_in
+from device_client.task.array_checks import check_same_shapes
+from device_client.task.batches import leaves, mapped, placement, size_of
+from device_client.task.batching import first_batch
+from device_client.task.examples import is_map_dataset, shape_of
+from device_client.task_checks import ExamplesError, first_line
 from wire_contract.errors import ContractError
 
 _EXAMPLES = 2
 """Examples of the trial pass through a network."""
-_LOGITS_DIMENSIONS = 2
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
 _CALLERS = {__file__, str(Path(__file__).with_name("loading.py"))}
 """The modules that call the user's functions."""
@@ -49,37 +53,42 @@ class _Loaded:
     """What was seen of a task's data in this process."""
 
     task: Task
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Of one example, by side."""
     persons: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
     """By side; those of all devices together."""
 
-    def check(self, side: str, call: str, load: Callable[[], object]) -> Examples:
-        """The examples that `load` returns.
+    def check(self, side: str, call: str, load: Callable[[], object]) -> Data:
+        """The data that `load` returns.
 
         Raises:
             TaskError: they do not fit the task, or the examples seen before.
         """
         where = f"task {self.task.name}: {call}"
         with user_code(where):
-            examples = load()
-        if not isinstance(examples, Examples):
+            data: Any = load()
+        if isinstance(data, Examples):
+            shapes = {**self.shapes, call: shape_of(data)}
+            try:
+                if self.task.objective.check_targets is not None:
+                    self.task.objective.check_targets(data.inputs if data.targets is None else data.targets)
+                check_same_shapes(shapes)
+            except ExamplesError as error:
+                raise TaskError(f"{where}: {error}") from None
+            self.shapes.setdefault(call, shapes[call])
+        elif isinstance(data, (tuple, str, bytes, Tensor, np.ndarray)) or not (
+            is_map_dataset(data) or hasattr(data, "__iter__")
+        ):
             raise TaskError(
-                f"{where} returned {type(examples).__name__}, not Examples; end it with "
-                "return Examples.of(inputs, labels)"
+                f"{where} returned {type(data).__name__}, not Examples; end it with "
+                "return Examples.of(inputs, labels), or return a torch Dataset or DataLoader"
             )
-        shapes = {**self.shapes, call: tuple(examples.inputs.shape[1:])}
-        try:
-            check_labels(examples.labels, self.task.classes)
-            check_same_shapes(shapes)
-        except ExamplesError as error:
-            raise TaskError(f"{where}: {error}") from None
-        self.shapes.setdefault(call, shapes[call])
-        if examples.persons is not None:
+        persons = getattr(data, "persons", None)
+        if persons is not None:
             before = self.persons.get(side, np.array([], dtype=np.str_))
-            self.persons[side] = np.unique(np.concatenate([before, np.asarray(examples.persons, dtype=np.str_)]))
+            self.persons[side] = np.unique(np.concatenate([before, np.asarray(persons, dtype=np.str_)]))
             check_split(self.persons)
-        return examples
+        return data
 
 
 @contextmanager
@@ -153,49 +162,74 @@ def check_trainable(network: nn.Module, where: str) -> None:
         raise TaskError(f"{where}(): {what}, so nothing can be learned; some must have requires_grad=True")
 
 
-def check_network(task: Task, network: nn.Module, examples: Examples, what: str = "student") -> None:
+def check_network(task: Task, network: nn.Module, data: Data, what: str = "student") -> None:
     """Passes two examples through a network, in evaluation mode; changes neither it nor any random numbers.
 
     Raises:
-        TaskError: the network does not accept the inputs, or returns no logits (batch, class).
+        TaskError: the network does not accept the inputs, or for a classification returns no logits (batch, class).
     """
-    inputs = examples.inputs[:_EXAMPLES]
     where, training = f"task {task.name}: {what}", network.training
+    batch = _trial_batch(task, data, network)
     network.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits: object = network(inputs.clone())
+            outputs: object = task.objective.forward(network, mapped(batch, Tensor.clone))
     except Exception as error:
+        hint = ""
+        if any(not tensor.is_floating_point() for tensor in leaves(inputs_of(batch))):
+            hint = "; arrays of whole numbers are taken for tokens: give measurements as floats"
         raise TaskError(
-            f"{where} does not accept inputs of shape {tuple(inputs.shape)}: {first_line(error)}{_at(error)}"
+            f"{where} does not accept inputs of shape {_shapes(inputs_of(batch))}: {first_line(error)}"
+            f"{_at(error)}{hint}"
         ) from error
     finally:
         network.train(training)
+    if task.objective.kind == "classification":
+        _check_logits(logits_in(outputs), size_of(batch), len(task.labels), where)
+
+
+def _trial_batch(task: Task, data: Data, network: nn.Module) -> Batch:
+    with user_code(f"task {task.name}: the data"):
+        return placement(network)(first_batch(data, _EXAMPLES))
+
+
+def _shapes(tree: Any) -> Any:
+    shapes = [tuple(tensor.shape) for tensor in leaves(tree)]
+    return shapes[0] if len(shapes) == 1 else shapes
+
+
+def _check_logits(logits: object, examples: int, count: int, where: str) -> None:
     if not isinstance(logits, Tensor):
         raise TaskError(f"{where} returned {type(logits).__name__}; its forward must return logits (batch, class)")
-    count = len(task.classes)
-    if logits.ndim != _LOGITS_DIMENSIONS or tuple(logits.shape) != (len(inputs), count):
+    if tuple(logits.shape) != (examples, count):
         raise TaskError(
-            f"{where} returned shape {tuple(logits.shape)} for {len(inputs)} examples; it must be logits "
-            f"{(len(inputs), count)}, because the task has {count} classes"
+            f"{where} returned shape {tuple(logits.shape)} for {examples} examples; it must be logits "
+            f"{(examples, count)}, because the task has {count} classes"
         )
     if not logits.is_floating_point():
         raise TaskError(f"{where} returned {logits.dtype}; logits must be real floating-point numbers")
 
 
-def check_augment(task: Task, examples: Examples) -> None:
+def check_augment(task: Task, data: Data) -> None:
     """Augments two examples with a random generator of its own.
 
     Raises:
         TaskError: the recipe's function fails, or returns something else than as many inputs of the same shape.
     """
-    augment: Augment | None = task.recipe.augment
-    if augment is None:
+    recipe = task.recipe
+    if recipe.augment is None and recipe.augment_batch is None:
         return
-    inputs = examples.inputs[:_EXAMPLES].clone()
-    where = f"task {task.name}: augment"
+    with user_code(f"task {task.name}: the data"):
+        batch = mapped(first_batch(data, _EXAMPLES), Tensor.clone)
+    field = "augment" if recipe.augment is not None else "augment_batch"
+    where, generator, inputs = f"task {task.name}: {field}", torch.Generator().manual_seed(0), inputs_of(batch)
+    shapes = _shapes(inputs)
     with user_code(where), torch.random.fork_rng(devices=[]):
-        augmented: object = augment(inputs, torch.Generator().manual_seed(0))
-    if not isinstance(augmented, Tensor) or augmented.shape != examples.inputs[:_EXAMPLES].shape:
-        returned = f"shape {tuple(augmented.shape)}" if isinstance(augmented, Tensor) else type(augmented).__name__
-        raise TaskError(f"{where} returned {returned} for inputs {tuple(inputs.shape)}; it must keep their shape")
+        if recipe.augment is not None:
+            augmented: Any = recipe.augment(inputs, generator)
+        else:
+            assert recipe.augment_batch is not None
+            augmented = inputs_of(recipe.augment_batch(batch, generator))
+    if _shapes(augmented) != shapes or type(augmented) is not type(inputs):
+        returned = f"shape {_shapes(augmented)}" if isinstance(augmented, Tensor) else type(augmented).__name__
+        raise TaskError(f"{where} returned {returned} for inputs {shapes}; it must keep their shape")

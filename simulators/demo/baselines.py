@@ -71,13 +71,21 @@ def run(settings: BaselineSettings, tell: Callable[[str], object] = print) -> No
         teacher = task.teacher()
         load_vector(teacher, file.layout, file.weights)
         teacher.eval().requires_grad_(False)
-        _tell(tell, who="teacher", metrics=evaluate(teacher, held_out, task.classes))
+        _tell(tell, who="teacher", metrics=evaluate(teacher, held_out, task))
     student = task.student()
 
     def alone(examples: Examples) -> dict[str, float]:
         load_vector(student, initial.layout, initial.weights)
-        train_alone(student, teacher, examples, task.recipe, epochs=settings.epochs, seed=settings.seed)
-        return evaluate(student, held_out, task.classes)
+        train_alone(
+            student,
+            teacher,
+            examples,
+            task.recipe,
+            objective=task.objective,
+            epochs=settings.epochs,
+            seed=settings.seed,
+        )
+        return evaluate(student, held_out, task)
 
     names = task.devices[: settings.devices]
     data = {device: task.examples_of(device) for device in names}

@@ -67,7 +67,7 @@ def measure(settings: CalibrationSettings) -> float:
 
     def epoch_seconds() -> float:
         began = time.process_time()  # CPU time: other programs are starting and slow down the wall clock
-        train_alone(student, None, each[0], task.recipe, epochs=1, seed=0)
+        train_alone(student, None, each[0], task.recipe, objective=task.objective, epochs=1, seed=0)
         return time.process_time() - began
 
     epoch_seconds()

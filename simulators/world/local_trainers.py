@@ -2,35 +2,36 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from device_client.learning.asyncfedkd import train_student
-from device_client.learning.evaluation import logits_of
+from device_client.learning.evaluation import TeacherOutputs, kept, outputs_under, teaching_outputs
 from device_client.learning.fedkd import projection_between, train_mutually
 from device_client.learning.parameters import load_vector, vector_of
 from device_client.learning.seeding import seed_of, seeded
 from device_client.learning.training_loop import TrainingResult
-from device_client.task import Examples, Task
+from device_client.task import Data, Examples, Task
 from device_client.trainer import Trained
 from wire_contract.layout import Layout, Vector
 
 
 class AsyncFedKDTrainer:
-    """AsyncFedKD: the student trains under a frozen teacher, whose logits on each device's data are computed once."""
+    """AsyncFedKD: the student trains under a frozen teacher, whose outputs on a device's examples are computed once."""
 
     def __init__(
         self,
         task: Task,
-        data: Mapping[str, Examples],
+        data: Mapping[str, Data],
         teacher: nn.Module | None,
         layout: Layout,
         *,
         seed: int,
-        teacher_logits: Mapping[str, Tensor] | None = None,
+        teacher_outputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """`teacher_logits`: the teacher's logits (example, class) by device, if they were computed before."""
-        self._recipe = task.recipe
+        """`teacher_outputs`: the teacher's (example, …) by device, if they were computed before."""
+        self._recipe, self._objective = task.recipe, task.objective
         self._data = data
         self._layout = layout
         self._seed = seed
@@ -38,9 +39,14 @@ class AsyncFedKDTrainer:
         with seeded(seed):
             self._student = task.student()
         wanted = teacher is not None and task.recipe.alpha > 0
-        self._teacher_logits: dict[str, Tensor | None] = dict.fromkeys(data)
+        self._teacher_outputs: dict[str, TeacherOutputs] = {}
         if teacher is not None and wanted:
-            self._teacher_logits |= teacher_logits or teacher_logits_of(teacher, data)
+            self._teacher_outputs = {
+                device: outputs_under(teacher, own, self._objective)
+                if teacher_outputs is None
+                else kept(teacher_outputs[device])
+                for device, own in data.items()
+            }
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         load_vector(self._student, self._layout, start)
@@ -49,16 +55,17 @@ class AsyncFedKDTrainer:
             None,
             self._data[device],
             self._recipe,
+            objective=self._objective,
             seed=seed_of(self._seed, self._numbers[device], round_number),
             version=version,
-            teacher_logits=self._teacher_logits[device],
+            teacher_outputs=self._teacher_outputs.get(device),
         )
         return trained_of(self._student, self._layout, result)
 
 
-def teacher_logits_of(teacher: nn.Module, data: Mapping[str, Examples]) -> dict[str, Tensor]:
-    """A teacher's logits (example, class) on each device's data."""
-    return {device: logits_of(teacher, examples.inputs) for device, examples in data.items()}
+def teacher_outputs_of(teacher: nn.Module, data: Mapping[str, Examples], task: Task) -> dict[str, Any]:
+    """What distillation needs of a teacher's outputs (example, …) on each device's data, such as logits."""
+    return {device: teaching_outputs(teacher, examples, task.objective) for device, examples in data.items()}
 
 
 def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Trained:
@@ -74,11 +81,9 @@ def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Tr
 class FedKDTrainer:
     """FedKD: each device trains its own teacher together with the student (`device_client/learning/fedkd.py`)."""
 
-    def __init__(
-        self, task: Task, data: Mapping[str, Examples], teacher: nn.Module, layout: Layout, *, seed: int
-    ) -> None:
+    def __init__(self, task: Task, data: Mapping[str, Data], teacher: nn.Module, layout: Layout, *, seed: int) -> None:
         """Each device's teacher starts as a copy of `teacher`; projections are initialised from the seed."""
-        self._recipe = task.recipe
+        self._recipe, self._objective = task.recipe, task.objective
         self._data = data
         self._layout = layout
         self._seed = seed
@@ -88,8 +93,14 @@ class FedKDTrainer:
         self.teachers = {device: deepcopy(teacher) for device in data}
         """By device, after its last round."""
         self._projections = {
-            device: projection_between(self._student, teacher, examples, seed=seed_of(seed, self._numbers[device]))
-            for device, examples in data.items()
+            device: projection_between(
+                self._student,
+                teacher,
+                own,
+                objective=self._objective,
+                seed=seed_of(seed, self._numbers[device]),
+            )
+            for device, own in data.items()
         }
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
@@ -100,6 +111,7 @@ class FedKDTrainer:
             self._projections[device],
             self._data[device],
             self._recipe,
+            objective=self._objective,
             seed=seed_of(self._seed, self._numbers[device], round_number),
             version=version,
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from device_client.learning.adamw import AdamW
 from device_client.learning.seeding import seeded
 from device_client.learning.training_loop import optimise
-from device_client.task import Examples, Recipe
+from device_client.task import Examples, Recipe, classification
 from device_client.tasks.loading import load_task
 
 STEPS = 12
@@ -105,6 +105,7 @@ def test_a_parameter_of_two_networks_is_refused() -> None:
             lambda *_batch: pytest.fail("no batch is trained"),
             Examples.of(np.zeros((2, 2)), [0, 1]),
             Recipe(),
+            objective=classification(("a", "b")),
             epochs=1,
             batch_size=2,
             seed=0,

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from device_client.learning.asyncfedkd import train_alone, train_student, train_teacher
-from device_client.learning.evaluation import evaluate, logits_of
+from device_client.learning.evaluation import evaluate, kept, teaching_outputs
 from device_client.learning.networks import STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.learning.seeding import seed_of
-from device_client.task import Examples, Recipe
+from device_client.task import Examples, Recipe, classification
 
 CLASSES = ("still", "shaken")
+CLASSIFIES = classification(CLASSES)
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=2e-3, augment=WindowAugmentation(), teacher_epochs=6)
 
@@ -46,9 +47,9 @@ def weights(module: nn.Module) -> Tensor:
 
 def test_a_round_learns() -> None:
     model = student()
-    before = evaluate(model, movements(2), CLASSES)
-    result = train_student(model, None, movements(1), RECIPE, seed=1, version=0)
-    after = evaluate(model, movements(2), CLASSES)
+    before = evaluate(model, movements(2), CLASSIFIES)
+    result = train_student(model, None, movements(1), RECIPE, objective=CLASSIFIES, seed=1, version=0)
+    after = evaluate(model, movements(2), CLASSIFIES)
     assert after["accuracy"] > 0.9 > before["accuracy"]
     assert result.finished
     assert (result.samples, result.local_steps) == (64, 8)
@@ -59,7 +60,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_or_version_others() 
     def trained(seed: int, version: int) -> Tensor:
         model = student()
         torch.manual_seed(seed + 99)  # the global state must not matter
-        train_student(model, student(5), movements(1), RECIPE, seed=seed, version=version)
+        train_student(model, student(5), movements(1), RECIPE, objective=CLASSIFIES, seed=seed, version=version)
         return weights(model)
 
     assert torch.equal(trained(1, 3), trained(1, 3))
@@ -71,7 +72,7 @@ def test_the_global_random_state_is_untouched() -> None:
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    train_student(student_without_seeding(), None, movements(1), RECIPE, seed=1, version=0)
+    train_student(student_without_seeding(), None, movements(1), RECIPE, objective=CLASSIFIES, seed=1, version=0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -83,7 +84,14 @@ def student_without_seeding() -> WindowClassifier:
 def test_it_stops_between_batches_when_asked() -> None:
     asked = count()
     result = train_student(
-        student(), None, movements(1), RECIPE, seed=1, version=0, should_stop=lambda: next(asked) >= 3
+        student(),
+        None,
+        movements(1),
+        RECIPE,
+        objective=CLASSIFIES,
+        seed=1,
+        version=0,
+        should_stop=lambda: next(asked) >= 3,
     )
     assert not result.finished
     assert result.local_steps == 3
@@ -91,7 +99,9 @@ def test_it_stops_between_batches_when_asked() -> None:
 
 def test_seconds_are_those_of_the_given_clock() -> None:
     moments = iter([10.0, 12.5])
-    result = train_student(student(), None, movements(1), RECIPE, seed=1, version=0, clock=lambda: next(moments))
+    result = train_student(
+        student(), None, movements(1), RECIPE, objective=CLASSIFIES, seed=1, version=0, clock=lambda: next(moments)
+    )
     assert result.train_seconds == 2.5
 
 
@@ -100,10 +110,12 @@ def test_the_teacher_is_heard_but_not_changed() -> None:
     before = weights(teacher).clone()
     one, other, told = student(), student(), student()
     recipe = replace(RECIPE, alpha=0.5)
-    train_student(one, teacher, movements(1), recipe, seed=1, version=0)
-    train_student(other, None, movements(1), recipe, seed=1, version=0)
-    answers = logits_of(teacher, movements(1).inputs)
-    train_student(told, None, movements(1), recipe, seed=1, version=0, teacher_logits=answers)
+    train_student(one, teacher, movements(1), recipe, objective=CLASSIFIES, seed=1, version=0)
+    train_student(other, None, movements(1), recipe, objective=CLASSIFIES, seed=1, version=0)
+    answers = teaching_outputs(teacher, movements(1), CLASSIFIES)
+    train_student(
+        told, None, movements(1), recipe, objective=CLASSIFIES, seed=1, version=0, teacher_outputs=kept(answers)
+    )
     assert torch.equal(weights(teacher), before)
     assert not torch.equal(weights(one), weights(other))
     assert torch.equal(weights(one), weights(told)), "kept answers are the teacher's answers"
@@ -119,22 +131,22 @@ def test_the_rate_falls_to_a_half_where_the_recipe_says() -> None:
     assert cosine.learning_rate_at(5) == pytest.approx(2e-3)
     assert cosine.learning_rate_at(10) == cosine.learning_rate_at(500) == pytest.approx(2e-4)
     one, other = student(), student()
-    train_student(one, None, movements(1), replace(RECIPE, learning_rate=0.0), seed=1, version=0)
+    train_student(one, None, movements(1), replace(RECIPE, learning_rate=0.0), objective=CLASSIFIES, seed=1, version=0)
     assert torch.equal(weights(one), weights(other)), "a rate of zero learns nothing"
 
 
 def test_a_pre_trained_teacher_is_frozen() -> None:
     torch.manual_seed(1)
     teacher = WindowClassifier(SENSOR, TEACHER, len(CLASSES))
-    train_teacher(teacher, movements(3), RECIPE, seed=1)
+    train_teacher(teacher, movements(3), RECIPE, objective=CLASSIFIES, seed=1)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert evaluate(teacher, movements(4), CLASSES)["accuracy"] > 0.9
+    assert evaluate(teacher, movements(4), CLASSIFIES)["accuracy"] > 0.9
 
 
 def test_training_alone_is_repeatable_and_counts_its_epochs() -> None:
     one, other = student(), student()
-    result = train_alone(one, None, movements(1), RECIPE, epochs=3, seed=1)
-    train_alone(other, None, movements(1), RECIPE, epochs=3, seed=1)
+    result = train_alone(one, None, movements(1), RECIPE, objective=CLASSIFIES, epochs=3, seed=1)
+    train_alone(other, None, movements(1), RECIPE, objective=CLASSIFIES, epochs=3, seed=1)
     assert result.local_steps == 12
     assert torch.equal(weights(one), weights(other))
 
@@ -149,7 +161,7 @@ class Says(nn.Module):
 def test_metrics_against_a_case_counted_by_hand() -> None:
     predicted, labels = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 1, 0])
     examples = Examples(inputs=nn.functional.one_hot(predicted, 3).float() * 9, labels=labels)
-    metrics = evaluate(Says(), examples, ("a", "b", "never"))
+    metrics = evaluate(Says(), examples, classification(("a", "b", "never")))
     assert metrics["accuracy"] == pytest.approx(3 / 5)
     assert metrics["recall_a"] == pytest.approx(1 / 2)
     assert metrics["recall_b"] == pytest.approx(2 / 3)

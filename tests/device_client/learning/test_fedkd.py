@@ -12,9 +12,10 @@ from device_client.learning.evaluation import evaluate
 from device_client.learning.fedkd import projection_between, train_mutually
 from device_client.learning.networks import STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.learning.seeding import seeded
-from device_client.task import Examples, Recipe, TaskError
+from device_client.task import Examples, Recipe, TaskError, classification
 
 CLASSES = ("still", "shaken", "tilted")
+CLASSIFIES = classification(CLASSES)
 SENSOR = Sensor(samples=50, acceleration_unit=9.81)
 RECIPE = Recipe(method="fedkd", epochs=2, batch_size=16, learning_rate=2e-3, augment=WindowAugmentation())
 
@@ -43,12 +44,21 @@ class Pair:
         with seeded(seed):
             self.student: nn.Module = WindowClassifier(SENSOR, STUDENT, len(CLASSES))
             self.teacher: nn.Module = WindowClassifier(SENSOR, TEACHER, len(CLASSES))
-        self.projection: nn.Linear | None = projection_between(self.student, self.teacher, movements(1), seed=seed)
+        self.projection: nn.Linear | None = projection_between(
+            self.student, self.teacher, movements(1), objective=CLASSIFIES, seed=seed
+        )
 
     def train(self, recipe: Recipe = RECIPE, *, seed: int = 1, version: int = 0) -> "dict[str, float]":
         """The metrics."""
         result = train_mutually(
-            self.student, self.teacher, self.projection, movements(1), recipe, seed=seed, version=version
+            self.student,
+            self.teacher,
+            self.projection,
+            movements(1),
+            recipe,
+            objective=CLASSIFIES,
+            seed=seed,
+            version=version,
         )
         assert result.finished
         return result.metrics
@@ -61,10 +71,10 @@ class Pair:
 
 def test_both_learn_and_say_so() -> None:
     pair, unseen = Pair(), movements(2)
-    before = [evaluate(model, unseen, CLASSES)["accuracy"] for model in (pair.student, pair.teacher)]
+    before = [evaluate(model, unseen, CLASSIFIES)["accuracy"] for model in (pair.student, pair.teacher)]
     first = pair.train()
     second = pair.train(seed=2)
-    after = [evaluate(model, unseen, CLASSES)["accuracy"] for model in (pair.student, pair.teacher)]
+    after = [evaluate(model, unseen, CLASSIFIES)["accuracy"] for model in (pair.student, pair.teacher)]
     assert max(before) < 0.7
     assert min(after) > 0.9
     assert set(first) == {"loss", "accuracy", "teacher_loss", "teacher_accuracy"}
@@ -100,6 +110,7 @@ def test_it_stops_between_batches_when_asked() -> None:
         pair.projection,
         movements(1),
         RECIPE,
+        objective=CLASSIFIES,
         seed=1,
         version=0,
         should_stop=lambda: next(asked) >= 3,
@@ -152,7 +163,7 @@ def test_the_recipe_is_heard(change: dict[str, object]) -> None:
 
 def test_a_teacher_that_pre_training_froze_learns_on_and_one_frozen_in_parts_does_so_there() -> None:
     pair = Pair()
-    train_teacher(pair.teacher, movements(3), replace(RECIPE, teacher_epochs=1), seed=1)
+    train_teacher(pair.teacher, movements(3), replace(RECIPE, teacher_epochs=1), objective=CLASSIFIES, seed=1)
     before = nn.utils.parameters_to_vector(pair.teacher.parameters()).detach().clone()
     pair.train()
     assert not torch.equal(nn.utils.parameters_to_vector(pair.teacher.parameters()), before)
@@ -175,19 +186,24 @@ def test_networks_that_show_no_hidden_state_learn_without_that_loss() -> None:
     pair = Pair()
     with seeded(1):
         pair.student, pair.teacher = plain(8), plain(64)
-    pair.projection = projection_between(pair.student, pair.teacher, movements(1), seed=1)
+    pair.projection = projection_between(pair.student, pair.teacher, movements(1), objective=CLASSIFIES, seed=1)
     assert pair.projection is None
-    assert projection_between(Pair().student, plain(64), movements(1), seed=1) is None, "both must"
+    assert projection_between(Pair().student, plain(64), movements(1), objective=CLASSIFIES, seed=1) is None, (
+        "both must"
+    )
     for seed in range(6):
         pair.train(replace(RECIPE, augment=None), seed=seed)
-    assert evaluate(pair.student, movements(2), CLASSES)["accuracy"] > 0.6
-    assert evaluate(pair.teacher, movements(2), CLASSES)["accuracy"] > 0.6
+    assert evaluate(pair.student, movements(2), CLASSIFIES)["accuracy"] > 0.6
+    assert evaluate(pair.teacher, movements(2), CLASSIFIES)["accuracy"] > 0.6
 
 
 def test_w_h_follows_from_its_seed_and_leaves_the_networks_as_they_were() -> None:
     pair = Pair()
     pair.student.train()
-    one, same, other = (projection_between(pair.student, pair.teacher, movements(1), seed=seed) for seed in (1, 1, 2))
+    one, same, other = (
+        projection_between(pair.student, pair.teacher, movements(1), objective=CLASSIFIES, seed=seed)
+        for seed in (1, 1, 2)
+    )
     assert one is not None
     assert same is not None
     assert other is not None
@@ -208,4 +224,4 @@ def test_hidden_states_of_another_shape_are_said() -> None:
             return features.mean(dim=1)
 
     with pytest.raises(TaskError, match=r"Sequences.features returns \(1, 50, 6\) .* must be \(batch, hidden\)"):
-        projection_between(Sequences(), Pair().teacher, movements(1), seed=1)
+        projection_between(Sequences(), Pair().teacher, movements(1), objective=CLASSIFIES, seed=1)

@@ -13,10 +13,11 @@ from device_client.learning.parameters import layout_of, vector_of
 from device_client.learning.seeding import round_seed, seeded
 from device_client.learning.student_trainer import StudentTrainer
 from device_client.model_files import read_model
-from device_client.task import Examples, Recipe
+from device_client.task import Examples, Recipe, classification
 from device_client.trainer import Trained, is_finite
 
 EXAMPLES = Examples.of(np.random.default_rng(0).standard_normal((40, 6)), np.arange(40) % 3)
+CLASSIFIES = classification(("a", "b", "c"))
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,9 @@ def trainer(
         device=device,
         student=student(),
         layout=LAYOUT,
-        examples=EXAMPLES,
+        data=EXAMPLES,
         recipe=recipe or Recipe(batch_size=8),
+        objective=CLASSIFIES,
         teacher=teacher,
         seed=seed,
     )
@@ -180,8 +182,9 @@ class Device:
             device="watch-1",
             student=self.student,
             layout=self.layout,
-            examples=EXAMPLES,
+            data=EXAMPLES,
             recipe=recipe,
+            objective=CLASSIFIES,
             local_teacher=self.teacher,
         )
 

@@ -108,9 +108,9 @@ def test_a_teacher_may_be_frozen_unless_it_is_trained() -> None:
     assert own.teacher is not None
     teacher = own.teacher()
     assert "teacher(): all its parameters are frozen" in complaint(
-        lambda: check_networks(own, student=own.student(), teacher=teacher, examples=some())
+        lambda: check_networks(own, student=own.student(), teacher=teacher, data=some())
     )
-    check_networks(replace(own, recipe=Recipe()), student=own.student(), teacher=teacher, examples=some())
+    check_networks(replace(own, recipe=Recipe()), student=own.student(), teacher=teacher, data=some())
 
 
 class Returns(nn.Module):
@@ -134,8 +134,8 @@ class Returns(nn.Module):
         ),
         (Returns(lambda x: x[:, 0]), "student returned shape (2,)"),
         (Returns(lambda x: x[:1]), "student returned shape (1, 3)"),
-        (Returns(lambda x: (x, x)), "student returned tuple; its forward must return logits"),
-        (Returns(lambda x: {"logits": x}), "student returned dict"),
+        (Returns(lambda x: {"scores": x}), "student returned dict; its forward must return logits"),
+        (Returns(lambda x: (None, x)), "student returned NoneType; its forward must return logits"),
         (Returns(lambda x: x * 1j), "student returned torch.complex64"),
         (Returns(lambda x: x.argmax(dim=1)), "student returned shape (2,)"),
         (Returns(lambda x: x.long()), "student returned torch.int64"),

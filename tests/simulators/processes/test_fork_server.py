@@ -38,7 +38,7 @@ import torch
 from device_client.task import Examples
 from device_client.tasks.loading import load_task
 from device_client.learning.student_trainer import StudentTrainer
-from device_client.learning.evaluation import evaluate, logits_of
+from device_client.learning.evaluation import evaluate, teaching_outputs
 from device_client.learning.seeding import seeded
 from device_client.learning.parameters import layout_of, vector_of
 torch.set_num_threads(1)
@@ -49,13 +49,14 @@ with seeded(3):
         inputs=torch.randn(200, 6, 100), labels=torch.randint(len(task.classes), (200,))
     )
 trainer = StudentTrainer(
-    device="a", student=student, layout=layout_of(student), examples=examples, recipe=task.recipe, teacher=teacher
+    device="a", student=student, layout=layout_of(student), data=examples, recipe=task.recipe,
+    objective=task.objective, teacher=teacher
 )
 start = vector_of(student, layout_of(student))
 trainer.warm_up()
 trained = trainer.train(start, version=2, round=1, tick=lambda: True)
 print(trained.steps, hashlib.sha256(trained.weights.tobytes()).hexdigest(), trained.metrics)
-print(logits_of(teacher, examples.inputs).sum().item(), evaluate(student, examples, task.classes)["loss"])
+print(teaching_outputs(teacher, examples, task.objective).sum().item(), evaluate(student, examples, task)["loss"])
 """
 
 

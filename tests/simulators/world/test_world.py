@@ -153,7 +153,7 @@ def test_real_training_is_repeatable_and_learns() -> None:
     weights = run()
     np.testing.assert_array_equal(weights, run())
     load_vector(student, layout, weights)
-    assert evaluate(student, task.held_out(), task.classes)["accuracy"] > 0.8
+    assert evaluate(student, task.held_out(), task)["accuracy"] > 0.8
 
 
 WIDE = Layout((TensorSpec("weight", (60, 100)), TensorSpec("bias", (60,))))

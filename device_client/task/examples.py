@@ -1,0 +1,207 @@
+"""Examples in memory, what else a task's data may be, and the check that a split is by person."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from device_client.task.array_checks import (
+    check_same_shapes,
+    check_targets,
+    check_tensors,
+    input_array,
+    int64_array,
+    target_array,
+)
+from device_client.task.batches import Batch, joined, leaves, mapped, size_of
+from device_client.task_checks import ExamplesError, SplitError
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """A map-style `torch.utils.data.Dataset`: single examples, without the batch dimension. Its length may grow."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+    def __len__(self) -> int: ...
+
+
+class Examples:
+    """Examples in memory: inputs, and their labels or targets if there are any."""
+
+    inputs: Any
+    """float32 or int64 (example, …); or a tuple or dict of such tensors."""
+    targets: Any
+    """Labels, int64 (example,), an index into the task's classes; or other targets, (example, …), float32 or int64, or
+    a tuple or dict of such tensors. None: the inputs are the targets."""
+    persons: npt.NDArray[np.str_] | None
+    """The person of each example, (example,); None: not known."""
+
+    def __init__(
+        self,
+        *,
+        inputs: Any,
+        labels: Tensor | None = None,
+        persons: npt.NDArray[np.str_] | None = None,
+        targets: Any = None,
+    ) -> None:
+        """`Examples.of` converts arrays and lists.
+
+        Raises:
+            TaskError: a wrong dtype or shape, values that are not finite, both labels and targets, or no examples.
+        """
+        if labels is not None:
+            if targets is not None:
+                raise ExamplesError("examples: give labels (class indices) or targets, not both")
+            check_tensors(inputs, labels)
+        else:
+            check_targets(inputs, targets)
+        self.inputs, self.persons = inputs, persons
+        self.targets = targets if labels is None else labels
+        self._has_labels = labels is not None
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        size, kind = len(self), "labels" if self._has_labels else "targets"
+        for tensor in leaves(self.inputs):
+            if len(tensor) != size:
+                raise ExamplesError(f"examples: one input has {len(tensor)} examples, another {size}")
+        for target in leaves(self.targets):
+            if len(target) != size:
+                raise ExamplesError(f"examples: {size} inputs for {len(target)} {kind} (or persons)")
+        if self.persons is not None and len(self.persons) != size:
+            raise ExamplesError(f"examples: {size} inputs for {len(self.persons)} persons")
+        if size == 0:
+            raise ExamplesError("examples: the data set is empty")
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Any,
+        labels: npt.ArrayLike | None = None,
+        persons: npt.ArrayLike | None = None,
+        *,
+        targets: Any = None,
+    ) -> "Examples":
+        """Examples from anything that numpy can convert to arrays, with the right dtypes.
+
+        Args:
+            inputs: (example, …), or a tuple or dict of several. Arrays of int32 or int64, such as tokens, stay whole
+                numbers; all others become float32.
+            labels: (example,), the index of each example's class.
+            persons: (example,).
+            targets: anything else to learn, (example, …), or a tuple or dict of several; floating-point numbers become
+                float32, whole numbers int64.
+
+        Raises:
+            TaskError: they are no numbers, not finite, or the labels are not whole numbers from 0.
+        """
+        return cls(
+            inputs=_tensors(inputs, input_array),
+            labels=None if labels is None else torch.tensor(int64_array(labels)),
+            persons=None if persons is None else np.asarray(persons, dtype=np.str_),
+            targets=None if targets is None else _tensors(targets, target_array),
+        )
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of each example, int64 (example,).
+
+        Raises:
+            TaskError: the examples have targets of another kind, or none.
+        """
+        if not self._has_labels:
+            raise ExamplesError("these examples have no class labels; give Examples.of(inputs, labels)")
+        labels: Tensor = self.targets
+        return labels
+
+    def __len__(self) -> int:
+        return size_of(self.inputs)
+
+    def batch(self, chosen: Tensor | slice) -> Batch:
+        """The examples with these indices as a batch: (inputs, targets), or the inputs if there are no targets."""
+        inputs = mapped(self.inputs, lambda tensor: tensor[chosen])
+        return inputs if self.targets is None else (inputs, mapped(self.targets, lambda tensor: tensor[chosen]))
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "Examples":
+        """The examples selected by a mask (example,)."""
+        mask = torch.from_numpy(chosen)
+        return self._like(
+            mapped(self.inputs, lambda tensor: tensor[mask]),
+            mapped(self.targets, lambda tensor: tensor[mask]),
+            None if self.persons is None else self.persons[chosen],
+        )
+
+    def _like(self, inputs: Any, targets: Any, persons: npt.NDArray[np.str_] | None) -> "Examples":
+        if self._has_labels:
+            return Examples(inputs=inputs, labels=targets, persons=persons)
+        return Examples(inputs=inputs, targets=targets, persons=persons)
+
+
+Data = Any
+"""Examples in memory; a map-style `Dataset`, batched and shuffled by the training loop; an `IterableDataset`, batched
+in its own order; or a `DataLoader` or other iterable of batches, used as it is."""
+
+
+def _tensors(arrays: Any, convert: Callable[[Any], npt.NDArray[Any]]) -> Any:
+    """Tensors in the same structure of tuples and dicts; a list is one array."""
+    if isinstance(arrays, tuple):
+        return tuple(_tensors(array, convert) for array in arrays)
+    if isinstance(arrays, Mapping):
+        return {name: _tensors(array, convert) for name, array in arrays.items()}
+    return torch.tensor(convert(arrays))
+
+
+def is_map_dataset(data: object) -> TypeGuard[MapDataset]:
+    """Whether the data gives single examples by index."""
+    return isinstance(data, MapDataset) and not isinstance(data, Examples) and not is_iterable_dataset(data)
+
+
+def is_iterable_dataset(data: object) -> TypeGuard[Iterable[Any]]:
+    """Whether the data is a `torch.utils.data.IterableDataset`, which yields single examples."""
+    # By name, so that torch.utils.data is only imported by those who use it.
+    return any(base.__name__ == "IterableDataset" for base in type(data).__mro__)
+
+
+def example_count(data: Data) -> int | None:
+    """The number of examples, read anew at each call; None: it is only known after a pass over them."""
+    return len(data) if isinstance(data, Examples) or is_map_dataset(data) else None
+
+
+def pooled(parts: "list[Examples]") -> Examples:
+    """The examples of several devices as one data set, in the given order.
+
+    Raises:
+        TaskError: there are no parts, or their inputs differ in shape.
+    """
+    if not parts:
+        raise ExamplesError("there are no parts to pool")
+    check_same_shapes({f"part {number}": shape_of(part) for number, part in enumerate(parts)})
+    known = [part.persons for part in parts if part.persons is not None]
+    persons = np.concatenate(known) if len(known) == len(parts) else None
+    return parts[0]._like(  # noqa: SLF001 — of the same class
+        joined([part.inputs for part in parts]),
+        None if parts[0].targets is None else joined([part.targets for part in parts]),
+        persons,
+    )
+
+
+def shape_of(examples: Examples) -> tuple[Any, ...]:
+    """The shape of one example's input (…); of several inputs, a tuple of their shapes."""
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in leaves(examples.inputs))
+    return shapes[0] if isinstance(examples.inputs, Tensor) else shapes
+
+
+def check_split(sides: Mapping[str, npt.NDArray[np.str_]]) -> None:
+    """Checks that no person is on two sides of a split.
+
+    Raises:
+        SplitError: some person is; the message names the sides and the persons.
+    """
+    for one, other in combinations(sides, 2):
+        both = sorted(set(sides[one].tolist()) & set(sides[other].tolist()))
+        if both:
+            raise SplitError(f"person {', '.join(both)} is in both the {one} and the {other} data; split by person")
