@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 
-from aggregator.enrolment.roles import is_evaluator
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
 from aggregator.initial_model import InitialModelError, read_initial_model
 from aggregator.ledger.commands import (
@@ -31,10 +31,14 @@ from aggregator.ledger.records import row_of
 from aggregator.ledger.renumber import move_forward
 from aggregator.ledger.restoring import restore
 from aggregator.ledger.retrying import retry_while_busy
+from aggregator.lines.assembly import Opened, Running, metrics_file, next_line, service_of, settings_of_line, watch
+from aggregator.lines.commands import BeginLineSettings, CloseLineSettings, begin, close
+from aggregator.lines.ledgers import ledgers_of
+from aggregator.lines.serving import Lines, Served
+from aggregator.lines.shared_link import SharedLink
 from aggregator.log_format import configure_logging
-from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import LineSettings, ModelLine, opening_release
-from aggregator.service import Service, subscriptions
+from aggregator.service import subscriptions
 from aggregator.settings import (
     AggregatorHealthSettings,
     MoveForwardSettings,
@@ -43,20 +47,15 @@ from aggregator.settings import (
     StatusSettings,
     health_file_of,
 )
-from aggregator.status import StatusHistory
-from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection, watch_broker
-from aggregator.telemetry.broker_watch import BrokerWatch
-from aggregator.telemetry.collecting import Telemetry
+from aggregator.telemetry.assembly import open_telemetry, recording_of, second_connection
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.summary import show_telemetry
 from wire_contract.codec import encode
 from wire_contract.layout import Layout, Vector
 from wire_contract.link.mqtt import MqttLink
-from wire_contract.link.mqtt_settings import MqttSettings
-from wire_contract.link.protocol import Will
+from wire_contract.link.protocol import Link, Will
 from wire_contract.messages import AggregatorStatus
 from wire_contract.program.blas_threads import limit_blas_threads
-from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.program.command_line import Command, Program
 from wire_contract.program.health import heartbeat
 from wire_contract.program.health_command import show_health
@@ -82,11 +81,7 @@ def run(settings: RunSettings) -> int:
         beats = at_the_end.enter_context(
             closing(heartbeat("aggregator", settings.health_file or health_file_of(settings.ledger)))
         )
-        metrics = (
-            None
-            if settings.metrics_file is None
-            else MetricsFile(settings.metrics_file, task=settings.task, shard=settings.shard)
-        )
+        metrics = metrics_file(settings)
         opened = retry_while_busy(
             lambda: _open(settings, line_settings),
             heartbeat=beats,
@@ -96,14 +91,14 @@ def run(settings: RunSettings) -> int:
         if opened is None:
             log.info("stopped before the ledger could be opened")
             return 0
-        ledger, line = at_the_end.enter_context(opened.ledger), opened.line
+        at_the_end.enter_context(opened.ledger)
         log.info(
             "task %s: version %d, %d updates wait for the next version",
             settings.task,
-            line.version,
-            line.buffer.updates,
+            opened.line.version,
+            opened.line.buffer.updates,
         )
-        offline = AggregatorStatus(status="offline", version=line.version)
+        offline = AggregatorStatus(status="offline", version=opened.line.version)
         connection = settings.mqtt_settings(
             client_id=f"fedkd-aggregator-{settings.task}-{settings.shard}",
             subscriptions=subscriptions(root=settings.root, task=settings.task, shard=settings.shard),
@@ -116,43 +111,39 @@ def run(settings: RunSettings) -> int:
             at_the_end.enter_context(closing(telemetry))
         watching = None if telemetry is None else second_connection(connection, settings)
         link = at_the_end.enter_context(closing(MqttLink(connection)))
+        shared = SharedLink(link, root=settings.root)
+        program = Running(pause=lambda seconds: _pause(stopped, seconds), beats=beats, signing_keys=signing_keys)
+
+        def serve(name: str, ledger: Path, line_link: Link) -> Served:
+            own = settings_of_line(settings, name, ledger)
+            return next_line(
+                own,
+                lambda: _open(own, own.line_settings()),
+                line_link,
+                link=link,
+                connection=connection,
+                program=program,
+            )
 
         def begin_watching() -> None:
             if telemetry is not None and watching is not None:
-                at_the_end.enter_context(closing(_watch(telemetry, watching, settings)))
+                at_the_end.enter_context(closing(watch(telemetry, watching, settings)))
 
-        service = Service(
-            line,
-            ledger,
-            link,
-            root=settings.root,
-            totals=opened.totals,
-            history=opened.history,
-            clock=SYSTEM_CLOCK,
-            pause=lambda seconds: _pause(stopped, seconds),
-            signing_keys=signing_keys,
-            model_lifetime_seconds=settings.model_lifetime_seconds,
-            recording=recording_of(telemetry, link, on_connected=begin_watching),
-            replace_line=settings.replace_line,
-            is_evaluator=lambda name: is_evaluator(name) or name in settings.evaluator,
-            heartbeat=beats,
-            metrics=metrics,
+        recording = recording_of(telemetry, link, on_connected=begin_watching)
+        service = service_of(
+            settings, opened, shared.of(settings.task), recording=recording, metrics=metrics, program=program
         )
-        service.run(stopped.is_set)
-        service.farewell()
-    log.info("stopped at version %d", line.version)
+        first = Served(name=settings.task, service=service, ledger=opened.ledger, close=opened.ledger.close)
+        lines = at_the_end.enter_context(
+            closing(Lines(first, shared=shared, ledger=settings.ledger, serve=serve, monotonic=time.monotonic))
+        )
+        lines.run(stopped.is_set)
+        lines.farewell()
+    log.info("stopped at version %d", opened.line.version)
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    ledger: Ledger
-    line: ModelLine
-    totals: Totals
-    history: StatusHistory
-
-
-def _open(settings: RunSettings, line_settings: LineSettings) -> _Opened:
+def _open(settings: RunSettings, line_settings: LineSettings) -> Opened:
     """Opens the ledger and restores its content.
 
     Raises:
@@ -165,7 +156,7 @@ def _open(settings: RunSettings, line_settings: LineSettings) -> _Opened:
         line = _line(ledger, settings, line_settings)
         totals, history = read_totals(settings.ledger), read_history(settings.ledger, now=time.time())
         unless_it_works.pop_all()
-    return _Opened(ledger=ledger, line=line, totals=totals, history=history)
+    return Opened(ledger=ledger, line=line, totals=totals, history=history)
 
 
 def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) -> ModelLine:
@@ -179,7 +170,8 @@ def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) ->
         if layout != ledger.layout():
             raise InitialModelError(
                 f"initial model {settings.initial_model}: its layout is not the one of ledger {settings.ledger}; "
-                "a changed student is a new task name or a new ledger"
+                f"a changed student begins the next line: asyncfedkd aggregator begin-line --task {settings.task} "
+                f"--ledger {settings.ledger} --initial-model {settings.initial_model}"
             )
     with suppress(LedgerBusy):  # needed by `status` only; the loop waits for a full disk
         ledger.note_devices_min(line_settings.devices_min)
@@ -200,12 +192,6 @@ def _first_model(settings: RunSettings) -> tuple[Layout, Vector]:
     return read_initial_model(settings.initial_model, task=settings.task)
 
 
-def _watch(telemetry: Telemetry, connection: MqttSettings, settings: RunSettings) -> BrokerWatch:
-    return watch_broker(
-        telemetry, connection, root=settings.root, task=settings.task, shard=settings.shard, shards=settings.shards
-    )
-
-
 def _pause(stopped: threading.Event, seconds: float) -> None:
     stopped.wait(seconds)
 
@@ -224,12 +210,15 @@ def make_signing_key(settings: SigningKeySettings) -> None:
 
 def show_status(settings: StatusSettings) -> None:
     """Runs `status`."""
-    totals = read_totals(settings.ledger)
+    first, *later = [read_totals(path) for path in ledgers_of(settings.ledger)]
     if settings.json_output:
-        print(json.dumps(asdict(totals)))
+        print(json.dumps({**asdict(first), "next_lines": [asdict(one) for one in later]}))
         return
-    for name, value in _lines(totals, now=time.time()):
-        print(f"{name:<12} {value}")
+    for totals in (first, *later):
+        if totals is not first:
+            print()
+        for name, value in _lines(totals, now=time.time()):
+            print(f"{name:<12} {value}")
 
 
 def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
@@ -243,20 +232,26 @@ def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
     lines: list[tuple[str, object]] = [
         ("task", totals.task),
         ("version", totals.version),
+        *([] if totals.closed_at is None else [("closed", utc_time(totals.closed_at))]),
         ("devices", totals.devices),
         ("merged", f"{totals.merged} updates, {totals.bytes_in} bytes; {totals.waiting} wait for the next version"),
+        *_missing(totals),
         ("duplicates", totals.duplicates),
         ("refused", f"{totals.refused} ({reasons})" if reasons else totals.refused),
         ("updated", updated),
     ]
-    missing = 0 if totals.devices_min is None else totals.devices_min - totals.waiting_devices
-    if totals.waiting and missing > 0:
-        devices = "device" if missing == 1 else "devices"
-        lines.insert(4, ("missing", f"{missing} more {devices} for the next version (--devices-min)"))
     if totals.evaluated_version is not None:
         metrics = ", ".join(f"{printable(name)} {value:.4g}" for name, value in totals.evaluation.items())
         lines.append(("evaluation", f"version {totals.evaluated_version}: {metrics}"))
     return lines
+
+
+def _missing(totals: Totals) -> list[tuple[str, object]]:
+    if totals.devices_min is None or not totals.waiting or totals.closed_at is not None:
+        return []
+    missing = totals.devices_min - totals.waiting_devices
+    devices = "device" if missing == 1 else "devices"
+    return [("missing", f"{missing} more {devices} for the next version (--devices-min)")] if missing > 0 else []
 
 
 PROGRAM = Program(
@@ -274,6 +269,8 @@ PROGRAM = Program(
         "backup": Command(settings=BackupSettings, run=make_backup),
         "restore": Command(settings=RestoreSettings, run=put_back),
         "check-ledger": Command(settings=CheckLedgerSettings, run=check),
+        "begin-line": Command(settings=BeginLineSettings, run=begin),
+        "close-line": Command(settings=CloseLineSettings, run=close),
         "move-forward": Command(settings=MoveForwardSettings, run=renumber),
         "signing-key": Command(settings=SigningKeySettings, run=make_signing_key),
         **{

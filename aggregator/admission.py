@@ -158,6 +158,8 @@ class Standing:
     """Median over devices of Σ‖Δ‖₂ in one version; None while fewer than three devices are known."""
     weight_max: float = math.inf
     """Largest weight of an update."""
+    is_closed: bool = False
+    """The line has ended (`close-line`)."""
 
 
 def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: AdmissionPolicy) -> Update | Refuse:
@@ -221,7 +223,7 @@ def admit(
         if update.sequence == last.sequence and last.refusal is not None:
             return Refuse(last.refusal, "it was refused before", seen_before=True)
         return Duplicate()
-    refusal = _check_shard(update, policy) or _check_base(update, standing, policy)
+    refusal = _check_shard(update, policy) or _check_open(standing) or _check_base(update, standing, policy)
     if refusal is not None:
         return refusal
     try:
@@ -254,6 +256,17 @@ def _check_shard(update: Update, policy: AdmissionPolicy) -> Refuse | None:
         return None
     # `rate`, because devices of every release then keep the update and resend it to the shard of the newest manifest.
     return Refuse("rate", f"shard: device {update.device} belongs to shard {expected} of {policy.shards}")
+
+
+def _check_open(standing: Standing) -> Refuse | None:
+    """Refuses every update of a closed line."""
+    if not standing.is_closed:
+        return None
+    # `too_stale`, because devices of the first release cannot read a receipt with a reason that they do not know.
+    return Refuse(
+        "too_stale",
+        f"closed: line {standing.task} has ended; install the program with the new student, which the next line needs",
+    )
 
 
 def _check_base(update: Update, standing: Standing, policy: AdmissionPolicy) -> Refuse | None:

@@ -109,6 +109,9 @@ class ModelLine:
         self._crowded = {device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT}
         self.buffer = Buffer(settings.rule.begin(layout.size, settings.server_rate))
         self._difference: Vector = np.empty(layout.size, dtype=np.float32)
+        self.next_line: str | None = None
+        """Name of the line that follows this one."""
+        self.is_closed = False
         self._standing = self._new_standing()
 
     @property
@@ -166,11 +169,12 @@ class ModelLine:
         slots, settings = self.buffer.slots, self.settings
         if slots < settings.devices_min:
             return False
-        return slots >= settings.updates_per_version or waited_seconds >= settings.version_seconds
+        is_old = waited_seconds >= settings.version_seconds
+        return slots >= settings.updates_per_version or is_old or self.is_closed
 
     def devices_missing(self, *, waited_seconds: float) -> int:
         """Devices still missing for a version that is overdue by T but has fewer than `devices_min`."""
-        if not self.buffer.slots or waited_seconds < self.settings.version_seconds:
+        if not self.buffer.slots or self.is_closed or waited_seconds < self.settings.version_seconds:
             return 0
         return max(0, self.settings.devices_min - self.buffer.slots)
 
@@ -218,6 +222,11 @@ class ModelLine:
         del self._lasts[key]
         self._count_incarnation(key[0], -1)
 
+    def close(self) -> None:
+        """Refuses new updates from now on. What is buffered becomes the last version, if it has enough devices."""
+        self.is_closed = True
+        self._standing = self._new_standing()
+
     def knows(self, version: int, digest: bytes) -> bool:
         """Whether this line has published this version with this digest."""
         return self._digests.get(version) == digest
@@ -257,6 +266,7 @@ class ModelLine:
             usual_samples=self._peers.samples,
             usual_norm=self._peers.slot_norm,
             weight_max=max(1.0, settings.updates_per_version - 1.0) if weight_max is None else weight_max,
+            is_closed=self.is_closed,
         )
 
 
@@ -276,7 +286,20 @@ def opening_release(settings: LineSettings, layout: Layout, weights: Vector, *, 
     )
 
 
-def announcement(settings: LineSettings, release: Release, *, expires_at: float | None = None) -> Announcement:
+def announcement(
+    settings: LineSettings,
+    release: Release,
+    *,
+    expires_at: float | None = None,
+    next_line: str | None = None,
+    closed: bool = False,
+) -> Announcement:
     """The retained messages of the newest version; its manifest expires at `expires_at` (Unix seconds)."""
     policy = settings.policy
-    return release.announcement(shards=policy.shards, update_bytes_max=policy.update_bytes_max, expires_at=expires_at)
+    return release.announcement(
+        shards=policy.shards,
+        update_bytes_max=policy.update_bytes_max,
+        expires_at=expires_at,
+        next_line=next_line,
+        closed=closed,
+    )

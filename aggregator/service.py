@@ -168,6 +168,10 @@ class Service:
         publication.keep_up()
         self._reporter.turn(devices_missing=self._devices_missing())
 
+    def line_changed(self) -> None:
+        """`line.next_line` or `line.is_closed` has changed, which the manifest is to say."""
+        self._publication.line_changed()
+
     def farewell(self) -> None:
         """Publishes the status `offline`."""
         self._reporter.farewell(devices_missing=self._devices_missing())

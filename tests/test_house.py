@@ -121,7 +121,8 @@ SHELLS = (
     *(f"wire_contract.{name}" for name in ("files", "link", "program", "transport")),
     *(f"wire_contract.{name}" for name in ("settings", "signatures.key_files")),
     # aggregator
-    *(f"aggregator.{name}" for name in ("__main__", "ledger", "metrics_file", "reporting", "service", "settings")),
+    *(f"aggregator.{name}" for name in ("__main__", "ledger", "lines", "metrics_file", "reporting")),
+    *(f"aggregator.{name}" for name in ("service", "settings")),
     *(f"aggregator.enrolment.{name}" for name in ("authority", "commands", "durable_files", "settings")),
     *(f"aggregator.publishing.{name}" for name in ("inspection", "ownership", "publication", "startup")),
     *(f"aggregator.telemetry.{name}" for name in ("assembly", "broker_watch", "collecting", "influx", "proxies")),

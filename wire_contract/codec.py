@@ -71,6 +71,10 @@ DEFAULT_LIMITS: Mapping[type, Limits] = {
     Signed: UPDATE_LIMITS,
 }
 
+LEFT_OUT_BY_DEFAULT: Mapping[type, tuple[tuple[str, object], ...]] = {Manifest: (("nl", None), ("cl", False))}
+"""Optional keys that are written only with another value than this, so that messages without them keep the bytes that
+earlier releases wrote. All other optional keys are always written."""
+
 _REASON_CHARACTERS_MAX = 200
 """Chosen: about one line of a log. The aggregator adds its own words and cuts the whole at 300."""
 
@@ -111,6 +115,9 @@ def pack(message: Message) -> bytes:
     built = msgspec.to_builtins(message, builtin_types=(bytes,))
     if isinstance(message, Model):
         built["l"] = [spec.as_written for spec in message.layout]
+    for key, default in LEFT_OUT_BY_DEFAULT.get(type(message), ()):
+        if built[key] == default:
+            del built[key]
     return bytes(msgpack.packb(built))
 
 

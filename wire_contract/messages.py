@@ -186,6 +186,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds at which the version was committed."""
     expires_at: Annotated[float, msgspec.Meta(ge=0)] | None = msgspec.field(name="ex", default=None)
     """Unix seconds after which devices that check signatures no longer accept this manifest; None: never."""
+    next_line: Name | None = msgspec.field(name="nl", default=None)
+    """The line that follows this one (`lines.py`), for devices with its student; None: this is the newest."""
+    closed: bool = msgspec.field(name="cl", default=False)
+    """Whether this line has ended: its aggregator refuses further updates."""
     schema: int = msgspec.field(name="v", default=2)
 
     @property

@@ -157,6 +157,11 @@ class Ledger:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('devices_min', ?)", (str(devices_min),))
 
+    def is_closed(self) -> bool:
+        """Whether the line has ended (`closing.py`)."""
+        with plain_errors(self.path):
+            return self._db.execute("SELECT 1 FROM meta WHERE key = 'closed_at'").fetchone() is not None
+
     def layout(self) -> Layout | None:
         """Layout of the model line; None in an empty ledger."""
         with plain_errors(self.path):

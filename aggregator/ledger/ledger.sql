@@ -1,6 +1,7 @@
 -- Format 3 of the ledger, one file per task and shard. `ledger_2_to_3.sql` migrates a ledger of format 2 to it.
 
--- format, task, shard, layout, devices_min (--devices-min at the last start), journal_horizon, boot.
+-- format, task, shard, layout, devices_min (--devices-min at the last start), closed_at (Unix seconds of close-line),
+-- journal_horizon, boot.
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value BLOB NOT NULL

@@ -44,6 +44,8 @@ class Totals:
     """Number of devices with such updates."""
     devices_min: int | None
     """--devices-min at the last start; None if that release did not store it."""
+    closed_at: float | None
+    """Unix seconds at which the line was closed; None: it is open."""
     evaluation: Mapping[str, float]
     """Metrics of the newest evaluated version, averaged over evaluators; empty if there is none."""
     evaluated_version: int | None
@@ -96,6 +98,7 @@ def read_totals(path: Path) -> Totals:
             "SELECT count(*), count(DISTINCT device) FROM journal WHERE into_version > ?", (version,)
         ).fetchone()
         noted = db.execute("SELECT value FROM meta WHERE key = 'devices_min'").fetchone()
+        closed = db.execute("SELECT value FROM meta WHERE key = 'closed_at'").fetchone()
         merged_at = db.execute(
             "SELECT coalesce((SELECT merged_at FROM journal ORDER BY id DESC LIMIT 1), 0)"
         ).fetchone()[0]
@@ -116,6 +119,7 @@ def read_totals(path: Path) -> Totals:
             waiting=waiting,
             waiting_devices=waiting_devices,
             devices_min=None if noted is None else int(noted[0]),
+            closed_at=None if closed is None else float(closed[0]),
             evaluation=metrics,
             evaluated_version=evaluated,
         )

@@ -165,6 +165,13 @@ class Publication:
         if self.is_online:
             self._publish(renew=True)
 
+    def line_changed(self) -> None:
+        """Publishes the manifest again if there is a connection; it says which line follows, and whether this one is
+        closed.
+        """
+        if self.is_online:
+            self._publish()
+
     def keep_up(self) -> None:
         """Publishes again what is due; called in every turn."""
         if self._is_unpublished and self.is_online and self._monotonic() >= self._publish_again_at:
@@ -184,7 +191,10 @@ class Publication:
         if self._lifetime_seconds is not None and (renew or self._expires_at is None):
             self._expires_at = self._unix() + self._lifetime_seconds
             self._renew_at = now + self._lifetime_seconds / 2  # leaves the other half for a time without connection
-        stands = announcement(self._line.settings, self._line.release, expires_at=self._expires_at)
+        line = self._line
+        stands = announcement(
+            line.settings, line.release, expires_at=self._expires_at, next_line=line.next_line, closed=line.is_closed
+        )
         is_published = self.publisher.model(stands)
         self._is_unpublished = not (self._inspection.tidy() and is_published and is_above)
         self._publish_again_at = now + PUBLISH_AGAIN_SECONDS

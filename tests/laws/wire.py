@@ -112,6 +112,8 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         update_bytes_max=st.integers(1, 2**40),
         published_at=st.floats(0, 1e12),
         expires_at=st.none() | st.floats(0, 1e12),
+        next_line=st.none() | NAMES,
+        closed=st.booleans(),
         schema=st.just(2),
     ),
     st.builds(

@@ -37,8 +37,9 @@ def from_json(value: Any) -> Any:
 
 def fields_of(message: Message) -> dict[str, Any]:
     """By the keys of the wire."""
-    built: dict[str, Any] = as_json(msgspec.to_builtins(message, builtin_types=(bytes,)))
-    return built
+    built: dict[str, Any] = msgspec.to_builtins(message, builtin_types=(bytes,))
+    left_out = codec.LEFT_OUT_BY_DEFAULT.get(type(message), ())
+    return {key: as_json(value) for key, value in built.items() if (key, value) not in left_out}
 
 
 def frame(content: bytes) -> bytes:

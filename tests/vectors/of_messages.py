@@ -6,6 +6,7 @@ from typing import Any
 
 import lz4.frame
 import msgspec
+from msgspec import structs
 
 from tests.vectors.form import fields_of, frame, packed, unframed
 from tests.vectors.of_lines import DEVICE, INCARNATION, LAYOUT, TASK, WEIGHTS, levels_of, line
@@ -195,7 +196,7 @@ def signed_ones() -> list[tuple[str, Manifest | Update, list[tuple[bytes, Signin
         update_bytes_max=1 << 20,
         published_at=1_700_000_000.25,
     ).manifest
-    manifest = msgspec.structs.replace(manifest, expires_at=1_700_086_400.25)
+    manifest = structs.replace(manifest, expires_at=1_700_086_400.25)
     _, _, taught, _ = update("", encode_vector(WEIGHTS, LAYOUT, "int8"))
     assert isinstance(taught, Update)
     return [("manifest while keys are exchanged", manifest, [old, new]), ("update of a device", taught, [new])]
@@ -219,7 +220,7 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         update_bytes_max=1 << 20,
         published_at=1_700_000_000.25,
     ).manifest
-    later = msgspec.structs.replace(
+    later = structs.replace(
         whole_one,
         version=2,
         parent=1,
@@ -265,6 +266,7 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         ("delta in int8", "delta", msgspec.msgpack.decode(unframed(sent[0]), type=Delta), {"version": 1}),
         ("manifest with the model inline", "model", whole_one, {}),
         ("manifest with a delta inline and a snapshot in two chunks", "model", later, {}),
+        ("manifest of a closed line", "model", structs.replace(whole_one, next_line=f"{TASK}.2", closed=True), {}),
         ("signed manifest, by two keys", None, _plain(signed_ones()[0]), {}),
         ("signed update", None, _plain(signed_ones()[1]), {}),
         ("receipt: merged", "receipt", merged, here),
@@ -273,5 +275,5 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         ("presence: the will", "presence", Presence(status="offline", firmware="fw 1.2"), here),
         ("evaluation", "evaluation", measured, {"device": "judge"}),
         ("aggregator status", "aggregator", status, {"shard": 0}),
-        ("aggregator status with a summary", "aggregator", msgspec.structs.replace(status, summary=told), {"shard": 0}),
+        ("aggregator status with a summary", "aggregator", structs.replace(status, summary=told), {"shard": 0}),
     ]

@@ -68,8 +68,19 @@ class Release:
         """Chunks of the snapshot; none if it is inline."""
         return () if self.is_inline else split_into_chunks(self.snapshot)
 
-    def announcement(self, *, shards: int, update_bytes_max: int, expires_at: float | None = None) -> Announcement:
-        """The messages to publish; the manifest is valid until `expires_at` (Unix seconds; None: for ever)."""
+    def announcement(
+        self,
+        *,
+        shards: int,
+        update_bytes_max: int,
+        expires_at: float | None = None,
+        next_line: str | None = None,
+        closed: bool = False,
+    ) -> Announcement:
+        """The messages to publish; the manifest is valid until `expires_at` (Unix seconds; None: for ever).
+
+        `next_line` and `closed`: as in the manifest.
+        """
         chunks = self.chunks
         manifest = Manifest(
             task=self.published.task,
@@ -88,6 +99,8 @@ class Release:
             update_bytes_max=update_bytes_max,
             published_at=self.published_at,
             expires_at=expires_at,
+            next_line=next_line,
+            closed=closed,
         )
         oldest = self.version - len(self.deltas) + 1
         return Announcement(manifest, chunks, self.published, dict(enumerate(reversed(self.deltas), oldest)))
