@@ -1,21 +1,23 @@
 """Exports a model: safetensors for further training, ONNX for inference anywhere."""
 
 import json
-import logging
 import time
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
+import numpy as np
 from torch import nn
 
 from device_client.downlink.model_feed import ModelFeed
 from device_client.learning.parameters import load_vector
 from device_client.model_files import ModelFile, write_model, write_whole
-from device_client.task import inputs_of
+from device_client.task.batches import inputs_of, outputs_of, placement, with_inputs
 from device_client.task.batching import first_batch
+from device_client.to_onnx.conversion import OnnxModel, onnx_of
+from device_client.to_onnx.errors import ExportError
+from device_client.to_onnx.tracing import in_float32
 from wire_contract.layout import digest
 
 if TYPE_CHECKING:
@@ -26,12 +28,20 @@ Exported = Literal["model", "teacher"]
 """The name of the files: the global student, or a device's own teacher."""
 TURN_SECONDS = 0.5
 """Longest single wait for an event of the link."""
-_EXAMPLES = 2
-"""Examples in the batch that the exporter traces. With one example it would take the batch size for fixed."""
+_OF_LOGITS = {"classification", "multi_label", "per_pixel", "per_token"}
+"""Objectives whose single output is named `logits`, with one number for each label; that of others is `outputs`."""
+_EXAMPLES = 3
+"""Held-out examples on which the ONNX model is compared with torch's."""
 
 
-class ExportError(Exception):
-    """The model cannot be exported; the message is one line."""
+@dataclass(frozen=True, kw_only=True)
+class ExportedFiles:
+    """What was written."""
+
+    safetensors: Path
+    onnx: Path
+    notes: tuple[str, ...]
+    """What the user of the ONNX model should know, one line each."""
 
 
 def await_model(
@@ -61,62 +71,59 @@ def await_model(
             )
 
 
-def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model") -> tuple[Path, Path]:
-    """Writes `model` to the folder `out` in both formats; returns both paths, safetensors first.
+def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model") -> ExportedFiles:
+    """Writes `model` to the folder `out` in both formats.
 
     Raises:
         LayoutError: the model does not fit the task's student (or teacher).
         ModelFileError: a file cannot be written.
-        ExportError: the network cannot be expressed in ONNX, or the task has no teacher.
+        ExportError: the task has no teacher, the weights are not finite, or ONNX cannot hold the network, in which case
+            the safetensors file is written all the same.
     """
     make = task.student if what == "model" else task.teacher
     if make is None:
         raise ExportError(f"task {task.name} has no teacher")
+    _check_finite(model)
     network = make()
-    load_vector(network, model.layout, model.weights)
-    files = out / f"{what}.safetensors", out / f"{what}.onnx"
-    write_model(files[0], model)
-    write_whole(files[1], onnx_of(network, inputs_of(first_batch(task.held_out(), _EXAMPLES)), _metadata(task, model)))
-    return files
-
-
-def onnx_of(network: nn.Module, inputs: torch.Tensor, metadata: dict[str, str]) -> bytes:
-    """An ONNX model with one input `inputs` (batch, …) and one output `logits` (batch, class), for any batch size.
-
-    Args:
-        network: is put into evaluation mode.
-        inputs: one or more examples, (example, …).
-        metadata: stored in the file.
-    """
-    # Repeated, in case there is only one: a batch of one would be taken for a fixed size.
-    example = torch.cat([inputs, inputs])[:_EXAMPLES]
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    # Before the weights are loaded, so that half precision does not round them.
+    load_vector(in_float32(network), model.layout, model.weights)
+    path = out / f"{what}.safetensors"
+    write_model(path, model)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's warnings about its own internals
-            program = torch.onnx.export(
-                network.eval(),
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["inputs"],
-                output_names=["logits"],
-                verbose=False,
-            )
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ExportError(f"the network cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        noisy.setLevel(level)
-    assert program is not None
-    proto = program.model_proto
-    for key, value in metadata.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, value
-    return bytes(proto.SerializeToString())
+        onnx = _onnx_of(task, network, _metadata(task, model))
+    except ExportError as error:
+        raise ExportError(f"{error}; {path} was written, {what}.onnx was not") from error
+    write_whole(out / f"{what}.onnx", onnx.content)
+    return ExportedFiles(safetensors=path, onnx=out / f"{what}.onnx", notes=onnx.notes)
+
+
+def _onnx_of(task: "Task", network: nn.Module, metadata: dict[str, str]) -> OnnxModel:
+    batch, forward = placement(network)(first_batch(task.held_out(), _EXAMPLES)), task.objective.forward
+    return onnx_of(
+        network,
+        inputs_of(batch),
+        metadata,
+        forward=None if forward is outputs_of else lambda module, inputs: forward(module, with_inputs(batch, inputs)),
+        main_output="logits" if task.objective.kind in _OF_LOGITS else "outputs",
+    )
+
+
+def _check_finite(model: ModelFile) -> None:
+    for name, values in model.layout.views(model.weights).items():
+        wrong = int((~np.isfinite(values)).sum())
+        if wrong:
+            raise ExportError(f"the model is not exported: {wrong} of {values.size} numbers of {name} are not finite")
 
 
 def _metadata(task: "Task", model: ModelFile) -> dict[str, str]:
-    known = {"task": task.name, "classes": json.dumps(task.labels), "digest": digest(model.weights).hex()}
+    objective, labels = task.objective, json.dumps(task.labels)
+    known = {
+        "task": task.name,
+        "objective": objective.kind,
+        "main_metric": objective.main,
+        "labels": labels,
+        "digest": digest(model.weights).hex(),
+    }
+    if objective.kind == "classification":
+        known["classes"] = labels
     return known if model.version is None else {**known, "version": str(model.version)}

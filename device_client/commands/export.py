@@ -9,7 +9,7 @@ from device_client.commands.setup import loaded_task, model_trust, user_errors
 from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.downlink.model_trust import VolatileTrustMemory
 from device_client.events import EventLog
-from device_client.export import await_model, export
+from device_client.export import ExportedFiles, await_model, export
 from device_client.learning.local_teacher import kept_teacher
 from device_client.model_files import ModelFile, read_model
 from device_client.settings import ExportSettings
@@ -27,16 +27,23 @@ def export_model(settings: ExportSettings) -> None:
     task = loaded_task(settings)
     if settings.local_teacher is not None:
         teacher = kept_teacher(settings.local_teacher, task=task.name)
-        files = export(task, teacher, settings.out, what="teacher")
-        print(f"local teacher of task {task.name}, {teacher.rounds} rounds: {', '.join(str(file) for file in files)}")
+        _report(
+            f"local teacher of task {task.name}, {teacher.rounds} rounds",
+            export(task, teacher, settings.out, what="teacher"),
+        )
         return
     if settings.model is None:
         model = _newest(task, settings)
     else:
         model = read_model(settings.model, task=task.name, roles=STUDENTS)
-    files = export(task, model, settings.out)
     which = "" if model.version is None else f" version {model.version}"
-    print(f"model{which} of task {task.name}: {', '.join(str(file) for file in files)}")
+    _report(f"model{which} of task {task.name}", export(task, model, settings.out))
+
+
+def _report(what: str, files: ExportedFiles) -> None:
+    print(f"{what}: {files.safetensors}, {files.onnx}")
+    for note in files.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _newest(task: Task, settings: ExportSettings) -> ModelFile:

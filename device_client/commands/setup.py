@@ -8,11 +8,11 @@ import torch
 
 from device_client.downlink.model_trust import ModelTrust, TrustMemory
 from device_client.events import EventLog
-from device_client.export import ExportError
 from device_client.model_files import ModelFileError
 from device_client.settings import LearningSettings, OnlineSettings
 from device_client.task import Task, TaskError
 from device_client.tasks.loading import load_task
+from device_client.to_onnx.errors import ExportError
 from device_client.uplink.outbox_errors import OutboxError
 from wire_contract.errors import ContractError, LinkError
 from wire_contract.program.blas_threads import limit_blas_threads

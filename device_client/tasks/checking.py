@@ -104,13 +104,13 @@ def user_code(where: str, verb: str = "failed") -> Iterator[None]:
     try:
         yield
     except ExamplesError as error:
-        raise TaskError(f"{where}: {error}{_at(error)}") from error
+        raise TaskError(f"{where}: {error}{place_in_user_code(error)}") from error
     except (TaskError, ContractError, MemoryError):
         raise
     except Exception as error:
         if _is_own(error):
             raise
-        raise TaskError(f"{where} {verb}: {first_line(error)}{_at(error)}") from error
+        raise TaskError(f"{where} {verb}: {first_line(error)}{place_in_user_code(error)}") from error
 
 
 def _is_own(error: BaseException) -> bool:
@@ -119,7 +119,7 @@ def _is_own(error: BaseException) -> bool:
     return next((name.startswith(_OWN_FOLDER) for name in files if name not in _CALLERS), False)
 
 
-def _at(error: BaseException) -> str:
+def place_in_user_code(error: BaseException) -> str:
     """The last line of the user's own code in an exception's traceback; empty if there is none."""
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         name = frame.f_code.co_filename
@@ -180,7 +180,7 @@ def check_network(task: Task, network: nn.Module, data: Data, what: str = "stude
             hint = "; arrays of whole numbers are taken for tokens: give measurements as floats"
         raise TaskError(
             f"{where} does not accept inputs of shape {_shapes(inputs_of(batch))}: {first_line(error)}"
-            f"{_at(error)}{hint}"
+            f"{place_in_user_code(error)}{hint}"
         ) from error
     finally:
         network.train(training)

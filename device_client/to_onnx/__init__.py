@@ -1,0 +1,1 @@
+"""Networks as ONNX models: any inputs and outputs, traced by torch and compared with torch's results."""
