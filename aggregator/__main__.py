@@ -52,8 +52,10 @@ from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.summary import show_telemetry
 from wire_contract.codec import encode
 from wire_contract.layout import Layout, Vector
+from wire_contract.limits import NAME_CHARACTERS_MAX
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Link, Will
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import AggregatorStatus
 from wire_contract.program.blas_threads import limit_blas_threads
 from wire_contract.program.command_line import Command, Program
@@ -64,6 +66,9 @@ from wire_contract.signatures.key_files import read_signing_keys, write_signing_
 from wire_contract.topics import build
 
 log = logging.getLogger("aggregator")
+
+_METRICS_SHOWN_MAX = 32
+"""Metrics of an evaluation that `status` prints. Chosen: the recalls of a dozen classes and more, on a few lines."""
 
 
 def run(settings: RunSettings) -> int:
@@ -241,8 +246,7 @@ def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
         ("updated", updated),
     ]
     if totals.evaluated_version is not None:
-        metrics = ", ".join(f"{printable(name)} {value:.4g}" for name, value in totals.evaluation.items())
-        lines.append(("evaluation", f"version {totals.evaluated_version}: {metrics}"))
+        lines.append(("evaluation", f"version {totals.evaluated_version}: {_metrics(totals)}"))
     return lines
 
 
@@ -252,6 +256,19 @@ def _missing(totals: Totals) -> list[tuple[str, object]]:
     missing = totals.devices_min - totals.waiting_devices
     devices = "device" if missing == 1 else "devices"
     return [("missing", f"{missing} more {devices} for the next version (--devices-min)")] if missing > 0 else []
+
+
+def _metrics(totals: Totals) -> str:
+    """The metrics of the newest evaluated version, the main one first; evaluators choose their names and number."""
+    main = MainMetric(totals.main_metric, totals.higher_is_better)
+    names = sorted(totals.evaluation, key=lambda name: (name != main.name, name))
+    told = [
+        f"{printable(name[:NAME_CHARACTERS_MAX])} {totals.evaluation[name]:.4g}"
+        + (f" ({main.direction})" if name == main.name != ACCURACY.name else "")
+        for name in names[:_METRICS_SHOWN_MAX]
+    ]
+    left = len(names) - len(told)
+    return ", ".join([*told, *([f"and {left} more (--json shows all)"] if left else [])])
 
 
 PROGRAM = Program(

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from aggregator.admission import Duplicate, Judged, Merge
 from wire_contract.limits import SUMMARY_DEVICES_MAX, SUMMARY_EVALUATIONS_MAX
-from wire_contract.messages import Evaluation, MeasuredVersion, SeenDevice, StalenessBucket, Summary
+from wire_contract.main_metric import ACCURACY, MainMetric
+from wire_contract.messages import Evaluation
+from wire_contract.summary import MeasuredVersion, SeenDevice, StalenessBucket, Summary, evaluation_fields
 
 if TYPE_CHECKING:
     from wire_contract.message_fields import Outcome
@@ -27,9 +29,6 @@ VERSIONS_KEPT = 1_024
 """Newest versions whose commit time is kept; evaluations of older ones are not shown. Chosen: evaluations arrive a few
 versions late at most; it bounds the memory."""
 
-ACCURACY = "accuracy"
-"""The metric that a summary contains."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StatusHistory:
@@ -37,7 +36,9 @@ class StatusHistory:
 
     committed_at: Mapping[int, float] = field(default_factory=dict)
     """Commit time of the newest versions, Unix seconds."""
+    main: MainMetric = ACCURACY
     evaluations: Sequence[MeasuredVersion] = ()
+    """By the main metric."""
     staleness: Mapping[int, int] = field(default_factory=dict)
     """Number of merged updates by staleness in versions."""
     devices: Sequence[SeenDevice] = ()
@@ -79,7 +80,8 @@ class Tally:
         """Continues from `history`; `now` and every `at` below are Unix seconds."""
         self._since = now
         self._committed_at = dict(history.committed_at)
-        self._evaluations = {(told.version, told.evaluator): told for told in history.evaluations}
+        self._main = history.main
+        self._evaluations = {(told.version, told.evaluator): (history.main, told) for told in history.evaluations}
         self._staleness: Counter[int] = Counter()
         for staleness, updates in history.staleness.items():
             self._staleness[_bucket_of(staleness)] += updates
@@ -116,14 +118,17 @@ class Tally:
         self._committed_at.pop(version - VERSIONS_KEPT, None)
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Notes an evaluation of a version of this line."""
-        accuracy, at = evaluation.metrics.get(ACCURACY), self._committed_at.get(evaluation.version)
-        if accuracy is None or at is None or not 0 <= accuracy <= 1:
+        """Notes an evaluation of a version of this line. The main metric is that of the newest evaluated version."""
+        value, at = evaluation.main_value, self._committed_at.get(evaluation.version)
+        if value is None or at is None:
             return
-        told = MeasuredVersion(evaluation.version, evaluation.device, accuracy, at)
-        self._evaluations[told.version, told.evaluator] = told
+        if evaluation.version >= max((version for version, _ in self._evaluations), default=0):
+            self._main = evaluation.main
+        told = MeasuredVersion(evaluation.version, evaluation.device, value, at)
+        self._evaluations[told.version, told.evaluator] = (evaluation.main, told)
         if len(self._evaluations) > 2 * SUMMARY_EVALUATIONS_MAX:
-            self._evaluations = {(kept.version, kept.evaluator): kept for kept in self._newest_evaluations()}
+            newest = heapq.nlargest(SUMMARY_EVALUATIONS_MAX, self._evaluations)
+            self._evaluations = {key: self._evaluations[key] for key in newest}
 
     def summary(self, *, now: float, bytes_down: int) -> Summary:
         """The summary, within its limits."""
@@ -132,7 +137,7 @@ class Tally:
         return Summary(
             at=now,
             since=self._since,
-            evaluations=tuple(self._newest_evaluations()),
+            **evaluation_fields(self._main, self._newest_evaluations()),
             staleness=tuple(StalenessBucket(least, self._staleness[least]) for least in BUCKETS),
             devices=tuple(islice(reversed(self._devices.values()), SUMMARY_DEVICES_MAX)),
             updates_per_minute=sum(self._merged_in_second.values()),
@@ -141,9 +146,9 @@ class Tally:
         )
 
     def _newest_evaluations(self) -> list[MeasuredVersion]:
-        return heapq.nlargest(
-            SUMMARY_EVALUATIONS_MAX, self._evaluations.values(), key=lambda told: (told.version, told.evaluator)
-        )
+        """Those by the main metric, newest first."""
+        told = [told for main, told in self._evaluations.values() if main == self._main]
+        return heapq.nlargest(SUMMARY_EVALUATIONS_MAX, told, key=lambda told: (told.version, told.evaluator))
 
     def _forget_before(self, now: float) -> None:
         """Drops merges outside the rate's window, including future ones, from before a clock was set back."""

@@ -86,7 +86,7 @@ def _check_words(text: str) -> None:
 
 def _check_regexes(text: str, measurement: Measurement) -> None:
     for prefix in re.findall(r"\(/\^([^/]*)/\)", text):
-        if measurement.family is None or prefix != measurement.family.name:
+        if prefix not in {family.name for family in measurement.families}:
             raise StatementRefused(f"{measurement.name} has no fields that begin with {prefix!r}: {text}")
 
 

@@ -42,11 +42,11 @@ from wire_contract.messages import (
     Presence,
     Receipt,
     Signed,
-    Summary,
     Update,
     has_unknown_status,
 )
 from wire_contract.program.plain_text import printable
+from wire_contract.summary import Summary
 
 M = TypeVar("M", bound=Message)
 
@@ -252,7 +252,8 @@ def _check_finite(message: Message) -> None:
             numbers = [("weight", message.weight)]
         case AggregatorStatus(summary=Summary() as summary):
             numbers = [("summary", moment) for moment in (summary.at, summary.since)]
-            numbers += [("summary", measured.at) for measured in summary.evaluations]
+            numbers += [("summary", measured.at) for measured in summary.accuracies]
+            numbers += [("summary", measured.at) for measured in summary.measured or ()]
             numbers += [("summary", seen.at) for seen in summary.devices]
     for name, value in numbers:
         if not math.isfinite(value):

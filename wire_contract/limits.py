@@ -46,6 +46,10 @@ TEXT_CHARACTERS_MAX = 1_024
 """Length of names of tensors and metrics, and of texts for people. Chosen: a few sentences, or a deeply nested name in
 a model; each may be in a log or ledger row."""
 
+METRIC_MAX = 1e100
+"""Largest magnitude of a main metric that is shown. Chosen: a perplexity before training can be astronomical, but sums
+and axis ranges of values up to this one never overflow."""
+
 SUMMARY_EVALUATIONS_MAX = 128
 """Newest evaluations in an aggregator's summary. With the two below, the whole status stays under 24 KiB."""
 

@@ -30,6 +30,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGES
 Fingerprint = Annotated[bytes, msgspec.Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
 Incarnation = Annotated[bytes, msgspec.Meta(min_length=INCARNATION_BYTES, max_length=INCARNATION_BYTES)]
 Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
+MetricName = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 Metrics = Annotated[dict[Text, float], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
 Texts = Annotated[dict[Text, Text], msgspec.Meta(max_length=MAP_ITEMS_MAX)]
 Counters = Annotated[dict[Text, int], msgspec.Meta(max_length=MAP_ITEMS_MAX)]

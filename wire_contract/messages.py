@@ -18,16 +18,8 @@ from typing import Annotated
 import msgspec
 
 from wire_contract.layout import TensorSpec
-from wire_contract.limits import (
-    CHUNKS_MAX,
-    KEPT_DELTAS,
-    SIGNATURES_MAX,
-    SUMMARY_BUCKETS_MAX,
-    SUMMARY_DEVICES_MAX,
-    SUMMARY_EVALUATIONS_MAX,
-    TENSORS_MAX,
-    TEXT_CHARACTERS_MAX,
-)
+from wire_contract.limits import CHUNKS_MAX, KEPT_DELTAS, SIGNATURES_MAX, TENSORS_MAX, TEXT_CHARACTERS_MAX
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.message_fields import (
     INCARNATION_BYTES,
     KEY_ID_BYTES,
@@ -52,6 +44,7 @@ from wire_contract.message_fields import (
     Texts,
     Version,
 )
+from wire_contract.summary import Summary
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -253,67 +246,23 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     digest: Digest = msgspec.field(name="g")
     samples: Count = msgspec.field(name="s")
     metrics: Metrics = msgspec.field(name="m")
+    declared: MainMetric | msgspec.UnsetType = msgspec.field(name="mm", default=msgspec.UNSET)
+    """The main metric. Accuracy is not declared, so that its messages are those of the first release."""
     schema: int = msgspec.field(name="v", default=1)
 
-
-class MeasuredVersion(msgspec.Struct, frozen=True, array_like=True):
-    """What one evaluator measured for one version, as part of a summary."""
-
-    version: Version
-    evaluator: Name
-    accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    at: Annotated[float, msgspec.Meta(ge=0)]
-    """Unix seconds at which the version was committed."""
-
-
-class StalenessBucket(msgspec.Struct, frozen=True, array_like=True):
-    """Number of merged updates whose staleness is at least `least`, and below that of the next bucket."""
-
-    least: Count
-    updates: Count
-
-
-class SeenDevice(msgspec.Struct, frozen=True, array_like=True):
-    """A device and the newest receipt for it."""
-
-    device: Name
-    outcome: StatusText
-    """An `Outcome`, or `OTHER`."""
-    staleness: Count
-    """Of its newest merged update, in versions."""
-    at: Annotated[float, msgspec.Meta(ge=0)]
-    """Unix seconds of that receipt."""
-    merged: Count
-    """Its merged updates since the ledger was created."""
-
     def __post_init__(self) -> None:
-        if self.outcome not in OUTCOMES:
-            msgspec.structs.force_setattr(self, "outcome", OTHER)
+        if self.declared == ACCURACY:
+            msgspec.structs.force_setattr(self, "declared", msgspec.UNSET)
 
+    @property
+    def main(self) -> MainMetric:
+        """The main metric."""
+        return self.declared or ACCURACY
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The history in brief, for observers that connect later. Newest first; older entries are left out."""
-
-    at: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="at")
-    """Unix seconds at which the summary was made."""
-    since: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(name="a")
-    """Unix seconds at which this aggregator started; figures that the ledger does not keep count from here."""
-    evaluations: Annotated[tuple[MeasuredVersion, ...], msgspec.Meta(max_length=SUMMARY_EVALUATIONS_MAX)] = (
-        msgspec.field(name="e", default=())
-    )
-    staleness: Annotated[tuple[StalenessBucket, ...], msgspec.Meta(max_length=SUMMARY_BUCKETS_MAX)] = msgspec.field(
-        name="h", default=()
-    )
-    """Of all merged updates since the ledger was created."""
-    devices: Annotated[tuple[SeenDevice, ...], msgspec.Meta(max_length=SUMMARY_DEVICES_MAX)] = msgspec.field(
-        name="k", default=()
-    )
-    updates_per_minute: Count = msgspec.field(name="r", default=0)
-    """Merged in the 60 seconds before `at`."""
-    bytes_up: Count = msgspec.field(name="u", default=0)
-    """Payload bytes of updates received: before `since` of the merged ones, after it of all."""
-    bytes_down: Count = msgspec.field(name="w", default=0)
-    """Payload bytes published since `since`; each message counts once, however many devices receive it."""
+    @property
+    def main_value(self) -> float | None:
+        """The value of the main metric; None if it is missing or cannot be shown."""
+        return self.main.value_in(self.metrics)
 
 
 class AggregatorStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+import msgspec
+
 from aggregator.ledger.file_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
-from aggregator.status import ACCURACY, RATE_SECONDS, VERSIONS_KEPT, StatusHistory
+from aggregator.ledger.records import MAIN_METRIC
+from aggregator.status import RATE_SECONDS, VERSIONS_KEPT, StatusHistory
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
-from wire_contract.messages import MeasuredVersion, SeenDevice
+from wire_contract.main_metric import ACCURACY, MainMetric
+from wire_contract.summary import MeasuredVersion, SeenDevice
 
 READABLE = range(OLDEST_FORMAT, FORMAT + 1)
 """Formats that this release reads or can migrate."""
@@ -49,6 +53,10 @@ class Totals:
     evaluation: Mapping[str, float]
     """Metrics of the newest evaluated version, averaged over evaluators; empty if there is none."""
     evaluated_version: int | None
+    main_metric: str
+    """Name of the main metric, as the newest evaluation declares it."""
+    higher_is_better: bool
+    """Direction of the main metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,7 @@ def read_totals(path: Path) -> Totals:
         reasons = dict(db.execute("SELECT reason, count FROM counter WHERE outcome = 'refused'"))
         counts = dict(db.execute("SELECT outcome, sum(count) FROM counter GROUP BY outcome"))
         evaluated, metrics = _newest_evaluation(db)
+        main = _main_metric(db)
         return Totals(
             task=db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0],
             begun=newest is not None,
@@ -122,6 +131,8 @@ def read_totals(path: Path) -> Totals:
             closed_at=None if closed is None else float(closed[0]),
             evaluation=metrics,
             evaluated_version=evaluated,
+            main_metric=main.name,
+            higher_is_better=main.higher_is_better,
         )
 
 
@@ -176,9 +187,11 @@ def read_history(path: Path, *, now: float) -> StatusHistory:
         )
         newest_first = db.execute("SELECT merged_at FROM journal ORDER BY id DESC LIMIT ?", (_RATE_UPDATES_MAX,))
         recent = [at for (at,) in takewhile(lambda row: row[0] > now - RATE_SECONDS, newest_first)]
+        main = _main_metric(db)
         return StatusHistory(
             committed_at=dict(versions.fetchall()),
-            evaluations=_newest_measured(db),
+            main=main,
+            evaluations=_newest_measured(db, main),
             staleness=dict(db.execute("SELECT staleness, updates FROM merged_staleness").fetchall()),
             devices=_seen_devices(db),
             merged_at=recent[::-1],
@@ -188,18 +201,22 @@ def read_history(path: Path, *, now: float) -> StatusHistory:
         )
 
 
-def _newest_measured(db: sqlite3.Connection) -> list[MeasuredVersion]:
+def _newest_measured(db: sqlite3.Connection, main: MainMetric) -> list[MeasuredVersion]:
     rows = db.execute(
         "SELECT version, device, metrics, committed_at FROM evaluation JOIN version USING (version)"
         " ORDER BY version DESC, device DESC LIMIT ?",
         (SUMMARY_EVALUATIONS_MAX,),
     )
-    told = [(version, device, json.loads(metrics).get(ACCURACY), at) for version, device, metrics, at in rows]
-    return [
-        MeasuredVersion(version, device, accuracy, at)
-        for version, device, accuracy, at in told
-        if accuracy is not None and 0 <= accuracy <= 1
-    ]
+    told = [(version, device, main.value_in(json.loads(metrics)), at) for version, device, metrics, at in rows]
+    return [MeasuredVersion(version, device, value, at) for version, device, value, at in told if value is not None]
+
+
+def _main_metric(db: sqlite3.Connection) -> MainMetric:
+    noted = db.execute("SELECT value FROM meta WHERE key = ?", (MAIN_METRIC,)).fetchone()
+    try:
+        return ACCURACY if noted is None else msgspec.json.decode(noted[0], type=MainMetric)
+    except msgspec.MsgspecError as error:
+        raise LedgerError(f"a ledger is damaged: its main metric: {error}") from None
 
 
 def _seen_devices(db: sqlite3.Connection) -> list[SeenDevice]:

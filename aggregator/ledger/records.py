@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import msgspec
+
 from aggregator.admission import Duplicate, Judged, Merge, Refuse
 from wire_contract.layout import Vector
 from wire_contract.message_fields import RefusalReason
 from wire_contract.messages import Evaluation, Update
 from wire_contract.publication.release import Release
+
+MAIN_METRIC = "main_metric"
+"""Key in `meta`: the main metric of the newest evaluation, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +235,20 @@ def insert_batch(db: sqlite3.Connection, batch: Batch, now: float) -> None:
         "INSERT INTO merged_staleness VALUES (?, ?) ON CONFLICT DO UPDATE SET updates = updates + excluded.updates",
         Counter(merged.staleness for merged in batch.merged).items(),
     )
-    db.executemany(
+    for evaluation in batch.evaluations:
+        _insert_evaluation(db, evaluation)
+
+
+def _insert_evaluation(db: sqlite3.Connection, evaluation: Evaluation) -> None:
+    """Also stores the main metric if no newer version is evaluated: in `meta`, where an older program ignores it."""
+    if evaluation.main_value is not None:
+        newest = db.execute("SELECT coalesce(max(version), 0) FROM evaluation").fetchone()[0]
+        if evaluation.version >= newest:
+            declared = msgspec.json.encode(evaluation.main).decode()
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (MAIN_METRIC, declared))
+    db.execute(
         "INSERT OR REPLACE INTO evaluation VALUES (?, ?, ?, ?)",
-        [(e.version, e.device, e.samples, json.dumps(e.metrics)) for e in batch.evaluations],
+        (evaluation.version, evaluation.device, evaluation.samples, json.dumps(evaluation.metrics)),
     )
 
 

@@ -7,12 +7,14 @@ the number of points under heavy load is bounded by the number of batches.
 A kind is an outcome with its reason, so that a flood of merged updates does not hide which updates are refused.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from aggregator.admission import Judged, Merge, Refuse
 from aggregator.telemetry.lines import Point, Tags, Value
 from aggregator.telemetry.participation import Activity
-from aggregator.telemetry.schema import NO_REASON, UPDATE_METRICS
+from aggregator.telemetry.schema import BATTERY, NO_REASON, TEACHER_PREFIX, UPDATE_METRICS
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.message_fields import Outcome
 
 SINGLE_UPDATES_MAX = 8
@@ -87,6 +89,7 @@ def _sum(tags: Tags, rest: Sequence[Judged]) -> Point:
             told = [one[name] for one in metrics if name in one]
             if told:
                 fields[name] = sum(told) / len(told)
+        fields |= _trained_for(metrics)
     return Point("fedkd_update", tags, fields)
 
 
@@ -111,4 +114,28 @@ def _single(tags: Tags, judged: Judged) -> Point:
         for name in UPDATE_METRICS:
             if name in metrics:
                 fields[name] = metrics[name]
+        fields |= _trained_for([metrics])
     return Point("fedkd_update", tags, fields)
+
+
+def _trained_for(updates: Sequence[Mapping[str, float]]) -> dict[str, Value]:
+    """The main metric, as a mean over the updates that have the most frequent one.
+
+    An update does not say which of its metrics that is, and devices must not choose the names of fields.
+    """
+    names = [name for metrics in updates if (name := _main_name(metrics)) is not None]
+    if not names:
+        return {}
+    main = MainMetric(Counter(names).most_common(1)[0][0])
+    values = [value for metrics in updates if (value := main.value_in(metrics)) is not None]
+    if not values:
+        return {}
+    mean = sum(values) / len(values)
+    return {"metric": mean, "metric_name": main.name, "is_share": main.is_share_at(mean)}
+
+
+def _main_name(metrics: Mapping[str, float]) -> str | None:
+    if ACCURACY.name in metrics:
+        return ACCURACY.name
+    names = [name for name in metrics if name not in {"loss", BATTERY} and not name.startswith(TEACHER_PREFIX)]
+    return names[0] if len(names) == 1 else None

@@ -94,10 +94,10 @@ class LineWriter:
         return f"{self._head(point)} {','.join(parts)} {at_ns}"
 
     def _family_writer(self, measurement: str, name: str) -> Write:
-        family = MEASUREMENTS[measurement].family
-        if family is None or not re.fullmatch(re.escape(family.name) + r"[A-Za-z0-9_]+", name):
-            raise KeyError(f"{measurement} has no field {name!r}")
-        return _WRITERS[family.type](name)
+        for family in MEASUREMENTS[measurement].families:
+            if re.fullmatch(re.escape(family.name) + r"[A-Za-z0-9_]+", name):
+                return _WRITERS[family.type](name)
+        raise KeyError(f"{measurement} has no field {name!r}")
 
     def _head(self, point: Point) -> str:
         key = (point.measurement, point.tags)

@@ -20,6 +20,8 @@ from aggregator.telemetry.schema import (
     COHORTS_MAX,
     EVALUATION_METRICS,
     OTHER_COHORT,
+    OTHER_METRICS_MAX,
+    OTHER_PREFIX,
     RECALL_CLASSES_MAX,
     RECALL_PREFIX,
 )
@@ -86,7 +88,8 @@ class Recording:
         self._gauge_at: float | None = None
         self._began_at = 0.0
         self._cohorts: set[str] = set()
-        self._classes: dict[str, str] = {}
+        self._recalls = FieldNames(RECALL_PREFIX, RECALL_CLASSES_MAX)
+        self._others = FieldNames(OTHER_PREFIX, OTHER_METRICS_MAX)
 
     def judged(self, judged: Sequence[Judged]) -> None:
         """Adds updates to the current batch."""
@@ -108,7 +111,9 @@ class Recording:
             "samples": evaluation.samples,
         }
         fields |= {name: evaluation.metrics[name] for name in EVALUATION_METRICS if name in evaluation.metrics}
-        fields |= self._recalls(evaluation.metrics)
+        fields |= _main_metric(evaluation)
+        recalls, others = _by_family(evaluation.metrics)
+        fields |= self._recalls.of(recalls) | self._others.of(others)
         self._evaluations.append(Point("fedkd_evaluation", (self._cohort(evaluation.device),), fields))
 
     def batch_committed(
@@ -204,14 +209,46 @@ class Recording:
         self._cohorts.add(cohort)
         return cohort
 
-    def _recalls(self, metrics: Mapping[str, float]) -> dict[str, Value]:
+
+def _by_family(metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """The recalls by class, and the metrics that have no field of their own either."""
+    recalls, others = {}, {}
+    for name, value in metrics.items():
+        if name.startswith(RECALL_PREFIX):
+            recalls[name.removeprefix(RECALL_PREFIX)] = value
+        elif name not in EVALUATION_METRICS:
+            others[name] = value
+    return recalls, others
+
+
+def _main_metric(evaluation: Evaluation) -> dict[str, Value]:
+    main, value = evaluation.main, evaluation.main_value
+    if value is None:
+        return {}
+    return {
+        "metric": value,
+        "metric_name": main.name,
+        "higher_is_better": main.higher_is_better,
+        "is_share": main.is_share_at(value),
+        "score": value if main.higher_is_better else -value,
+    }
+
+
+class FieldNames:
+    """Fields whose names evaluators choose. Further names than the first `names_max` are not recorded."""
+
+    def __init__(self, prefix: str, names_max: int) -> None:
+        self._prefix, self._names_max = prefix, names_max
+        self._fields: dict[str, str] = {}
+
+    def of(self, metrics: Mapping[str, float]) -> dict[str, Value]:
+        """The fields of these metrics, given by name."""
         found: dict[str, Value] = {}
         for name, value in metrics.items():
-            if name.startswith(RECALL_PREFIX):
-                field = self._classes.get(name)
-                if field is None and len(self._classes) < RECALL_CLASSES_MAX:
-                    words = sub(r"[^A-Za-z0-9]+", "_", name.removeprefix(RECALL_PREFIX)).strip("_")[:64]
-                    field = self._classes[name] = RECALL_PREFIX + (words or "unnamed")
-                if field is not None:
-                    found[field] = value
+            field = self._fields.get(name)
+            if field is None and len(self._fields) < self._names_max:
+                words = sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:64]
+                field = self._fields[name] = self._prefix + (words or "unnamed")
+            if field is not None:
+                found[field] = value
         return found

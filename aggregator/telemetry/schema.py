@@ -70,8 +70,8 @@ class Measurement:
     """Completes the sentence "One point for each …"."""
     tags: tuple[Tag, ...]
     fields: tuple[Field, ...]
-    family: Field | None = None
-    """Prefix of further fields, which all have this type, unit and meaning."""
+    families: tuple[Field, ...] = ()
+    """Prefixes of further fields; those with the same prefix have the same type, unit and meaning."""
 
 
 def _closed(name: str, meaning: str, values: tuple[str, ...]) -> Tag:
@@ -97,10 +97,21 @@ EVALUATION_METRICS = ("accuracy", "macro_f1", "loss")
 RECALL_PREFIX = "recall_"
 RECALL_CLASSES_MAX = 64
 """Classes with a field of their own: evaluators choose the names, and a server keeps field names for ever."""
+OTHER_PREFIX = "other_"
+OTHER_METRICS_MAX = 32
+"""Further metrics with a field of their own, for the same reason. Chosen: more than a task's own metrics; fewer than
+the classes of a classifier."""
+TEACHER_PREFIX = "teacher_"
 EVALUATOR = "evaluator"
 """Role in the presence of a device that never uploads."""
 BATTERY = "battery_percent"
 """Also the key in the capabilities of a presence message."""
+
+_IS_SHARE = "whether the main metric is a share from 0 to 1, by its name; dashboards show shares in percent"
+_TRAINED = (
+    "accuracy, or else the only metric besides `loss`, `battery_percent` and those of a teacher; absent if there are "
+    "several"
+)
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     one.name: one
@@ -129,6 +140,11 @@ MEASUREMENTS: Mapping[str, Measurement] = {
                 Field("teacher_loss", "float", "nats", "of the local teacher that is trained too (FedKD)"),
                 Field("teacher_accuracy", "float", "share", "of the local teacher that is trained too (FedKD)"),
                 Field("battery_percent", "float", "percent", "charge, if the device reports it as a metric"),
+                Field(
+                    "metric", "float", "", f"main metric of the student, on the device's own training data: {_TRAINED}"
+                ),
+                Field("metric_name", "string", "", "name of the main metric"),
+                Field("is_share", "boolean", "", _IS_SHARE),
             ),
         ),
         Measurement(
@@ -180,9 +196,24 @@ MEASUREMENTS: Mapping[str, Measurement] = {
                 Field("samples", "integer", "", "number of examples"),
                 Field("accuracy", "float", "share", "over all examples"),
                 Field("macro_f1", "float", "share", "mean over the classes"),
-                Field("loss", "float", "nats", "mean over the examples"),
+                Field("loss", "float", "nats", "mean over the examples, as the task defines it"),
+                Field("metric", "float", "", "main metric, as the evaluator declares it; accuracy if it declares none"),
+                Field("metric_name", "string", "", "name of the main metric"),
+                Field("higher_is_better", "boolean", "", "direction of the main metric"),
+                Field("is_share", "boolean", "", _IS_SHARE),
+                Field("score", "float", "", "the main metric, times -1 if lower is better: higher is always better"),
             ),
-            Field(RECALL_PREFIX, "float", "share", f"recall of the named class; at most {RECALL_CLASSES_MAX} names"),
+            (
+                Field(
+                    RECALL_PREFIX, "float", "share", f"recall of the named class; at most {RECALL_CLASSES_MAX} names"
+                ),
+                Field(
+                    OTHER_PREFIX,
+                    "float",
+                    "",
+                    f"every other metric, and the main one, by name; at most {OTHER_METRICS_MAX} names",
+                ),
+            ),
         ),
         Measurement(
             "fedkd_presence",
@@ -307,8 +338,7 @@ def _markdown_of(measurement: Measurement) -> list[str]:
     lines += ["", "| field | type | unit | meaning |", "| --- | --- | --- | --- |"]
     for field in measurement.fields:
         lines.append(f"| `{field.name}` | {field.type} | {field.unit or '-'} | {field.meaning} |")
-    if measurement.family is not None:
-        family = measurement.family
+    for family in measurement.families:
         lines.append(f"| `{family.name}…` | {family.type} | {family.unit or '-'} | {family.meaning} |")
     return [*lines, ""]
 

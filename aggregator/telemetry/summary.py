@@ -99,8 +99,7 @@ def write_csv(lines: Iterator[ParsedPoint], file: TextIO, measurement: str | Non
     rows = 0
     for line in lines:
         row: dict[str, Value] = {**line.tags, **line.fields}
-        family = MEASUREMENTS[line.measurement].family
-        if family is not None:
+        for family in MEASUREMENTS[line.measurement].families:
             members = {name: value for name, value in line.fields.items() if name.startswith(family.name)}
             row[family.name + "*"] = " ".join(f"{name}={value}" for name, value in members.items())
         row = {name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -120,7 +119,7 @@ def _lines(settings: TelemetrySummarySettings) -> Iterator[ParsedPoint]:
 def _columns(measurements: list[Measurement]) -> list[str]:
     tags = [tag.name for measurement in measurements for tag in measurement.tags]
     fields = [one.name for measurement in measurements for one in measurement.fields]
-    families = [measurement.family.name + "*" for measurement in measurements if measurement.family is not None]
+    families = [family.name + "*" for measurement in measurements for family in measurement.families]
     return list(dict.fromkeys([*tags, *fields, *families]))
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from aggregator.admission import Duplicate, Merge, Refuse
 from aggregator.ledger.reading import read_history
@@ -14,22 +16,24 @@ from tests.aggregator.synthetic import ROOT, T0, TASK, judged
 from wire_contract.codec import decode, encode
 from wire_contract.errors import DecodeError
 from wire_contract.limits import KIB, NAME_CHARACTERS_MAX, SUMMARY_DEVICES_MAX, SUMMARY_EVALUATIONS_MAX
-from wire_contract.messages import (
-    AggregatorStatus,
-    Evaluation,
-    MeasuredVersion,
-    SeenDevice,
-    StalenessBucket,
-    Summary,
-)
+from wire_contract.main_metric import ACCURACY, MainMetric
+from wire_contract.messages import AggregatorStatus, Evaluation
+from wire_contract.summary import MeasuredAccuracy, MeasuredVersion, SeenDevice, StalenessBucket, Summary
 from wire_contract.topics import build
 
 STATUS_BYTES_MAX = 24 * KIB
+MAE = MainMetric("mae", higher_is_better=False)
 
 
-def evaluation(version: int, accuracy: float, *, judge: str = "judge") -> Evaluation:
+def evaluation(version: int, value: float, *, judge: str = "judge", main: MainMetric = ACCURACY) -> Evaluation:
     return Evaluation(
-        task=TASK, device=judge, version=version, digest=bytes(32), samples=10, metrics={"accuracy": accuracy}
+        task=TASK,
+        device=judge,
+        version=version,
+        digest=bytes(32),
+        samples=10,
+        metrics={"loss": 1.0, main.name: value},
+        declared=main,
     )
 
 
@@ -94,13 +98,46 @@ def test_only_the_newest_evaluations_and_those_whose_moment_is_known() -> None:
     assert len(tally._committed_at) == VERSIONS_KEPT
 
 
-def test_the_largest_status_stays_below_its_limit() -> None:
+def test_the_summary_is_by_the_main_metric_of_the_newest_evaluated_version() -> None:
+    tally = Tally(StatusHistory(), now=0.0)
+    for version in range(5):
+        tally.committed(version, at=float(version))
+    tally.evaluated(evaluation(1, 0.5))
+    tally.evaluated(evaluation(2, 1_830.0, main=MAE))
+    tally.evaluated(evaluation(3, -0.5, main=MAE))
+    summary = tally.summary(now=0.0, bytes_down=0)
+    assert summary.main == MAE
+    assert summary.evaluations == (MeasuredVersion(3, "judge", -0.5, 3.0), MeasuredVersion(2, "judge", 1_830.0, 2.0))
+    assert summary.accuracies == (), "a program of the first release takes these for accuracies"
+    tally.evaluated(evaluation(1, 0.25, judge="late"))
+    assert tally.summary(now=0.0, bytes_down=0).main == MAE, "of the newest version, not of the newest message"
+    tally.evaluated(evaluation(4, 0.75))
+    summary = tally.summary(now=0.0, bytes_down=0)
+    assert (summary.main, [told.value for told in summary.evaluations]) == (ACCURACY, [0.75, 0.25, 0.5])
+    assert summary.declared is summary.measured is UNSET, "the bytes are those of the first release"
+
+
+def test_values_that_no_axis_can_show_are_not_in_the_summary() -> None:
+    tally = Tally(StatusHistory(), now=0.0)
+    tally.committed(0, at=0.0)
+    for odd in (float("nan"), float("inf"), 1.1e100):
+        tally.evaluated(evaluation(0, odd, main=MAE))
+    told = Evaluation(
+        task=TASK, device="judge", version=0, digest=bytes(32), samples=1, metrics={"loss": 1.0}, declared=MAE
+    )
+    tally.evaluated(told)
+    assert tally.summary(now=0.0, bytes_down=0).evaluations == ()
+    assert tally.summary(now=0.0, bytes_down=0).main == ACCURACY
+
+
+@pytest.mark.parametrize("main", [ACCURACY, MainMetric("m" * NAME_CHARACTERS_MAX, higher_is_better=False)])
+def test_the_largest_status_stays_below_its_limit(main: MainMetric) -> None:
     letters = (string.ascii_letters + string.digits) * 2
     names = [(letters[n % 62 :] + letters)[: NAME_CHARACTERS_MAX - 4] + f"{n:04}" for n in range(500)]
     tally = Tally(StatusHistory(bytes_up=500 * 2**40), now=1.7e9)
     for n, name in enumerate(names):
         tally.committed(2**52 + n, at=1.7e9 + n / 7)
-        tally.evaluated(evaluation(2**52 + n, 1 / (3 + n), judge=name))
+        tally.evaluated(evaluation(2**52 + n, 1 / (3 + n), judge=name, main=main))
         tally.judged([judged(name, Merge(1.0, 2**40))], at=1.7e9 + n / 7)
         tally.judged([judged(name, Duplicate())], at=1.7e9 + n / 7)
     summary = tally.summary(now=1.7e9 + 100, bytes_down=2**50)
@@ -115,8 +152,13 @@ def test_the_largest_status_stays_below_its_limit() -> None:
     "summary",
     [
         Summary(at=float("inf"), since=0.0),
-        Summary(at=0.0, since=0.0, evaluations=(MeasuredVersion(1, "judge", 0.5, float("inf")),)),
-        Summary(at=0.0, since=0.0, evaluations=(MeasuredVersion(1, "judge", 1.5, 0.0),)),
+        Summary(at=0.0, since=0.0, accuracies=(MeasuredAccuracy(1, "judge", 0.5, float("inf")),)),
+        Summary(at=0.0, since=0.0, accuracies=(MeasuredAccuracy(1, "judge", 1.5, 0.0),)),
+        Summary(at=0.0, since=0.0, declared=MAE, measured=(MeasuredVersion(1, "judge", 0.5, float("inf")),)),
+        Summary(at=0.0, since=0.0, declared=MAE, measured=(MeasuredVersion(1, "judge", float("nan"), 0.0),)),
+        Summary(at=0.0, since=0.0, declared=MAE, measured=(MeasuredVersion(1, "judge", -1.1e100, 0.0),)),
+        Summary(at=0.0, since=0.0, declared=MainMetric("m" * 65)),
+        Summary(at=0.0, since=0.0, declared=MainMetric("")),
         Summary(at=0.0, since=0.0, devices=(SeenDevice("a", "merged", 0, float("inf"), 1),)),
         Summary(at=0.0, since=0.0, devices=(SeenDevice("a/b", "merged", 0, 0.0, 1),)),
         Summary(at=0.0, since=0.0, staleness=(StalenessBucket(0, 1),) * 17),
@@ -135,19 +177,12 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     made.ledger.close()
 
 
-def taught(stage: Stage) -> Summary:
+def taught(stage: Stage, main: MainMetric = ACCURACY) -> Summary:
     """Three versions, all evaluated, and what the status says of them."""
     for version in range(1, 4):
         stage.teach(1)
-        told = evaluation(version, version / 10)
-        told = Evaluation(
-            task=TASK,
-            device="evaluator",
-            version=version,
-            digest=stage.line.release.published.digest,
-            samples=1,
-            metrics=told.metrics,
-        )
+        told = evaluation(version, version / 10, judge="evaluator", main=main)
+        told = replace(told, digest=stage.line.release.published.digest)
         stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device="evaluator"), encode(told))
         stage.step()
         stage.now += 2.0
@@ -161,9 +196,11 @@ def summary_of(stage: Stage) -> Summary:
     return stage.status.summary
 
 
-def test_the_status_tells_the_history_and_goes_on_after_a_restart(stage: Stage) -> None:
-    before = taught(stage)
-    assert [(told.version, told.accuracy) for told in before.evaluations] == [(3, 0.3), (2, 0.2), (1, 0.1)]
+@pytest.mark.parametrize("main", [ACCURACY, MAE])
+def test_the_status_tells_the_history_and_goes_on_after_a_restart(stage: Stage, main: MainMetric) -> None:
+    before = taught(stage, main)
+    assert before.main == main
+    assert [(told.version, told.value) for told in before.evaluations] == [(3, 0.3), (2, 0.2), (1, 0.1)]
     assert [told.at for told in before.evaluations] == [T0 + 1_004.0, T0 + 1_002.0, T0 + 1_000.0]
     assert [(seen.device, seen.outcome, seen.merged) for seen in before.devices] == [
         ("a", "refused", 3),
@@ -176,7 +213,7 @@ def test_the_status_tells_the_history_and_goes_on_after_a_restart(stage: Stage) 
     stage.start(history=history)
     stage.step()
     after = summary_of(stage)
-    assert after.evaluations == before.evaluations
+    assert (after.main, after.evaluations) == (main, before.evaluations)
     assert after.staleness == before.staleness
     assert after.devices == before.devices
     assert after.updates_per_minute == before.updates_per_minute == 6

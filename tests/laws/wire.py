@@ -1,34 +1,35 @@
 """Strategies: what can stand on the wire."""
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from wire_contract.encoding import EncodedTensor, EncodingName, Float16, Float32, GapCoded, Int4, Int8, LowRank
 from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.limits import METRIC_MAX
+from wire_contract.main_metric import MainMetric
 from wire_contract.messages import (
     AggregatorStatus,
     Delta,
     Evaluation,
     Manifest,
-    MeasuredVersion,
     Message,
     Model,
     Presence,
     Receipt,
-    SeenDevice,
     Signature,
     Signed,
-    StalenessBucket,
-    Summary,
     Update,
 )
+from wire_contract.summary import MeasuredAccuracy, MeasuredVersion, SeenDevice, StalenessBucket, Summary
 
 COUNTS = st.integers(0, 2**53)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 MOMENTS = st.floats(0, 1e12)
 TEXTS = st.text(max_size=30)
 METRICS = st.dictionaries(TEXTS, FINITE, max_size=4)
+MAIN_METRICS = st.just(msgspec.UNSET) | st.builds(MainMetric, st.text(min_size=1, max_size=64), st.booleans())
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", fullmatch=True)
 DIGESTS = st.binary(min_size=32, max_size=32)
 EIGHT = st.binary(min_size=8, max_size=8)
@@ -152,6 +153,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         digest=DIGESTS,
         samples=COUNTS,
         metrics=METRICS,
+        declared=MAIN_METRICS,
         schema=st.just(1),
     ),
     st.builds(
@@ -164,9 +166,14 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
             Summary,
             at=MOMENTS,
             since=MOMENTS,
-            evaluations=st.lists(st.builds(MeasuredVersion, COUNTS, NAMES, st.floats(0, 1), MOMENTS), max_size=3).map(
+            accuracies=st.lists(st.builds(MeasuredAccuracy, COUNTS, NAMES, st.floats(0, 1), MOMENTS), max_size=3).map(
                 tuple
             ),
+            declared=MAIN_METRICS,
+            measured=st.just(msgspec.UNSET)
+            | st.lists(
+                st.builds(MeasuredVersion, COUNTS, NAMES, st.floats(-METRIC_MAX, METRIC_MAX), MOMENTS), max_size=3
+            ).map(tuple),
             staleness=st.lists(st.builds(StalenessBucket, COUNTS, COUNTS), max_size=3).map(tuple),
             devices=st.lists(
                 st.builds(

@@ -44,6 +44,17 @@ print(json.dumps({
 """
 
 
+LATER_KEYS = {"mm", "ev"}
+"""Optional keys that the older program does not know. It ignores them, and its messages lack them."""
+
+
+def without_later_keys(value: Any) -> Any:
+    """A message, as a map by keys, as the older program knows it."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without_later_keys(item) for key, item in value.items() if key not in LATER_KEYS}
+
+
 @pytest.fixture(scope="module")
 def written() -> list[dict[str, Any]]:
     return [vector for vector in load("messages") if vector["canonical"]]
@@ -74,13 +85,14 @@ def test_the_older_program_reads_what_this_one_writes(told: Mapping[str, Any], w
     for vector, older in zip(written, told["read"], strict=True):
         message = codec.decode(bytes.fromhex(vector["payload"]), getattr(messages, vector["kind"]))
         assert codec.encode(message).hex() == vector["payload"], "what this program writes"
-        assert older["fields"] == repr(msgspec.to_builtins(message, builtin_types=(bytes,))), vector["name"]
+        built = msgspec.to_builtins(message, builtin_types=(bytes,))
+        assert older["fields"] == repr(without_later_keys(built)), vector["name"]
 
 
 def test_this_program_reads_what_the_older_one_writes(told: Mapping[str, Any], written: list[dict[str, Any]]) -> None:
     for vector, older in zip(written, told["read"], strict=True):
         message = codec.decode(bytes.fromhex(older["payload"]), getattr(messages, vector["kind"]))
-        assert fields_of(message) == vector["message"], vector["name"]
+        assert fields_of(message) == without_later_keys(vector["message"]), vector["name"]
 
 
 def test_the_older_program_reads_independent_blocks(told: Mapping[str, Any], large: tuple[bytes, bytes]) -> None:

@@ -16,24 +16,29 @@ from wire_contract import topics
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodedTensor, GapCoded, encode_vector
 from wire_contract.layout import digest
+from wire_contract.main_metric import MainMetric
 from wire_contract.messages import (
     AggregatorStatus,
     Delta,
     Evaluation,
     Manifest,
-    MeasuredVersion,
     Message,
     Model,
     Presence,
     Receipt,
-    SeenDevice,
     Signed,
-    StalenessBucket,
-    Summary,
     Update,
 )
 from wire_contract.publication.manifest import chunk_digests
 from wire_contract.signatures.signing import SigningKey, sign
+from wire_contract.summary import (
+    MeasuredAccuracy,
+    MeasuredVersion,
+    SeenDevice,
+    StalenessBucket,
+    Summary,
+    evaluation_fields,
+)
 
 
 def messages() -> list[dict[str, Any]]:
@@ -246,9 +251,9 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
     told = Summary(
         at=1_700_000_100.5,
         since=1_700_000_000.0,
-        evaluations=(
-            MeasuredVersion(2, "judge", 0.875, 1_700_000_090.25),
-            MeasuredVersion(1, "judge", 0.5, 1_700_000_060.0),
+        accuracies=(
+            MeasuredAccuracy(2, "judge", 0.875, 1_700_000_090.25),
+            MeasuredAccuracy(1, "judge", 0.5, 1_700_000_060.0),
         ),
         staleness=(StalenessBucket(0, 4), StalenessBucket(1, 0), StalenessBucket(129, 1)),
         devices=(SeenDevice(DEVICE, "merged", 2, 1_700_000_099.0, 5),),
@@ -256,6 +261,11 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         bytes_up=5_120,
         bytes_down=1 << 33,
     )
+    mae = MainMetric("mae", higher_is_better=False)
+    by_mae = structs.replace(
+        told, **evaluation_fields(mae, (MeasuredVersion(2, "judge", 0.25, 1_700_000_090.25),)), accuracies=()
+    )
+    erred = structs.replace(measured, metrics={"loss": 0.125, "mae": 0.25}, declared=mae)
     here: dict[str, str | int] = {"device": DEVICE}
     return [
         update("update in float32", encode_vector(WEIGHTS, LAYOUT, "float32")),
@@ -274,6 +284,13 @@ def _all() -> list[tuple[str, topics.Kind | None, Message, dict[str, str | int]]
         ("presence", "presence", Presence(status="online", firmware="fw 1.2", capability={"int8": "yes"}), here),
         ("presence: the will", "presence", Presence(status="offline", firmware="fw 1.2"), here),
         ("evaluation", "evaluation", measured, {"device": "judge"}),
+        ("evaluation by another main metric", "evaluation", erred, {"device": "judge"}),
         ("aggregator status", "aggregator", status, {"shard": 0}),
         ("aggregator status with a summary", "aggregator", structs.replace(status, summary=told), {"shard": 0}),
+        (
+            "aggregator status with a summary of another main metric",
+            "aggregator",
+            structs.replace(status, summary=by_mae),
+            {"shard": 0},
+        ),
     ]

@@ -25,9 +25,10 @@ from wire_contract.encoding.subsets import SET_MAX
 from wire_contract.errors import TopicError
 from wire_contract.layout import Vector
 from wire_contract.message_fields import Grid, Outcome, RefusalReason, Status
-from wire_contract.messages import Delta, Message, Summary
+from wire_contract.messages import Delta, Message
 from wire_contract.publication.deltas import GRIDS
 from wire_contract.publication.manifest import decode_snapshot
+from wire_contract.summary import Summary
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text()
 UNITS = {"MIB", "KIB"}

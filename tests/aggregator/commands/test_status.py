@@ -16,6 +16,7 @@ from tests.aggregator.synthetic import (
     SyntheticDevice,
     begin,
 )
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import Evaluation
 
 
@@ -62,10 +63,47 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
         "duplicates   1",
         "refused      2 (malformed 1, unknown_base 1)",
         "updated      2023-11-14T22:14:20+00:00",
-        r"evaluation   version 0: \x1b[2J 0.5, accuracy 0.875",
+        r"evaluation   version 0: accuracy 0.875, \x1b[2J 0.5",
     ]
     assert (found["merged"], found["duplicates"], found["refused"]) == (1, 1, 2)
     assert (found["task"], found["evaluation"]) == (SETTINGS.task, {"accuracy": 0.875, "\x1b[2J": 0.5})
+
+
+def test_status_names_the_main_metric_and_its_direction_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
+        begin(ledger)
+        for metrics, main_metric in (
+            ({"accuracy": 0.5}, ACCURACY),
+            ({"loss": 0.25, "perplexity": 1830.4}, MainMetric("perplexity", higher_is_better=False)),
+        ):
+            evaluation = Evaluation(
+                task=TASK,
+                device="judge",
+                version=0,
+                digest=bytes(32),
+                samples=3,
+                metrics=metrics,
+                declared=main_metric,
+            )
+            ledger.commit_batch(batch_of([], [evaluation]), now=T0)
+        assert main(["status"]) == 0
+        text = capsys.readouterr().out
+        assert main(["status", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+    assert text.splitlines()[-1] == "evaluation   version 0: perplexity 1830 (lower is better), loss 0.25"
+    assert (found["main_metric"], found["higher_is_better"]) == ("perplexity", False)
+
+
+def test_status_is_short_whatever_an_evaluator_says(capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger(Path("ledger.sqlite3"), task=TASK) as ledger:
+        begin(ledger)
+        metrics = {f"{number:03}{'x' * 1000}": 0.5 for number in range(256)}
+        evaluation = Evaluation(task=TASK, device="judge", version=0, digest=bytes(32), samples=3, metrics=metrics)
+        ledger.commit_batch(batch_of([], [evaluation]), now=T0)
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert shown.endswith(", and 224 more (--json shows all)")
+    assert len(shown) < 32 * 80
 
 
 def test_status_says_how_many_devices_the_next_version_lacks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,7 @@ def full_point(measurement: Measurement, *, number: int = 0) -> Point:
     fields: dict[str, Value] = {
         one.name: number if one.type == "integer" else VALUES[one.type] for one in measurement.fields
     }
-    if measurement.family is not None:
-        fields[measurement.family.name + "walking"] = VALUES[measurement.family.type]
+    fields |= {family.name + "walking": VALUES[family.type] for family in measurement.families}
     return Point(
         measurement.name, tuple(tag.values[0] if tag.values else "all" for tag in measurement.tags[2:]), fields
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aggregator.admission import Duplicate, Judged, Merge, Refuse, Verdict
 from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX, UpdatePoints
 from aggregator.telemetry.lines import LineWriter, Point, Tags, Value
-from aggregator.telemetry.schema import UPDATE_METRICS
+from aggregator.telemetry.schema import MEASUREMENTS, UPDATE_METRICS
 from wire_contract.message_fields import RefusalReason
 from wire_contract.messages import Update
 
@@ -195,3 +195,37 @@ def test_sums_of_a_known_batch() -> None:
             "train_seconds": 3.0,
         },
     )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"loss": 0.5, "mae": 2.5}, {"metric": 2.5, "metric_name": "mae", "is_share": False}),
+        (
+            {"loss": 0.5, "macro_f1": 0.25, "teacher_loss": 1.0, "teacher_macro_f1": 0.5, "battery_percent": 9.0},
+            {"metric": 0.25, "metric_name": "macro_f1", "is_share": True},
+        ),
+        ({"accuracy": 0.5, "else": 1.0}, {"metric": 0.5, "metric_name": "accuracy", "is_share": True}),
+        ({"accuracy": 1.5}, {}),
+        ({"loss": 0.5, "one": 1.0, "two": 2.0}, {}),
+        ({"loss": 0.5, "mae": 1e101}, {}),
+        ({"loss": 0.5}, {}),
+    ],
+)
+def test_the_main_metric_of_an_update(metrics: dict[str, float], expected: dict[str, Value]) -> None:
+    told = update("d1", metrics=metrics)
+    point = condensed([Judged(Merge(1.0, 0), told, 7, "d1", b"x")]).points()[0]
+    assert {name: point.fields[name] for name in ("metric", "metric_name", "is_share") if name in point.fields} == (
+        expected
+    )
+    assert set(point.fields) <= {field.name for field in MEASUREMENTS["fedkd_update"].fields}, "devices name no fields"
+
+
+def test_a_sum_has_the_mean_of_the_most_frequent_main_metric() -> None:
+    names = ["mae"] * SINGLE_UPDATES_MAX + ["mae", "odd", "mae"]
+    batch = [
+        Judged(Merge(1.0, 0), update("d1", metrics={"loss": 1.0, name: float(number)}), 7, "d1", b"x")
+        for number, name in enumerate(names)
+    ]
+    rest = condensed(batch).points()[-1]
+    assert (rest.fields["updates"], rest.fields["metric_name"], rest.fields["metric"]) == (3, "mae", 9.0)

@@ -12,7 +12,7 @@ from aggregator.telemetry.condensing import SINGLE_UPDATES_MAX
 from aggregator.telemetry.lines import LineWriter, Point
 from aggregator.telemetry.participation import Activity
 from aggregator.telemetry.recording import GAUGE_SECONDS, Recording
-from aggregator.telemetry.schema import COHORTS_MAX, MEASUREMENTS, RECALL_CLASSES_MAX
+from aggregator.telemetry.schema import COHORTS_MAX, MEASUREMENTS, OTHER_METRICS_MAX, RECALL_CLASSES_MAX
 from aggregator.telemetry.spool import Spool
 from tests.aggregator.stage import Stage
 from tests.aggregator.synthetic import (
@@ -28,8 +28,11 @@ from tests.aggregator.synthetic import (
 from tests.aggregator.telemetry.points import series_max
 from wire_contract.codec import encode
 from wire_contract.layout import Layout
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import Evaluation
 from wire_contract.topics import build
+
+MAIN_FIELDS = ("metric", "metric_name", "higher_is_better", "is_share", "score")
 
 
 class Recorded:
@@ -50,7 +53,7 @@ class Recorded:
     def of(self, measurement: str) -> list[Point]:
         return [point for point in self.points if point.measurement == measurement]
 
-    def evaluate(self, device: str, **metrics: float) -> None:
+    def evaluate(self, device: str, main: MainMetric = ACCURACY, /, **metrics: float) -> None:
         line = self.stage.line
         told = Evaluation(
             task=TASK,
@@ -59,6 +62,7 @@ class Recorded:
             digest=line.release.published.digest,
             samples=50,
             metrics=metrics,
+            declared=main,
         )
         self.stage.mailbox.publish(build("evaluation", root=ROOT, task=TASK, device=device), encode(told))
 
@@ -103,6 +107,9 @@ def test_outcomes_are_points(recorded: Recorded) -> None:
         "loss": 0.5,
         "accuracy": 0.75,
         "battery_percent": 42.0,
+        "metric": 0.75,
+        "metric_name": "accuracy",
+        "is_share": True,
     }
     assert twice.tags == ("duplicate", "none")
     assert strange.tags == ("refused", "unknown_base")
@@ -159,21 +166,48 @@ def test_evaluations_have_the_cohort_of_their_evaluator(recorded: Recorded) -> N
         "accuracy": 0.9,
         "loss": 0.25,
         "recall_standing_still": 0.5,
+        "other_unknown": 1.0,
+        "metric": 0.9,
+        "metric_name": "accuracy",
+        "higher_is_better": True,
+        "is_share": True,
+        "score": 0.9,
     }
     assert second.tags == ("slow",)
     (batch,) = recorded.of("fedkd_batch")
     assert batch.fields["evaluations"] == 2
 
 
-def test_cohorts_and_classes_are_bounded(recorded: Recorded) -> None:
+def test_an_evaluation_by_another_main_metric(recorded: Recorded) -> None:
+    recorded.evaluate("evaluator", MainMetric("mean error", higher_is_better=False), loss=0.1, **{"mean error": 1830.5})
+    recorded.evaluate("evaluator", MainMetric("macro_f1"), macro_f1=0.75)
+    recorded.evaluate("evaluator", MainMetric("missing"), loss=0.1)
+    recorded.stage.step()
+    error, share, missing = recorded.of("fedkd_evaluation")
+    assert {name: error.fields[name] for name in MAIN_FIELDS} | {"other_mean_error": 1830.5} == {
+        "metric": 1830.5,
+        "metric_name": "mean error",
+        "higher_is_better": False,
+        "is_share": False,
+        "score": -1830.5,
+        "other_mean_error": 1830.5,
+    }
+    assert "accuracy" not in error.fields
+    assert [share.fields[name] for name in MAIN_FIELDS] == [0.75, "macro_f1", True, True, 0.75]
+    assert not set(MAIN_FIELDS) & set(missing.fields)
+
+
+def test_cohorts_classes_and_other_metrics_are_bounded(recorded: Recorded) -> None:
     for number in range(100):
-        recorded.evaluate(f"evaluator.c{number}", accuracy=0.5, **{f"recall_{number}": 0.5})
+        recorded.evaluate(f"evaluator.c{number}", accuracy=0.5, **{f"recall_{number}": 0.5, f"metric {number}": 0.5})
     recorded.stage.step(2)
     points = recorded.of("fedkd_evaluation")
     assert len(points) == 100
     assert {point.tags[0] for point in points} == {*(f"c{number}" for number in range(COHORTS_MAX)), "other"}
     classes = {name for point in points for name in point.fields if name.startswith("recall_")}
     assert len(classes) == RECALL_CLASSES_MAX
+    others = {name for point in points for name in point.fields if name.startswith("other_")}
+    assert len(others) == OTHER_METRICS_MAX
 
 
 def test_how_it_stands_is_told_now_and_then(recorded: Recorded) -> None:
