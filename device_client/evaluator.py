@@ -16,6 +16,7 @@ from wire_contract import codec
 from wire_contract.errors import ContractError, LayoutError, LinkError
 from wire_contract.limits import CONTROL_LIMITS
 from wire_contract.link.protocol import Link
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import Evaluation
 from wire_contract.program.health import Heartbeat, no_heartbeat
 from wire_contract.publication.manifest import PublishedVersion
@@ -51,10 +52,13 @@ class Evaluator:
         link: Link,
         measure: Measure,
         emit: Emit,
+        main: MainMetric = ACCURACY,
         firmware: str = "",
         trust: ModelTrust | None = None,
         heartbeat: Heartbeat = no_heartbeat,
     ) -> None:
+        """`main` says which of the metrics is the main one, and in which direction it is good."""
+        self._main = main
         self._heartbeat = heartbeat
         self._task, self._device, self._root = task, device, root
         self._firmware = firmware
@@ -101,8 +105,14 @@ class Evaluator:
         return True
 
     def _report(self, published: PublishedVersion, measured: Measured, *, wait: bool) -> None:
-        metrics = publishable(measured.metrics)
-        self._emit("evaluated", version=published.version, metrics=metrics)
+        metrics = publishable(measured.metrics, main=self._main)
+        self._emit(
+            "evaluated",
+            version=published.version,
+            metrics=metrics,
+            main_metric=self._main.name,
+            higher_is_better=self._main.higher_is_better,
+        )
         evaluation = Evaluation(
             task=self._task,
             device=self._device,
@@ -110,6 +120,7 @@ class Evaluator:
             digest=published.digest,
             samples=measured.samples,
             metrics=metrics,
+            declared=self._main,
         )
         topic = build("evaluation", root=self._root, task=self._task, device=self._device)
         try:
@@ -135,7 +146,10 @@ class Evaluator:
         self._link.publish(presence_topic(self._root, self._task, self._device), payload, retain=True)
 
 
-def publishable(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics that the wire contract accepts: finite ones, and at most as many as a map may have items."""
-    finite = [(name, value) for name, value in metrics.items() if math.isfinite(value)]
-    return dict(finite[: CONTROL_LIMITS.map_items])
+def publishable(metrics: dict[str, float], *, main: MainMetric = ACCURACY) -> dict[str, float]:
+    """The metrics that the wire contract accepts: finite ones, and at most as many as a map may have items. The main
+    one is among them.
+    """
+    finite = [name for name, value in metrics.items() if math.isfinite(value)]
+    kept = set(sorted(finite, key=lambda name: name != main.name)[: CONTROL_LIMITS.map_items])
+    return {name: metrics[name] for name in finite if name in kept}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TextIO
 
 from wire_contract.link.traffic import Traffic
+from wire_contract.main_metric import ACCURACY, MainMetric
 
 Fields = Mapping[str, Any]
 LogFormat = Literal["text", "json"]
@@ -36,10 +37,20 @@ def _numbers(metrics: Mapping[str, float]) -> str:
 
 
 def _trained(f: Fields) -> str:
-    measured = {name: f[name] for name in ("loss", "accuracy") if f[name] is not None}
     return f"trained on model {f['base_version']}, round {f['round']}: {f['steps']} steps, {f['seconds']:.1f} s" + (
-        f", {_numbers(measured)}" if measured else ""
+        f", {_numbers(f['metrics'])}" if f["metrics"] else ""
     )
+
+
+def _evaluated(f: Fields) -> str:
+    """The main metric comes first, with its direction if it is not accuracy."""
+    main = MainMetric(f["main_metric"], f["higher_is_better"])
+    rest = {name: value for name, value in f["metrics"].items() if name != main.name}
+    parts = [_numbers(rest)] if rest else []
+    if main.name in f["metrics"]:
+        direction = "" if main == ACCURACY else f" ({main.direction})"
+        parts.insert(0, f"{main.name} {f['metrics'][main.name]:.4g}{direction}")
+    return f"model {f['version']}: {', '.join(parts)}"
 
 
 def _receipt(f: Fields) -> str:
@@ -61,7 +72,8 @@ EVENTS: Mapping[str, Event] = {
     "training": Event(
         ("base_version", "round"), lambda f: f"training on model {f['base_version']}, round {f['round']}"
     ),
-    "trained": Event(("base_version", "round", "steps", "seconds", "loss", "accuracy"), _trained),
+    # `loss` and `accuracy` are in `metrics`, too, and null if not measured: readers of older logs know them by name.
+    "trained": Event(("base_version", "round", "steps", "seconds", "metrics", "loss", "accuracy"), _trained),
     "queued": Event(
         ("sequence", "base_version", "bytes"),
         lambda f: f"update {f['sequence']} on model {f['base_version']} queued ({f['bytes']} bytes)",
@@ -76,7 +88,7 @@ EVENTS: Mapping[str, Event] = {
     "traffic": Event(
         ("bytes_in", "bytes_out"), lambda f: f"traffic so far: {f['bytes_in']} bytes in, {f['bytes_out']} bytes out"
     ),
-    "evaluated": Event(("version", "metrics"), lambda f: f"model {f['version']}: {_numbers(f['metrics'])}"),
+    "evaluated": Event(("version", "metrics", "main_metric", "higher_is_better"), _evaluated),
     "warning": Event(("message",), lambda f: f"warning: {f['message']}"),
     "stopped": Event((), lambda _: "stopped"),
 }

@@ -113,6 +113,7 @@ class TrainingSchedule:
                 round=todo.number,
                 steps=trained.steps,
                 seconds=round(seconds, 3),
+                metrics=trained.metrics,
                 loss=trained.metrics.get("loss"),
                 accuracy=trained.metrics.get("accuracy"),
             )

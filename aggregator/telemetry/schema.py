@@ -25,7 +25,6 @@ Unit = Literal[
     "points",
     "percent",
     "share",
-    "nats",
 ]
 
 COHORTS_MAX = 16
@@ -135,9 +134,9 @@ MEASUREMENTS: Mapping[str, Measurement] = {
                 Field("samples", "integer", "", "examples trained on; sum"),
                 Field("local_steps", "integer", "", "optimiser steps; sum"),
                 Field("train_seconds", "float", "seconds", "local training time; sum"),
-                Field("loss", "float", "nats", "of the student, on the device's own training data"),
+                Field("loss", "float", "", "of the student, on its own training data; of a classifier in nats"),
                 Field("accuracy", "float", "share", "of the student, on the device's own training data"),
-                Field("teacher_loss", "float", "nats", "of the local teacher that is trained too (FedKD)"),
+                Field("teacher_loss", "float", "", "of the local teacher that is trained too (FedKD)"),
                 Field("teacher_accuracy", "float", "share", "of the local teacher that is trained too (FedKD)"),
                 Field("battery_percent", "float", "percent", "charge, if the device reports it as a metric"),
                 Field(
@@ -196,7 +195,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
                 Field("samples", "integer", "", "number of examples"),
                 Field("accuracy", "float", "share", "over all examples"),
                 Field("macro_f1", "float", "share", "mean over the classes"),
-                Field("loss", "float", "nats", "mean over the examples, as the task defines it"),
+                Field("loss", "float", "", "mean over the examples; of a classifier in nats"),
                 Field("metric", "float", "", "main metric, as the evaluator declares it; accuracy if it declares none"),
                 Field("metric_name", "string", "", "name of the main metric"),
                 Field("higher_is_better", "boolean", "", "direction of the main metric"),

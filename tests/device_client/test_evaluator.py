@@ -1,5 +1,6 @@
 """The evaluator measures every newest version once, tells it, and never sends anything else."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from device_client.downlink import no_model_warning
 from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.evaluator import Evaluator, Measured, publishable
+from device_client.events import EVENTS
 from device_client.presence import will
 from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
@@ -16,6 +18,7 @@ from wire_contract.errors import LayoutError, LinkError
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import CHUNK_BYTES_MAX
 from wire_contract.link.memory import MemoryBroker, MemoryLink
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import Evaluation, Presence
 from wire_contract.program.command_settings import UsageError
 from wire_contract.publication.manifest import Announcement, PublishedVersion
@@ -51,7 +54,7 @@ def publish(broker: MemoryBroker, made: Announcement, *, last_chunk: bool = True
 class Bench:
     """An evaluator at a broker in memory, and somebody who hears everything it says."""
 
-    def __init__(self, broker: MemoryBroker, *, link: MemoryLink | None = None) -> None:
+    def __init__(self, broker: MemoryBroker, *, link: MemoryLink | None = None, main: MainMetric = ACCURACY) -> None:
         self.broker = broker
         self.ear = MemoryLink(broker, "ear", subscriptions=("#",))
         self.link = link or MemoryLink(
@@ -70,6 +73,7 @@ class Bench:
             link=self.link,
             measure=self.measure,
             emit=self.emit,
+            main=main,
             firmware="f",
             heartbeat=lambda *, trouble="": self.beats.append(trouble),
         )
@@ -243,6 +247,27 @@ def test_metrics_that_the_contract_does_not_take_stay_here(bench: Bench) -> None
     assert metrics["accuracy"] == 0.25
     assert "loss" not in metrics
     assert publishable({"inf": float("inf")}) == {}
+
+
+def test_the_main_metric_is_declared_and_comes_first() -> None:
+    bench = Bench(MemoryBroker(), main=MainMetric("mae", higher_is_better=False))
+    bench.metrics = {f"error_{index}": 1.0 for index in range(400)} | {"mae": 0.213}
+    publish(bench.broker, version(1))
+    bench.turn()
+    (payload,) = [payload for topic, payload in bench.heard() if "evaluation" in topic]
+    evaluation = codec.decode(payload, Evaluation)
+    assert (evaluation.main, evaluation.main_value) == (MainMetric("mae", higher_is_better=False), 0.213)
+    (fields,) = [fields for name, fields in bench.events if name == "evaluated"]
+    assert EVENTS["evaluated"].text(fields).startswith("model 1: mae 0.213 (lower is better), error_0 1, ")
+    assert json.loads(json.dumps(fields))["main_metric"] == "mae"
+
+
+def test_accuracy_needs_no_explanation(bench: Bench) -> None:
+    bench.metrics = {"a": 1.0, "accuracy": 0.5}
+    publish(bench.broker, version(1))
+    bench.turn()
+    (fields,) = [fields for name, fields in bench.events if name == "evaluated"]
+    assert EVENTS["evaluated"].text(fields) == "model 1: accuracy 0.5, a 1"
 
 
 def test_the_feed_knows_why_there_is_no_connection() -> None:

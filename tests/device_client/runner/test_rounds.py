@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_client.events import EVENTS
 from device_client.trainer import Trained
 from tests.device_client.stage import DEVICE, LAYOUT, TASK, Stage, model
 
@@ -23,6 +24,9 @@ def test_one_round_from_the_retained_model_to_the_receipt(stage: Stage) -> None:
     assert update.train_seconds == pytest.approx(2.0)
     names = [name for name, _ in stage.events if name != "traffic"]
     assert names == ["connected", "model", "training", "trained", "queued", "sent", "receipt"]
+    (trained,) = stage.told("trained")
+    assert trained["metrics"] == {"loss": 0.5, "accuracy": 0.75}
+    assert EVENTS["trained"].text(trained).endswith(", accuracy 0.75, loss 0.5")
     assert stage.told("receipt") == [
         {"sequence": 1, "outcome": "merged", "version": 1, "weight": 0.0, "staleness": 0, "reason": None}
     ]
