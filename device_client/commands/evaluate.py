@@ -14,6 +14,7 @@ from device_client.settings import EvaluateSettings
 from device_client.stop_signals import on_stop
 from device_client.tasks.checking import check_network
 from wire_contract.link.mqtt import MqttLink
+from wire_contract.main_metric import MainMetric
 from wire_contract.program.health import heartbeat
 from wire_contract.publication.manifest import PublishedVersion
 from wire_contract.signatures.key_files import read_all_public_keys
@@ -48,6 +49,7 @@ def evaluate_models(settings: EvaluateSettings) -> None:
             link=link,
             measure=measure,
             emit=emit,
+            main=MainMetric(task.objective.main, task.objective.higher_is_better),
             firmware=this_firmware(),
             trust=trust,
             heartbeat=beats,
