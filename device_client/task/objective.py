@@ -9,6 +9,7 @@ from torch import Tensor
 from device_client.task.batches import Batch, Forward, outputs_of
 from device_client.task.losses import LabelLoss
 from device_client.task_checks import TaskError, check_label_names
+from wire_contract.limits import NAME_CHARACTERS_MAX
 
 Loss = Callable[[Any, Batch], Tensor]
 """Maps a network's outputs and the batch to the mean loss over the batch, a scalar."""
@@ -72,6 +73,8 @@ class Objective:
                 raise TaskError(f"objective: {name} must be a function{hint}, not {type(value).__name__}")
         if not isinstance(self.main, str) or not self.main:
             raise TaskError(f"objective: main={self.main!r} must be the name of one of the metrics")
+        if len(self.main) > NAME_CHARACTERS_MAX:
+            raise TaskError(f"objective: main={self.main!r} is longer than {NAME_CHARACTERS_MAX} characters")
         if not isinstance(self.higher_is_better, bool):
             raise TaskError(f"objective: higher_is_better={self.higher_is_better!r} must be True or False")
         check_label_names(self.labels, "objective: labels")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from device_client.task import Examples, Recipe, Task, TaskError, pooled
+from device_client.task import Examples, Recipe, Task, TaskError, pooled, regression
 
 REPOSITORY = Path(__file__).parents[2]
 INPUTS = np.arange(12, dtype=np.float64).reshape(4, 3)
@@ -149,3 +149,8 @@ def test_recipes_that_are_not_valid(fields: dict[str, Any], said: str) -> None:
 )
 def test_tasks_that_are_not_valid(fields: dict[str, Any], said: str) -> None:
     assert said in complaint(lambda: task(**fields))
+
+
+def test_a_main_metric_needs_a_name_that_fits_its_message() -> None:
+    assert replace(regression(), main="m" * 64).main
+    assert "longer than 64 characters" in complaint(lambda: replace(regression(), main="m" * 65))
