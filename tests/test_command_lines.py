@@ -37,9 +37,7 @@ def commands() -> Iterator[list[str]]:
 
 def settings_of(words: list[str]) -> type[CommandSettings]:
     row = SUITE.programs[words[0]]
-    found = row.program().commands[row.command or words[1]].settings
-    assert issubclass(found, CommandSettings)
-    return found
+    return row.program().commands[row.command or words[1]].settings_class()
 
 
 ALL = list(commands())

@@ -64,7 +64,7 @@ def test_the_programs_take_every_command(one: Shown, monkeypatch: pytest.MonkeyP
     if one.inline and (not rest or rest[0] == "NAME"):
         return
     name, flags = program.choose(rest)
-    settings = program.commands[name].settings
+    settings = program.commands[name].settings_class()
     if one.inline:
         parse(settings, [flag for flag in flags if flag not in HELP_FLAGS])
         return

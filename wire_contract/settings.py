@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode
 
 from wire_contract.client_ids import client_id_below
 from wire_contract.errors import FileUnusable, LinkError, TopicError
@@ -88,9 +87,9 @@ def _split(value: object) -> object:
     return [part for one in given for part in (one.split(",") if isinstance(one, str) else [one]) if part]
 
 
-Files = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+Files = Annotated[tuple[Path, ...], BeforeValidator(_split)]
 """A flag that may be given several times; in the environment or in one flag, separated by commas."""
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """The same for names."""
 BrokerUrl = Annotated[str, AfterValidator(check_broker)]
 DeviceName = Annotated[str, _named("device")]

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from aggregator.enrolment.roles import Role
 from wire_contract.program.command_settings import CommandSettings
@@ -36,6 +34,7 @@ class EnrolSettings(AuthoritySettings):
     """Issues a key and certificate, or a password, to one client of the broker or to the broker."""
 
     only_flags = ("password",)
+    """Other programs read a secret from FEDKD_PASSWORD; here the flag is a switch."""
 
     device: str = Field(description="name; a device's is its device id")
     role: Role = Field("device", description="aggregator, viewer and evaluator go by these names, or aggregator-1 …")
@@ -56,24 +55,6 @@ class EnrolSettings(AuthoritySettings):
     renew: bool = Field(
         False, description="issue another one to a name that has one; the old certificate stays valid until it expires"
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Ignores FEDKD_PASSWORD: other programs read a secret from it; here the flag is a switch."""
-        _ = env_settings, dotenv_settings, file_secret_settings
-        return init_settings, _WithoutPassword(settings_cls)
-
-
-class _WithoutPassword(EnvSettingsSource):
-    def __call__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__call__().items() if name not in EnrolSettings.only_flags}
 
 
 class RevokeSettings(AuthoritySettings):

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from pydantic_settings import BaseSettings
 
 from asyncfedkd.programs import SUITE
 from tests.broker.mosquitto import program
@@ -17,7 +16,7 @@ from tests.deployment.compose_file import (
     REPOSITORY,
     read_services,
 )
-from wire_contract.program.command_settings import read_settings
+from wire_contract.program.command_settings import CommandSettings, read_settings
 from wire_contract.program.flags import ENVIRONMENT_PREFIX
 
 SERVICES = read_services()
@@ -25,7 +24,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 UNITS = sorted((REPOSITORY / "deployment" / "systemd").iterdir())
 
 
-def programs() -> Iterator[tuple[str, type[BaseSettings], Sequence[str], Mapping[str, str]]]:
+def programs() -> Iterator[tuple[str, type[CommandSettings], Sequence[str], Mapping[str, str]]]:
     """What of our programs is started, with its flags and environment."""
     for service in SERVICES.values():
         words = list(service.command)
@@ -38,15 +37,15 @@ def programs() -> Iterator[tuple[str, type[BaseSettings], Sequence[str], Mapping
             yield f"{service.name}'s health", *_settings_of(check[2:]), service.environment
 
 
-def _settings_of(words: list[str]) -> tuple[type[BaseSettings], list[str]]:
+def _settings_of(words: list[str]) -> tuple[type[CommandSettings], list[str]]:
     program = importlib.import_module(f"{words[0]}.__main__").PROGRAM
     command, flags = program.choose(words[1:])
-    return program.commands[command].settings, list(flags)
+    return program.commands[command].settings_class(), list(flags)
 
 
 @pytest.mark.parametrize("case", list(programs()), ids=lambda case: case[0])
 def test_every_command_is_one_that_the_program_takes(
-    case: tuple[str, type[BaseSettings], Sequence[str], Mapping[str, str]], monkeypatch: pytest.MonkeyPatch
+    case: tuple[str, type[CommandSettings], Sequence[str], Mapping[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, settings, flags, environment = case
     for variable in [variable for variable in os.environ if variable.startswith(ENVIRONMENT_PREFIX)]:

@@ -27,7 +27,7 @@ from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Delivery
 
-COMMANDS = {name: command.settings for name, command in PROGRAM.commands.items()}
+COMMANDS = {name: command.settings_class() for name, command in PROGRAM.commands.items()}
 REPOSITORY = Path(__file__).parents[2]
 OWN = """
 from torch import nn

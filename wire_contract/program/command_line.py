@@ -14,7 +14,8 @@
 
 `--help`, `--version`, suggestions for a misspelled name, error lines and exit codes are the same everywhere. A command
 given as "module:function" is imported only when it runs, so that help and usage errors do not wait for PyTorch, and do
-not need it installed.
+not need it installed. Settings may be given as "module:Class" in the same way, so that a command does not wait for what
+the flags of the others need.
 """
 
 import gc
@@ -27,9 +28,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
-from pydantic_settings import BaseSettings
-
-from wire_contract.program.command_settings import UsageError, read_settings
+from wire_contract.program.command_settings import CommandSettings, UsageError, read_settings
 from wire_contract.program.exit_codes import DISTRIBUTION, one_line_errors
 from wire_contract.program.flags import (
     HELP_FLAGS,
@@ -48,8 +47,9 @@ Run = Callable[[Any], int | None]
 class Command:
     """One command of a program."""
 
-    settings: type[BaseSettings]
-    """Its flags; the first line of the docstring says in `--help` what the command does."""
+    settings: type[CommandSettings] | str
+    """Its flags; the first line of the docstring says in `--help` what the command does. The class, or "module:Class",
+    which is imported when the command is chosen or listed."""
     run: Run | str
     """The function, or "module:function", which is imported when the command runs."""
     before: Callable[[], object] | None = None
@@ -57,9 +57,15 @@ class Command:
 
     @property
     def summary(self) -> str:
-        return " ".join((self.settings.__doc__ or "").split())
+        return " ".join((self.settings_class().__doc__ or "").split())
 
-    def carry_out(self, settings: BaseSettings) -> int:
+    def settings_class(self) -> type[CommandSettings]:
+        """The class of its settings, imported if it is given by name."""
+        if not isinstance(self.settings, str):
+            return self.settings
+        return cast("type[CommandSettings]", _named(self.settings))
+
+    def carry_out(self, settings: CommandSettings) -> int:
         """Runs the command; returns its exit code."""
         if self.before is not None:
             self.before()
@@ -69,9 +75,15 @@ class Command:
         """The function of this command, imported if it is given by name."""
         if not isinstance(self.run, str):
             return self.run
-        module, _, name = self.run.partition(":")
         with _no_garbage_collection():
-            return cast("Run", getattr(import_module(module), name))
+            return cast("Run", _named(self.run))
+
+
+def _named(reference: str) -> object:
+    """What "module:name" stands for."""
+    module, _, name = reference.partition(":")
+    found: object = getattr(import_module(module), name)
+    return found
 
 
 @contextmanager
@@ -154,11 +166,12 @@ class Program:
             arguments = HELP_FLAGS
         name, rest = self.choose(arguments)
         command = self.commands[name]
-        if VERSION_FLAG in rest and not has_version_flag(command.settings):
+        settings = command.settings_class()
+        if VERSION_FLAG in rest and not has_version_flag(settings):
             print(_version_line())
             return 0
         started_as = called if name == self.default else f"{called} {name}"
-        return command.carry_out(read_settings(command.settings, rest, program=started_as))
+        return command.carry_out(read_settings(settings, rest, program=started_as))
 
 
 @dataclass(frozen=True, kw_only=True)

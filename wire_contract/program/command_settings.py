@@ -9,27 +9,23 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wire_contract.errors import ContractError
-from wire_contract.program.flags import ENVIRONMENT_PREFIX, HELP_FLAGS, Flag, FlagError, flags_of, help_text, parse
+from wire_contract.program.flags import HELP_FLAGS, Flag, FlagError, flags_of, help_text, parse
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound="CommandSettings")
 
 
 class UsageError(ContractError):
     """A setting is wrong or missing; the text is one line for the user. The program ends with exit code 2."""
 
 
-class CommandSettings(BaseSettings):
+class CommandSettings(BaseModel):
     """Base class of the settings of a command."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_prefix_target="all",
-        env_ignore_empty=True,
-    )
+    # defer_build: of a program's commands only the one that runs needs its validator.
+    model_config = ConfigDict(extra="forbid", validate_default=True, defer_build=True)
     only_flags: ClassVar[Collection[str]] = ()
     """Names of settings that have a flag but no environment variable."""
     flag_groups: ClassVar[Mapping[str, str]] = {}
@@ -47,13 +43,19 @@ def read_settings(kind: type[S], arguments: Sequence[str], *, program: str) -> S
         sys.exit(0)
     try:
         given = parse(kind, arguments)
-        return kind(**given)
+        return kind(**{**_from_environment(kind), **given})
     except FlagError as error:
         raise UsageError(str(error)) from None
-    except SettingsError as error:
-        raise UsageError(_one_line(str(error))) from None
     except ValidationError as error:
         raise UsageError("; ".join(_complaints(error, {flag.key: flag for flag in flags_of(kind)}, given))) from None
+
+
+def _from_environment(kind: type[BaseModel]) -> dict[str, str]:
+    """The variables of these settings that are set, as text, by the names of the settings. Upper and lower case are
+    the same; empty values count as not given.
+    """
+    variables = {name.upper(): value for name, value in os.environ.items() if value}
+    return {flag.key: variables[flag.variable] for flag in flags_of(kind) if flag.variable in variables}
 
 
 def _complaints(error: ValidationError, flags: Mapping[str, Flag], given: Mapping[str, object]) -> list[str]:

@@ -14,9 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
-from pydantic import AliasChoices
+from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
 
 from wire_contract.limits import KIB, MIB
 
@@ -73,7 +72,7 @@ class Flag:
         return f"{self.description} ({notes})" if notes else self.description
 
 
-def flags_of(settings: type[BaseSettings]) -> list[Flag]:
+def flags_of(settings: type[BaseModel]) -> list[Flag]:
     """The flags of a command, group by group."""
     begins: dict[str, str] = {}
     for base in reversed(settings.__mro__):
@@ -157,7 +156,7 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message.removeprefix("argument "))
 
 
-def parse(settings: type[BaseSettings], arguments: Sequence[str]) -> dict[str, Any]:
+def parse(settings: type[BaseModel], arguments: Sequence[str]) -> dict[str, Any]:
     """Parses the command line: values as text, by the names of the settings. Empty values count as not given.
 
     Raises:
@@ -189,7 +188,7 @@ def _unknown(word: str, known: Sequence[str]) -> str:
 # -- help
 
 
-def help_text(settings: type[BaseSettings], *, program: str, columns: int | None = None) -> str:
+def help_text(settings: type[BaseModel], *, program: str, columns: int | None = None) -> str:
     """What `--help` prints on a terminal with `columns` columns; None: on this one."""
     flags, width = flags_of(settings), usable_columns(columns)
     needed = [flag.shown for flag in flags if flag.needed]
@@ -210,7 +209,7 @@ def help_text(settings: type[BaseSettings], *, program: str, columns: int | None
     return "\n".join(lines)
 
 
-def has_version_flag(settings: type[BaseSettings]) -> bool:
+def has_version_flag(settings: type[BaseModel]) -> bool:
     """Whether the command has a flag `--version` of its own, as move-forward has."""
     return any(flag.name == VERSION_FLAG for flag in flags_of(settings))
 

@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -45,6 +45,63 @@ def test_one_person_is_one_device_and_nobody_is_on_two_sides() -> None:
 def test_acceleration_is_in_g(wheel: Path) -> None:
     gravity = windows_of(wheel, (3, 4)).inputs[:, :3].mean(dim=2).norm(dim=1).median()
     assert float(gravity) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.fixture
+def _afresh() -> Iterator[None]:
+    windows_of.cache_clear()
+    yield
+    windows_of.cache_clear()
+
+
+@pytest.mark.usefixtures("_afresh")
+def test_windows_are_unpacked_once_and_kept_beside_the_wheel(tmp_path: Path, wheel: Path) -> None:
+    here = tmp_path / WHEEL
+    here.symlink_to(wheel)
+    unpacked = windows_of(here, (3,))
+    (kept,) = tmp_path.glob("*-windows-3.npz")
+    here.unlink()
+    windows_of.cache_clear()
+    read = windows_of(here, (3,))
+    assert torch.equal(read.inputs, unpacked.inputs)
+    assert torch.equal(read.labels, unpacked.labels)
+    assert read.persons is not None
+    assert unpacked.persons is not None
+    assert read.persons.tolist() == unpacked.persons.tolist()
+    assert kept.stat().st_size < 2_000_000
+
+
+@pytest.mark.usefixtures("_afresh")
+@pytest.mark.parametrize("fault", ["other values", "cut", "not an archive", "other person"])
+def test_kept_windows_that_are_not_the_right_ones_are_replaced(tmp_path: Path, wheel: Path, fault: str) -> None:
+    here = tmp_path / WHEEL
+    here.symlink_to(wheel)
+    unpacked = windows_of(here, (3,))
+    (kept,) = tmp_path.glob("*-windows-3.npz")
+    right = kept.read_bytes()
+    match fault:
+        case "other values":
+            with np.load(kept) as file:
+                np.savez(kept, **{**file, "inputs": file["inputs"] + 1})
+        case "cut":
+            kept.write_bytes(right[: len(right) // 2])
+        case "not an archive":
+            kept.write_bytes(b"")
+        case _:
+            windows_of(here, (4,))
+            next(tmp_path.glob("*-windows-4.npz")).replace(kept)
+    windows_of.cache_clear()
+    assert torch.equal(windows_of(here, (3,)).inputs, unpacked.inputs)
+    assert kept.read_bytes() == right
+
+
+@pytest.mark.usefixtures("_afresh")
+def test_every_side_has_the_digest_of_its_windows(tmp_path: Path, wheel: Path) -> None:
+    here = tmp_path / WHEEL
+    here.symlink_to(wheel)
+    sides = [(1, 2), *((person,) for person in range(3, 9)), (9, 10)]
+    found = {persons: physiotherapy.windows_digest(windows_of(here, persons)) for persons in sides}
+    assert found == physiotherapy.WINDOWS_SHA256
 
 
 def test_student_and_teacher_answer_per_exercise_and_the_teacher_is_ten_times_larger() -> None:
