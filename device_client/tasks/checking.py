@@ -85,8 +85,9 @@ class _Loaded:
             )
         persons = getattr(data, "persons", None)
         if persons is not None:
-            before = self.persons.get(side, np.array([], dtype=np.str_))
-            self.persons[side] = np.unique(np.concatenate([before, np.asarray(persons, dtype=np.str_)]))
+            # As a set: np.unique would import numpy.ma.
+            seen = {*self.persons.get(side, []), *np.asarray(persons, dtype=np.str_).tolist()}
+            self.persons[side] = np.array(sorted(seen), dtype=np.str_)
             check_split(self.persons)
         return data
 

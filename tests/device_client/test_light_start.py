@@ -40,8 +40,25 @@ FORBIDDEN = (
     "device_client.commands.evaluate",
     "device_client.commands.export",
     "device_client.evaluator",
+    "device_client.export",
     # used only with keys
-    "cryptography.x509",
+    "cryptography",
+    # `np.unique` imports it
+    "numpy.ma",
+    # reading environment variables takes no library
+    "pydantic_settings",
+)
+FORBIDDEN_FOR_HEALTH = (
+    # called every few seconds; it reads one small file
+    "asyncio",
+    "device_client.commands",
+    "device_client.settings",
+    "numpy",
+    "paho",
+    "ssl",
+    "torch",
+    "wire_contract.codec",
+    "wire_contract.settings",
 )
 PROGRAM = """
 import json, sys
@@ -102,12 +119,34 @@ def modules_of_a_start(tmp_path: Path, *, before: str = "") -> set[str]:
     return set(json.loads(last)) - modules_of_bare_torch()
 
 
-def forbidden_among(modules: set[str]) -> list[str]:
-    return [name for name in FORBIDDEN if any(module == name or module.startswith(f"{name}.") for module in modules)]
+def forbidden_among(modules: set[str], forbidden: tuple[str, ...] = FORBIDDEN) -> list[str]:
+    return [name for name in forbidden if any(module == name or module.startswith(f"{name}.") for module in modules)]
+
+
+def how_to_mend(found: list[str]) -> str:
+    return (
+        f"{', '.join(found)}: imported at the start, where a small gateway pays for it with memory and time. Import it "
+        "in the function that uses it (# noqa: PLC0415 — and why). Who imports it: python -X importtime -m "
+        "device_client … 2>&1 | grep -A30 NAME; the importing modules come after it, less indented"
+    )
 
 
 def test_a_device_imports_nothing_that_training_does_not_use(tmp_path: Path) -> None:
-    assert forbidden_among(modules_of_a_start(tmp_path)) == []
+    found = forbidden_among(modules_of_a_start(tmp_path))
+    assert found == [], how_to_mend(found)
+
+
+def test_health_imports_next_to_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "health", "--health-file", "/nowhere"],
+        cwd=HOUSE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    found = forbidden_among(set(json.loads(done.stdout)), FORBIDDEN_FOR_HEALTH)
+    assert found == [], how_to_mend(found)
 
 
 @pytest.mark.parametrize("name", ["sympy", "torch._dynamo"])
