@@ -37,7 +37,12 @@ class Measured:
     metrics: dict[str, float]
 
 
+class MeasureError(ContractError):
+    """A model cannot be measured, for example because its main metric is not finite. The message is one line."""
+
+
 Measure = Callable[[PublishedVersion], Measured]
+"""Raises `LayoutError` or `MeasureError`."""
 
 
 class Evaluator:
@@ -79,6 +84,7 @@ class Evaluator:
             UsageError: the broker refused the first connection.
             LinkError: the link has died.
             LayoutError: (with `once`) the model does not fit this task's student.
+            MeasureError: (with `once`) it cannot be measured.
         """
         try:
             while not self._stopping and not (self.turn(TURN_SECONDS, once=once) and once):
@@ -96,7 +102,7 @@ class Evaluator:
         self._emit("model", version=arrival.published.version, bytes=arrival.manifest.size_bytes)
         try:
             measured = self._measure(arrival.published)
-        except LayoutError as error:
+        except (LayoutError, MeasureError) as error:
             if once:
                 raise
             self._emit("warning", message=f"model {arrival.published.version}: {error}")

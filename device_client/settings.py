@@ -19,6 +19,7 @@ from wire_contract.settings import ConnectionSettings, DeviceName, Files, check_
 
 Method = Literal["asyncfedkd", "fedkd"]
 """The same as `task.Method`, whose module imports torch."""
+Accelerator = Literal["auto", "cpu", "cuda"]
 UpdateEncoding = EncodingName | Literal["planned", "low-rank"]
 UPDATE_BYTES = 2_048
 """Default size of an update's tensors: `docs/experiments.md` has the accuracy at other sizes."""
@@ -53,6 +54,9 @@ class LearningSettings(CommandSettings):
     task: str = Field(min_length=1, description=_TASK)
     data: Path | None = Field(None, description=_DATA)
     threads: int = Field(1, ge=1, le=1024, description=_THREADS)
+    accelerator: Accelerator = Field(
+        "auto", description="where networks are computed; auto: CUDA if there is a device, else the CPU"
+    )
 
 
 class OnlineSettings(LearningSettings, ConnectionSettings):

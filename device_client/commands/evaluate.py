@@ -6,13 +6,16 @@ from contextlib import closing
 from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
 from device_client.downlink.model_feed import models_only
 from device_client.downlink.model_trust import VolatileTrustMemory
-from device_client.evaluator import Evaluator, Measured
+from device_client.evaluator import Evaluator, Measured, MeasureError
+from device_client.learning.accelerator import accelerator_of
 from device_client.learning.evaluation import measure as measured
 from device_client.learning.parameters import load_vector
 from device_client.presence import this_firmware, will
 from device_client.settings import EvaluateSettings
 from device_client.stop_signals import on_stop
-from device_client.tasks.checking import check_network
+from device_client.task import TaskError
+from device_client.tasks.trial import check_measuring
+from device_client.tasks.user_code import called_through_us
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.main_metric import MainMetric
 from wire_contract.program.health import heartbeat
@@ -26,11 +29,18 @@ def evaluate_models(settings: EvaluateSettings) -> None:
     task = loaded_task(settings)
     trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     emit, student, held_out = event_log(settings), task.student(), task.held_out()
-    check_network(task, student, held_out)
+    student.to(accelerator_of(settings.accelerator))
+    check_measuring(task, student, held_out)
 
     def measure(published: PublishedVersion) -> Measured:
         load_vector(student, published.layout, published.weights)
-        samples, metrics = measured(student, held_out, task, warn=lambda message: emit("warning", message=message))
+        try:
+            with called_through_us(f"task {task.name}: evaluation"):
+                samples, metrics = measured(
+                    student, held_out, task, warn=lambda message: emit("warning", message=message)
+                )
+        except TaskError as error:
+            raise MeasureError(str(error)) from None
         return Measured(samples=samples, metrics=metrics)
 
     connection = settings.mqtt_settings(

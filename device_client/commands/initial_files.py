@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from device_client.commands.setup import loaded_task, user_errors
+from device_client.learning.accelerator import accelerator_of
 from device_client.learning.asyncfedkd import train_teacher
 from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, load_vector, vector_of
@@ -45,6 +46,7 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     examples, held_out = task.teacher_data(), task.held_out()
     with seeded(settings.seed):
         teacher = task.teacher()
+    teacher.to(accelerator_of(settings.accelerator))
     check_trainable(teacher, f"task {task.name}: teacher")
     check_augment(task, examples)
     check_network(task, teacher, examples, "teacher")

@@ -12,6 +12,7 @@ from torch import nn
 from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
 from device_client.events import Emit
 from device_client.freed_memory import return_freed_memory
+from device_client.learning.accelerator import accelerator_of
 from device_client.learning.fedkd import projection_between
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
 from device_client.learning.parameters import layout_of, load_vector
@@ -26,7 +27,9 @@ from device_client.runner import Runner, RunnerSettings
 from device_client.settings import RunSettings
 from device_client.stop_signals import on_stop
 from device_client.task import Data, Recipe, Task, scheduled
-from device_client.tasks.checking import check_augment, check_network, check_trainable
+from device_client.tasks.guards import GuardedTrainer
+from device_client.tasks.trial import check_learning
+from device_client.tasks.user_code import called_through_us
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.write_retry import WriteRetry
 from wire_contract.errors import LayoutError
@@ -48,7 +51,11 @@ def run(settings: RunSettings) -> None:
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
     data, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
-    check_networks(task, student=student, teacher=teacher, data=data)
+    accelerator = accelerator_of(settings.accelerator)
+    student.to(accelerator)
+    if teacher is not None:
+        teacher.to(accelerator)
+    check_learning(task, student=student, teacher=teacher, data=data)
     layout = layout_of(student)
     emit, firmware = event_log(settings), this_firmware()
     probe = _probe(settings, task)
@@ -62,7 +69,8 @@ def run(settings: RunSettings) -> None:
         outbox = stack.enter_context(open_outbox(settings, task.name, emit))
         beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
         trainer = _trainer(task, settings, student=student, teacher=teacher, data=data, emit=emit)
-        trainer.warm_up()
+        with called_through_us(f"task {task.name}: the first batch"):
+            trainer.warm_up()
         return_freed_memory()
         link = stack.enter_context(closing(MqttLink(connection)))
         runner = Runner(
@@ -72,7 +80,7 @@ def run(settings: RunSettings) -> None:
             link=link,
             root=settings.root,
             outbox=outbox,
-            trainer=trainer,
+            trainer=GuardedTrainer(trainer, task.name),
             training_unmet=_unmet(settings.training_conditions, probe),
             upload_unmet=_unmet(settings.upload_conditions, probe),
             clock=SYSTEM_CLOCK,
@@ -98,20 +106,6 @@ def task_with_flags(task: Task, settings: RunSettings) -> Task:
     if settings.method is not None:
         task = replace(task, recipe=replace(task.recipe, method=settings.method))
     return task if settings.schedule_versions is None else scheduled(task, settings.schedule_versions)
-
-
-def check_networks(task: Task, *, student: nn.Module, teacher: nn.Module | None, data: Data) -> None:
-    """Checks that augmentation and networks accept this device's examples.
-
-    Raises:
-        TaskError: they do not.
-    """
-    check_augment(task, data)
-    check_network(task, student, data)
-    if teacher is not None:
-        check_network(task, teacher, data, "teacher")
-        if task.recipe.method == "fedkd":
-            check_trainable(teacher, f"task {task.name}: teacher")
 
 
 def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
@@ -189,6 +183,7 @@ def _trainer(
         objective=task.objective,
         teacher=None if local_teacher else teacher,
         local_teacher=local_teacher,
+        reload=(lambda: task.examples_of(settings.device)) if task.data_changes else None,
         seed=settings.seed,
     )
 

@@ -97,8 +97,8 @@ def outputs_under(teacher: nn.Module, data: Data, objective: Objective) -> Teach
 class _MeanOverExamples:
     """A plain function as a metric: its mean over batches, weighted by their examples."""
 
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self._function = function
+    def __init__(self, name: str, function: Callable[[Any, Any], Any]) -> None:
+        self._name, self._function = name, function
         self.reset()
 
     def reset(self) -> None:
@@ -106,7 +106,7 @@ class _MeanOverExamples:
 
     def update(self, predictions: Any, targets: Any) -> None:
         count = size_of(predictions)
-        self._sum += float(self._function(predictions, targets)) * count
+        self._sum += _number(self._name, self._function(predictions, targets)) * count
         self._count += count
 
     def compute(self) -> float:
@@ -123,6 +123,8 @@ class Metrics:
             TaskError: the objective's metrics are not a mapping of metrics by name.
         """
         given: object = objective.metrics()
+        if isinstance(given, Metric):  # a MetricCollection of torchmetrics, whose values have names of their own
+            given = {objective.main: given}
         if not isinstance(given, Mapping):
             raise TaskError(f"objective: metrics() returned {type(given).__name__}, not metrics by name")
         chosen = {objective.main: given[objective.main]} if only_main and objective.main in given else given
@@ -168,10 +170,14 @@ class Metrics:
             flat = value.flatten().tolist()
             labels = self._labels if len(self._labels) == len(flat) else [str(index) for index in range(len(flat))]
             return {f"{name}_{label}": float(item) for label, item in zip(labels, flat, strict=True)}
-        try:
-            return {name: float(value)}
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"objective: metric {name} returned {type(value).__name__}, not a number") from error
+        return {name: _number(name, value)}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TaskError(f"objective: metric {name} returned {type(value).__name__}, not a number") from error
 
 
 def _metric(name: str, metric: AnyMetric) -> Metric:
@@ -182,7 +188,7 @@ def _metric(name: str, metric: AnyMetric) -> Metric:
             f"objective: metric {name} must be a function of predictions and targets, or have update and compute, as "
             f"those of torchmetrics; it is {metric!r}"
         )
-    return _MeanOverExamples(metric)
+    return _MeanOverExamples(name, metric)
 
 
 def evaluate(

@@ -95,7 +95,7 @@ def optimise(
     """
     started = clock()
     generator = torch.Generator().manual_seed(seed)
-    optimisers = [(_optimiser(network, recipe, rate), rate) for network, rate in _distinct(networks)]
+    optimisers = [(optimiser_of(network, recipe, rate), rate) for network, rate in _distinct(networks)]
     steps = _Steps(epochs, batch_count(data, batch_size))
     join_single = any(normalises_batches(network) for network, _rate in networks)
     place = placement(networks[0][0])
@@ -190,7 +190,12 @@ def _distinct(networks: Sequence[tuple[nn.Module, Rate]]) -> Sequence[tuple[nn.M
     return networks
 
 
-def _optimiser(network: nn.Module, recipe: Recipe, rate: Rate) -> "AdamW | _OwnOptimiser":
+def optimiser_of(network: nn.Module, recipe: Recipe, rate: Rate) -> "AdamW | _OwnOptimiser":
+    """A fresh optimiser of a network's parameters.
+
+    Raises:
+        TaskError: the recipe's function returned none.
+    """
     if recipe.optimiser is None:
         return AdamW(network.parameters(), weight_decay=recipe.weight_decay)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -163,7 +163,7 @@ def is_map_dataset(data: object) -> TypeGuard[MapDataset]:
 def is_iterable_dataset(data: object) -> TypeGuard[Iterable[Any]]:
     """Whether the data is a `torch.utils.data.IterableDataset`, which yields single examples."""
     # By name, so that torch.utils.data is only imported by those who use it.
-    return any(base.__name__ == "IterableDataset" for base in type(data).__mro__)
+    return hasattr(data, "yields_examples") or any(base.__name__ == "IterableDataset" for base in type(data).__mro__)
 
 
 def example_count(data: Data) -> int | None:

@@ -68,7 +68,7 @@ class Objective:
     def __post_init__(self) -> None:
         for name in ("loss", "metrics", "distillation", "forward"):
             value = getattr(self, name)
-            if value is not None and not callable(value):
+            if not callable(value) and (value is not None or name != "distillation"):
                 hint = ", such as lambda: {'mae': mae}" if name == "metrics" else ""
                 raise TaskError(f"objective: {name} must be a function{hint}, not {type(value).__name__}")
         if not isinstance(self.main, str) or not self.main:

@@ -1,11 +1,7 @@
 """Calls the user's functions, checks what they return, and puts every fault into one line that says where it is."""
 
-import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -20,14 +16,11 @@ from device_client.task.batches import leaves, mapped, placement, size_of
 from device_client.task.batching import first_batch
 from device_client.task.examples import is_map_dataset, shape_of
 from device_client.task_checks import ExamplesError, first_line
-from wire_contract.errors import ContractError
+from device_client.tasks.guards import guarded
+from device_client.tasks.user_code import place_in_user_code, user_code
 
 _EXAMPLES = 2
 """Examples of the trial pass through a network."""
-_OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
-_CALLERS = {__file__, str(Path(__file__).with_name("loading.py"))}
-"""The modules that call the user's functions."""
-_LIBRARY_FOLDERS = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def checked(task: Task) -> Task:
@@ -76,57 +69,36 @@ class _Loaded:
             except ExamplesError as error:
                 raise TaskError(f"{where}: {error}") from None
             self.shapes.setdefault(call, shapes[call])
-        elif isinstance(data, (tuple, str, bytes, Tensor, np.ndarray)) or not (
-            is_map_dataset(data) or hasattr(data, "__iter__")
-        ):
-            raise TaskError(
-                f"{where} returned {type(data).__name__}, not Examples; end it with "
-                "return Examples.of(inputs, labels), or return a torch Dataset or DataLoader"
-            )
+        else:
+            _check_kind(data, where)
         persons = getattr(data, "persons", None)
         if persons is not None:
             # As a set: np.unique would import numpy.ma.
             seen = {*self.persons.get(side, []), *np.asarray(persons, dtype=np.str_).tolist()}
             self.persons[side] = np.array(sorted(seen), dtype=np.str_)
             check_split(self.persons)
-        return data
+        return guarded(data, where)
 
 
-@contextmanager
-def user_code(where: str, verb: str = "failed") -> Iterator[None]:
-    """Turns an exception of the user's code into a `TaskError` of one line, with the file and line in that code.
+def _check_kind(data: object, where: str) -> None:
+    """Checks that data that are no `Examples` can be a `Dataset` or a `DataLoader`.
 
-    One that arises in this package, in a built-in task or a command, is a defect and keeps its traceback.
-
-    Args:
-        where: what was called; it begins the line.
-        verb: what it did.
+    Raises:
+        TaskError: they cannot.
     """
-    try:
-        yield
-    except ExamplesError as error:
-        raise TaskError(f"{where}: {error}{place_in_user_code(error)}") from error
-    except (TaskError, ContractError, MemoryError):
-        raise
-    except Exception as error:
-        if _is_own(error):
-            raise
-        raise TaskError(f"{where} {verb}: {first_line(error)}{place_in_user_code(error)}") from error
-
-
-def _is_own(error: BaseException) -> bool:
-    """Whether the function that was called is one of this package."""
-    files = [frame.f_code.co_filename for frame, _line in walk_tb(error.__traceback__)]
-    return next((name.startswith(_OWN_FOLDER) for name in files if name not in _CALLERS), False)
-
-
-def place_in_user_code(error: BaseException) -> str:
-    """The last line of the user's own code in an exception's traceback; empty if there is none."""
-    for frame, line in reversed(list(walk_tb(error.__traceback__))):
-        name = frame.f_code.co_filename
-        if not name.startswith((_OWN_FOLDER, "<", *_LIBRARY_FOLDERS)):
-            return f" ({name}:{line})"
-    return ""
+    plain = isinstance(data, (tuple, list, dict, str, bytes, Tensor, np.ndarray))
+    if plain or not (is_map_dataset(data) or hasattr(data, "__iter__")):
+        raise TaskError(
+            f"{where} returned {type(data).__name__}, not Examples; end it with return Examples.of(inputs, labels), or "
+            "return a torch Dataset or DataLoader"
+        )
+    if isinstance(data, Iterator):
+        raise TaskError(
+            f"{where} returned an iterator ({type(data).__name__}), which can be read only once; return an object that "
+            "can be read again, such as a DataLoader"
+        )
+    if is_map_dataset(data) and len(data) == 0:
+        raise TaskError(f"{where}: the data set is empty")
 
 
 def _network_of(make: Callable[[], object], where: str, *, trained: bool) -> nn.Module:

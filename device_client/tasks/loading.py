@@ -11,7 +11,8 @@ from types import ModuleType
 
 from device_client.task import Task, TaskError
 from device_client.tasks import har, physiotherapy
-from device_client.tasks.checking import checked, user_code
+from device_client.tasks.checking import checked
+from device_client.tasks.user_code import user_code
 
 BUILT_IN: Mapping[str, Callable[[Path | None], Task]] = {
     "physiotherapy": physiotherapy.task,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from device_client.task.batches import outputs_of
 from device_client.task_checks import first_line
-from device_client.tasks.checking import place_in_user_code
+from device_client.tasks.user_code import place_in_user_code
 from device_client.to_onnx.errors import ExportError
 from device_client.to_onnx.parity import compare, runner_of
 from device_client.to_onnx.signature import first_examples, named_inputs

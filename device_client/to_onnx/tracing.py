@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from device_client.task_checks import first_line
-from device_client.tasks.checking import place_in_user_code
+from device_client.tasks.user_code import place_in_user_code
 from device_client.to_onnx.errors import ExportError
 from device_client.to_onnx.signature import named_outputs, rebuilt
 

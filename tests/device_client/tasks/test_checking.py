@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from device_client.__main__ import main
-from device_client.commands.run import check_networks
 from device_client.learning.parameters import layout_of, vector_of
 from device_client.learning.seeding import seeded
 from device_client.task import Examples, Recipe, SplitError
 from device_client.tasks.checking import check_augment, check_network, checked
 from device_client.tasks.loading import load_task
+from device_client.tasks.trial import check_learning
 from tests.device_client.test_task_faults import INPUTS, complaint, some, task
 
 REPOSITORY = Path(__file__).parents[3]
@@ -108,9 +108,9 @@ def test_a_teacher_may_be_frozen_unless_it_is_trained() -> None:
     assert own.teacher is not None
     teacher = own.teacher()
     assert "teacher(): all its parameters are frozen" in complaint(
-        lambda: check_networks(own, student=own.student(), teacher=teacher, data=some())
+        lambda: check_learning(own, student=own.student(), teacher=teacher, data=some())
     )
-    check_networks(replace(own, recipe=Recipe()), student=own.student(), teacher=teacher, data=some())
+    check_learning(replace(own, recipe=Recipe()), student=own.student(), teacher=teacher, data=some())
 
 
 class Returns(nn.Module):
