@@ -16,9 +16,10 @@ from device_client.data.faults import DataError
 from device_client.data.parquet_tables import read_parquet
 from device_client.data.recordings import Left, cut_table
 from device_client.data.series_form import TimeSeries
+from device_client.data.stored import MEMORY_BYTES_MAX, Store, as_persons
 from device_client.data.tables import CsvForm, Table
 from device_client.data.windowing import Cut
-from device_client.data.windows import MEMORY_BYTES_MAX, SampleStore, Windows, as_persons
+from device_client.data.windows import Windows
 from device_client.slow_work import slow_work
 
 __all__ = ["TABLES", "CsvForm", "TimeSeries", "Windows", "read_time_series"]
@@ -54,7 +55,7 @@ def read_time_series(
         raise DataError("the person is given twice: by name, and by person or person_pattern")
     listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = [found for path in listed for found in _files_in(Path(path))]
-    store = SampleStore(len(form.columns), memory_bytes_max, temporary_folder)
+    store = Store(len(form.columns), memory_bytes_max, temporary_folder)
     cut = Cut(samples=form.samples, step=form.step_samples, rule=form.label_rule)
     left = Left()
     starts: list[npt.NDArray[np.int64]] = []

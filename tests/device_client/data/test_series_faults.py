@@ -125,7 +125,7 @@ def test_a_contradictory_form_is_refused(changes: dict[str, object], message: st
 
 def test_persons_who_are_not_there(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", HEADER, walk(3.0))
-    with pytest.raises(DataError, match="there are no windows of person 'bert'; known: 'anna'"):
+    with pytest.raises(DataError, match="there are no examples of person 'bert'; known: 'anna'"):
         read_time_series(path, form(), person="anna").of("anna", "bert")
-    with pytest.raises(DataError, match="the persons of these windows are not known"):
+    with pytest.raises(DataError, match="the persons of this data are not known"):
         read_time_series(path, form()).of("anna")
