@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from device_client.data.faults import DataError, place, some
 from device_client.data.series_form import TimeSeries
-from device_client.data.tables import Names, Table
-from device_client.data.time_stamps import SECONDS
+from device_client.data.tables.table import Names, Table
+from device_client.data.tables.time_stamps import SECONDS
 from device_client.data.windowing import (
     NO_LABEL,
     Codes,

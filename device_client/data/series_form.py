@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from device_client.data.faults import DataError, some
-from device_client.data.tables import CsvForm
-from device_client.data.time_stamps import TimeUnit
+from device_client.data.tables.table import CsvForm
+from device_client.data.tables.time_stamps import TimeUnit
 from device_client.data.windowing import LabelRule
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_client.data.csv_tables import read_csv
 from device_client.data.faults import DataError
-from device_client.data.parquet_tables import read_parquet
 from device_client.data.recordings import Left, cut_table
 from device_client.data.series_form import TimeSeries
 from device_client.data.stored import MEMORY_BYTES_MAX, Store, as_persons
-from device_client.data.tables import CsvForm, Table
+from device_client.data.tables.csv_tables import read_csv
+from device_client.data.tables.parquet_tables import read_parquet
+from device_client.data.tables.table import CsvForm, Table
 from device_client.data.windowing import Cut
 from device_client.data.windows import Windows
 from device_client.slow_work import slow_work

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device_client.data.faults import DataError, needed, place, read_errors
-from device_client.data.tables import Table, Vocabulary, check_columns, finite
-from device_client.data.time_stamps import SECONDS, TimeUnit, seconds_of
+from device_client.data.tables.table import Table, Vocabulary, check_columns, finite
+from device_client.data.tables.time_stamps import SECONDS, TimeUnit, seconds_of
 from device_client.task_checks import first_line
 
 _BLOCK_ROWS = 65_536

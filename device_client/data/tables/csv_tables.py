@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_client.data.faults import DataError, place, read_errors
-from device_client.data.tables import (
+from device_client.data.tables.table import (
     MISSING,
     CsvForm,
     Names,
@@ -21,7 +21,7 @@ from device_client.data.tables import (
     finite,
     number_fault,
 )
-from device_client.data.time_stamps import TimeUnit, seconds_of
+from device_client.data.tables.time_stamps import TimeUnit, seconds_of
 
 _BLOCK_ROWS = 10_000
 """Rows in memory as text at a time; chosen: some MB, and few blocks."""
