@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from aggregator.enrolment.settings import COMMANDS as ENROLMENT
-from aggregator.initial_model import InitialModelError, read_initial_model
+from aggregator.initial_model import InitialModel, InitialModelError, read_initial_model
 from aggregator.ledger.commands import (
     BackupSettings,
     CheckLedgerSettings,
@@ -51,8 +51,8 @@ from aggregator.telemetry.assembly import open_telemetry, recording_of, second_c
 from aggregator.telemetry.settings import TelemetrySummarySettings
 from aggregator.telemetry.summary import show_telemetry
 from wire_contract.codec import encode
-from wire_contract.layout import Layout, Vector
 from wire_contract.limits import NAME_CHARACTERS_MAX
+from wire_contract.line_description import labels_shown, other_buffer, other_labels
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Link, Will
 from wire_contract.main_metric import ACCURACY, MainMetric
@@ -167,23 +167,46 @@ def _open(settings: RunSettings, line_settings: LineSettings) -> Opened:
 def _line(ledger: Ledger, settings: RunSettings, line_settings: LineSettings) -> ModelLine:
     """Restores the model line; if the ledger is empty, starts one from the initial model."""
     if ledger.layout() is None:
-        layout, weights = _first_model(settings)
-        first = opening_release(line_settings, layout, weights, published_at=time.time())
-        ledger.begin_line(row_of(first), layout, weights)
+        initial = _first_model(settings)
+        first = opening_release(line_settings, initial.layout, initial.weights, published_at=time.time())
+        ledger.begin_line(row_of(first), initial.layout, initial.weights, initial.line)
     elif settings.initial_model is not None and settings.initial_model.is_file():
-        layout, _ = read_initial_model(settings.initial_model, task=settings.task, is_published=False)
-        if layout != ledger.layout():
-            raise InitialModelError(
-                f"initial model {settings.initial_model}: its layout is not the one of ledger {settings.ledger}; "
-                f"a changed student begins the next line: asyncfedkd aggregator begin-line --task {settings.task} "
-                f"--ledger {settings.ledger} --initial-model {settings.initial_model}"
-            )
+        continue_line(ledger, settings.initial_model, task=settings.task)
     with suppress(LedgerBusy):  # needed by `status` only; the loop waits for a full disk
         ledger.note_devices_min(line_settings.devices_min)
     return restore(ledger, line_settings)
 
 
-def _first_model(settings: RunSettings) -> tuple[Layout, Vector]:
+def continue_line(ledger: Ledger, path: Path, *, task: str) -> None:
+    """Checks that the initial model at `path` is one of the ledger's line. The ledger of an older version, which says
+    nothing of labels and fixed buffers, gets the file's description.
+
+    Raises:
+        InitialModelError: layout, labels or fixed buffers are others.
+    """
+    initial, described = read_initial_model(path, task=task, is_published=False), ledger.description()
+    if initial.layout != ledger.layout():
+        raise InitialModelError(
+            f"initial model {path}: its layout is not the one of ledger {ledger.path}; a changed student begins the "
+            f"next line: asyncfedkd aggregator begin-line --task {task} --ledger {ledger.path} --initial-model {path}"
+        )
+    if initial.line is None:
+        return
+    if described is None:
+        ledger.describe_line(initial.line)
+        log.info("ledger %s takes the labels of its line from %s", ledger.path, path)
+        return
+    other = other_labels(initial.line, described, mine="the file's", place="the ledger") or other_buffer(
+        initial.line, described, mine="in the file", place="in the ledger"
+    )
+    if other is not None:
+        raise InitialModelError(
+            f"initial model {path}: not of the line of ledger {ledger.path}: {other}; a line with the same student and "
+            "another meaning needs a new task name, or a new ledger and --replace-line"
+        )
+
+
+def _first_model(settings: RunSettings) -> InitialModel:
     """The initial model of a new line.
 
     Raises:
@@ -236,6 +259,7 @@ def _lines(totals: Totals, *, now: float) -> list[tuple[str, object]]:
         return [("task", totals.task), ("version", how)]
     lines: list[tuple[str, object]] = [
         ("task", totals.task),
+        ("labels", labels_shown(totals.labels, count=totals.label_count)),
         ("version", totals.version),
         *([] if totals.closed_at is None else [("closed", utc_time(totals.closed_at))]),
         ("devices", totals.devices),

@@ -3,9 +3,11 @@
 safetensors does not keep the order of tensors, so `asyncfedkd device initial-model` writes it into metadata key
 `layout`, as JSON `[[name, [shape]], …]`; the task is in key `task`, and the purpose of the weights in key `role`
 (`wire_contract/model_roles.py`). The initial model is published to everybody, and only the role distinguishes a student
-from a teacher; so a line is started only from a file that is marked as a student.
+from a teacher; so a line is started only from a file that is marked as a student. Key `line` describes the student's
+outputs and fixed buffers (`wire_contract/line_description.py`); files of older versions do not have it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from wire_contract.errors import ContractError, LayoutError
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import MODEL_LIMITS, TENSORS_MAX
+from wire_contract.line_description import LINE_KEY, LineDescription
 from wire_contract.model_roles import ROLE_KEY, STUDENTS, wrong_role
 
 
@@ -22,8 +25,19 @@ class InitialModelError(ContractError):
     """The file cannot be used; the message says what to do."""
 
 
-def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> tuple[Layout, Vector]:
-    """Layout and weights (layout.size,) of a file.
+@dataclass(frozen=True, eq=False)
+class InitialModel:
+    """The content of an initial model's file."""
+
+    layout: Layout
+    weights: Vector
+    """float32 (layout.size,)."""
+    line: LineDescription | None
+    """What the student's outputs and fixed buffers are; None: the file was made by an older version."""
+
+
+def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> InitialModel:
+    """The initial model in a file.
 
     Args:
         path: of the file.
@@ -46,12 +60,13 @@ def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> t
             if metadata.get("task") != task:
                 raise InitialModelError(f"initial model {path}: is for task {metadata.get('task')!r}, not {task!r}")
             _check_role(path, metadata.get(ROLE_KEY), task=task, is_published=is_published)
+            line = msgspec.json.decode(metadata[LINE_KEY], type=LineDescription) if LINE_KEY in metadata else None
             weights = layout.flatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no dict
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, LayoutError, msgspec.MsgspecError) as error:
         raise InitialModelError(f"initial model {path}: {error or type(error).__name__}; {hint}") from None
     if not np.isfinite(weights).all():
         raise InitialModelError(f"initial model {path}: values are not finite; {hint}")
-    return layout, weights
+    return InitialModel(layout, weights, line)
 
 
 def _check_role(path: Path, role: str | None, *, task: str, is_published: bool) -> None:

@@ -37,6 +37,7 @@ from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import INLINE_BYTES_MAX, KEPT_DELTAS
+from wire_contract.line_description import LineDescription
 from wire_contract.publication.deltas import EncodeDelta
 from wire_contract.publication.manifest import Announcement
 from wire_contract.publication.release import Release, first_release, next_release
@@ -92,11 +93,14 @@ class ModelLine:
         claims: Mapping[str, Claim],
         recall: Callable[[DeviceKey], LastOfDevice | None],
         horizon: Callable[[], int],
+        description: LineDescription | None = None,
     ) -> None:
         self.settings = settings
         self.layout = layout = release.published.layout
         self.release = release
         self.weights = weights
+        self.description = description
+        """What the student's outputs and fixed buffers are; None: not known."""
         self._digests = dict(digests)
         self._lasts = dict(lasts)
         self._contributed = dict(contributed)
@@ -293,6 +297,7 @@ def announcement(
     expires_at: float | None = None,
     next_line: str | None = None,
     closed: bool = False,
+    description: LineDescription | None = None,
 ) -> Announcement:
     """The retained messages of the newest version; its manifest expires at `expires_at` (Unix seconds)."""
     policy = settings.policy
@@ -302,4 +307,5 @@ def announcement(
         expires_at=expires_at,
         next_line=next_line,
         closed=closed,
+        description=description,
     )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from device_client.downlink.line_check import OwnLine
 from device_client.downlink.model_feed import ModelFeed
 from device_client.downlink.model_trust import ModelTrust
 from device_client.events import Emit
@@ -61,6 +62,7 @@ class Evaluator:
         firmware: str = "",
         trust: ModelTrust | None = None,
         heartbeat: Heartbeat = no_heartbeat,
+        own_line: OwnLine | None = None,
     ) -> None:
         """`main` says which of the metrics is the main one, and in which direction it is good."""
         self._main = main
@@ -70,7 +72,7 @@ class Evaluator:
         self._link = link
         self._measure = measure
         self._emit = emit
-        self._feed = ModelFeed(link, task=task, root=root, emit=emit, greet=self._greet, trust=trust)
+        self._feed = ModelFeed(link, task=task, root=root, emit=emit, greet=self._greet, trust=trust, own_line=own_line)
         self._stopping = False
 
     def stop(self) -> None:
@@ -83,6 +85,7 @@ class Evaluator:
         Raises:
             UsageError: the broker refused the first connection.
             LinkError: the link has died.
+            LineMismatch: the first model is of a line with other labels or fixed buffers.
             LayoutError: (with `once`) the model does not fit this task's student.
             MeasureError: (with `once`) it cannot be measured.
         """

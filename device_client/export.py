@@ -68,6 +68,7 @@ def await_model(
                 weights=model.weights,
                 version=model.version,
                 role="published-model",
+                line=newest.manifest.line,
             )
 
 

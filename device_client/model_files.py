@@ -2,6 +2,7 @@
 
 role       what the weights are for (`wire_contract/model_roles.py`); missing in files of older versions
 task       name of the task
+line       JSON: labels and fixed buffers (`wire_contract/line_description.py`); missing in files of older versions
 layout     JSON [[name, [dimension, …]], …] in the order of the layout, because safetensors keeps no order
 version    decimal; only of a published version
 rounds     decimal; only of a local teacher: rounds completed
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,7 @@ from wire_contract.errors import LayoutError
 from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.permissions import PUBLIC
 from wire_contract.layout import Layout, TensorSpec, Vector, digest
+from wire_contract.line_description import LINE_KEY, LineDescription
 from wire_contract.model_roles import ROLE_KEY, ROLES, Role, wrong_role
 
 """File modes: readable by everybody, or by the owner only."""
@@ -45,6 +48,8 @@ class ModelFile:
     """Rounds completed; only of a local teacher."""
     role: Role | None = None
     """None: the file was written by an older version and does not say."""
+    line: LineDescription | None = None
+    """Labels and fixed buffers of the network; None: the file was written by an older version and does not say."""
 
 
 def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
@@ -61,6 +66,8 @@ def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
     }
     if model.role is not None:
         metadata[ROLE_KEY] = model.role
+    if model.line is not None:
+        metadata[LINE_KEY] = msgspec.json.encode(model.line).decode()
     if model.version is not None:
         metadata["version"] = str(model.version)
     if model.rounds is not None:
@@ -87,10 +94,11 @@ def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = 
             metadata = dict(file.metadata() or {})
             _check_metadata(path, metadata, task, roles)
             layout = _layout(metadata["layout"])
+            line = msgspec.json.decode(metadata[LINE_KEY], type=LineDescription) if LINE_KEY in metadata else None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — it is not a dict
     except OSError as error:
         raise ModelFileError(f"model file {path}: {error.strerror or error}") from None
-    except (SafetensorError, LayoutError, ValueError, TypeError) as error:
+    except (SafetensorError, LayoutError, ValueError, TypeError, msgspec.MsgspecError) as error:
         raise ModelFileError(f"model file {path}: {error}") from None
     for name, tensor in tensors.items():
         if tensor.dtype != np.float32:
@@ -110,6 +118,7 @@ def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = 
         version=_number(metadata, "version"),
         rounds=_number(metadata, "rounds"),
         role=cast("Role", metadata[ROLE_KEY]) if metadata.get(ROLE_KEY) in ROLES else None,
+        line=line,
     )
 
 

@@ -11,6 +11,7 @@ the parts, emits `started` and `stopped`, and closes the link and the outbox.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from device_client.downlink.line_check import LineCheck, OwnLine
 from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import NoModelWarning
 from device_client.downlink.outcome import NewModel, Outcome, Rejected
@@ -28,7 +29,7 @@ from device_client.uplink.uploader import Uploader
 from device_client.uplink.write_retry import WriteRetry
 from wire_contract import topics
 from wire_contract.compression.choice import EncodingChoice
-from wire_contract.errors import LinkError, TopicError
+from wire_contract.errors import LineMismatch, LinkError, TopicError
 from wire_contract.layout import Layout
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
 from wire_contract.link.traffic import Traffic
@@ -75,7 +76,9 @@ class Ended:
     reason: str
     """One line for a person."""
     refused: bool = False
-    """The broker refused the very first connection, so trying again will not help."""
+    """Trying again will not help: the broker refused the very first connection, or the first model is of another
+    line.
+    """
 
 
 class Runner:
@@ -102,19 +105,21 @@ class Runner:
         update_signing_key: SigningKey | None = None,
         device_metrics: DeviceMetrics = dict,
         heartbeat: Heartbeat = no_heartbeat,
+        own_line: OwnLine | None = None,
     ) -> None:
         """All parts are passed in.
 
-        `layout` is the layout of the task's student. `link` is subscribed to `presence.subscriptions` and has the will
-        of `presence.will`. `training_unmet` and `upload_unmet` return why training or uploading has to wait, one line
-        per reason. `uniform` draws a number evenly between two. `traffic` returns what the link has carried so far, if
-        it counts that. `trust` decides which manifests are accepted; None: all. With `update_signing_key`, updates are
-        signed. `device_metrics` are sent with every update. `heartbeat` is called in every turn, with what keeps the
+        `layout` is the layout of the task's student, and `own_line` what its outputs and fixed buffers are. `link` is
+        subscribed to `presence.subscriptions` and has the will of `presence.will`. `training_unmet` and
+        `upload_unmet` return why training or uploading has to wait, one line per reason. `uniform` draws a
+        number evenly between two. `traffic` returns what the link has carried so far, if it counts that.
+        `trust` decides which manifests are accepted; None: all. With `update_signing_key`, updates are signed.
+        `device_metrics` are sent with every update. `heartbeat` is called in every turn, with what keeps the
         device from working, if anything.
         """
         self._task = task_name
         self._device = device
-        self._layout = layout
+        self._line_check = LineCheck(layout, own_line, task=task_name)
         self._link = link
         self._root = root
         self._outbox = outbox
@@ -169,8 +174,6 @@ class Runner:
         )
         self._no_model_warning = NoModelWarning(self._receiver, monotonic=clock.monotonic, emit=emit)
         self._pinned = frozenset[bytes]() if trust is None else trust.key_ids
-        self._fits_task = False
-        """Whether the held model has the layout of the task's student."""
         self._heartbeat = heartbeat
         self._disconnect_reason = "not yet"
         """Why there is no connection, while there is none."""
@@ -196,11 +199,14 @@ class Runner:
             LinkError: the link itself has died.
         """
         cached = self._outbox.model(pinned=self._pinned)
-        if cached is not None:
+        refusal = None if cached is None else self._line_check.refusal(cached.line)
+        if refusal is not None:
+            self._emit("warning", message=f"the model kept on this device is not used: {refusal}")
+        elif cached is not None:
             self._take_model(self._receiver.restore(cached), is_cached=True)
         while self._turn(PATIENCE_SECONDS):
             held = self._receiver.held
-            is_base = held is not None and self._fits_task and not self._receiver.is_disowned
+            is_base = held is not None and self._line_check.is_fitting and not self._receiver.is_disowned
             todo = self._schedule.due(held.published) if held is not None and is_base else None
             if todo is not None:
                 self._schedule.train(todo)
@@ -218,7 +224,7 @@ class Runner:
             self._handle(event)
         self._catch_up()
         self._receiver.resubscribe()
-        if self._ended is None and self._receiver.held is not None:
+        if self._ended is None and self._receiver.held is not None and not self._line_check.is_foreign:
             self._uploader.send(self._receiver.held.manifest)
         self._no_model_warning.look(connected=self._connected)
         self._missing_receipts.look()
@@ -290,13 +296,19 @@ class Runner:
             case Rejected(reason=reason):
                 self._emit("warning", message=reason)
             case NewModel(published=published, manifest=manifest) as model:
-                self._fits_task = published.layout.fingerprint == self._layout.fingerprint
-                if self._fits_task and not is_cached:  # a model of another layout must not replace the usable one
+                try:
+                    warning = self._line_check.look(model)
+                except LineMismatch as error:
+                    self._ended = self._ended or Ended(str(error), refused=True)
+                    return
+                if (
+                    self._line_check.is_fitting and not is_cached
+                ):  # a model of another layout must not replace the usable one
                     self._uncached = model
                     self._cache()
                 self._emit("model", version=published.version, bytes=manifest.size_bytes)
-                if not self._fits_task:
-                    self._emit("warning", message=self._misfit(published.version, published.layout))
+                if warning is not None:
+                    self._emit("warning", message=warning)
             case None:
                 pass
 
@@ -325,13 +337,6 @@ class Runner:
             return
         if self._writes.try_write("model", lambda: self._outbox.save_model(model.manifest, pinned=self._pinned)):
             self._uncached = None
-
-    def _misfit(self, version: int, layout: Layout) -> str:
-        return (
-            f"model {version} has another layout than the student of task {self._task} on this device ({layout.size} "
-            f"parameters in {len(layout.tensors)} tensors, not {self._layout.size} in {len(self._layout.tensors)}); "
-            "training waits for a model that fits"
-        )
 
     def _publish_presence(self, payload: bytes) -> None:
         try:

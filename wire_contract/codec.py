@@ -71,7 +71,9 @@ DEFAULT_LIMITS: Mapping[type, Limits] = {
     Signed: UPDATE_LIMITS,
 }
 
-LEFT_OUT_BY_DEFAULT: Mapping[type, tuple[tuple[str, object], ...]] = {Manifest: (("nl", None), ("cl", False))}
+LEFT_OUT_BY_DEFAULT: Mapping[type, tuple[tuple[str, object], ...]] = {
+    Manifest: (("nl", None), ("cl", False), ("ln", None))
+}
 """Optional keys that are written only with another value than this, so that messages without them keep the bytes that
 earlier releases wrote. All other optional keys are always written."""
 

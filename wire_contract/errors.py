@@ -7,6 +7,7 @@ ContractError
 ├── EncodeError            values that cannot be written
 ├── TopicError             a name or topic outside the contract
 ├── LayoutError            tensors that do not fit the layout
+├── LineMismatch           a model of a line with other labels or fixed buffers than the task
 ├── FileUnusable           a file that the user named cannot be read, or does not hold what it should
 └── LinkError              the link cannot do what was asked
     └── PayloadTooLarge    … because the broker would refuse the packet
@@ -50,6 +51,10 @@ class TopicError(ContractError):
 
 class LayoutError(ContractError):
     """Tensors do not fit the layout."""
+
+
+class LineMismatch(ContractError):
+    """A model is of a line with other labels or fixed buffers than the task."""
 
 
 class FileUnusable(ContractError):

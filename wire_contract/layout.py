@@ -131,3 +131,35 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 def digest(vector: Vector) -> bytes:
     """SHA-256 of the little-endian float32 bytes: the identity of a version's weights."""
     return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").data).digest()
+
+
+def different_tensors(here: Mapping[str, tuple[int, ...]], there: Mapping[str, tuple[int, ...]], *, place: str) -> str:
+    """How two sets of tensors differ, for people; at most three of each kind are named.
+
+    Args:
+        here: shapes by name, of the task's network.
+        there: shapes by name, of the other side.
+        place: where the other side is, such as "the model".
+    """
+    told = [
+        f"{name} is {there[name]} in {place} and {here[name]} here"
+        for name in here
+        if name in there and here[name] != there[name]
+    ]
+    parts = [_first(told)] if told else []
+    for only, where in (
+        ([name for name in there if name not in here], place),
+        ([n for n in here if n not in there], "here"),
+    ):
+        if only:
+            parts.append(f"only {'' if where == 'here' else 'in '}{where}: {_first(only)}")
+    return "; ".join(parts) or "the order or the kind of its tensors"
+
+
+def _first(told: list[str]) -> str:
+    """The first three, and how many more there are."""
+    more = len(told) - _NAMED_MAX
+    return ", ".join(told[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+_NAMED_MAX = 3

@@ -40,7 +40,7 @@ DIMENSIONS_MAX = 8
 
 MAP_ITEMS_MAX = 256
 """Entries of a map in a message (metrics, counters), and keys of the message itself. Chosen: the message with most
-keys, a manifest, has 17. It bounds objects, as `TENSORS_MAX` does."""
+keys, a manifest, has 18. It bounds objects, as `TENSORS_MAX` does."""
 
 TEXT_CHARACTERS_MAX = 1_024
 """Length of names of tensors and metrics, and of texts for people. Chosen: a few sentences, or a deeply nested name in
@@ -49,6 +49,13 @@ a model; each may be in a log or ledger row."""
 METRIC_MAX = 1e100
 """Largest magnitude of a main metric that is shown. Chosen: a perplexity before training can be astronomical, but sums
 and axis ranges of values up to this one never overflow."""
+LINE_LABEL_BYTES_MAX = 4 * KIB
+"""Names of a line's labels inside a manifest, as msgpack; longer ones travel as their number and a fingerprint. With
+the one below, they leave a third of the room that a manifest has beside an inline model (`INLINE_BYTES_MAX`)."""
+
+LINE_BUFFER_BYTES_MAX = 1 * KIB
+"""Fingerprints of a student's fixed buffers by name inside a manifest; the others share one. Chosen: room for about
+fifteen, so that a message can name the buffer."""
 
 SUMMARY_EVALUATIONS_MAX = 128
 """Newest evaluations in an aggregator's summary. With the two below, the whole status stays under 24 KiB."""

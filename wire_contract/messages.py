@@ -19,6 +19,7 @@ import msgspec
 
 from wire_contract.layout import TensorSpec
 from wire_contract.limits import CHUNKS_MAX, KEPT_DELTAS, SIGNATURES_MAX, TENSORS_MAX, TEXT_CHARACTERS_MAX
+from wire_contract.line_description import LineDescription
 from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.message_fields import (
     INCARNATION_BYTES,
@@ -183,6 +184,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The line that follows this one (`lines.py`), for devices with its student; None: this is the newest."""
     closed: bool = msgspec.field(name="cl", default=False)
     """Whether this line has ended: its aggregator refuses further updates."""
+    line: LineDescription | None = msgspec.field(name="ln", default=None)
+    """What the student's outputs and fixed buffers are; None, and then not written: the line began before there were
+    descriptions."""
     schema: int = msgspec.field(name="v", default=2)
 
     @property

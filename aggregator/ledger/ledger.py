@@ -14,13 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import numpy as np
 
 from aggregator.admission import INCARNATIONS_KEPT, DeviceKey, LastOfDevice
 from aggregator.ledger.file_format import LedgerError, connect, lock, plain_errors, prepare, was_left_open
+from aggregator.ledger.line_facts import read_description, read_layout, write_description, write_layout
 from aggregator.ledger.pruning import Kept, forget_blobs, is_due, prune, read_horizon
 from aggregator.ledger.records import (
+    BUFFERED_UPDATES,
+    NEWEST_CLAIMS,
+    NEWEST_CONTRIBUTIONS,
     VERSION_COLUMNS,
     VERSION_FIELDS,
     Batch,
@@ -29,14 +32,15 @@ from aggregator.ledger.records import (
     VersionRow,
     insert_batch,
     insert_version,
+    move_buffered,
 )
 from aggregator.ledger.rule_state import read_state, write_state
 from aggregator.ledger.write_ahead_log import BUSY_MILLISECONDS, WriteAheadLog
 from aggregator.merging.peers import Claim
 from aggregator.merging.rule import RuleState, Step
-from wire_contract.errors import ContractError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import KEPT_DELTAS
+from wire_contract.line_description import LineDescription
 
 
 class Ledger:
@@ -84,11 +88,29 @@ class Ledger:
 
     # -- the model line
 
-    def begin_line(self, row: VersionRow, layout: Layout, weights: Vector) -> None:
+    def begin_line(
+        self, row: VersionRow, layout: Layout, weights: Vector, description: LineDescription | None = None
+    ) -> None:
         """Writes the first version into an empty ledger."""
         with self._transaction() as db:
-            db.execute("INSERT INTO meta VALUES ('layout', ?)", (msgspec.msgpack.encode(layout),))
+            write_layout(db, layout)
             insert_version(db, row, weights)
+            if description is not None:
+                write_description(db, description)
+
+    def describe_line(self, description: LineDescription) -> None:
+        """Adds the description to a line that began without one.
+
+        Raises:
+            LedgerBusy: the disk is full; nothing was written.
+        """
+        with self._transaction() as db:
+            write_description(db, description)
+
+    def description(self) -> LineDescription | None:
+        """What the outputs and fixed buffers of the line's student are; None: the line began without a description."""
+        with plain_errors(self.path):
+            return read_description(self._db, self.path)
 
     def commit_version(self, row: VersionRow, step: Step, *, rule: str) -> None:
         """Writes a version: its row, its master weights, and the state of the merging rule `rule`.
@@ -143,10 +165,7 @@ class Ledger:
         assert row.version > before, f"version {row.version} after {before}"
         with self._transaction() as db:
             insert_version(db, row, weights)
-            moved = (row.version + 1, before + 1)
-            db.execute("UPDATE journal SET into_version = ? WHERE into_version = ?", moved)
-            db.execute("UPDATE account SET last_version = ? WHERE last_version = ?", moved)
-            db.execute("UPDATE account SET first_version = ? WHERE first_version = ?", moved)
+            move_buffered(db, into_version=row.version + 1, instead_of=before + 1)
 
     def note_devices_min(self, devices_min: int) -> None:
         """Stores --devices-min for programs that read the ledger, such as `status`.
@@ -165,11 +184,7 @@ class Ledger:
     def layout(self) -> Layout | None:
         """Layout of the model line; None in an empty ledger."""
         with plain_errors(self.path):
-            row = self._db.execute("SELECT value FROM meta WHERE key = 'layout'").fetchone()
-        try:
-            return None if row is None else msgspec.msgpack.decode(row[0], type=Layout)
-        except (msgspec.MsgspecError, ContractError) as error:
-            raise LedgerError(f"ledger {self.path} is damaged: its layout: {error}") from None
+            return read_layout(self._db, self.path)
 
     def newest(self) -> tuple[VersionRow, Vector]:
         """The newest version and its master weights (layout.size,)."""
@@ -279,11 +294,7 @@ class Ledger:
         `until` is the newest committed version: contributions to the version in the making do not count.
         """
         with plain_errors(self.path):
-            rows = self._db.execute(
-                "SELECT device, iif(last_version <= :until, last_version, previous_version) AS version FROM account"
-                " WHERE version >= :since",
-                {"until": until, "since": since},
-            )
+            rows = self._db.execute(NEWEST_CONTRIBUTIONS, {"until": until, "since": since})
             return dict(rows.fetchall())
 
     def claims(self, count: int, *, until: int) -> dict[str, Claim]:
@@ -292,13 +303,7 @@ class Ledger:
         For the `count` devices with the newest such version; ties are broken by name (`merging/peers.py`).
         """
         with plain_errors(self.path):
-            rows = self._db.execute(
-                "SELECT device, last_version, samples, slot_norm FROM account WHERE last_version <= :until"
-                " UNION ALL SELECT device, previous_version, previous_samples, previous_slot_norm FROM account"
-                " WHERE last_version > :until AND previous_samples IS NOT NULL"
-                " ORDER BY 2 DESC, 1 DESC LIMIT :count",
-                {"until": until, "count": count},
-            )
+            rows = self._db.execute(NEWEST_CLAIMS, {"until": until, "count": count})
             return {device: Claim(version, samples, norm) for device, version, samples, norm in rows}
 
     def forget_incarnations(self, device: str) -> Sequence[DeviceKey]:
@@ -314,11 +319,7 @@ class Ledger:
     def journal(self, *, into_version: int) -> Iterator[BufferedUpdate]:
         """The updates buffered for a version, in the order of merging."""
         with plain_errors(self.path):
-            rows = self._db.execute(
-                "SELECT device, base_version, staleness, samples, weight, scale, norm, payload FROM journal"
-                " WHERE into_version = ? ORDER BY id",
-                (into_version,),
-            )
+            rows = self._db.execute(BUFFERED_UPDATES, (into_version,))
             for device, base_version, staleness, samples, weight, scale, norm, payload in rows:
                 if payload is None:
                     raise LedgerError(f"ledger {self.path}: the journal of version {into_version} was emptied")

@@ -1,8 +1,8 @@
 -- Format 3 of the ledger, one file per task and shard. `ledger_2_to_3.sql` migrates a ledger of format 2 to it.
 
--- format, task, shard, layout, devices_min (--devices-min at the last start), closed_at (Unix seconds of close-line),
--- journal_horizon, boot, main_metric (JSON: name and whether higher is better, of the newest evaluation; absent:
--- accuracy).
+-- format, task, shard, layout, line (its description, if it began with one), devices_min (--devices-min at the last
+-- start), closed_at (Unix seconds of close-line), journal_horizon, boot, main_metric (JSON: name and whether higher is
+-- better, of the newest evaluation; absent: accuracy).
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value BLOB NOT NULL

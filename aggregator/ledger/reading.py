@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from aggregator.ledger.file_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
+from aggregator.ledger.line_facts import read_description
 from aggregator.ledger.records import MAIN_METRIC
 from aggregator.status import RATE_SECONDS, VERSIONS_KEPT, StatusHistory
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
@@ -57,6 +58,10 @@ class Totals:
     """Name of the main metric, as the newest evaluation declares it."""
     higher_is_better: bool
     """Direction of the main metric."""
+    label_count: int | None
+    """Number of the line's labels; None: the line began without a description."""
+    labels: tuple[str, ...]
+    """Their names; empty if they are too long together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +119,7 @@ def read_totals(path: Path) -> Totals:
         counts = dict(db.execute("SELECT outcome, sum(count) FROM counter GROUP BY outcome"))
         evaluated, metrics = _newest_evaluation(db)
         main = _main_metric(db)
+        line = read_description(db, path)
         return Totals(
             task=db.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()[0],
             begun=newest is not None,
@@ -133,6 +139,8 @@ def read_totals(path: Path) -> Totals:
             evaluated_version=evaluated,
             main_metric=main.name,
             higher_is_better=main.higher_is_better,
+            label_count=None if line is None else line.label_count,
+            labels=() if line is None else line.labels,
         )
 
 

@@ -209,6 +209,22 @@ def _account_values(merged: MergedUpdate, journal_id: int | None, now: float) ->
     }
 
 
+BUFFERED_UPDATES = """
+    SELECT device, base_version, staleness, samples, weight, scale, norm, payload FROM journal
+    WHERE into_version = ? ORDER BY id
+"""
+NEWEST_CONTRIBUTIONS = """
+    SELECT device, iif(last_version <= :until, last_version, previous_version) AS version FROM account
+    WHERE version >= :since
+"""
+NEWEST_CLAIMS = """
+    SELECT device, last_version, samples, slot_norm FROM account WHERE last_version <= :until
+    UNION ALL SELECT device, previous_version, previous_samples, previous_slot_norm FROM account
+    WHERE last_version > :until AND previous_samples IS NOT NULL
+    ORDER BY 2 DESC, 1 DESC LIMIT :count
+"""
+"""The figures of each device in the newest version up to `until` that it contributed to, of `count` devices."""
+
 VERSION_FIELDS = tuple(field.name for field in fields(VersionRow))
 VERSION_COLUMNS = ", ".join(VERSION_FIELDS)
 
@@ -257,6 +273,14 @@ def insert_version(db: sqlite3.Connection, row: VersionRow, weights: Vector) -> 
     values = (*(getattr(row, name) for name in VERSION_FIELDS), weights.astype("<f4").tobytes())
     marks = ", ".join("?" * len(values))
     db.execute(f"INSERT INTO version ({VERSION_COLUMNS}, weights) VALUES ({marks})", values)  # noqa: S608
+
+
+def move_buffered(db: sqlite3.Connection, *, into_version: int, instead_of: int) -> None:
+    """Moves the updates buffered for one version to another, within the caller's transaction."""
+    moved = (into_version, instead_of)
+    db.execute("UPDATE journal SET into_version = ? WHERE into_version = ?", moved)
+    db.execute("UPDATE account SET last_version = ? WHERE last_version = ?", moved)
+    db.execute("UPDATE account SET first_version = ? WHERE first_version = ?", moved)
 
 
 def _counted(batch: Batch) -> Counter[tuple[str, str]]:

@@ -47,6 +47,7 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
         claims=ledger.claims(PEERS_MAX, until=row.version),
         recall=ledger.last_merged,
         horizon=ledger.horizon,
+        description=ledger.description(),
     )
     try:
         line.buffer.restore(ledger.rule_state(settings.rule.name))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.initial_model import read_initial_model
+from aggregator.initial_model import InitialModel, read_initial_model
 from aggregator.ledger.file_format import LedgerError, give_to
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.reading import READABLE, reading
@@ -21,7 +21,7 @@ from aggregator.model_line import LineSettings, opening_release
 from wire_contract.encoding import EncodingName
 from wire_contract.errors import ContractError
 from wire_contract.files.atomic_write import move_to_new_name, remove_unfinished, sync_file, temporary_file
-from wire_contract.layout import Layout, Vector
+from wire_contract.layout import Layout
 from wire_contract.lines import line_name
 from wire_contract.publication.release import Release
 
@@ -101,7 +101,8 @@ def begin_next_line(
         LineError: a line that is still open has this student.
     """
     lines = read_lines(ledger, task=task)
-    layout, weights = read_initial_model(initial_model, task=task)
+    initial = read_initial_model(initial_model, task=task)
+    layout, weights = initial.layout, initial.weights
     name = line_name(task, len(lines) + 1)
     first = opening_release(LineSettings(task=name, model_encoding=encoding), layout, weights, published_at=unix())
     newest = lines[-1]
@@ -114,18 +115,18 @@ def begin_next_line(
                 "lines apart; a next line is for a student with other tensors"
             )
     path = path_of_line(ledger, len(lines) + 1)
-    _write(path, first, layout, weights, beside=lines[0])
+    _write(path, first, initial, beside=lines[0])
     return Begun(name=name, path=path, before=False)
 
 
-def _write(path: Path, first: Release, layout: Layout, weights: Vector, *, beside: LineLedger) -> None:
+def _write(path: Path, first: Release, initial: InitialModel, *, beside: LineLedger) -> None:
     try:
         remove_unfinished(path)
         with temporary_file(path) as new:
             lock_file = new.with_name(f"{new.name}.lock")
             try:
                 with closing(Ledger(new, task=first.published.task, shard=beside.shard)) as ledger:
-                    ledger.begin_line(row_of(first), layout, weights)
+                    ledger.begin_line(row_of(first), initial.layout, initial.weights, initial.line)
             finally:
                 lock_file.unlink(missing_ok=True)
             give_to(new, owner_of=beside.path)

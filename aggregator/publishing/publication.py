@@ -193,7 +193,12 @@ class Publication:
             self._renew_at = now + self._lifetime_seconds / 2  # leaves the other half for a time without connection
         line = self._line
         stands = announcement(
-            line.settings, line.release, expires_at=self._expires_at, next_line=line.next_line, closed=line.is_closed
+            line.settings,
+            line.release,
+            expires_at=self._expires_at,
+            next_line=line.next_line,
+            closed=line.is_closed,
+            description=line.description,
         )
         is_published = self.publisher.model(stands)
         self._is_unpublished = not (self._inspection.tidy() and is_published and is_above)

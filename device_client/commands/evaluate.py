@@ -3,7 +3,7 @@
 import os
 from contextlib import closing
 
-from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
+from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, own_line, user_errors
 from device_client.downlink.model_feed import models_only
 from device_client.downlink.model_trust import VolatileTrustMemory
 from device_client.evaluator import Evaluator, Measured, MeasureError
@@ -29,6 +29,7 @@ def evaluate_models(settings: EvaluateSettings) -> None:
     task = loaded_task(settings)
     trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     emit, student, held_out = event_log(settings), task.student(), task.held_out()
+    own = own_line(task, student, program="evaluator")
     student.to(accelerator_of(settings.accelerator))
     check_measuring(task, student, held_out)
 
@@ -63,6 +64,7 @@ def evaluate_models(settings: EvaluateSettings) -> None:
             firmware=this_firmware(),
             trust=trust,
             heartbeat=beats,
+            own_line=own,
         )
         on_stop(evaluator.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())

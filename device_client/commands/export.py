@@ -5,13 +5,14 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 
-from device_client.commands.setup import loaded_task, model_trust, user_errors
+from device_client.commands.setup import loaded_task, model_trust, own_line, user_errors
+from device_client.downlink.line_check import OwnLine
 from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.downlink.model_trust import VolatileTrustMemory
 from device_client.events import EventLog
 from device_client.export import ExportedFiles, await_model, export
 from device_client.learning.local_teacher import kept_teacher
-from device_client.model_files import ModelFile, read_model
+from device_client.model_files import ModelFile, ModelFileError, read_model
 from device_client.settings import ExportSettings
 from device_client.task import Task
 from wire_contract.link.mqtt import MqttLink
@@ -32,10 +33,14 @@ def export_model(settings: ExportSettings) -> None:
             export(task, teacher, settings.out, what="teacher"),
         )
         return
+    own = own_line(task, task.student(), program="export")
     if settings.model is None:
-        model = _newest(task, settings)
+        model = _newest(task, settings, own)
     else:
         model = read_model(settings.model, task=task.name, roles=STUDENTS)
+        refusal = replace(own, place="the file").refusal(model.line)
+        if refusal is not None:
+            raise ModelFileError(f"model file {settings.model}: {refusal}")
     which = "" if model.version is None else f" version {model.version}"
     _report(f"model{which} of task {task.name}", export(task, model, settings.out))
 
@@ -46,7 +51,7 @@ def _report(what: str, files: ExportedFiles) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _newest(task: Task, settings: ExportSettings) -> ModelFile:
+def _newest(task: Task, settings: ExportSettings, own: OwnLine) -> ModelFile:
     trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
     connection = replace(
         settings.mqtt_settings(
@@ -60,7 +65,7 @@ def _newest(task: Task, settings: ExportSettings) -> ModelFile:
     )
     with closing(MqttLink(connection)) as link:
         log = EventLog(sys.stderr, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
-        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log, trust=trust)
+        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log, trust=trust, own_line=own)
         model = await_model(feed, wait_seconds=settings.wait_seconds)
     if model is None:
         reason = feed.trouble or f"there is none below {settings.root}; is an aggregator running?"

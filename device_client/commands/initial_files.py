@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 from device_client.commands.setup import loaded_task, user_errors
+from device_client.downlink.line_check import OwnLine
 from device_client.learning.accelerator import accelerator_of
 from device_client.learning.asyncfedkd import train_teacher
 from device_client.learning.evaluation import evaluate
+from device_client.learning.fixed_buffers import description_of
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
@@ -22,9 +24,13 @@ def make_initial_model(settings: InitialModelSettings) -> None:
     task = loaded_task(settings)
     with seeded(settings.seed):
         student = task.student()
-    layout = layout_of(student)
+    layout, line = layout_of(student), description_of(task, student)
     if settings.weights is not None:
         file = read_model(settings.weights, task=task.name, roles=STUDENTS)
+        own = OwnLine(task=task.name, description=line, program="command", place="the file")
+        refusal = own.refusal(file.line)
+        if refusal is not None:
+            raise ModelFileError(f"model file {settings.weights}: {refusal}")
         try:
             load_vector(student, file.layout, file.weights)
         except LayoutError:
@@ -32,7 +38,9 @@ def make_initial_model(settings: InitialModelSettings) -> None:
                 f"model file {settings.weights}: does not fit the student of task {task.name}; is it a teacher?"
             ) from None
     weights = vector_of(student, layout)
-    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
+    write_model(
+        settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model", line=line)
+    )
     print(f"initial model of task {task.name}, {layout.size} parameters: {settings.out}")
 
 
@@ -46,6 +54,7 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     examples, held_out = task.teacher_data(), task.held_out()
     with seeded(settings.seed):
         teacher = task.teacher()
+    line = description_of(task, teacher)
     teacher.to(accelerator_of(settings.accelerator))
     check_trainable(teacher, f"task {task.name}: teacher")
     check_augment(task, examples)
@@ -54,7 +63,7 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     result = train_teacher(teacher, examples, recipe, objective=task.objective, seed=settings.seed)
     layout = layout_of(teacher)
     weights = vector_of(teacher, layout)
-    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher"))
+    write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher", line=line))
     main = task.objective.main
     value = evaluate(teacher, held_out, task)[main]
     print(

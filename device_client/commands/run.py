@@ -9,11 +9,20 @@ from dataclasses import replace
 
 from torch import nn
 
-from device_client.commands.setup import client_id, event_log, loaded_task, model_trust, user_errors
+from device_client.commands.setup import (
+    client_id,
+    event_log,
+    loaded_task,
+    model_trust,
+    own_line,
+    user_errors,
+)
+from device_client.downlink.line_check import OwnLine
 from device_client.events import Emit
 from device_client.freed_memory import return_freed_memory
 from device_client.learning.accelerator import accelerator_of
 from device_client.learning.fedkd import projection_between
+from device_client.learning.fixed_buffers import description_of
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
 from device_client.learning.parameters import layout_of, load_vector
 from device_client.learning.seeding import seeded
@@ -51,6 +60,7 @@ def run(settings: RunSettings) -> None:
     model_keys = read_all_public_keys(settings.model_key)
     update_key = None if settings.update_signing_key is None else read_signing_key(settings.update_signing_key)
     data, teacher, student = task.examples_of(settings.device), teacher_of(task, settings), task.student()
+    own = own_line(task, student, program="device")
     accelerator = accelerator_of(settings.accelerator)
     student.to(accelerator)
     if teacher is not None:
@@ -92,6 +102,7 @@ def run(settings: RunSettings) -> None:
             update_signing_key=update_key,
             device_metrics=lambda: _device_metrics(probe),
             heartbeat=beats,
+            own_line=own,
         )
         on_stop(runner.stop)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())
@@ -133,6 +144,16 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
         )
     file = read_model(settings.teacher, task=task.name, roles=TEACHERS)
     teacher = task.teacher()
+    own = OwnLine(
+        task=task.name,
+        description=description_of(task, teacher),
+        network="teacher",
+        place="the teacher file",
+        remedy="make it again: asyncfedkd device pretrain-teacher",
+    )
+    refusal = own.refusal(file.line)
+    if refusal is not None:
+        raise ModelFileError(f"model file {settings.teacher}: {refusal}")
     try:
         load_vector(teacher, file.layout, file.weights)
     except LayoutError:

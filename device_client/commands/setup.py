@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
+from device_client.downlink.line_check import OwnLine
 from device_client.downlink.model_trust import ModelTrust, TrustMemory
 from device_client.events import EventLog
+from device_client.learning.fixed_buffers import description_of
 from device_client.model_files import ModelFileError
 from device_client.settings import LearningSettings, OnlineSettings
 from device_client.task import Task, TaskError
@@ -56,6 +59,12 @@ def loaded_task(settings: LearningSettings) -> Task:
 def event_log(settings: OnlineSettings) -> EventLog:
     """Events on standard output."""
     return EventLog(sys.stdout, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
+
+
+def own_line(task: Task, network: nn.Module, *, program: str) -> OwnLine:
+    """What a model's labels and fixed buffers are compared with. `network`, a student of the task, was just made."""
+    noun = "classes" if task.objective.kind == "classification" else "labels"
+    return OwnLine(task=task.name, description=description_of(task, network), program=program, noun=noun)
 
 
 def client_id(task: Task, device: str) -> str:

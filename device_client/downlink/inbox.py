@@ -153,8 +153,7 @@ class Inbox:
         if manifest.task != self._task:
             return Rejected(f"a manifest is of task {manifest.task!r}, not {self._task!r}")
         if self._held is not None and version_key(manifest) == version_key(self._held.manifest):
-            self._confirm(self._held, manifest)
-            return None
+            return self._confirm(self._held, manifest)
         if self._held is not None and not self._is_to_be_taken(manifest, self._held.manifest):
             self._passed_over = manifest
             return None
@@ -197,8 +196,10 @@ class Inbox:
         assert after is not None, f"{change.name} in state {self._state.name}"
         self._state = after
 
-    def _confirm(self, held: NewModel, manifest: Manifest) -> None:
-        """The held version is announced again, perhaps with other limits or shards, or later than the target."""
+    def _confirm(self, held: NewModel, manifest: Manifest) -> Outcome:
+        """The held version is announced again, perhaps with other limits or shards, or later than the target. Another
+        description of its line is reported: two lines that began with the same weights share their first version.
+        """
         self._passed_over = None
         self._change(Change.CONFIRM)
         fresh = msgspec.structs.replace(
@@ -206,10 +207,12 @@ class Inbox:
             shards=manifest.shards,
             update_bytes_max=manifest.update_bytes_max,
             published_at=max(manifest.published_at, held.manifest.published_at),
+            line=held.manifest.line if manifest.line is None else manifest.line,
         )
         self._held = NewModel(held.published, fresh)
         if is_later(manifest.published_at, held.manifest.published_at):
             self._give_up_target_before(manifest)
+        return None if fresh.line == held.manifest.line else self._held
 
     def _give_up_target_before(self, manifest: Manifest) -> None:
         target = self._target

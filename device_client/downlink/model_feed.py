@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Mapping
 
+from device_client.downlink.line_check import OwnLine
 from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import NoModelWarning
 from device_client.downlink.outcome import NewModel, Rejected
 from device_client.downlink.receiver import ModelReceiver
 from device_client.events import Emit
-from wire_contract.errors import TopicError
+from wire_contract.errors import LineMismatch, TopicError
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link, QoS
 from wire_contract.program.command_settings import UsageError
 from wire_contract.program.repeat_filter import RepeatFilter
@@ -35,8 +36,11 @@ class ModelFeed:
         emit: Emit,
         greet: Callable[[], object] = lambda: None,
         trust: ModelTrust | None = None,
+        own_line: OwnLine | None = None,
     ) -> None:
-        """`greet` is called on every connection; `trust` decides which manifests are accepted, None: all."""
+        """`greet` is called on every connection; `trust` decides which manifests are accepted, None: all. Models of a
+        line with other labels or fixed buffers than `own_line` are not returned; None: all are.
+        """
         self.trouble: str | None = "not connected yet"
         """Why there is no connection, in one line; None: there is one."""
         self._link = link
@@ -47,6 +51,9 @@ class ModelFeed:
         self._no_model_warning = NoModelWarning(self._receiver, monotonic=time.monotonic, emit=emit)
         self._was_connected = False
         self._told = RepeatFilter()
+        self._own_line = own_line
+        self._has_fitted = False
+        self._refusals = RepeatFilter()
 
     @property
     def is_behind(self) -> bool:
@@ -58,6 +65,7 @@ class ModelFeed:
 
         Raises:
             UsageError: the broker refused the first connection.
+            LineMismatch: the first model is of a line with other labels or fixed buffers.
             LinkError: the link has died.
         """
         newest = None
@@ -84,7 +92,18 @@ class ModelFeed:
         if isinstance(taken, Rejected):
             self._emit("warning", message=taken.reason)
             return None
-        return taken
+        return None if taken is None else self._of_own_line(taken)
+
+    def _of_own_line(self, model: NewModel) -> NewModel | None:
+        refusal = None if self._own_line is None else self._own_line.refusal(model.manifest.line)
+        if refusal is None:
+            self._has_fitted = True
+            return model
+        if not self._has_fitted:
+            raise LineMismatch(refusal)
+        if self._refusals.passes(refusal):  # the line changed meanwhile; each of its versions would give a line
+            self._emit("warning", message=refusal)
+        return None
 
     def _note(self, event: Connected | Disconnected) -> None:
         if isinstance(event, Connected):

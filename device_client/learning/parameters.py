@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wire_contract.errors import LayoutError
-from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.layout import Layout, TensorSpec, Vector, different_tensors
 
 
 def _floating(module: nn.Module) -> dict[str, Tensor]:
@@ -38,10 +38,12 @@ def load_vector(module: nn.Module, layout: Layout, vector: Vector) -> None:
     """
     own = _floating(module)
     views = layout.views(vector)
-    if {name: tuple(tensor.shape) for name, tensor in own.items()} != {
-        name: view.shape for name, view in views.items()
-    }:
-        raise LayoutError(f"weights: the vector's tensors do not match {type(module).__name__}; is it of another task?")
+    here, there = ({name: tuple(one.shape) for name, one in all_.items()} for all_ in (own, views))
+    if here != there:
+        raise LayoutError(
+            f"the model is of another network than {type(module).__name__} of this task: "
+            f"{different_tensors(here, there, place='the model')}"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(torch.from_numpy(np.array(views[name])))

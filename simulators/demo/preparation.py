@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from device_client.learning.fixed_buffers import description_of
 from device_client.learning.parameters import layout_of, vector_of
 from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, write_model
@@ -71,10 +72,12 @@ def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
     held_out = task.held_out()
     with seeded(settings.seed):
         student = task.student()
-    layout = layout_of(student)
+    layout, line = layout_of(student), description_of(task, student)
     initial_model = folder / "initial.safetensors"
     weights = vector_of(student, layout)
-    write_model(initial_model, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))
+    write_model(
+        initial_model, ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model", line=line)
+    )
     plan = DemoPlan.of(len(names), quick=settings.quick)
     if settings.baselines_seconds is not None:
         plan = replace(plan, baselines_seconds_max=settings.baselines_seconds)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
 from wire_contract.encoding import decode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.line_description import LineDescription
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Delivery, Disconnected, Event, QoS
 from wire_contract.message_fields import RefusalReason
@@ -27,6 +28,9 @@ from wire_contract.program.clock import Clock
 from wire_contract.publication.manifest import Announcement
 from wire_contract.signatures.envelope import read_unverified
 from wire_contract.signatures.signing import PublicKey, SigningKey, sign
+
+if TYPE_CHECKING:
+    from device_client.downlink.line_check import OwnLine
 
 ROOT = topics.DEFAULT_ROOT
 TASK = "walking"
@@ -45,6 +49,7 @@ def model(
     task: str = TASK,
     update_bytes_max: int = 1 << 20,
     shards: int = 1,
+    description: LineDescription | None = None,
 ) -> Announcement:
     """Version `version` of the line `seed`."""
     weights = np.random.default_rng([seed, version]).standard_normal(layout.size).astype(np.float32)
@@ -58,6 +63,7 @@ def model(
         shards=shards,
         update_bytes_max=update_bytes_max,
         published_at=1_000.0 + version if published_at is None else published_at,
+        description=description,
     )
 
 
@@ -241,6 +247,7 @@ class Stage:
         self.model_keys: list[PublicKey] = []
         self.update_key: SigningKey | None = None
         self.device_metrics: dict[str, float] = {}
+        self.own_line: OwnLine | None = None
         self.beats: list[str] = []
         """The trouble told in each turn; empty: none."""
 
@@ -301,6 +308,7 @@ class Stage:
                 update_signing_key=self.update_key,
                 device_metrics=lambda: self.device_metrics,
                 heartbeat=lambda *, trouble="": self.beats.append(trouble),
+                own_line=self.own_line,
             )
             try:
                 ended = self.runner.run()

@@ -35,8 +35,8 @@ def test_order_task_and_version_are_kept(tmp_path: Path) -> None:
 
 def test_the_aggregator_reads_the_same(tmp_path: Path) -> None:
     write_model(tmp_path / "m", replace(MODEL, role="published-model"))
-    layout, weights = read_initial_model(tmp_path / "m", task="har")
-    assert (layout, digest(weights)) == (LAYOUT, digest(MODEL.weights))
+    initial = read_initial_model(tmp_path / "m", task="har")
+    assert (initial.layout, digest(initial.weights)) == (LAYOUT, digest(MODEL.weights))
 
 
 shapes = st.lists(st.integers(1, 4), max_size=3).map(tuple)

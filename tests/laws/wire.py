@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as npst
 from wire_contract.encoding import EncodedTensor, EncodingName, Float16, Float32, GapCoded, Int4, Int8, LowRank
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import METRIC_MAX
+from wire_contract.line_description import FixedBuffer, LineDescription
 from wire_contract.main_metric import MainMetric
 from wire_contract.messages import (
     AggregatorStatus,
@@ -55,6 +56,18 @@ TENSORS: st.SearchStrategy[tuple[EncodedTensor, ...]] = st.lists(
     ),
     max_size=4,
 ).map(tuple)
+
+FIXED_BUFFERS = st.builds(
+    FixedBuffer, st.binary(min_size=4, max_size=4), st.just(()) | st.lists(FINITE, min_size=4, max_size=4).map(tuple)
+)
+DESCRIPTIONS = st.builds(
+    LineDescription,
+    label_count=COUNTS,
+    label_fingerprint=EIGHT,
+    labels=st.lists(TEXTS, max_size=4).map(tuple),
+    buffers=st.dictionaries(TEXTS, FIXED_BUFFERS, max_size=3),
+    further=st.none() | FIXED_BUFFERS,
+)
 
 UPDATES: st.SearchStrategy[Update] = st.builds(
     Update,
@@ -115,6 +128,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         expires_at=st.none() | st.floats(0, 1e12),
         next_line=st.none() | NAMES,
         closed=st.booleans(),
+        line=st.none() | DESCRIPTIONS,
         schema=st.just(2),
     ),
     st.builds(

@@ -2,6 +2,7 @@
 
 from wire_contract.encoding import EncodingName
 from wire_contract.layout import Layout, Vector
+from wire_contract.line_description import LineDescription
 from wire_contract.publication.manifest import Announcement
 from wire_contract.publication.release import first_release
 
@@ -17,6 +18,7 @@ def announce(
     shards: int,
     update_bytes_max: int,
     published_at: float,
+    description: LineDescription | None = None,
 ) -> Announcement:
     """Of `weights` (layout.size,): inline if they fit, else in chunks."""
     release = first_release(
@@ -28,4 +30,4 @@ def announce(
         encoding=encoding,
         published_at=published_at,
     )
-    return release.announcement(shards=shards, update_bytes_max=update_bytes_max)
+    return release.announcement(shards=shards, update_bytes_max=update_bytes_max, description=description)

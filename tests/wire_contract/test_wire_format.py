@@ -24,6 +24,7 @@ from wire_contract.encoding.low_rank import RANK_MAX
 from wire_contract.encoding.subsets import SET_MAX
 from wire_contract.errors import TopicError
 from wire_contract.layout import Vector
+from wire_contract.line_description import LineDescription
 from wire_contract.message_fields import Grid, Outcome, RefusalReason, Status
 from wire_contract.messages import Delta, Message
 from wire_contract.publication.deltas import GRIDS
@@ -101,6 +102,12 @@ def test_every_key_of_a_summary_stands_in_its_section() -> None:
     listed = section("Summary, in").strip().split("\n\n")[-1]
     keys = set(re.findall(r"`([a-z]+)`", "\n".join(_key_places("\n" + listed))))
     assert keys == {field.encode_name for field in msgspec.structs.fields(Summary)}
+
+
+def test_every_key_of_a_description_stands_in_its_section() -> None:
+    described = section("Description of a line")
+    keys = re.findall(r"^\| `([a-z]+)` \|", described, re.MULTILINE)
+    assert keys == [field.encode_name for field in msgspec.structs.fields(LineDescription)]
 
 
 @pytest.mark.parametrize("entry", get_args(EncodedTensor), ids=lambda entry: str(entry.__name__))

@@ -16,6 +16,7 @@ from wire_contract.encoding import EncodingName
 from wire_contract.errors import EncodeError
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import DELTA_BYTES_MAX, INLINE_BYTES_MAX, KEPT_DELTAS
+from wire_contract.line_description import LineDescription
 from wire_contract.messages import Manifest
 from wire_contract.publication.deltas import EncodeDelta, make_delta
 from wire_contract.publication.manifest import (
@@ -76,10 +77,11 @@ class Release:
         expires_at: float | None = None,
         next_line: str | None = None,
         closed: bool = False,
+        description: LineDescription | None = None,
     ) -> Announcement:
         """The messages to publish; the manifest is valid until `expires_at` (Unix seconds; None: for ever).
 
-        `next_line` and `closed`: as in the manifest.
+        `next_line`, `closed` and `description` (`line`): as in the manifest.
         """
         chunks = self.chunks
         manifest = Manifest(
@@ -101,6 +103,7 @@ class Release:
             expires_at=expires_at,
             next_line=next_line,
             closed=closed,
+            line=description,
         )
         oldest = self.version - len(self.deltas) + 1
         return Announcement(manifest, chunks, self.published, dict(enumerate(reversed(self.deltas), oldest)))

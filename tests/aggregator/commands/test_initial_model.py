@@ -33,9 +33,9 @@ def test_an_initial_model_of_another_layout_is_refused(capsys: pytest.CaptureFix
 
 
 def test_an_initial_model_comes_back_in_the_order_of_its_layout(tmp_path: Path) -> None:
-    layout, weights = read_initial_model(write_initial_model(tmp_path / "m"), task=TASK)
-    assert layout == LAYOUT
-    assert weights.tobytes() == initial_weights().tobytes()
+    initial = read_initial_model(write_initial_model(tmp_path / "m"), task=TASK)
+    assert initial.layout == LAYOUT
+    assert initial.weights.tobytes() == initial_weights().tobytes()
 
 
 def model_file(path: Path, metadata: dict[str, str], **tensors: np.ndarray) -> Path:

@@ -57,6 +57,7 @@ def test_status_shows_what_the_ledger_holds(capsys: pytest.CaptureFixture[str]) 
         found = json.loads(capsys.readouterr().out)
     assert text.splitlines() == [
         "task         toy",
+        "labels       not known: the line began with an older version",
         "version      0",
         "devices      1",
         f"merged       1 updates, {len(merged)} bytes; 1 wait for the next version",

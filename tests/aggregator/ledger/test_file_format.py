@@ -91,6 +91,7 @@ def test_a_migrated_ledger_has_the_totals_and_the_history_of_before(old: Path) -
     assert totals.pop("begun")
     assert (totals.pop("waiting_devices"), totals.pop("devices_min"), totals.pop("closed_at")) == (3, None, None)
     assert (totals.pop("main_metric"), totals.pop("higher_is_better")) == ("accuracy", True)
+    assert (totals.pop("label_count"), totals.pop("labels")) == (None, ())
     assert totals == EXPECTED["totals"]
     assert [[name, 32 * weight, at] for name, weight, at in sorted(read_shares(old))] == EXPECTED["shares"], (
         "weights were in samples, about 40 of them an update, and are about 1 now"
