@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from device_client.downlink import no_model_warning
+from device_client.downlink.line_check import OwnLine
 from device_client.downlink.model_feed import ModelFeed, models_only
 from device_client.evaluator import Evaluator, Measured, publishable
 from device_client.events import EVENTS
@@ -14,9 +15,10 @@ from device_client.presence import will
 from tests.wire_contract.announcements import announce
 from wire_contract import codec, topics
 from wire_contract.encoding import EncodingName
-from wire_contract.errors import LayoutError, LinkError
+from wire_contract.errors import LayoutError, LineMismatch, LinkError
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.limits import CHUNK_BYTES_MAX
+from wire_contract.line_description import LineDescription, describe
 from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import Evaluation, Presence
@@ -24,11 +26,18 @@ from wire_contract.program.command_settings import UsageError
 from wire_contract.publication.manifest import Announcement, PublishedVersion
 
 ROOT, TASK, DEVICE = "fedkd/v1", "har", "judge"
+OWN, OTHER = describe(("sit", "lie"), {}), describe(("lie", "sit"), {})
 SMALL = Layout((TensorSpec("w", (3,)),))
 LARGE = Layout((TensorSpec("w", (CHUNK_BYTES_MAX,)),))
 
 
-def version(number: int, *, layout: Layout = SMALL, encoding: EncodingName = "float32") -> Announcement:
+def version(
+    number: int,
+    *,
+    layout: Layout = SMALL,
+    encoding: EncodingName = "float32",
+    description: LineDescription | None = None,
+) -> Announcement:
     weights = np.random.default_rng(number).normal(size=layout.size).astype(np.float32)
     return announce(
         weights,
@@ -40,6 +49,7 @@ def version(number: int, *, layout: Layout = SMALL, encoding: EncodingName = "fl
         shards=1,
         update_bytes_max=1 << 20,
         published_at=1000.0 + number,
+        description=description,
     )
 
 
@@ -76,6 +86,7 @@ class Bench:
             main=main,
             firmware="f",
             heartbeat=lambda *, trouble="": self.beats.append(trouble),
+            own_line=OwnLine(task=TASK, description=OWN, program="evaluator"),
         )
         self.beats: list[str] = []
 
@@ -104,6 +115,25 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench(MemoryBroker())
+
+
+def test_a_line_with_other_labels_is_not_measured(bench: Bench) -> None:
+    publish(bench.broker, version(0, description=OTHER))
+    with pytest.raises(LineMismatch, match=r"this evaluator's classes are \(sit, lie\); the line's are \(lie, sit\)"):
+        bench.turn()
+    assert bench.measured == []
+
+
+def test_when_the_line_changes_its_labels_an_evaluator_waits(bench: Bench) -> None:
+    publish(bench.broker, version(0, description=OWN))
+    assert bench.turn()
+    for number in (1, 2):
+        publish(bench.broker, version(number, description=OTHER))
+        assert not bench.turn()
+    assert len([event for event, _ in bench.events if event == "warning"]) == 1
+    publish(bench.broker, version(3, description=OWN))
+    assert bench.turn()
+    assert bench.measured == [0, 3]
 
 
 def test_each_version_is_measured_told_and_published_once(bench: Bench) -> None:

@@ -38,7 +38,7 @@ class Projecting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        drawn = np.random.normal(size=(64, 32)) + random.random()
+        drawn = np.random.normal(size=(64, 32)) + random.random()  # noqa: NPY002 - as people write it
         self.register_buffer("projection", torch.tensor(drawn, dtype=torch.float32), persistent=False)
         self.net = nn.Linear(32, 4)
 
