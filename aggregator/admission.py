@@ -4,23 +4,22 @@ Cheap checks come first. An update that the ledger already knows gets the same a
 arrives twice (redelivered by the broker, or resent by a device without a receipt) counts once, whatever the answer was.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from msgspec import structs
 
-from aggregator.merging.peers import BUDGET_RATIO, budget_of, scale_of
+from aggregator.merging.peers import BUDGET_RATIO, budget_of, scale_of, statistics_budget_of
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight, weight_of
+from aggregator.merging.statistics import are_sane, distance
 from wire_contract.encoding import decode_vector
 from wire_contract.errors import DecodeError, LimitExceeded
 from wire_contract.layout import Layout, Vector
 from wire_contract.limits import UPDATE_LIMITS, Limits
-from wire_contract.message_fields import PAYLOAD_DIGEST_BYTES, Outcome, RefusalReason
-from wire_contract.messages import Receipt, Update
+from wire_contract.message_fields import Outcome, RefusalReason
+from wire_contract.messages import Update
 from wire_contract.signatures.envelope import unwrap
 from wire_contract.signatures.signing import NotTrusted, PublicKey, verified_signers
 from wire_contract.topics import ParsedTopic, shard_of
@@ -83,7 +82,11 @@ class Merge:
     norm: float = field(default=0.0, compare=False)
     """‖Δ‖₂ of the decoded difference."""
     scale: float = 1.0
-    """Factor on the difference; below 1 if the device would move the model further than others do."""
+    """Factor on the difference of weights; below 1 if the device would move the model further than others do."""
+    statistics_norm: float | None = field(default=None, compare=False)
+    """Distance of its running statistics from the model's; None: the layout has none."""
+    statistics_scale: float = 1.0
+    """Factor on their difference from the model's."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Standing:
     """Digest of the published weights, by version."""
     layout: Layout
     weights_norm: float
-    """‖x‖₂ of the master weights."""
+    """‖x‖₂ of the master weights, without statistics."""
     usual_samples: int | None
     """Median of the samples that devices claim (`merging/peers.py`); None while fewer than three devices are known."""
     usual_norm: float | None
@@ -160,6 +163,10 @@ class Standing:
     """Largest weight of an update."""
     is_closed: bool = False
     """The line has ended (`close-line`)."""
+    statistics: Vector | None = None
+    """Running statistics of the master model, (2 · channel,); None: the layout has none."""
+    usual_statistics_norm: float | None = None
+    """Median over devices of the distance of their statistics; None while fewer than three devices are known."""
 
 
 def read_update(topic: ParsedTopic, payload: bytes, standing: Standing, policy: AdmissionPolicy) -> Update | Refuse:
@@ -215,7 +222,7 @@ def admit(
         standing: current state of the model line.
         policy: the operator's settings.
         last: newest answered update of this device and incarnation.
-        difference: (layout.size,) filled with the decoded difference if the verdict is `Merge`.
+        difference: (layout.size,) filled with the decoded difference and statistics if the verdict is `Merge`.
         absence: versions since the device last contributed; 1 if to the newest one, or never.
         slot_norm: Σ‖Δ‖₂ of the device's updates already in the buffer.
     """
@@ -246,7 +253,8 @@ def admit(
         absence_max=policy.absence_max,
         weight_max=standing.weight_max,
     )
-    return Merge(weight, staleness, norm, scale_of(norm, slot_norm, budget))
+    apart, statistics_scale = _clipped_statistics(difference[standing.layout.weights_size :], standing, policy)
+    return Merge(weight, staleness, norm, scale_of(norm, slot_norm, budget), apart, statistics_scale)
 
 
 def _check_shard(update: Update, policy: AdmissionPolicy) -> Refuse | None:
@@ -286,15 +294,29 @@ def norm_of(vector: Vector) -> float:
 
 
 def _checked_norm(difference: Vector, standing: Standing, policy: AdmissionPolicy, budget: float) -> float | Refuse:
-    norm = norm_of(difference)
-    if not np.isfinite(norm):
-        return Refuse("not_finite", "it holds NaN or infinity; training diverged on the device")
+    weights, statistics = np.split(difference, [standing.layout.weights_size])
+    norm = norm_of(weights)
+    if not np.isfinite(norm) or not np.isfinite(statistics).all():
+        name = standing.layout.not_finite(difference)
+        detail = f"tensor {name!r} holds NaN or infinity; training diverged on the device"
+        return Refuse("not_finite", detail[:_DETAIL_CHARACTERS_MAX])
+    if not are_sane(statistics):
+        return Refuse("norm", "its running statistics are beyond 1e15; training diverged on the device")
     allowed = min(policy.norm_ratio_max * max(standing.weights_norm, 1.0), _NORM_MAX)
     if standing.usual_norm is not None:
         allowed = min(allowed, max(_FAR * budget, standing.weights_norm, 1.0))
     if norm > allowed:
         return Refuse("norm", f"its norm {norm:.3g} is over {allowed:.3g}; training diverged on the device")
     return norm
+
+
+def _clipped_statistics(measured: Vector, standing: Standing, policy: AdmissionPolicy) -> tuple[float | None, float]:
+    """Distance of measured statistics (2 · channel,) from the model's, and their scale."""
+    if standing.statistics is None:
+        return None, 1.0
+    apart = distance(measured, standing.statistics)
+    budget = statistics_budget_of(standing.usual_statistics_norm, ratio=policy.slot_norm_ratio)
+    return apart, scale_of(apart, 0.0, budget)
 
 
 def beyond_memory(update: Update, horizon: int) -> Refuse | None:
@@ -314,25 +336,6 @@ def beyond_memory(update: Update, horizon: int) -> Refuse | None:
         "merged before; train again from the newest model",
         is_remembered=False,
     )
-
-
-def receipt_for(verdict: Verdict, *, version: int, update: Update | None, payload: bytes) -> Receipt:
-    """The answer to the device; an update that could not be decoded is identified by the digest of its bytes."""
-    receipt = _outcome(verdict, version)
-    if update is None:
-        return structs.replace(receipt, payload_digest=hashlib.sha256(payload).digest()[:PAYLOAD_DIGEST_BYTES])
-    return structs.replace(receipt, incarnation=update.incarnation, sequence=update.sequence)
-
-
-def _outcome(verdict: Verdict, version: int) -> Receipt:
-    match verdict:
-        case Merge(weight, staleness, _, scale):
-            detail = "" if scale == 1.0 else f"scaled by {scale:.3g}: larger than what devices usually send"
-            return Receipt(outcome="merged", version=version, weight=weight, staleness=staleness, detail=detail)
-        case Duplicate():
-            return Receipt(outcome="duplicate", version=version)
-        case Refuse(reason, detail):
-            return Receipt(outcome="refused", version=version, reason=reason, detail=detail)
 
 
 def _short(error: Exception) -> str:

@@ -1,10 +1,11 @@
 """Reads the initial model of a line: a safetensors file with the layout in its metadata.
 
 safetensors does not keep the order of tensors, so `asyncfedkd device initial-model` writes it into metadata key
-`layout`, as JSON `[[name, [shape]], …]`; the task is in key `task`, and the purpose of the weights in key `role`
-(`wire_contract/model_roles.py`). The initial model is published to everybody, and only the role distinguishes a student
-from a teacher; so a line is started only from a file that is marked as a student. Key `line` describes the student's
-outputs and fixed buffers (`wire_contract/line_description.py`); files of older versions do not have it.
+`layout`, as JSON `[[name, [shape]], …]`, with dtype and kind for running statistics; the task is in key `task`, and the
+purpose of the weights in key `role` (`wire_contract/model_roles.py`). The initial model is published to everybody, and
+only the role distinguishes a student from a teacher; so a line is started only from a file that is marked as a student.
+Key `line` describes the student's outputs and fixed buffers (`wire_contract/line_description.py`); files of older
+versions do not have it.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from wire_contract.encoding.statistics import from_stored
 from wire_contract.errors import ContractError, LayoutError
 from wire_contract.layout import Layout, TensorSpec, Vector
 from wire_contract.limits import MODEL_LIMITS, TENSORS_MAX
@@ -61,7 +63,8 @@ def read_initial_model(path: Path, *, task: str, is_published: bool = True) -> I
                 raise InitialModelError(f"initial model {path}: is for task {metadata.get('task')!r}, not {task!r}")
             _check_role(path, metadata.get(ROLE_KEY), task=task, is_published=is_published)
             line = msgspec.json.decode(metadata[LINE_KEY], type=LineDescription) if LINE_KEY in metadata else None
-            weights = layout.flatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            weights = from_stored(layout, tensors, metadata)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, LayoutError, msgspec.MsgspecError) as error:
         raise InitialModelError(f"initial model {path}: {error or type(error).__name__}; {hint}") from None
     if not np.isfinite(weights).all():

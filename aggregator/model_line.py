@@ -32,6 +32,7 @@ from aggregator.merging.buffer import Buffer
 from aggregator.merging.peers import Claim, Peers
 from aggregator.merging.rule import Contribution, Rule, Step
 from aggregator.merging.rules import RULES
+from aggregator.merging.statistics import RunningStatistics
 from wire_contract.compression.choice import EncodingChoice, encode_as
 from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
@@ -111,7 +112,10 @@ class ModelLine:
         """First version from which on `recall` finds every merged update."""
         self._incarnations = Counter(device for device, _ in lasts)
         self._crowded = {device for device, count in self._incarnations.items() if count > INCARNATIONS_KEPT}
-        self.buffer = Buffer(settings.rule.begin(layout.size, settings.server_rate))
+        self.buffer = Buffer(
+            settings.rule.begin(layout.weights_size, settings.server_rate),
+            RunningStatistics(layout.channels, settings.server_rate) if layout.has_statistics else None,
+        )
         self._difference: Vector = np.empty(layout.size, dtype=np.float32)
         self.next_line: str | None = None
         """Name of the line that follows this one."""
@@ -148,17 +152,20 @@ class ModelLine:
                 slot_norm=self.buffer.norm_of(update.device),
             )
         match verdict:
-            case Merge(weight, staleness, norm, scale):
+            case Merge(weight, staleness, norm, scale, statistics_norm, statistics_scale):
                 self.buffer.add(
                     Contribution(
                         device=update.device,
-                        unclipped=self._difference,
+                        unclipped=self._difference[: self.layout.weights_size],
                         weight=weight,
                         scale=scale,
                         norm=norm,
                         samples=update.samples,
                         base_version=update.base_version,
                         staleness=staleness,
+                        statistics=self._difference[self.layout.weights_size :],
+                        statistics_norm=statistics_norm or 0.0,
+                        statistics_scale=statistics_scale,
                     )
                 )
                 self._answered(key, LastOfDevice(update.sequence))
@@ -212,7 +219,10 @@ class ModelLine:
         devices = self.buffer.devices
         self._contributed |= dict.fromkeys(devices, release.version)
         self._peers.committed(
-            {device: Claim(release.version, slot.samples, slot.norm) for device, slot in devices.items()}
+            {
+                device: Claim(release.version, slot.samples, slot.norm, slot.statistics_norm)
+                for device, slot in devices.items()
+            }
         )
         self.buffer.restore(step.state)
         self._standing = self._new_standing()
@@ -266,11 +276,13 @@ class ModelLine:
             self.version,
             self._digests,
             self.layout,
-            norm_of(self.weights),
+            norm_of(self.weights[: self.layout.weights_size]),
             usual_samples=self._peers.samples,
             usual_norm=self._peers.slot_norm,
             weight_max=max(1.0, settings.updates_per_version - 1.0) if weight_max is None else weight_max,
             is_closed=self.is_closed,
+            statistics=self.weights[self.layout.weights_size :] if self.layout.has_statistics else None,
+            usual_statistics_norm=self._peers.statistics_norm,
         )
 
 

@@ -8,7 +8,7 @@ a device has seen survives a restart.
 import logging
 from collections.abc import Callable, Sequence
 
-from aggregator.admission import Judged, receipt_for
+from aggregator.admission import Judged
 from aggregator.enrolment.roles import is_evaluator
 from aggregator.evaluations import Evaluated, EvaluationReader
 from aggregator.ledger.file_format import LedgerBusy
@@ -21,6 +21,7 @@ from aggregator.metrics_file import MetricsFile
 from aggregator.model_line import ModelLine
 from aggregator.publishing.inspection import SETTLE_SECONDS
 from aggregator.publishing.publication import Publication
+from aggregator.receipts import receipt_for
 from aggregator.reporting import Reporter
 from aggregator.status import StatusHistory
 from aggregator.telemetry.recording import Recording, Stopwatch

@@ -3,27 +3,30 @@
 role       what the weights are for (`wire_contract/model_roles.py`); missing in files of older versions
 task       name of the task
 line       JSON: labels and fixed buffers (`wire_contract/line_description.py`); missing in files of older versions
-layout     JSON [[name, [dimension, …]], …] in the order of the layout, because safetensors keeps no order
+layout     JSON [[name, [dimension, …]], …] in the order of the layout, because safetensors keeps no order; of running
+           statistics [name, [dimension, …], "float32", kind]
 version    decimal; only of a published version
 rounds     decimal; only of a local teacher: rounds completed
 digest     hexadecimal SHA-256 of the weights; if present, it must match them
+second_moments  of running statistics (`encoding/statistics.py`); the tensors hold variances, as networks do
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import msgspec
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from wire_contract.encoding.statistics import from_stored, to_stored
 from wire_contract.errors import LayoutError
 from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.permissions import PUBLIC
-from wire_contract.layout import Layout, TensorSpec, Vector, digest
+from wire_contract.layout import Layout, TensorKind, TensorSpec, Vector, digest
 from wire_contract.line_description import LINE_KEY, LineDescription
 from wire_contract.model_roles import ROLE_KEY, ROLES, Role, wrong_role
 
@@ -59,10 +62,12 @@ def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
         ModelFileError: it cannot be written.
         LayoutError: the weights do not fit the layout.
     """
+    tensors, of_statistics = to_stored(model.layout, model.weights)
     metadata = {
         "task": model.task,
-        "layout": json.dumps([[spec.name, list(spec.shape)] for spec in model.layout.tensors]),
+        "layout": json.dumps([_row(spec) for spec in model.layout.tensors]),
         "digest": digest(model.weights).hex(),
+        **of_statistics,
     }
     if model.role is not None:
         metadata[ROLE_KEY] = model.role
@@ -72,8 +77,6 @@ def write_model(path: Path, model: ModelFile, *, mode: int = PUBLIC) -> None:
         metadata["version"] = str(model.version)
     if model.rounds is not None:
         metadata["rounds"] = str(model.rounds)
-    # Copied, because safetensors would write the whole array behind a view.
-    tensors = {name: np.array(view, order="C") for name, view in model.layout.views(model.weights).items()}
     write_whole(path, safetensors.numpy.save(tensors, metadata), mode=mode)
 
 
@@ -106,7 +109,10 @@ def read_model(path: Path, *, task: str | None = None, roles: frozenset[Role] = 
     # Checked first, so that no more is allocated than the file really holds.
     if {spec.name: spec.shape for spec in layout.tensors} != {name: tensor.shape for name, tensor in tensors.items()}:
         raise ModelFileError(f"model file {path}: its tensors do not match its metadata layout")
-    weights = layout.flatten(tensors)
+    try:
+        weights = from_stored(layout, tensors, metadata)
+    except LayoutError as error:
+        raise ModelFileError(f"model file {path}: {error}") from None
     if not np.isfinite(weights).all():
         raise ModelFileError(f"model file {path}: it contains values that are not finite")
     if metadata.get("digest", found := digest(weights).hex()) != found:
@@ -138,6 +144,11 @@ def _number(metadata: dict[str, str], name: str) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def _row(spec: TensorSpec) -> list[object]:
+    row: list[object] = [spec.name, list(spec.shape)]
+    return row if spec.kind == "weight" else [*row, spec.dtype, spec.kind]
+
+
 def _layout(text: str) -> Layout:
     rows = json.loads(text)
     if not isinstance(rows, list):
@@ -147,6 +158,10 @@ def _layout(text: str) -> Layout:
         match row:
             case [str(name), [*shape]] if all(type(dimension) is int for dimension in shape):
                 specs.append(TensorSpec(name, tuple(shape)))
+            case [str(name), [*shape], "float32", str(kind)] if all(
+                type(dimension) is int for dimension in shape
+            ) and kind in get_args(TensorKind):
+                specs.append(TensorSpec(name, tuple(shape), "float32", cast("TensorKind", kind)))
             case _:
                 raise LayoutError("metadata layout: a row is not [name, [dimension, …]]")
     return Layout(tuple(specs))

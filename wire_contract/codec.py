@@ -89,9 +89,10 @@ _Keys = Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=MAP_ITEMS_MAX)
 _UNKNOWN = (
     (re.compile(r"Invalid value '([^']*)' - at (`\$\.x\[.*\]`)"), "tensor encoding {0!r} is not known here"),
     (re.compile(r"Invalid enum value '([^']*)' - at (`\$\.e`)"), "grid {0!r} is not known here"),
-    (re.compile(r"Invalid enum value '([^']*)' - at (`\$\.l\[.*\]`)"), "dtype {0!r} is not known here"),
+    (re.compile(r"Invalid enum value '([^']*)' - at (`\$\.l\[\d+\]\[2\]`)"), "dtype {0!r} is not known here"),
+    (re.compile(r"Invalid enum value '([^']*)' - at (`\$\.l\[\d+\]\[3\]`)"), "kind of tensor {0!r} is not known here"),
     (
-        re.compile(r"Expected `array` of at most length 3, got (\d+) - at (`\$\.l\[\d+\]`)"),
+        re.compile(r"Expected `array` of at most length 4, got (\d+) - at (`\$\.l\[\d+\]`)"),
         "a tensor with {0} fields is not known here",
     ),
 )

@@ -20,6 +20,10 @@ from wire_contract.limits import DIMENSIONS_MAX, TEXT_CHARACTERS_MAX
 Vector = npt.NDArray[np.float32]
 """Shape (layout.size,), C-contiguous."""
 
+TensorKind = Literal["weight", "mean", "second_moment"]
+"""What a tensor holds: weights, or running statistics of activations, in a form that can be averaged
+(`encoding/statistics.py`)."""
+
 DIGEST_BYTES = 32
 """A whole SHA-256: it identifies the weights, also towards an attacker."""
 FINGERPRINT_BYTES = 8
@@ -36,6 +40,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     name: Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
     shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=DIMENSIONS_MAX)]
     dtype: Literal["float32"] = "float32"
+    kind: TensorKind = "weight"
 
     @property
     def size(self) -> int:
@@ -52,15 +57,20 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         return written
 
 
+_STATISTICS: tuple[TensorKind, ...] = ("mean", "second_moment")
+
 _FIRST_FIELDS = 3
 """Name, shape and dtype are always written."""
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """The ordered tensors of one model line.
+    """The ordered tensors of one model line: first the weights, then all running means, then their second moments.
+
+    The second moments have the shapes of the means, in the same order. So the vector has three contiguous parts, and
+    element i of the means belongs to element i of the second moments.
 
     Raises:
-        LayoutError: a name occurs twice, or a dimension is below one.
+        LayoutError: a name occurs twice, a dimension is below one, or the tensors are not in this order.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -72,11 +82,46 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         for spec in self.tensors:
             if any(dimension < 1 for dimension in spec.shape):
                 raise LayoutError(f"layout: tensor {spec.name!r} has an empty shape {spec.shape}")
+        kinds = [spec.kind for spec in self.tensors]
+        means, moments = ([spec.shape for spec in self.tensors if spec.kind == kind] for kind in _STATISTICS)
+        if kinds != sorted(kinds, key=("weight", *_STATISTICS).index) or means != moments:
+            raise LayoutError("layout: running means and their second moments have to follow the weights, in pairs")
 
     @cached_property
     def size(self) -> int:
         """Elements of all tensors together."""
         return sum(self.sizes)
+
+    @cached_property
+    def weights_size(self) -> int:
+        """Elements of all weights together; what follows them in the vector are running statistics."""
+        return sum(spec.size for spec in self.tensors if spec.kind == "weight")
+
+    @cached_property
+    def of_weights(self) -> "Layout":
+        """The layout without running statistics."""
+        return Layout(tuple(spec for spec in self.tensors if spec.kind == "weight")) if self.has_statistics else self
+
+    @cached_property
+    def channels(self) -> int:
+        """Elements of all running means together."""
+        return (self.size - self.weights_size) // 2
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether there are running statistics."""
+        return self.weights_size < self.size
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Names of each running mean and its second moment."""
+        means, moments = ([spec.name for spec in self.tensors if spec.kind == kind] for kind in _STATISTICS)
+        return tuple(zip(means, moments, strict=True))
+
+    def moments(self, vector: Vector) -> tuple[Vector, Vector]:
+        """Running means and second moments in `vector`, both (channel,), as views that share its memory."""
+        middle = self.weights_size + self.channels
+        return vector[self.weights_size : middle], vector[middle:]
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -102,6 +147,10 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
             spec.name: vector[start:stop].reshape(spec.shape)
             for spec, (start, stop) in zip(self.tensors, self.bounds, strict=True)
         }
+
+    def not_finite(self, vector: Vector) -> str | None:
+        """Name of the first tensor in `vector` (layout.size,) with NaN or infinity; None if there is none."""
+        return next((name for name, view in self.views(vector).items() if not np.isfinite(view).all()), None)
 
     def flatten(self, tensors: Mapping[str, npt.ArrayLike]) -> Vector:
         """Copies tensors, given by name, into a new vector (layout.size,).

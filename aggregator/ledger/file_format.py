@@ -15,9 +15,9 @@ from pathlib import Path
 from wire_contract.errors import ContractError
 from wire_contract.files.file_lock import FileLock, FileLocked
 
-FORMAT = 3
+FORMAT = 4
 
-MIGRATIONS: Mapping[int, str] = {2: "ledger_2_to_3.sql"}
+MIGRATIONS: Mapping[int, str] = {2: "ledger_2_to_3.sql", 3: "ledger_3_to_4.sql"}
 """Migration scripts, by the format that they start from."""
 
 OLDEST_FORMAT = min(MIGRATIONS)

@@ -304,7 +304,7 @@ class Ledger:
         """
         with plain_errors(self.path):
             rows = self._db.execute(NEWEST_CLAIMS, {"until": until, "count": count})
-            return {device: Claim(version, samples, norm) for device, version, samples, norm in rows}
+            return {device: Claim(*figures) for device, *figures in rows}
 
     def forget_incarnations(self, device: str) -> Sequence[DeviceKey]:
         """Deletes the oldest incarnations of a device beyond those kept, and returns them."""
@@ -320,19 +320,12 @@ class Ledger:
         """The updates buffered for a version, in the order of merging."""
         with plain_errors(self.path):
             rows = self._db.execute(BUFFERED_UPDATES, (into_version,))
-            for device, base_version, staleness, samples, weight, scale, norm, payload in rows:
-                if payload is None:
+            names = [column for column, *_ in rows.description]
+            for row in rows:
+                found = dict(zip(names, row, strict=True))
+                if found["payload"] is None:
                     raise LedgerError(f"ledger {self.path}: the journal of version {into_version} was emptied")
-                yield BufferedUpdate(
-                    device=device,
-                    base_version=base_version,
-                    staleness=staleness,
-                    samples=samples,
-                    weight=weight,
-                    scale=scale,
-                    norm=norm,
-                    payload=payload,
-                )
+                yield BufferedUpdate(**found)
 
     # -- inside
 

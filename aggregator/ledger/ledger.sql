@@ -1,4 +1,4 @@
--- Format 3 of the ledger, one file per task and shard. `ledger_2_to_3.sql` migrates a ledger of format 2 to it.
+-- Format 4 of the ledger, one file per task and shard. `ledger_2_to_3.sql` and `ledger_3_to_4.sql` migrate older ones.
 
 -- format, task, shard, layout, line (its description, if it began with one), devices_min (--devices-min at the last
 -- start), closed_at (Unix seconds of close-line), journal_horizon, boot, main_metric (JSON: name and whether higher is
@@ -45,6 +45,8 @@ CREATE TABLE journal (
     merged_at    REAL NOT NULL,           -- Unix seconds
     scale        REAL NOT NULL DEFAULT 1, -- factor on the decoded difference, before it is weighted
     norm         REAL,                    -- of the decoded difference before that factor; NULL before format 3
+    statistics_scale REAL NOT NULL DEFAULT 1, -- factor on the running statistics' difference from the model's
+    statistics_norm  REAL,                -- their distance from the model's; NULL: the layout has none
     UNIQUE (device, incarnation, sequence)
 );
 CREATE INDEX journal_by_version ON journal (into_version);
@@ -75,7 +77,9 @@ CREATE TABLE account (
     previous_samples   INTEGER,           -- as the newest update in previous_version claimed; NULL: not known
     previous_slot_norm REAL,              -- sum of norm in previous_version; NULL: not known
     last_journal_id  INTEGER NOT NULL,
-    last_merged_at   REAL NOT NULL        -- Unix seconds
+    last_merged_at   REAL NOT NULL,       -- Unix seconds
+    statistics_norm          REAL,        -- of the newest update; NULL: the layout has no running statistics
+    previous_statistics_norm REAL         -- of the newest update in previous_version
 ) WITHOUT ROWID;
 CREATE INDEX account_by_merge ON account (last_journal_id);
 

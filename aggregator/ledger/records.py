@@ -31,6 +31,10 @@ class MergedUpdate:
     """Factor on the decoded difference, applied before the weight."""
     norm: float | None = None
     """‖Δ‖₂ of the decoded difference, before that factor."""
+    statistics_scale: float = 1.0
+    """Factor on the running statistics' difference from the model's."""
+    statistics_norm: float | None = None
+    """Their distance from the model's, before that factor; None: the layout has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ def batch_of(judged: Sequence[Judged], evaluations: Sequence[Evaluation] = ()) -
     duplicates = 0
     for one in judged:
         match one.verdict:
-            case Merge(weight, staleness, norm, scale):
+            case Merge(weight, staleness, norm, scale, statistics_norm, statistics_scale):
                 assert one.update is not None
                 merged.append(
                     MergedUpdate(
@@ -75,6 +79,8 @@ def batch_of(judged: Sequence[Judged], evaluations: Sequence[Evaluation] = ()) -
                         weight=weight,
                         scale=scale,
                         norm=norm,
+                        statistics_scale=statistics_scale,
+                        statistics_norm=statistics_norm,
                     )
                 )
             case Duplicate() | Refuse(seen_before=True):
@@ -141,13 +147,15 @@ class BufferedUpdate:
     weight: float
     scale: float
     norm: float | None
+    statistics_scale: float
+    statistics_norm: float | None
     payload: bytes
 
 
 _INTO_JOURNAL = """
     INSERT INTO journal (into_version, device, incarnation, sequence, base_version, staleness, samples, weight,
-        size_bytes, train_seconds, payload, merged_at, scale, norm)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        size_bytes, train_seconds, payload, merged_at, scale, norm, statistics_scale, statistics_norm)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -169,6 +177,8 @@ def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
         now,
         merged.scale,
         merged.norm,
+        merged.statistics_scale,
+        merged.statistics_norm,
     )
 
 
@@ -176,12 +186,14 @@ def _journal_values(merged: MergedUpdate, now: float) -> tuple[object, ...]:
 _INTO_ACCOUNT = """
     INSERT INTO account VALUES (
         :device, :into_version, NULL, :into_version, 1, 1, :weight, :samples, :staleness, :norm, NULL, NULL,
-        :journal_id, :now
+        :journal_id, :now, :statistics_norm, NULL
     )
     ON CONFLICT DO UPDATE SET
         previous_version = iif(last_version = :into_version, previous_version, last_version),
         previous_samples = iif(last_version = :into_version, previous_samples, samples),
         previous_slot_norm = iif(last_version = :into_version, previous_slot_norm, slot_norm),
+        previous_statistics_norm = iif(last_version = :into_version, previous_statistics_norm, statistics_norm),
+        statistics_norm = :statistics_norm,
         slot_norm = iif(last_version = :into_version, slot_norm, 0) + :norm,
         versions = versions + (last_version != :into_version),
         last_version = :into_version,
@@ -204,23 +216,24 @@ def _account_values(merged: MergedUpdate, journal_id: int | None, now: float) ->
         "samples": update.samples,
         "staleness": merged.staleness,
         "norm": merged.norm,
+        "statistics_norm": merged.statistics_norm,
         "journal_id": journal_id,
         "now": now,
     }
 
 
 BUFFERED_UPDATES = """
-    SELECT device, base_version, staleness, samples, weight, scale, norm, payload FROM journal
-    WHERE into_version = ? ORDER BY id
+    SELECT device, base_version, staleness, samples, weight, scale, norm, statistics_scale, statistics_norm, payload
+    FROM journal WHERE into_version = ? ORDER BY id
 """
 NEWEST_CONTRIBUTIONS = """
     SELECT device, iif(last_version <= :until, last_version, previous_version) AS version FROM account
     WHERE version >= :since
 """
 NEWEST_CLAIMS = """
-    SELECT device, last_version, samples, slot_norm FROM account WHERE last_version <= :until
-    UNION ALL SELECT device, previous_version, previous_samples, previous_slot_norm FROM account
-    WHERE last_version > :until AND previous_samples IS NOT NULL
+    SELECT device, last_version, samples, slot_norm, statistics_norm FROM account WHERE last_version <= :until
+    UNION ALL SELECT device, previous_version, previous_samples, previous_slot_norm, previous_statistics_norm
+    FROM account WHERE last_version > :until AND previous_samples IS NOT NULL
     ORDER BY 2 DESC, 1 DESC LIMIT :count
 """
 """The figures of each device in the newest version up to `until` that it contributed to, of `count` devices."""

@@ -60,6 +60,7 @@ def restore(ledger: Ledger, settings: LineSettings) -> ModelLine:
 def _refill(line: ModelLine, ledger: Ledger) -> None:
     """Adds the journal's updates for the next version to the buffer."""
     difference = np.empty(line.layout.size, dtype=np.float32)
+    weights, statistics = np.split(difference, [line.layout.weights_size])
     for one in ledger.journal(into_version=line.version + 1):
         try:
             decode_vector(read_unverified(one.payload, Update).tensors, line.layout, out=difference)
@@ -68,13 +69,16 @@ def _refill(line: ModelLine, ledger: Ledger) -> None:
         line.buffer.add(
             Contribution(
                 device=one.device,
-                unclipped=difference,
+                unclipped=weights,
                 weight=one.weight,
                 scale=one.scale,
-                norm=norm_of(difference) if one.norm is None else one.norm,
+                norm=norm_of(weights) if one.norm is None else one.norm,
                 samples=one.samples,
                 base_version=one.base_version,
                 staleness=one.staleness,
+                statistics=statistics,
+                statistics_norm=one.statistics_norm or 0.0,
+                statistics_scale=one.statistics_scale,
             )
         )
 

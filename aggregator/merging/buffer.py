@@ -6,16 +6,23 @@ weights, not the mean. A slot contributes at most its weight times the sum of it
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
+
+from aggregator.merging.fedbuff import divisor_of
 from aggregator.merging.rule import Contribution, Merger, RuleState, Slot, Step
+from aggregator.merging.statistics import RunningStatistics
 from wire_contract.layout import Vector
 
 
 class Buffer:
     """Accepted updates that wait for the next version."""
 
-    def __init__(self, merger: Merger) -> None:
+    def __init__(self, merger: Merger, statistics: RunningStatistics | None = None) -> None:
+        """`statistics`: for layouts with running statistics, which the rule does not see."""
         self._merger = merger
+        self._statistics = statistics
         self._slots: dict[str, Slot] = {}
 
     @property
@@ -48,11 +55,21 @@ class Buffer:
         slot.updates += 1
         slot.norm += contribution.norm
         slot.samples = contribution.samples
+        if self._statistics is not None:
+            assert contribution.statistics is not None, "the layout has statistics"
+            self._statistics.add(contribution.device, contribution.statistics, contribution.statistics_scale)
+            slot.statistics_norm = contribution.statistics_norm
 
     def step(self, weights: Vector) -> Step:
-        """The next version after master `weights` (size,); changes nothing."""
+        """The next version after master `weights` (layout.size,); changes nothing."""
         assert self._slots, "an empty buffer makes no version"
-        return self._merger.version(weights, self._slots)
+        if self._statistics is None:
+            return self._merger.version(weights, self._slots)
+        slot_weights = {device: slot.weight for device, slot in self._slots.items()}
+        size = weights.size - 2 * self._statistics.channels
+        step = self._merger.version(weights[:size], self._slots)
+        statistics = self._statistics.version(weights[size:], slot_weights, divisor_of(slot_weights.values()))
+        return replace(step, weights=np.concatenate((step.weights, statistics)))
 
     def restore(self, state: RuleState) -> None:
         """Begins the next version, after the one that `state` was committed with.
@@ -62,3 +79,5 @@ class Buffer:
         """
         self._merger.restore(state)
         self._slots.clear()
+        if self._statistics is not None:
+            self._statistics.clear()

@@ -11,12 +11,18 @@ what it loses: such a version is a smaller step. A version of a single slot (wit
 Adding is one pass over memory; the scale is folded into the weight.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from aggregator.merging.rule import Contribution, Rule, RuleState, Slot, Step
 from wire_contract.layout import Vector
+
+
+def divisor_of(slot_weights: Collection[float]) -> float:
+    """The divisor for these weights (see the module)."""
+    divisor = sum(slot_weights)
+    return max(divisor, 2 * max(slot_weights)) if len(slot_weights) > 1 else divisor
 
 
 class FedBuff:
@@ -34,10 +40,7 @@ class FedBuff:
 
     def version(self, weights: Vector, slots: Mapping[str, Slot]) -> Step:
         """`weights` plus η times the sum over the divisor (see the module)."""
-        slot_weights = [slot.weight for slot in slots.values()]
-        divisor = sum(slot_weights)
-        if len(slot_weights) > 1:
-            divisor = max(divisor, 2 * max(slot_weights))
+        divisor = divisor_of([slot.weight for slot in slots.values()])
         return Step(weights + self._sum * np.float32(self._rate / divisor))
 
     def restore(self, state: RuleState) -> None:

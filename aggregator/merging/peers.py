@@ -16,6 +16,7 @@ a restart needs nothing but each device's row in the ledger.
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 PEERS_MAX = 256
 """Devices in a median, the most recently merged ones. Enough to keep a burst of unknown devices a minority in a fleet
@@ -39,8 +40,18 @@ the first sender determine the model."""
 _BUDGET_SHARE_MIN = 1e-6
 """Smallest budget, as a share of max(‖x‖, 1): if all devices send zeros, later updates must still count."""
 
+_FIRST_DISTANCE = 1.0
+"""Budget of running statistics while there is no median: a standard deviation. Chosen, not measured: it costs part of
+the first step, once."""
+
+_DISTANCE_MIN = 1e-3
+"""Smallest budget of running statistics: if all devices send those of the model, later ones must still count."""
+
 _SCALE_MIN = 2.0**-126
 """The smallest normal float32; the product of two tiny factors could otherwise round to 0."""
+
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,9 @@ class Claim:
     """As its newest update claims."""
     slot_norm: float | None
     """Σ‖Δ‖₂ of its updates in that version, before scaling; None: unknown, from a ledger of format 2."""
+    statistics_norm: float | None = None
+    """Distance of its newest running statistics from the model's (`statistics.py`), before scaling; None: it sent
+    none."""
 
 
 class Peers:
@@ -64,6 +78,8 @@ class Peers:
         """Median of the samples; None while fewer than `DEVICES_KNOWN_MIN` devices are known."""
         self.slot_norm: float | None = None
         """Median of the slot norms; None while fewer than `DEVICES_KNOWN_MIN` devices are known."""
+        self.statistics_norm: float | None = None
+        """Median of the distances of statistics; None while fewer than `DEVICES_KNOWN_MIN` are known."""
         self._settle()
 
     def committed(self, claims: Mapping[str, Claim]) -> None:
@@ -77,10 +93,16 @@ class Peers:
             # same.
             newest = sorted(self._claims, key=lambda device: (self._claims[device].version, device))[-PEERS_MAX:]
             self._claims = {device: self._claims[device] for device in newest}
-        samples = sorted(claim.samples for claim in self._claims.values())
-        norms = sorted(claim.slot_norm for claim in self._claims.values() if claim.slot_norm is not None)
-        self.samples = samples[(len(samples) - 1) // 2] if len(samples) >= DEVICES_KNOWN_MIN else None
-        self.slot_norm = norms[(len(norms) - 1) // 2] if len(norms) >= DEVICES_KNOWN_MIN else None
+        claims = self._claims.values()
+        self.samples = _lower_median([claim.samples for claim in claims])
+        self.slot_norm = _lower_median([claim.slot_norm for claim in claims if claim.slot_norm is not None])
+        distances = [claim.statistics_norm for claim in claims if claim.statistics_norm is not None]
+        self.statistics_norm = _lower_median(distances)
+
+
+def _lower_median(values: list[Number]) -> Number | None:
+    """None with fewer than `DEVICES_KNOWN_MIN` values."""
+    return sorted(values)[(len(values) - 1) // 2] if len(values) >= DEVICES_KNOWN_MIN else None
 
 
 def budget_of(usual_norm: float | None, weights_norm: float, *, ratio: float) -> float:
@@ -95,6 +117,16 @@ def budget_of(usual_norm: float | None, weights_norm: float, *, ratio: float) ->
     if usual_norm is None:
         return ratio * FIRST_NORM_SHARE * size
     return ratio * max(usual_norm, _BUDGET_SHARE_MIN * size)
+
+
+def statistics_budget_of(usual_norm: float | None, *, ratio: float) -> float:
+    """The distance, above 0, up to which a device's running statistics are not scaled down.
+
+    Args:
+        usual_norm: median distance; None while there is none.
+        ratio: budget divided by the median.
+    """
+    return ratio * (_FIRST_DISTANCE if usual_norm is None else max(usual_norm, _DISTANCE_MIN))
 
 
 def scale_of(norm: float, before: float, budget: float) -> float:

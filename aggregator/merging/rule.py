@@ -40,7 +40,8 @@ class Contribution:
 
     device: str
     unclipped: Vector
-    """(size,), the decoded difference. Rules call `clipped` or `weighted` instead, so that none forgets the scale."""
+    """(size,), the decoded difference of the weights. Rules call `clipped` or `weighted` instead, so that none forgets
+    the scale."""
     weight: float
     """Above 0: staleness, samples and absence, bounded (`staleness.weight_of`)."""
     scale: float = 1.0
@@ -53,6 +54,13 @@ class Contribution:
     """The version that the difference starts from."""
     staleness: int = 0
     """Versions, when the update was judged. It is part of `weight` already."""
+    statistics: Vector | None = None
+    """The device's running statistics (2 · channel,), which are no rule's business (`statistics.py`); None: the layout
+    has none."""
+    statistics_norm: float = 0.0
+    """Their distance from the model's, before scaling."""
+    statistics_scale: float = 1.0
+    """Factor on their difference from the model's, above 0 and at most 1."""
 
     def clipped(self) -> Vector:
         """The scaled difference, (size,). The caller may reuse this memory, so a rule must copy what it keeps."""
@@ -74,6 +82,8 @@ class Slot:
     """Σ‖Δ‖₂ of its updates, before scaling."""
     samples: int = 0
     """As its newest update claims."""
+    statistics_norm: float | None = None
+    """Distance of its newest statistics from the model's, before scaling; None: it sent none."""
 
 
 @dataclass(frozen=True)
@@ -137,4 +147,4 @@ class Rule:
     """A version consists of exactly K updates. Other rules follow whole batches, so a version may contain more than
     K."""
     begin: Callable[[int, float], Merger]
-    """Creates a merger; arguments: vector size, server rate η."""
+    """Creates a merger; arguments: number of weights, server rate η."""

@@ -61,7 +61,7 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     check_network(task, teacher, examples, "teacher")
     recipe = task.recipe if settings.epochs is None else replace(task.recipe, teacher_epochs=settings.epochs)
     result = train_teacher(teacher, examples, recipe, objective=task.objective, seed=settings.seed)
-    layout = layout_of(teacher)
+    layout = layout_of(teacher, "exact")
     weights = vector_of(teacher, layout)
     write_model(settings.out, ModelFile(task=task.name, layout=layout, weights=weights, role="teacher", line=line))
     main = task.objective.main

@@ -64,7 +64,7 @@ class LocalTeacher:
         self._both = nn.ModuleDict({_NETWORK: network})
         if projection is not None:
             self._both[_PROJECTION] = projection
-        self._layout = layout_of(self._both)
+        self._layout = layout_of(self._both, "exact")
         self._task = task
         self._path = path
         self._warn = warn

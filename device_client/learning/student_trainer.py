@@ -11,7 +11,7 @@ from device_client.learning.asyncfedkd import train_student
 from device_client.learning.evaluation import TeacherOutputs, outputs_under
 from device_client.learning.fedkd import train_mutually
 from device_client.learning.local_teacher import LocalTeacher
-from device_client.learning.parameters import load_vector, vector_of
+from device_client.learning.parameters import LoadedWeights
 from device_client.learning.seeding import round_seed
 from device_client.learning.training_loop import TrainingResult
 from device_client.task import Data, Objective, Recipe
@@ -82,14 +82,14 @@ class StudentTrainer:
         """See `trainer.Trainer`. With a local teacher, the result also depends on the rounds before."""
         if self._reload is not None:
             self._data = self._reload()
-        load_vector(self._student, self._layout, weights)
+        loaded = LoadedWeights.load(self._student, self._layout, weights)
         result = self._train(
             seed=round_seed(self._device, version=version, round_number=round, seed=self._seed),
             version=version,
             should_stop=lambda: not tick(),
         )
         trained = Trained(
-            weights=vector_of(self._student, self._layout),
+            weights=loaded.after(self._student),
             samples=result.samples,
             steps=result.local_steps,
             metrics=result.metrics,

@@ -72,10 +72,13 @@ class UnmergedUpdate:
     base_version: int
 
 
-def clipped(residual: Vector, difference: Vector) -> Vector:
-    """`residual` (size,), scaled down if its norm is above the bound that `difference` (size,) sets."""
-    norm = float(np.linalg.norm(residual.astype(np.float64)))
-    bound = RESIDUAL_NORM_MAX * float(np.linalg.norm(difference.astype(np.float64)))
+def clipped(residual: Vector, difference: Vector, weights_size: int | None = None) -> Vector:
+    """`residual` (size,), scaled down if its norm is above the bound that `difference` (size,) sets.
+
+    Only the first `weights_size` elements count (None: all); running statistics have no residual.
+    """
+    norm = float(np.linalg.norm(residual[:weights_size].astype(np.float64)))
+    bound = RESIDUAL_NORM_MAX * float(np.linalg.norm(difference[:weights_size].astype(np.float64)))
     if norm <= bound:
         return residual
     return residual * np.float32(bound / norm)
@@ -104,6 +107,7 @@ def add_unmerged(
             content = decode_vector(update.tensors, layout)
         except ContractError:
             continue
+        content[layout.weights_size :] = 0.0  # statistics are no difference, and the next update has newer ones
         content_now = carried(content, from_version=one.base_version, to_version=to_version, size=layout.size)
         if content_now is not None:
             total = content_now if total is None else total + content_now

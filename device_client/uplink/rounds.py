@@ -5,6 +5,9 @@ the student started from. A round starts from the newest model. While there is n
 further rounds on its own student, so that hours without a broker are not wasted. The updates of one base are then
 increments: their sum leads from the base to the local student, except for what the encoding has left for later
 (`error_feedback`).
+
+Running statistics (of BatchNorm) are not sent as differences but as they are: they are measurements, not steps. So
+each update replaces the device's previous ones, and nothing has to be sent later.
 """
 
 from collections.abc import Sequence
@@ -111,9 +114,11 @@ def make_update(
     """
     layout = todo.base.layout
     with np.errstate(over="ignore", invalid="ignore"):
-        difference = trained.weights - todo.start
-        wanted = difference if todo.residual is None else difference + clipped(todo.residual, difference)
-    tensors = encode_as(encoding, wanted, layout, version=todo.base.version)
+        wanted = trained.weights - todo.start
+        if todo.residual is not None:
+            wanted += clipped(todo.residual, wanted, layout.weights_size)
+        wanted[layout.weights_size :] = trained.weights[layout.weights_size :]
+    tensors = encode_as(encoding, wanted, layout, version=todo.base.version, as_values=True)
     update = Update(
         task=task,
         device=identity.device,
@@ -131,5 +136,7 @@ def make_update(
     sent = decode_vector(tensors, layout)
     if not np.isfinite(sent).all():
         raise EncodeError("the encoded difference is not finite; training diverged")
-    student = LocalStudent(todo.base.version, todo.base.digest, todo.number, trained.weights, now, wanted - sent)
+    residual = wanted - sent
+    residual[layout.weights_size :] = 0.0
+    student = LocalStudent(todo.base.version, todo.base.digest, todo.number, trained.weights, now, residual)
     return sign(update, [] if signing_key is None else [signing_key]), student

@@ -9,7 +9,7 @@ from torch import nn
 from device_client.learning.asyncfedkd import train_student
 from device_client.learning.evaluation import TeacherOutputs, kept, outputs_under, teaching_outputs
 from device_client.learning.fedkd import projection_between, train_mutually
-from device_client.learning.parameters import load_vector, vector_of
+from device_client.learning.parameters import LoadedWeights
 from device_client.learning.seeding import seed_of, seeded
 from device_client.learning.training_loop import TrainingResult
 from device_client.task import Data, Examples, Task
@@ -49,7 +49,7 @@ class AsyncFedKDTrainer:
             }
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
-        load_vector(self._student, self._layout, start)
+        loaded = LoadedWeights.load(self._student, self._layout, start)
         result = train_student(
             self._student,
             None,
@@ -60,7 +60,7 @@ class AsyncFedKDTrainer:
             version=version,
             teacher_outputs=self._teacher_outputs.get(device),
         )
-        return trained_of(self._student, self._layout, result)
+        return trained_of(self._student, loaded, result)
 
 
 def teacher_outputs_of(teacher: nn.Module, data: Mapping[str, Examples], task: Task) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def teacher_outputs_of(teacher: nn.Module, data: Mapping[str, Examples], task: T
     return {device: teaching_outputs(teacher, examples, task.objective) for device, examples in data.items()}
 
 
-def trained_of(student: nn.Module, layout: Layout, result: TrainingResult) -> Trained:
+def trained_of(student: nn.Module, loaded: LoadedWeights, result: TrainingResult) -> Trained:
     """The result of a round in the form that the device's core uses."""
     return Trained(
-        weights=vector_of(student, layout),
+        weights=loaded.after(student),
         samples=result.samples,
         steps=result.local_steps,
         metrics=result.metrics,
@@ -104,7 +104,7 @@ class FedKDTrainer:
         }
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
-        load_vector(self._student, self._layout, start)
+        loaded = LoadedWeights.load(self._student, self._layout, start)
         result = train_mutually(
             self._student,
             self.teachers[device],
@@ -115,4 +115,4 @@ class FedKDTrainer:
             seed=seed_of(self._seed, self._numbers[device], round_number),
             version=version,
         )
-        return trained_of(self._student, self._layout, result)
+        return trained_of(self._student, loaded, result)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from aggregator.admission import AdmissionPolicy, Merge, Verdict, receipt_for
+from aggregator.admission import AdmissionPolicy, Merge, Verdict
 from aggregator.merging.peers import BUDGET_RATIO
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX, Decay, SampleWeight
 from aggregator.model_line import LineSettings, ModelLine, announcement, opening_release
+from aggregator.receipts import receipt_for
 from wire_contract.codec import encode
 from wire_contract.compression.choice import EncodingChoice
 from wire_contract.encoding import EncodingName

@@ -16,13 +16,13 @@ from aggregator.admission import (
     Duplicate,
     Merge,
     Refuse,
-    receipt_for,
 )
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.records import row_of
 from aggregator.ledger.restoring import restore
 from aggregator.merging.staleness import ABSENCE_MAX
 from aggregator.model_line import opening_release
+from aggregator.receipts import receipt_for
 from tests.aggregator.bench import Bench
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, T0, TASK, SyntheticDevice, begin, identities
 from wire_contract.codec import encode

@@ -10,7 +10,7 @@ import msgpack
 import msgspec
 
 from wire_contract import codec
-from wire_contract.messages import Message
+from wire_contract.messages import Message, Model
 
 FOLDER = Path(__file__).parent
 
@@ -38,6 +38,8 @@ def from_json(value: Any) -> Any:
 def fields_of(message: Message) -> dict[str, Any]:
     """By the keys of the wire."""
     built: dict[str, Any] = msgspec.to_builtins(message, builtin_types=(bytes,))
+    if isinstance(message, Model):
+        built["l"] = as_json([spec.as_written for spec in message.layout])
     left_out = codec.LEFT_OUT_BY_DEFAULT.get(type(message), ())
     return {key: as_json(value) for key, value in built.items() if (key, value) not in left_out}
 

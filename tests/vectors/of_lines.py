@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from tests.vectors.form import as_json, packed
@@ -48,7 +47,7 @@ def deltas() -> list[dict[str, Any]]:
         {
             "why": "version 0 whole in float16, then p_v = float16(p_(v-1) + delta), each sum rounded to float32",
             "snapshot": payload.hex(),
-            "layout": as_json(msgspec.to_builtins(LAYOUT)[0]),
+            "layout": as_json([spec.as_written for spec in LAYOUT.tensors]),
             "weights": start.weights.tobytes().hex(),
             "digest": start.digest.hex(),
             "steps": [
@@ -88,17 +87,25 @@ def _fused() -> dict[str, Any]:
 
 
 def layouts() -> list[dict[str, Any]]:
+    normed = Layout(
+        (
+            TensorSpec("weight", (3,)),
+            TensorSpec("running_mean", (3,), kind="mean"),
+            TensorSpec("running_var", (3,), kind="second_moment"),
+        )
+    )
     one = Layout((TensorSpec("gewicht/ü", (200, 70_000)), TensorSpec("bias", (300,))))
     return [
         {
             "why": why,
-            "tensors": as_json([[spec.name, list(spec.shape), spec.dtype] for spec in layout.tensors]),
-            "hashed": packed([[[spec.name, list(spec.shape), spec.dtype] for spec in layout.tensors]]).hex(),
+            "tensors": as_json([spec.as_written for spec in layout.tensors]),
+            "hashed": packed([[spec.as_written for spec in layout.tensors]]).hex(),
             "fingerprint": layout.fingerprint.hex(),
             **({"weights": WEIGHTS.tobytes().hex(), "digest": digest(WEIGHTS).hex()} if layout is LAYOUT else {}),
         }
         for why, layout in (
             ("three tensors, the last one a scalar; the digest is of the 9 float32 weights", LAYOUT),
             ("numbers take the fewest bytes msgpack has, names are UTF-8", one),
+            ("running statistics follow the weights and say so; weights do not", normed),
         )
     ]

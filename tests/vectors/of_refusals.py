@@ -71,10 +71,22 @@ def refused_payloads() -> list[dict[str, Any]]:
         _refused("too many elements", "Model", frame(packed({**model, "l": [["a", [4_001, 4_000]]]})), "elements"),
         _refused("another dtype", "Model", frame(packed({**model, "l": [["a", [1], "float64"]]})), "dtype 'float64'"),
         _refused(
+            "another kind of tensor",
+            "Model",
+            frame(packed({**model, "l": [["a", [1], "float32", "median"]]})),
+            "kind of tensor 'median'",
+        ),
+        _refused(
+            "a running mean without a second moment",
+            "Model",
+            frame(packed({**model, "l": [["a", [1], "float32", "mean"]]})),
+            "in pairs",
+        ),
+        _refused(
             "a tensor of a newer layout",
             "Model",
-            frame(packed({**model, "l": [["a", [1], "float32", 1]]})),
-            "a tensor with 4 fields is not known here",
+            frame(packed({**model, "l": [["a", [1], "float32", "weight", 1]]})),
+            "a tensor with 5 fields is not known here",
         ),
         _refused(
             "a grid of int8",

@@ -32,13 +32,13 @@ def test_a_later_field_enters_the_fingerprint_only_where_it_is_set() -> None:
     assert plain.fingerprint == Layout((TensorSpec("a", (2, 3)), TensorSpec("b", ()))).fingerprint
     assert plain.fingerprint == fingerprint_of(["a", [2, 3], "float32"], ["b", [], "float32"])
     marked = Layout((LaterSpec("a", (2, 3), role="embedding"), LaterSpec("b", ())))
-    assert marked.fingerprint == fingerprint_of(["a", [2, 3], "float32", "embedding"], ["b", [], "float32"])
+    assert marked.fingerprint == fingerprint_of(["a", [2, 3], "float32", "weight", "embedding"], ["b", [], "float32"])
     grouped = Layout((LaterSpec("a", (2, 3), group=7),))
-    assert grouped.fingerprint == fingerprint_of(["a", [2, 3], "float32", "", 7])
+    assert grouped.fingerprint == fingerprint_of(["a", [2, 3], "float32", "weight", "", 7])
 
 
 def test_today_reads_a_later_layout_without_its_fields_and_refuses_one_with_them_by_name() -> None:
     plain = codec.decode(codec.encode(later_model(LaterSpec("a", (2,)))), Model)
     assert plain.layout == (TensorSpec("a", (2,)),)
-    with pytest.raises(DecodeError, match="a tensor with 4 fields is not known here"):
+    with pytest.raises(DecodeError, match="a tensor with 5 fields is not known here"):
         codec.decode(codec.encode(later_model(LaterSpec("a", (2,), role="embedding"))), Model)

@@ -4,14 +4,17 @@
 CompressionTarget    a byte budget, or an error bound: each tensor in what suits it best (`rate_control.py`)
 LowRankEnergy        FedKD's dynamic low-rank compression, as published (`low_rank.py`)
 TopK                 only the elements of largest magnitude (`top_k.py`)
+
+Running statistics are encoded apart from the weights (`statistics.py`), and take at most half of a byte budget.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wire_contract.compression.low_rank import energy_at, low_rank_by_energy
-from wire_contract.compression.rate_control import CompressionTarget, encode_to_target
+from wire_contract.compression.rate_control import CompressionTarget, encode_to_target, encoded_bytes
+from wire_contract.compression.statistics import encode_statistics
 from wire_contract.compression.top_k import top_k
-from wire_contract.encoding import EncodedTensor, EncodingName, encode_vector
+from wire_contract.encoding import EncodedTensor, EncodingName, check_encodable, encode_vector
 from wire_contract.layout import Layout, Vector
 
 
@@ -42,7 +45,9 @@ class TopK:
 EncodingChoice = EncodingName | CompressionTarget | LowRankEnergy | TopK
 
 
-def encode_as(choice: EncodingChoice, vector: Vector, layout: Layout, *, version: int) -> tuple[EncodedTensor, ...]:
+def encode_as(
+    choice: EncodingChoice, vector: Vector, layout: Layout, *, version: int, as_values: bool = False
+) -> tuple[EncodedTensor, ...]:
     """Encodes `vector` (layout.size,) as `choice` says.
 
     Args:
@@ -50,10 +55,29 @@ def encode_as(choice: EncodingChoice, vector: Vector, layout: Layout, *, version
         vector: a difference or weights.
         layout: of the vector.
         version: of the base; the only measure of training progress that a device has.
+        as_values: whether running statistics in `vector` are values, as in an update, and not differences.
 
     Raises:
         EncodeError: a value is not finite, or does not fit the encoding or the budget.
     """
+    if layout.has_statistics:
+        check_encodable(vector, layout)
+        bytes_max = choice.bytes_max if isinstance(choice, CompressionTarget) else None
+        statistics = encode_statistics(
+            vector,
+            layout,
+            bytes_max=None if bytes_max is None else bytes_max // 2,
+            exact=choice == "float32",
+            as_values=as_values,
+            version=version,
+        )
+        if isinstance(choice, CompressionTarget) and bytes_max is not None:
+            choice = replace(choice, bytes_max=bytes_max - encoded_bytes(statistics))
+        return _encode(choice, vector[: layout.weights_size], layout.of_weights, version) + statistics
+    return _encode(choice, vector, layout, version)
+
+
+def _encode(choice: EncodingChoice, vector: Vector, layout: Layout, version: int) -> tuple[EncodedTensor, ...]:
     match choice:
         case CompressionTarget():
             return encode_to_target(vector, layout, choice)

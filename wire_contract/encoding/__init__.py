@@ -54,15 +54,19 @@ ENCODERS: Mapping[EncodingName, Callable[[Vector], EncodedTensor]] = {
 
 
 def encode_vector(vector: Vector, layout: Layout, encoding: EncodingName) -> tuple[EncodedTensor, ...]:
-    """Encodes each tensor of `vector` (layout.size,) in the same encoding.
+    """Encodes each tensor of `vector` (layout.size,) in the same encoding; running statistics always in float32.
+
+    Variances are small differences of statistics (`wire_contract/encoding/statistics.py`), which need every digit.
 
     Raises:
         EncodeError: a value is not finite, or too large for the encoding.
         LayoutError: the vector does not fit the layout.
     """
     check_encodable(vector, layout)
-    encode = ENCODERS[encoding]
-    return tuple(encode(vector[start:stop]) for start, stop in layout.bounds)
+    return tuple(
+        ENCODERS[encoding if spec.kind == "weight" else "float32"](vector[start:stop])
+        for spec, (start, stop) in zip(layout.tensors, layout.bounds, strict=True)
+    )
 
 
 def check_encodable(vector: Vector, layout: Layout) -> None:

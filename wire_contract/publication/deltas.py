@@ -8,7 +8,7 @@ The grid is the set of values that the encoding of snapshots represents exactly.
 and a device gets the same digest from either:
 
     float32   every number
-    float16   x rounded to the nearest float16, ties to even
+    float16   x rounded to the nearest float16, ties to even; running statistics stay float32, as in snapshots
 
 The arithmetic is float32 with one rounding per operation. int8 has no usable grid: its scale moves with the largest
 weight, and with a fixed scale one step of learning is smaller than one of its 127 steps. Models that are published in
@@ -109,4 +109,7 @@ def _sum(before: PublishedVersion, tensors: tuple[EncodedTensor, ...], encoding:
     difference = decode_vector(tensors, before.layout)
     with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses infinity and NaN
         np.add(before.weights, difference, out=difference)
-    return GRIDS[encoding](difference)
+    rounded = GRIDS[encoding](difference)
+    statistics = slice(before.layout.weights_size, None)
+    rounded[statistics] = difference[statistics]
+    return rounded

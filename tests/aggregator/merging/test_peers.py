@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.admission import AdmissionPolicy, Merge, Refuse, receipt_for
+from aggregator.admission import AdmissionPolicy, Merge, Refuse
 from aggregator.ledger.restoring import restore
 from aggregator.merging.peers import BEYOND
 from aggregator.merging.rule import RuleState
 from aggregator.merging.staleness import ABSENCE_MAX, SAMPLES_RATIO_MAX
+from aggregator.receipts import receipt_for
 from tests.aggregator.bench import Bench
 from tests.aggregator.synthetic import LAYOUT, SETTINGS, SyntheticDevice, initial_weights, replay
 from wire_contract.layout import Vector

@@ -6,7 +6,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from aggregator.admission import Refuse, receipt_for
+from aggregator.admission import Refuse
+from aggregator.receipts import receipt_for
 from device_client.uplink.outbox_rows import payload_digest
 from tests.device_client.stage import DEVICE, ROOT, TASK, Stage, model
 from wire_contract import codec, topics
