@@ -1,6 +1,6 @@
 """Examples in memory, what else a task's data may be, and the check that a split is by person."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -166,19 +166,60 @@ def is_iterable_dataset(data: object) -> TypeGuard[Iterable[Any]]:
     return hasattr(data, "yields_examples") or any(base.__name__ == "IterableDataset" for base in type(data).__mro__)
 
 
+def persons_of(data: Data) -> list[str]:
+    """The person of each example, in order; empty: not known. A `Dataset` may have an attribute `persons`."""
+    persons = getattr(data, "persons", None)
+    return [] if persons is None else [str(person) for person in persons]
+
+
 def example_count(data: Data) -> int | None:
     """The number of examples, read anew at each call; None: it is only known after a pass over them."""
     return len(data) if isinstance(data, Examples) or is_map_dataset(data) else None
 
 
-def pooled(parts: "list[Examples]") -> Examples:
-    """The examples of several devices as one data set, in the given order.
+class _Rows:
+    """Examples in memory as single examples."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int, /) -> Batch:
+        return mapped(self._examples.batch(slice(index, index + 1)), lambda tensor: tensor[0])
+
+
+class _Chained:
+    """Several map-style data sets, one after the other."""
+
+    def __init__(self, parts: Sequence[MapDataset]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def __getitem__(self, index: int, /) -> Any:
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+def pooled(parts: "Sequence[Data]") -> Any:
+    """The data of several devices as one data set, in the given order: `Examples`, or a data set where one part is.
 
     Raises:
-        TaskError: there are no parts, or their inputs differ in shape.
+        TaskError: there are no parts, their inputs differ in shape, or one is a loader of batches.
     """
     if not parts:
         raise ExamplesError("there are no parts to pool")
+    if not all(isinstance(part, Examples) for part in parts):
+        whole = [_Rows(part) if isinstance(part, Examples) else part for part in parts]
+        if not all(is_map_dataset(part) for part in whole):
+            raise ExamplesError("only Examples and map-style data sets can be pooled, not loaders of batches")
+        return _Chained(whole)
     check_same_shapes({f"part {number}": shape_of(part) for number, part in enumerate(parts)})
     known = [part.persons for part in parts if part.persons is not None]
     persons = np.concatenate(known) if len(known) == len(parts) else None

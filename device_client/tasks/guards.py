@@ -24,6 +24,7 @@ def guarded(data: Data, where: str) -> Data:
 class _Guard:
     def __init__(self, data: Any, where: str) -> None:
         self._data, self._where = data, where
+        self.persons = getattr(data, "persons", None)
 
     def __len__(self) -> int:
         """Of a `DataLoader` the number of batches; a TypeError where it is not known, as `len` itself gives."""

@@ -58,6 +58,7 @@ def measure(settings: CalibrationSettings) -> float:
     import torch  # noqa: PLC0415
 
     from device_client.learning.asyncfedkd import train_alone  # noqa: PLC0415
+    from device_client.task.examples import example_count  # noqa: PLC0415
     from device_client.tasks.loading import load_task  # noqa: PLC0415
 
     torch.set_num_threads(1)
@@ -72,7 +73,8 @@ def measure(settings: CalibrationSettings) -> float:
 
     epoch_seconds()
     measured = statistics.median(epoch_seconds() for _ in range(EPOCHS))
-    return measured * statistics.fmean(len(one) for one in each) / len(each[0])
+    counts = [example_count(data) or 0 for data in each]
+    return measured * statistics.fmean(counts) / counts[0] if all(counts) else measured
 
 
 def main(settings: CalibrationSettings) -> int:

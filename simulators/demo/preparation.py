@@ -9,6 +9,7 @@ from device_client.learning.parameters import layout_of, vector_of
 from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, write_model
 from device_client.task import Task, TaskError
+from device_client.task.examples import example_count, persons_of
 from device_client.tasks.loading import BUILT_IN, load_task
 from simulators.demo.baselines import budget_epochs
 from simulators.demo.calibration import cores, versions_within
@@ -86,9 +87,9 @@ def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
         task=task,
         plan=plan,
         profiles=assign_profiles(names),
-        examples={name: len(task.examples_of(name)) for name in names},
-        held_out_examples=len(held_out),
-        held_out_persons=0 if held_out.persons is None else len(set(held_out.persons.tolist())),
+        examples={name: example_count(task.examples_of(name)) or 0 for name in names},
+        held_out_examples=example_count(held_out) or 0,
+        held_out_persons=len(set(persons_of(held_out))),
         layout=layout,
         teacher_parameters=0 if teacher is None else sum(p.numel() for p in teacher.parameters()),
         initial_model=initial_model,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from device_client.learning.asyncfedkd import train_student, train_teacher
 from device_client.learning.evaluation import evaluate
 from device_client.learning.training_loop import TrainingResult
-from device_client.task import Examples, Recipe, regression
+from device_client.task import Examples, Recipe, TaskError, pooled, regression
 from device_client.task.batches import size_of
 from device_client.task.batching import batch_count, evaluation_batches, first_batch, training_batches
 
@@ -146,3 +146,13 @@ def test_an_evaluation_is_bounded_by_what_its_outputs_take() -> None:
     assert evaluate(Sums(), examples, objective)["mae"] == 0.0
     assert max(seen) <= 8
     assert sum(seen) == 2 * (100 + 1), "one example more asks for the size"
+
+
+def test_data_sets_are_pooled_like_examples_and_with_them() -> None:
+    whole = pooled([Rows(2), Examples.of(X[5:8], targets=X[5:8] * 2), Rows(1)])
+    assert [float(whole[index][0]) for index in range(len(whole))] == [0, 1, 5, 6, 7, 0]
+    assert first_batch(whole, 3)[1].flatten().tolist() == [0, 2, 10]
+    with pytest.raises(IndexError):
+        whole[6]
+    with pytest.raises(TaskError, match="not loaders of batches"):
+        pooled([Rows(2), KINDS["loader"]])
