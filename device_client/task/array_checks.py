@@ -231,7 +231,7 @@ def check_range(
         targets: must be one tensor.
         least: the lowest value, and the highest likewise; None: any.
         most: the highest value.
-        width: of the last dimension; None: any.
+        width: of the last dimension, 1 for targets (example,); None: any.
         ignore: a further value that is valid.
 
     Raises:
@@ -239,7 +239,8 @@ def check_range(
     """
     if not isinstance(targets, Tensor):
         raise ExamplesError(f"targets must be one tensor, not {type(targets).__name__}")
-    if width is not None and (targets.ndim < 2 or targets.shape[-1] != width):  # noqa: PLR2004 — example, output
+    columns = targets.shape[-1] if targets.ndim > 1 else 1
+    if width is not None and columns != width:
         raise ExamplesError(
             f"targets have shape {tuple(targets.shape)}; the last dimension must be {width}, as the names"
         )

@@ -74,7 +74,9 @@ CASES = {
     "regression": Case(
         regression(("one", "two")), lambda w: table(w, 2), lambda: Examples.of(X, targets=X[:, :2] * 0.5), 0.2
     ),
-    "one number": Case(regression(), lambda w: table(w, 1), lambda: Examples.of(X, targets=X[:, 1].double()), 0.35),
+    "one number": Case(
+        regression(("load",)), lambda w: table(w, 1), lambda: Examples.of(X, targets=X[:, 1].double()), 0.35
+    ),
     "multi_label": Case(
         multi_label(("p", "q", "r")), lambda w: table(w, 3), lambda: Examples.of(X, targets=X[:, :3] > 0), 0.85
     ),
