@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from device_client.downlink.line_check import OwnLine
+from device_client.downlink.lines import Follow
 from device_client.downlink.model_feed import ModelFeed
 from device_client.downlink.model_trust import ModelTrust
 from device_client.events import Emit
@@ -61,6 +62,7 @@ class Evaluator:
         main: MainMetric = ACCURACY,
         firmware: str = "",
         trust: ModelTrust | None = None,
+        follow: Follow = lambda _: None,
         heartbeat: Heartbeat = no_heartbeat,
         own_line: OwnLine | None = None,
     ) -> None:
@@ -72,15 +74,25 @@ class Evaluator:
         self._link = link
         self._measure = measure
         self._emit = emit
-        self._feed = ModelFeed(link, task=task, root=root, emit=emit, greet=self._greet, trust=trust, own_line=own_line)
+        self._feed = ModelFeed(
+            link,
+            task=task,
+            root=root,
+            emit=emit,
+            greet=self._greet,
+            trust=trust,
+            follow=follow,
+            own_line=own_line,
+        )
         self._stopping = False
 
     def stop(self) -> None:
         """Makes `run` return soon. It takes no lock, so signal handlers and other threads may call it."""
         self._stopping = True
 
-    def run(self, *, once: bool) -> None:
-        """Runs until `stop`, or with `once` until the first version is measured.
+    def run(self, *, once: bool) -> str | None:
+        """Runs until `stop`, or with `once` until the first version is measured, or until it has to go on to the next
+        line, which it returns.
 
         Raises:
             UsageError: the broker refused the first connection.
@@ -91,9 +103,11 @@ class Evaluator:
         """
         try:
             while not self._stopping and not (self.turn(TURN_SECONDS, once=once) and once):
-                pass
+                if self._feed.next_line is not None:
+                    return self._feed.next_line
         finally:
             self._goodbye()
+        return None
 
     def turn(self, timeout_seconds: float, *, once: bool = False) -> bool:
         """Measures the newest model that has arrived. Returns whether there was one."""

@@ -68,6 +68,7 @@ EVENTS: Mapping[str, Event] = {
         lambda f: "connected" + (", the broker kept the session" if f["session_present"] else ", new session"),
     ),
     "disconnected": Event(("reason",), lambda f: f"not connected: {f['reason']}; retrying"),
+    "moved": Event(("line",), lambda f: f"going on with line {f['line']}"),
     "model": Event(("version", "bytes"), lambda f: f"model {f['version']} received (full size {f['bytes']} bytes)"),
     "training": Event(
         ("base_version", "round"), lambda f: f"training on model {f['base_version']}, round {f['round']}"

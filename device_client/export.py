@@ -47,7 +47,7 @@ class ExportedFiles:
 def await_model(
     feed: ModelFeed, *, wait_seconds: float, monotonic: Callable[[], float] = time.monotonic
 ) -> ModelFile | None:
-    """The broker's newest model; None: none arrived in time.
+    """The broker's newest model; None: none arrived in time, or there is another line to go on to.
 
     Raises:
         UsageError: the broker refused the connection.
@@ -58,7 +58,7 @@ def await_model(
     while True:
         left_seconds = max(0.0, deadline - monotonic())
         newest = feed.newest(timeout_seconds=min(TURN_SECONDS, left_seconds)) or newest
-        if left_seconds == 0.0 and newest is None:
+        if feed.next_line is not None or (left_seconds == 0.0 and newest is None):
             return None
         if newest is not None and (left_seconds == 0.0 or not feed.is_behind):
             model = newest.published

@@ -9,9 +9,11 @@ the parts, emits `started` and `stopped`, and closes the link and the outbox.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from device_client.downlink.line_check import LineCheck, OwnLine
+from device_client.downlink.lines import Follow
 from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import NoModelWarning
 from device_client.downlink.outcome import NewModel, Outcome, Rejected
@@ -19,16 +21,17 @@ from device_client.downlink.receiver import ModelReceiver
 from device_client.events import Emit, TrafficReport
 from device_client.policy.duty_cycle import DutyCycle
 from device_client.policy.gate import Gate
-from device_client.presence import offline, online, presence_topic, this_firmware
+from device_client.presence import offline, online, presence_topic
+from device_client.runner_settings import Ended, RunnerSettings
 from device_client.trainer import Trainer
 from device_client.training_schedule import PATIENCE_SECONDS, DeviceMetrics, TrainingSchedule
 from device_client.uplink.missing_receipts import MissingReceipts
+from device_client.uplink.other_lines import OtherLine
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.resending import ResendSettings, ResendTimer
 from device_client.uplink.uploader import Uploader
 from device_client.uplink.write_retry import WriteRetry
 from wire_contract import topics
-from wire_contract.compression.choice import EncodingChoice
 from wire_contract.errors import LineMismatch, LinkError, TopicError
 from wire_contract.layout import Layout
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Event, Link
@@ -41,44 +44,6 @@ from wire_contract.signatures.signing import SigningKey
 
 EVENTS_MAX = 64
 """Link events handled in one turn, so that a burst of messages does not delay a receipt or a stop."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunnerSettings:
-    """Settings of one device."""
-
-    encoding: EncodingChoice = "int8"
-    """Encoding of the updates."""
-    local_rounds_max: int = 4
-    """Most rounds trained on one base. Chosen, not measured: more rounds drift towards one person's data, fewer leave a
-    device idle."""
-    retrain_after_seconds: float = 60.0
-    """Pause before a further round on the same base. The aggregator's default `--version-seconds`: by then there
-    usually is a newer model."""
-    receipt_timeout_seconds: float = 30.0
-    """How long to wait for a receipt before the update is sent again."""
-    resend_delay_max_seconds: float = 300.0
-    """The delay before sending again grows up to this."""
-    duty_cycle: float = 1.0
-    """Share of the training time that is spent computing, 0 < d ≤ 1."""
-    traffic_seconds: float = 10.0
-    """Shortest time between two `traffic` events."""
-    firmware: str = field(default_factory=this_firmware)
-    """Name and version of the program, published in the presence."""
-    capability: dict[str, str] = field(default_factory=dict)
-    """Capabilities of the device by name, published in the presence."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Why `run` returned."""
-
-    reason: str
-    """One line for a person."""
-    refused: bool = False
-    """Trying again will not help: the broker refused the very first connection, or the first model is of another
-    line.
-    """
 
 
 class Runner:
@@ -102,6 +67,8 @@ class Runner:
         settings: RunnerSettings,
         traffic: Callable[[], Traffic] | None = None,
         trust: ModelTrust | None = None,
+        follow: Follow = lambda _: None,
+        other_lines: Sequence[OtherLine] = (),
         update_signing_key: SigningKey | None = None,
         device_metrics: DeviceMetrics = dict,
         heartbeat: Heartbeat = no_heartbeat,
@@ -110,12 +77,12 @@ class Runner:
         """All parts are passed in.
 
         `layout` is the layout of the task's student, and `own_line` what its outputs and fixed buffers are. `link` is
-        subscribed to `presence.subscriptions` and has the will of `presence.will`. `training_unmet` and
-        `upload_unmet` return why training or uploading has to wait, one line per reason. `uniform` draws a
-        number evenly between two. `traffic` returns what the link has carried so far, if it counts that.
-        `trust` decides which manifests are accepted; None: all. With `update_signing_key`, updates are signed.
-        `device_metrics` are sent with every update. `heartbeat` is called in every turn, with what keeps the
-        device from working, if anything.
+        subscribed to `presence.subscriptions` and has the will of `presence.will`. `training_unmet` and `upload_unmet`
+        return why training or uploading has to wait, one line per reason. `uniform` draws a number evenly between two.
+        `traffic` returns what the link has carried so far, if it counts that. `trust` decides which manifests are
+        accepted; None: all. `follow` decides when to go on to the next line; `other_lines` have updates that wait.
+        With `update_signing_key`, updates are signed. `device_metrics` are sent with every update. `heartbeat` is
+        called in every turn, with what keeps the device from working, if anything.
         """
         self._task = task_name
         self._device = device
@@ -124,6 +91,7 @@ class Runner:
         self._root = root
         self._outbox = outbox
         self._monotonic = clock.monotonic
+        self._training_unmet = training_unmet
         self._emit = emit
         self._model_topic = topics.build("model", root=root, task=task_name)
         self._presence_topic = presence_topic(root, task_name, device)
@@ -157,7 +125,7 @@ class Runner:
             task=task_name,
             outbox=outbox,
             trainer=trainer,
-            gate=Gate("training", training_unmet, monotonic=clock.monotonic, emit=emit),
+            gate=Gate("training", self._no_training, monotonic=clock.monotonic, emit=emit),
             duty_cycle=DutyCycle(settings.duty_cycle, monotonic=clock.monotonic),
             writes=self._writes,
             clock=clock,
@@ -170,10 +138,11 @@ class Runner:
             device_metrics=device_metrics,
         )
         self._receiver = ModelReceiver(
-            link, root=root, task=task_name, trust=trust, monotonic=clock.monotonic, uniform=uniform
+            link, root=root, task=task_name, trust=trust, follow=follow, monotonic=clock.monotonic, uniform=uniform
         )
         self._no_model_warning = NoModelWarning(self._receiver, monotonic=clock.monotonic, emit=emit)
         self._pinned = frozenset[bytes]() if trust is None else trust.key_ids
+        self._other_lines = other_lines
         self._heartbeat = heartbeat
         self._disconnect_reason = "not yet"
         """Why there is no connection, while there is none."""
@@ -226,6 +195,10 @@ class Runner:
         self._receiver.resubscribe()
         if self._ended is None and self._receiver.held is not None and not self._line_check.is_foreign:
             self._uploader.send(self._receiver.held.manifest)
+        for other in self._other_lines:
+            other.turn()
+        if self._receiver.next_line is not None:
+            self._leave(self._receiver.next_line)
         self._no_model_warning.look(connected=self._connected)
         self._missing_receipts.look()
         self._traffic.emit()
@@ -240,9 +213,13 @@ class Runner:
                 self._emit("connected", session_present=session_present)
                 self._publish_presence(self._online)
                 self._uploader.connected(session_present=session_present)
+                for other in self._other_lines:
+                    other.connected(session_present=session_present)
             case Disconnected(reason=reason, refused=refused):
                 self._connected, self._disconnect_reason = False, reason
                 self._uploader.disconnected()
+                for other in self._other_lines:
+                    other.disconnected()
                 if refused and not self._ever_connected:
                     self._ended = self._ended or Ended(reason, refused=True)
                 elif self._told.passes(reason):  # days without a broker give one line, not one per attempt
@@ -252,6 +229,10 @@ class Runner:
                     self._link.ack(event)  # last: by now everything that must be durable is on disk
                 else:
                     self._postpone(event)
+
+    def _no_training(self) -> Sequence[str]:
+        """Why training has to wait."""
+        return (*self._training_unmet(), *self._receiver.ended)
 
     def _postpone(self, delivery: Delivery) -> None:
         """Keeps a delivery unacknowledged, to be handled later; of manifests only the newest, or they would pile up."""
@@ -276,7 +257,8 @@ class Runner:
         except TopicError:
             return True  # a session left by an older version may hold other subscriptions
         if topic.task != self._task:
-            return True
+            others = [other for other in self._other_lines if other.line == topic.task]
+            return all(other.take(topic, delivery.topic, delivery.payload) for other in others)
         match topic.kind:
             case "model":  # the trusted version is saved before the model is used
                 take = lambda: self._take_model(self._receiver.take(topic, delivery.payload))  # noqa: E731
@@ -337,6 +319,16 @@ class Runner:
             return
         if self._writes.try_write("model", lambda: self._outbox.save_model(model.manifest, pinned=self._pinned)):
             self._uncached = None
+
+    def _leave(self, next_line: str) -> None:
+        """Ends the run, to go on with the next line. A line that has ended is cached as such, so that a restart without
+        a broker does not train for it.
+        """
+        held = self._receiver.held
+        if held is not None and self._line_check.is_fitting:
+            self._uncached = NewModel(held.published, structs.replace(held.manifest, closed=True))
+            self._cache()
+        self._ended = self._ended or Ended(f"line {self._task} is followed by {next_line}", next_line=next_line)
 
     def _publish_presence(self, payload: bytes) -> None:
         try:

@@ -17,6 +17,24 @@ def on_stop(act: Callable[[], object]) -> None:
         signal.signal(number, handle)
 
 
+class Stopping:
+    """Passes a stop request on to whatever runs at the moment, and remembers it in between."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._act: Callable[[], object] = lambda: None
+
+    def stops(self, act: Callable[[], object]) -> None:
+        """From now on a request calls `act`; at once, if there was one before."""
+        self._act = act
+        if self._asked:
+            act()
+
+    def __call__(self) -> None:
+        self._asked = True
+        self._act()
+
+
 def end_cleanly_when_stopped() -> None:
     """For commands that run until they are stopped: until `on_stop` is called again, a signal ends them with code 0.
 

@@ -137,7 +137,7 @@ SHELLS = (
     *(f"device_client.policy.{name}" for name in ("gate", "probe")),
     *(f"device_client.tasks.{name}" for name in ("loading", "physiotherapy")),
     *(f"device_client.uplink.{name}" for name in ("missing_receipts", "outbox", "outbox_errors", "outbox_schema")),
-    *(f"device_client.uplink.{name}" for name in ("uploader", "write_retry")),
+    *(f"device_client.uplink.{name}" for name in ("other_lines", "uploader", "write_retry")),
     # the virtual world
     "simulators.world.local_trainers",
 )

@@ -14,6 +14,7 @@ import msgspec
 from aggregator.initial_model import InitialModel, read_initial_model
 from aggregator.ledger.file_format import LedgerError, give_to
 from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.line_facts import read_description
 from aggregator.ledger.reading import READABLE, reading
 from aggregator.ledger.records import row_of
 from aggregator.lines.ledgers import ledgers_of, path_of_line
@@ -22,6 +23,7 @@ from wire_contract.encoding import EncodingName
 from wire_contract.errors import ContractError
 from wire_contract.files.atomic_write import move_to_new_name, remove_unfinished, sync_file, temporary_file
 from wire_contract.layout import Layout
+from wire_contract.line_description import LineDescription, other_buffer, other_labels
 from wire_contract.lines import line_name
 from wire_contract.publication.release import Release
 
@@ -38,9 +40,18 @@ class LineLedger:
     path: Path
     shard: int
     layout: Layout
+    description: LineDescription | None
+    """None: the line began without one."""
     first_digest: bytes | None
     """Digest of its version 0; None if the ledger does not have that version any more."""
     is_closed: bool
+
+    def is_for(self, initial: InitialModel) -> bool:
+        """Whether devices cannot tell it from a line that begins with this model."""
+        here, there = self.description, initial.line
+        if self.layout != initial.layout:
+            return False
+        return here is None or there is None or not _differ(here, there)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +78,15 @@ def read_lines(ledger: Path, *, task: str) -> Sequence[LineLedger]:
     return found
 
 
+def _differ(here: LineDescription, there: LineDescription) -> bool:
+    return other_labels(here, there, mine="") is not None or other_buffer(here, there) is not None
+
+
 def _read(path: Path) -> LineLedger:
     with reading(path, formats=READABLE) as db:
         meta = dict(db.execute("SELECT key, value FROM meta"))
         first = db.execute("SELECT digest FROM version WHERE version = 0").fetchone()
+        description = read_description(db, path)
     if "layout" not in meta:
         raise LineError(f"ledger {path} has no model yet; start the aggregator on it with --initial-model first")
     return LineLedger(
@@ -78,6 +94,7 @@ def _read(path: Path) -> LineLedger:
         path=path,
         shard=int(meta["shard"]),
         layout=msgspec.msgpack.decode(meta["layout"], type=Layout),
+        description=description,
         first_digest=None if first is None else first[0],
         is_closed="closed_at" in meta,
     )
@@ -106,13 +123,13 @@ def begin_next_line(
     name = line_name(task, len(lines) + 1)
     first = opening_release(LineSettings(task=name, model_encoding=encoding), layout, weights, published_at=unix())
     newest = lines[-1]
-    if len(lines) > 1 and (newest.layout, newest.first_digest) == (layout, first.published.digest):
+    if len(lines) > 1 and newest.is_for(initial) and newest.first_digest == first.published.digest:
         return Begun(name=newest.name, path=newest.path, before=True)
     for line in lines:
-        if line.layout == layout and not line.is_closed:
+        if line.is_for(initial) and not line.is_closed:
             raise LineError(
                 f"line {line.name} has the student of {initial_model} and is open, so devices could not tell the two "
-                "lines apart; a next line is for a student with other tensors"
+                "lines apart; a next line is for a student with other tensors or labels"
             )
     path = path_of_line(ledger, len(lines) + 1)
     _write(path, first, initial, beside=lines[0])

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from device_client.commands.setup import loaded_task, model_trust, own_line, user_errors
 from device_client.downlink.line_check import OwnLine
+from device_client.downlink.lines import Fits, fits_student, follower, following_line
 from device_client.downlink.model_feed import ModelFeed, models_only
-from device_client.downlink.model_trust import VolatileTrustMemory
+from device_client.downlink.model_trust import ModelTrust, VolatileTrustMemory
 from device_client.events import EventLog
 from device_client.export import ExportedFiles, await_model, export
 from device_client.learning.local_teacher import kept_teacher
+from device_client.learning.parameters import layout_of
 from device_client.model_files import ModelFile, ModelFileError, read_model
 from device_client.settings import ExportSettings
 from device_client.task import Task
@@ -52,22 +54,42 @@ def _report(what: str, files: ExportedFiles) -> None:
 
 
 def _newest(task: Task, settings: ExportSettings, own: OwnLine) -> ModelFile:
-    trust = model_trust(read_all_public_keys(settings.model_key), task, VolatileTrustMemory())
+    """The newest model of the newest line that has the task's student, whether that line is open or has ended."""
+    fits = fits_student(layout_of(task.student()), own)
+    keys = read_all_public_keys(settings.model_key)
+    line: str | None = task.name
+    found: ModelFile | None = None
+    while line is not None:
+        trust = model_trust(keys, line, VolatileTrustMemory())
+        feed, model = _of_line(line, task, settings, trust=trust, own=own, fits=fits)
+        manifest = feed.announcement
+        does_fit = manifest is not None and fits(manifest)
+        found = model if model is not None and (found is None or does_fit) else found
+        if manifest is None or (does_fit and not manifest.closed):
+            break
+        line = following_line(manifest, task=task.name)
+    if found is None:
+        reason = feed.trouble or f"there is none below {settings.root}; is an aggregator running?"
+        raise UsageError(f"no model of task {task.name} within {settings.wait_seconds:g} s: {reason}")
+    return replace(found, task=task.name)
+
+
+def _of_line(
+    line: str, task: Task, settings: ExportSettings, *, trust: ModelTrust | None, own: OwnLine, fits: Fits
+) -> tuple[ModelFeed, ModelFile | None]:
+    """The newest model of one line; None if it does not fit the student and is followed by another line."""
     connection = replace(
         settings.mqtt_settings(
             client_id=f"fedkd-export:{task.name}:{secrets.token_hex(4)}",  # several people may export at once
-            subscriptions=models_only(settings.root, task.name),
+            subscriptions=models_only(settings.root, line),
             session_expiry_seconds=0,  # the session is used only once
         ),
         # With a certificate, the broker may derive the client id from the name in it. The session is then the device's
         # own, and must not be discarded.
         clean_start=settings.tls_certificate is None,
     )
+    follow = follower(task=task.name, fits=fits, leaves_ended=False)
     with closing(MqttLink(connection)) as link:
         log = EventLog(sys.stderr, unix=SYSTEM_CLOCK.unix, log_format=settings.log_format)
-        feed = ModelFeed(link, task=task.name, root=settings.root, emit=log, trust=trust, own_line=own)
-        model = await_model(feed, wait_seconds=settings.wait_seconds)
-    if model is None:
-        reason = feed.trouble or f"there is none below {settings.root}; is an aggregator running?"
-        raise UsageError(f"no model of task {task.name} within {settings.wait_seconds:g} s: {reason}")
-    return model
+        feed = ModelFeed(link, task=line, root=settings.root, emit=log, trust=trust, own_line=own, follow=follow)
+        return feed, await_model(feed, wait_seconds=settings.wait_seconds)

@@ -2,13 +2,13 @@
 
 import os
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from torch import nn
 
+from device_client.commands.outboxes import Outboxes
 from device_client.commands.setup import (
     client_id,
     event_log,
@@ -18,6 +18,7 @@ from device_client.commands.setup import (
     user_errors,
 )
 from device_client.downlink.line_check import OwnLine
+from device_client.downlink.lines import fits_student, follower
 from device_client.events import Emit
 from device_client.freed_memory import return_freed_memory
 from device_client.learning.accelerator import accelerator_of
@@ -32,24 +33,24 @@ from device_client.policy.approval import ApprovalFile
 from device_client.policy.conditions import Conditions, unmet
 from device_client.policy.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
 from device_client.presence import subscriptions, this_firmware, will
-from device_client.runner import Runner, RunnerSettings
+from device_client.runner import Runner
+from device_client.runner_settings import Ended, RunnerSettings
 from device_client.settings import RunSettings
-from device_client.stop_signals import on_stop
+from device_client.stop_signals import Stopping, on_stop
 from device_client.task import Data, Recipe, Task, scheduled
 from device_client.tasks.guards import GuardedTrainer
 from device_client.tasks.trial import check_learning
 from device_client.tasks.user_code import called_through_us
-from device_client.uplink.outbox import Outbox
-from device_client.uplink.write_retry import WriteRetry
+from device_client.uplink.other_lines import OtherLine
+from device_client.uplink.resending import ResendSettings, ResendTimer
 from wire_contract.errors import LayoutError
 from wire_contract.link.mqtt import MqttLink
+from wire_contract.link.protocol import Link
 from wire_contract.model_roles import TEACHERS
 from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.program.command_settings import UsageError
 from wire_contract.program.health import heartbeat
 from wire_contract.signatures.key_files import read_all_public_keys, read_signing_key
-
-OUTBOX_NAME = "outbox.sqlite"
 
 
 @user_errors()
@@ -69,47 +70,91 @@ def run(settings: RunSettings) -> None:
     layout = layout_of(student)
     emit, firmware = event_log(settings), this_firmware()
     probe = _probe(settings, task)
-    connection = settings.mqtt_settings(
-        client_id=client_id(task, settings.device),
-        subscriptions=subscriptions(settings.root, task.name, settings.device),
-        will=will(settings.root, task.name, settings.device, firmware=firmware),
-    )
+    connection = settings.mqtt_settings(client_id=client_id(task, settings.device))
+    fits, pinned = fits_student(layout, own), frozenset(key.key_id for key in model_keys)
+    upload_unmet = _unmet(settings.upload_conditions, probe)
+    stopping = Stopping()
+
+    def run_on(line: str) -> Ended:
+        """Runs on one line of the task, until the device is stopped or has to go on to the next line."""
+        on_the_line = replace(
+            connection,
+            subscriptions=subscriptions(settings.root, line, settings.device),
+            will=will(settings.root, line, settings.device, firmware=firmware),
+        )
+        with closing(MqttLink(on_the_line)) as link:
+            waiting = leave_other_lines(link, outboxes, line, root=settings.root, device=settings.device)
+            runner = Runner(
+                task_name=line,
+                device=settings.device,
+                layout=layout,
+                link=link,
+                root=settings.root,
+                outbox=outboxes.of(line),
+                trainer=GuardedTrainer(trainer, task.name),
+                training_unmet=_unmet(settings.training_conditions, probe),
+                upload_unmet=upload_unmet,
+                clock=SYSTEM_CLOCK,
+                uniform=random.uniform,
+                emit=emit,
+                settings=_runner_settings(settings, task.recipe, firmware),
+                traffic=lambda: link.traffic,
+                trust=model_trust(model_keys, line, outboxes.of(line)),
+                follow=follower(task=task.name, fits=fits),
+                other_lines=[
+                    OtherLine(
+                        other,
+                        outboxes.of(other),
+                        root=settings.root,
+                        device=settings.device,
+                        link=link,
+                        trust=model_trust(model_keys, other, outboxes.of(other)),
+                        timer=ResendTimer(_resending(settings), uniform=random.uniform),
+                        upload_unmet=upload_unmet,
+                        monotonic=SYSTEM_CLOCK.monotonic,
+                        emit=emit,
+                    )
+                    for other in waiting
+                ],
+                update_signing_key=update_key,
+                device_metrics=lambda: _device_metrics(probe),
+                heartbeat=beats,
+                own_line=own,
+            )
+            stopping.stops(runner.stop)
+            return runner.run()
+
     with ExitStack() as stack:
-        # The outbox comes first: it locks the state folder, from which the local teacher is read.
-        outbox = stack.enter_context(open_outbox(settings, task.name, emit))
+        # The outboxes come first: they lock the state folder, from which the local teacher is read.
+        outboxes = stack.enter_context(Outboxes(settings, task.name, emit))
         beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
         trainer = _trainer(task, settings, student=student, teacher=teacher, data=data, emit=emit)
         with called_through_us(f"task {task.name}: the first batch"):
             trainer.warm_up()
         return_freed_memory()
-        link = stack.enter_context(closing(MqttLink(connection)))
-        runner = Runner(
-            task_name=task.name,
-            device=settings.device,
-            layout=layout,
-            link=link,
-            root=settings.root,
-            outbox=outbox,
-            trainer=GuardedTrainer(trainer, task.name),
-            training_unmet=_unmet(settings.training_conditions, probe),
-            upload_unmet=_unmet(settings.upload_conditions, probe),
-            clock=SYSTEM_CLOCK,
-            uniform=random.uniform,
-            emit=emit,
-            settings=_runner_settings(settings, task.recipe, firmware),
-            traffic=lambda: link.traffic,
-            trust=model_trust(model_keys, task, outbox),
-            update_signing_key=update_key,
-            device_metrics=lambda: _device_metrics(probe),
-            heartbeat=beats,
-            own_line=own,
-        )
-        on_stop(runner.stop)
+        on_stop(stopping)
         emit("started", task=task.name, device=settings.device, pid=os.getpid())
-        ended = runner.run()
+        ended = run_on(outboxes.starting_line(fits, pinned=pinned))
+        while ended.next_line is not None:
+            emit("moved", line=ended.next_line)
+            ended = run_on(ended.next_line)
         if ended.refused:
             raise UsageError(ended.reason)
     emit("stopped")
+
+
+def leave_other_lines(link: Link, outboxes: Outboxes, line: str, *, root: str, device: str) -> Sequence[str]:
+    """Ends the subscriptions that the session has to other lines. Returns those of them with updates that wait."""
+    waiting = []
+    for other in outboxes.lines:
+        if other == line:
+            continue
+        if len(outboxes.of(other)):
+            waiting.append(other)
+            continue
+        for topic_filter in subscriptions(root, other, device):
+            link.unsubscribe(topic_filter)
+    return waiting
 
 
 def task_with_flags(task: Task, settings: RunSettings) -> Task:
@@ -163,21 +208,6 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
     return teacher if mutual else teacher.eval().requires_grad_(False)
 
 
-def open_outbox(
-    settings: RunSettings, task: str, emit: Emit, *, wait: Callable[[float], object] = time.sleep
-) -> Outbox:
-    """Opens the outbox, as soon as the disk has the little space that this takes."""
-    path = settings.state / OUTBOX_NAME
-    opened: list[Outbox] = []
-    writes = WriteRetry(monotonic=SYSTEM_CLOCK.monotonic, emit=emit)
-    while not writes.try_write(
-        "outbox",
-        lambda: opened.append(Outbox(path, task=task, device=settings.device, entries_max=settings.outbox_updates_max)),
-    ):
-        wait(1.0)
-    return opened[0]
-
-
 def _trainer(
     task: Task,
     settings: RunSettings,
@@ -218,6 +248,13 @@ def _runner_settings(settings: RunSettings, recipe: Recipe, firmware: str) -> Ru
         resend_delay_max_seconds=settings.resend_delay_max_seconds,
         duty_cycle=settings.duty_cycle,
         firmware=firmware,
+    )
+
+
+def _resending(settings: RunSettings) -> ResendSettings:
+    return ResendSettings(
+        receipt_timeout_seconds=settings.receipt_timeout_seconds,
+        backoff_max_seconds=settings.resend_delay_max_seconds,
     )
 
 

@@ -75,6 +75,6 @@ def client_id(task: Task, device: str) -> str:
     return f"fedkd:{task.name}:{device}"
 
 
-def model_trust(keys: tuple[PublicKey, ...], task: Task, memory: TrustMemory) -> ModelTrust | None:
-    """Which manifests are accepted; None without pinned keys: all."""
-    return ModelTrust(keys, task=task.name, memory=memory, unix=SYSTEM_CLOCK.unix) if keys else None
+def model_trust(keys: tuple[PublicKey, ...], line: str, memory: TrustMemory) -> ModelTrust | None:
+    """Which manifests of a line are accepted; None without pinned keys: all."""
+    return ModelTrust(keys, task=line, memory=memory, unix=SYSTEM_CLOCK.unix) if keys else None

@@ -93,6 +93,8 @@ class Inbox:
         self, task: str, *, unclaimed_bytes_max: int = UNCLAIMED_BYTES_MAX, limits: Limits = MODEL_LIMITS
     ) -> None:
         self._task = task
+        self.announcement: Manifest | None = None
+        """The manifest of this task that arrived last."""
         self._state = State.EMPTY
         self._held: NewModel | None = None
         self._target: Manifest | None = None
@@ -152,6 +154,7 @@ class Inbox:
         """A manifest that was decoded (and checked, where keys are pinned), or was cached in the outbox."""
         if manifest.task != self._task:
             return Rejected(f"a manifest is of task {manifest.task!r}, not {self._task!r}")
+        self.announcement = manifest
         if self._held is not None and version_key(manifest) == version_key(self._held.manifest):
             return self._confirm(self._held, manifest)
         if self._held is not None and not self._is_to_be_taken(manifest, self._held.manifest):
@@ -188,8 +191,6 @@ class Inbox:
                 return rejected
             case is_wanted:
                 return self._advance() if is_wanted else None
-
-    # --- what follows from it -----------------------------------------------------------------------------------------
 
     def _change(self, change: Change) -> None:
         after = TRANSITIONS[self._state][change.value - 1]
@@ -340,10 +341,8 @@ class Inbox:
         return None
 
     def _close_topic(self, version: int) -> None:
-        """Leaves a delta topic out of the plan for now.
-
-        Only if it was subscribed to, or if the delta came inside the manifest, since the topic then holds the same
-        bytes. A broken delta that came unrequested says nothing about what the topic holds.
+        """Leaves a delta topic out of the plan for now, if it was subscribed to or the delta came inside the manifest,
+        since it then holds the same bytes. A broken delta that came unrequested says nothing about the topic.
         """
         inline = self._target is not None and self._target.delta is not None and version == self._target.version
         if self._target is not None and (inline or version in self._delta_topics.wanted_since):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from device_client.downlink.line_check import OwnLine
+from device_client.downlink.lines import Follow
 from device_client.downlink.model_trust import ModelTrust
 from device_client.downlink.no_model_warning import NoModelWarning
 from device_client.downlink.outcome import NewModel, Rejected
@@ -11,6 +12,7 @@ from device_client.downlink.receiver import ModelReceiver
 from device_client.events import Emit
 from wire_contract.errors import LineMismatch, TopicError
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link, QoS
+from wire_contract.messages import Manifest
 from wire_contract.program.command_settings import UsageError
 from wire_contract.program.repeat_filter import RepeatFilter
 from wire_contract.topics import parse, subscription
@@ -37,9 +39,11 @@ class ModelFeed:
         greet: Callable[[], object] = lambda: None,
         trust: ModelTrust | None = None,
         own_line: OwnLine | None = None,
+        follow: Follow = lambda _: None,
     ) -> None:
         """`greet` is called on every connection; `trust` decides which manifests are accepted, None: all. Models of a
-        line with other labels or fixed buffers than `own_line` are not returned; None: all are.
+        line with other labels or fixed buffers than `own_line` are not returned; None: all are. `follow` decides when
+        to go on to the next line.
         """
         self.trouble: str | None = "not connected yet"
         """Why there is no connection, in one line; None: there is one."""
@@ -47,13 +51,23 @@ class ModelFeed:
         self._root = root
         self._emit = emit
         self._greet = greet
-        self._receiver = ModelReceiver(link, root=root, task=task, trust=trust)
+        self._receiver = ModelReceiver(link, root=root, task=task, trust=trust, follow=follow)
         self._no_model_warning = NoModelWarning(self._receiver, monotonic=time.monotonic, emit=emit)
         self._was_connected = False
         self._told = RepeatFilter()
         self._own_line = own_line
         self._has_fitted = False
         self._refusals = RepeatFilter()
+
+    @property
+    def announcement(self) -> Manifest | None:
+        """The manifest that arrived last."""
+        return self._receiver.announcement
+
+    @property
+    def next_line(self) -> str | None:
+        """The line to go on to, with another feed; None: this one."""
+        return self._receiver.next_line
 
     @property
     def is_behind(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from device_client.downlink.download_plan import Wanted
 from device_client.downlink.inbox import Inbox
+from device_client.downlink.lines import Follow, ended
 from device_client.downlink.model_trust import ModelTrust, refusal
 from device_client.downlink.outcome import NewModel, Outcome, Rejected
 from device_client.downlink.resubscription import ResubscriptionTimer
@@ -26,17 +27,21 @@ class ModelReceiver:
         root: str,
         task: str,
         trust: ModelTrust | None = None,
+        follow: Follow = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`link` is subscribed to the model topic. `trust` decides which manifests are accepted; None: all. `uniform`
-        draws a number evenly between two.
+        """`link` is subscribed to the model topic. `trust` decides which manifests are accepted; None: all. `follow`
+        decides when to go on to the next line. `uniform` draws a number evenly between two.
         """
         self._link = link
         self._root = root
         self._task = task
         self._inbox = Inbox(task)
         self._trust = trust
+        self._follow = follow
+        self.next_line: str | None = None
+        """The line to go on to. Once it is known, models of this line are not taken any more."""
         self._subscribed: dict[str, None] = {}
         self._monotonic = monotonic
         self._resubscription = ResubscriptionTimer(monotonic(), uniform=uniform)
@@ -55,6 +60,17 @@ class ModelReceiver:
     def is_disowned(self) -> bool:
         """Whether the aggregator does not know the held model."""
         return self._inbox.is_disowned
+
+    @property
+    def announcement(self) -> Manifest | None:
+        """The manifest that arrived last."""
+        return self._inbox.announcement
+
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """Why nothing is to be trained for this line; empty: it is open."""
+        newest = self._inbox.announcement
+        return () if newest is None else ended(newest)
 
     @property
     def lacks(self) -> str:
@@ -102,9 +118,15 @@ class ModelReceiver:
             case _:
                 return None
         self._subscribe()
-        return outcome
+        return None if self.next_line is not None else outcome
 
     def _manifest(self, payload: bytes) -> Outcome:
+        outcome = self._take_manifest(payload)
+        if self._inbox.announcement is not None:
+            self.next_line = self._follow(self._inbox.announcement)
+        return outcome
+
+    def _take_manifest(self, payload: bytes) -> Outcome:
         if self._trust is None or not payload:
             return self._inbox.manifest(payload)
         try:
@@ -114,7 +136,7 @@ class ModelReceiver:
         return self._inbox.announced(manifest)
 
     def _subscribe(self) -> None:
-        wanted = self._filters(self._inbox.wanted)
+        wanted = {} if self.next_line is not None else self._filters(self._inbox.wanted)
         with contextlib.suppress(LinkError):  # the link has died; the next `receive` raises
             for one in [old for old in self._subscribed if old not in wanted]:
                 self._link.unsubscribe(one)

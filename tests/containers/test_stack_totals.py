@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.ledger.reading import read_journal, read_totals
-from device_client.commands.run import OUTBOX_NAME
+from device_client.commands.outboxes import OUTBOX_NAME
 from simulators.audit.exactly_once import audit_exactly_once, read_outbox
 from tests.containers.conftest import DEVICES
 from tests.containers.stack import Stack

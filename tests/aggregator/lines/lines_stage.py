@@ -14,7 +14,17 @@ from aggregator.lines.serving import Lines, Served
 from aggregator.lines.shared_link import SharedLink
 from aggregator.model_line import LineSettings
 from aggregator.service import Service, subscriptions
-from tests.aggregator.synthetic import ROOT, SETTINGS, T0, TASK, SyntheticDevice, begin, receipt, write_initial_model
+from tests.aggregator.synthetic import (
+    LAYOUT,
+    ROOT,
+    SETTINGS,
+    T0,
+    TASK,
+    SyntheticDevice,
+    begin,
+    receipt,
+    write_initial_model,
+)
 from wire_contract.codec import decode
 from wire_contract.layout import Layout, TensorSpec
 from wire_contract.link.memory import MemoryBroker, MemoryLink
@@ -32,10 +42,11 @@ NEWER = Layout((TensorSpec("weight", (5,)),))
 class LinesStage:
     """The aggregator's program, as `run` builds it."""
 
-    def __init__(self, folder: Path, settings: LineSettings = SETTINGS) -> None:
+    def __init__(self, folder: Path, settings: LineSettings = SETTINGS, layout: Layout = LAYOUT) -> None:
         self.folder = folder
         self.path = folder / "ledger.sqlite3"
         self.settings = settings
+        self.layout = layout
         self.broker = MemoryBroker()
         self.now = 1_000.0
         self.mailbox = MemoryLink(self.broker, "devices", subscriptions=(f"{ROOT}/+/receipt/+",))
@@ -46,7 +57,7 @@ class LinesStage:
         self.link = MemoryLink(self.broker, "aggregator", subscriptions=subscriptions(root=ROOT, task=TASK, shard=0))
         shared = SharedLink(self.link, root=ROOT)
         ledger = Ledger(self.path, task=TASK)
-        begin(ledger, self.settings)
+        begin(ledger, self.settings, self.layout)
         self.lines = Lines(
             self._served(TASK, ledger, shared.of(TASK)),
             shared=shared,

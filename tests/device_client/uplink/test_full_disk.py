@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_client.commands import run as run_command
+from device_client.commands import outboxes as run_command
 from device_client.settings import RunSettings
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.outbox_errors import OutboxBlocked, OutboxUnwritable
