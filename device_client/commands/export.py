@@ -4,8 +4,9 @@ import secrets
 import sys
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
-from device_client.commands.setup import loaded_task, model_trust, own_line, user_errors
+from device_client.commands.setup import loaded_task, model_trust, own_line, teachers_line, user_errors
 from device_client.downlink.line_check import OwnLine
 from device_client.downlink.lines import Fits, fits_student, follower, following_line
 from device_client.downlink.model_feed import ModelFeed, models_only
@@ -30,6 +31,8 @@ def export_model(settings: ExportSettings) -> None:
     task = loaded_task(settings)
     if settings.local_teacher is not None:
         teacher = kept_teacher(settings.local_teacher, task=task.name)
+        if task.teacher is not None:
+            _check_line(settings.local_teacher, teachers_line(task, task.teacher()), teacher)
         _report(
             f"local teacher of task {task.name}, {teacher.rounds} rounds",
             export(task, teacher, settings.out, what="teacher"),
@@ -40,9 +43,7 @@ def export_model(settings: ExportSettings) -> None:
         model = _newest(task, settings, own)
     else:
         model = read_model(settings.model, task=task.name, roles=STUDENTS)
-        refusal = replace(own, place="the file").refusal(model.line)
-        if refusal is not None:
-            raise ModelFileError(f"model file {settings.model}: {refusal}")
+        _check_line(settings.model, replace(own, place="the file"), model)
     which = "" if model.version is None else f" version {model.version}"
     _report(f"model{which} of task {task.name}", export(task, model, settings.out))
 
@@ -51,6 +52,12 @@ def _report(what: str, files: ExportedFiles) -> None:
     print(f"{what}: {files.safetensors}, {files.onnx}")
     for note in files.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def _check_line(path: Path, own: OwnLine, model: ModelFile) -> None:
+    refusal = own.refusal(model.line)
+    if refusal is not None:
+        raise ModelFileError(f"model file {path}: {refusal}")
 
 
 def _newest(task: Task, settings: ExportSettings, own: OwnLine) -> ModelFile:

@@ -1,9 +1,12 @@
 """`initial-model` and `pretrain-teacher`: the files that a federation starts from."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from device_client.commands.setup import loaded_task, user_errors
-from device_client.downlink.line_check import OwnLine
+from torch import nn
+
+from device_client.commands.setup import loaded_task, own_line, user_errors
+from device_client.downlink.line_check import SAME_VALUES
 from device_client.learning.accelerator import accelerator_of
 from device_client.learning.asyncfedkd import train_teacher
 from device_client.learning.evaluation import evaluate
@@ -12,8 +15,10 @@ from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
 from device_client.settings import InitialModelSettings, PretrainTeacherSettings
+from device_client.task import Task, TaskError
 from device_client.tasks.checking import check_augment, check_network, check_trainable
 from wire_contract.errors import LayoutError
+from wire_contract.line_description import LineDescription, other_buffer
 from wire_contract.model_roles import STUDENTS
 from wire_contract.program.command_settings import UsageError
 
@@ -25,10 +30,10 @@ def make_initial_model(settings: InitialModelSettings) -> None:
     with seeded(settings.seed):
         student = task.student()
     layout, line = layout_of(student), description_of(task, student)
+    _check_again(task, line, task.student, "student")
     if settings.weights is not None:
         file = read_model(settings.weights, task=task.name, roles=STUDENTS)
-        own = OwnLine(task=task.name, description=line, program="command", place="the file")
-        refusal = own.refusal(file.line)
+        refusal = replace(own_line(task, student, program="command"), place="the file").refusal(file.line)
         if refusal is not None:
             raise ModelFileError(f"model file {settings.weights}: {refusal}")
         try:
@@ -55,6 +60,7 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
     with seeded(settings.seed):
         teacher = task.teacher()
     line = description_of(task, teacher)
+    _check_again(task, line, task.teacher, "teacher")
     teacher.to(accelerator_of(settings.accelerator))
     check_trainable(teacher, f"task {task.name}: teacher")
     check_augment(task, examples)
@@ -70,3 +76,14 @@ def pretrain_teacher(settings: PretrainTeacherSettings) -> None:
         f"teacher of task {task.name}, {layout.size} parameters, {result.samples} examples, "
         f"{result.train_seconds:.1f} s, {main} on held-out data {value:.3f}: {settings.out}"
     )
+
+
+def _check_again(task: Task, line: LineDescription, make: Callable[[], nn.Module], what: str) -> None:
+    """Checks that a network's constructor makes the same fixed buffers on a second call.
+
+    Raises:
+        TaskError: it does not, so no other program would have those of this file.
+    """
+    other = other_buffer(line, description_of(task, make()), place="on the second call", mine="on the first call")
+    if other is not None:
+        raise TaskError(f"task {task.name}: {what}(): {other}. {SAME_VALUES}")

@@ -15,15 +15,14 @@ from device_client.commands.setup import (
     loaded_task,
     model_trust,
     own_line,
+    teachers_line,
     user_errors,
 )
-from device_client.downlink.line_check import OwnLine
 from device_client.downlink.lines import fits_student, follower
 from device_client.events import Emit
 from device_client.freed_memory import return_freed_memory
 from device_client.learning.accelerator import accelerator_of
 from device_client.learning.fedkd import projection_between
-from device_client.learning.fixed_buffers import description_of
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
 from device_client.learning.parameters import layout_of, load_vector
 from device_client.learning.seeding import seeded
@@ -189,14 +188,7 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
         )
     file = read_model(settings.teacher, task=task.name, roles=TEACHERS)
     teacher = task.teacher()
-    own = OwnLine(
-        task=task.name,
-        description=description_of(task, teacher),
-        network="teacher",
-        place="the teacher file",
-        remedy="make it again: asyncfedkd device pretrain-teacher",
-    )
-    refusal = own.refusal(file.line)
+    refusal = teachers_line(task, teacher).refusal(file.line)
     if refusal is not None:
         raise ModelFileError(f"model file {settings.teacher}: {refusal}")
     try:
@@ -223,7 +215,12 @@ def _trainer(
         projection = projection_between(student, teacher, data, objective=task.objective, seed=settings.seed)
         path = settings.state / LOCAL_TEACHER_NAME
         local_teacher = LocalTeacher(
-            teacher, projection, task=task.name, path=path, warn=lambda message: emit("warning", message=message)
+            teacher,
+            projection,
+            task=task.name,
+            path=path,
+            warn=lambda message: emit("warning", message=message),
+            own_line=teachers_line(task, teacher),
         )
     return StudentTrainer(
         device=settings.device,

@@ -63,8 +63,24 @@ def event_log(settings: OnlineSettings) -> EventLog:
 
 def own_line(task: Task, network: nn.Module, *, program: str) -> OwnLine:
     """What a model's labels and fixed buffers are compared with. `network`, a student of the task, was just made."""
-    noun = "classes" if task.objective.kind == "classification" else "labels"
-    return OwnLine(task=task.name, description=description_of(task, network), program=program, noun=noun)
+    return OwnLine(task=task.name, description=description_of(task, network), program=program, noun=_noun_of(task))
+
+
+def teachers_line(task: Task, teacher: nn.Module) -> OwnLine:
+    """What the labels and fixed buffers in a teacher's file are compared with. `teacher` was just made."""
+    return OwnLine(
+        task=task.name,
+        description=description_of(task, teacher),
+        noun=_noun_of(task),
+        network="teacher",
+        place="the teacher file",
+        remedy="make it again: asyncfedkd device pretrain-teacher",
+    )
+
+
+def _noun_of(task: Task) -> str:
+    """What the labels of the task are called in messages."""
+    return "classes" if task.objective.kind == "classification" else "labels"
 
 
 def client_id(task: Task, device: str) -> str:

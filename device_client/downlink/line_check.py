@@ -13,6 +13,13 @@ from wire_contract.errors import LineMismatch
 from wire_contract.layout import Layout, different_tensors
 from wire_contract.line_description import LineDescription, other_buffer, other_labels
 
+SAME_VALUES = (
+    "It is not sent, so its constructor must make the same values in every program: random numbers from torch, "
+    "numpy.random and random are seeded alike everywhere, a generator of its own needs a seed, such as "
+    "numpy.random.default_rng(0), and os.urandom or the time must not be used."
+)
+"""What to do about a fixed buffer that differs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnLine:
@@ -43,12 +50,8 @@ class OwnLine:
         buffer = other_buffer(self.description, line, place=f"in {self.place}")
         if buffer is None:
             return None
-        return (
-            f"task {self.task}: {self.network}: {buffer}. It is not sent, so its constructor must make the same values "
-            "in every program. Random numbers from torch, numpy.random and random are seeded alike everywhere; a "
-            "generator of its own needs a seed, such as numpy.random.default_rng(0), and os.urandom or the time must "
-            f"not be used. If the {self.network} has changed, {self.remedy}"
-        )
+        changed = f"If the {self.network} has changed, {self.remedy}"
+        return f"task {self.task}: {self.network}: {buffer}. {SAME_VALUES} {changed}"
 
 
 class LineCheck:

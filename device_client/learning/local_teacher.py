@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from device_client.downlink.line_check import OwnLine
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.model_files import ModelFile, ModelFileError, read_model, write_model
 from wire_contract.errors import LayoutError
@@ -44,6 +45,7 @@ class LocalTeacher:
         task: str,
         path: Path | None = None,
         warn: Callable[[str], object] = log.warning,
+        own_line: OwnLine | None = None,
     ) -> None:
         """Continues from the file at `path` if there is one, else from the given weights.
 
@@ -53,6 +55,7 @@ class LocalTeacher:
             task: its name.
             path: of the file; None: keep everything in memory.
             warn: called with one line when the file can no longer be written; once, until a write succeeds again.
+            own_line: labels and fixed buffers of the task's teacher; None: they are not compared with the file's.
 
         Raises:
             ModelFileError: the file is damaged, or belongs to another task, teacher or student.
@@ -68,6 +71,7 @@ class LocalTeacher:
         self._task = task
         self._path = path
         self._warn = warn
+        self._own_line = own_line
         self._is_behind = False
         """Whether the file could not be written after the last round."""
         if path is not None and path.exists():
@@ -91,7 +95,12 @@ class LocalTeacher:
 
     def _save(self, path: Path) -> None:
         model = ModelFile(
-            task=self._task, layout=self._layout, weights=self._kept, rounds=self.rounds, role="local-teacher"
+            task=self._task,
+            layout=self._layout,
+            weights=self._kept,
+            rounds=self.rounds,
+            role="local-teacher",
+            line=None if self._own_line is None else self._own_line.description,
         )
         try:
             remove_unfinished(path)
@@ -106,6 +115,9 @@ class LocalTeacher:
     def _read(self, path: Path) -> None:
         try:
             file = read_model(path, task=self._task, roles=LOCAL_TEACHERS)
+            refusal = None if self._own_line is None else self._own_line.refusal(file.line)
+            if refusal is not None:
+                raise ModelFileError(f"model file {path}: {refusal}")  # noqa: TRY301
             load_vector(self._both, file.layout, file.weights)
         except ModelFileError as error:
             raise ModelFileError(f"{error}; {_remedy(path)}") from None
@@ -134,4 +146,11 @@ def kept_teacher(state: Path, *, task: str) -> ModelFile:
         if name.startswith(prefix)
     }
     layout = Layout(tuple(TensorSpec(name, view.shape) for name, view in chosen.items()))
-    return ModelFile(task=file.task, layout=layout, weights=layout.flatten(chosen), rounds=file.rounds, role="teacher")
+    return ModelFile(
+        task=file.task,
+        layout=layout,
+        weights=layout.flatten(chosen),
+        rounds=file.rounds,
+        role="teacher",
+        line=file.line,
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from device_client.learning.seeding import constructed
 from device_client.task import Batch, Data, Examples, Task, TaskError, check_split, inputs_of, logits_in
 from device_client.task.array_checks import check_same_shapes
 from device_client.task.batches import leaves, mapped, placement, size_of
@@ -18,6 +19,7 @@ from device_client.task.examples import is_map_dataset, shape_of
 from device_client.task_checks import ExamplesError, first_line
 from device_client.tasks.guards import guarded
 from device_client.tasks.user_code import place_in_user_code, user_code
+from wire_contract.errors import LayoutError
 
 _EXAMPLES = 2
 """Examples of the trial pass through a network."""
@@ -33,8 +35,8 @@ def checked(task: Task) -> Task:
     teacher, teacher_data = task.teacher, task.teacher_data
     return replace(
         task,
-        student=lambda: _network_of(task.student, f"task {task.name}: student", trained=True),
-        teacher=None if teacher is None else lambda: _network_of(teacher, f"task {task.name}: teacher", trained=False),
+        student=lambda: _network_of(task.student, task.name, "student"),
+        teacher=None if teacher is None else lambda: _network_of(teacher, task.name, "teacher"),
         device_data=lambda device: loaded.check("device", f"device_data({device!r})", lambda: task.device_data(device)),
         held_out=lambda: loaded.check("held-out", "held_out()", task.held_out),
         teacher_data=None if teacher_data is None else lambda: loaded.check("teacher", "teacher_data()", teacher_data),
@@ -101,11 +103,27 @@ def _check_kind(data: object, where: str) -> None:
         raise TaskError(f"{where}: the data set is empty")
 
 
-def _network_of(make: Callable[[], object], where: str, *, trained: bool) -> nn.Module:
-    with user_code(f"{where}()"):
-        network = make()
-    if not isinstance(network, nn.Module):
-        raise TaskError(f"{where}() returned {type(network).__name__}, not a torch.nn.Module")
+def _network_of(make: Callable[[], object], task: str, what: Literal["student", "teacher"]) -> nn.Module:
+    where = f"task {task}: {what}"
+
+    def call() -> nn.Module:
+        with user_code(f"{where}()"):
+            made = make()
+        if not isinstance(made, nn.Module):
+            raise TaskError(f"{where}() returned {type(made).__name__}, not a torch.nn.Module")
+        _check_sizes(made, where)
+        return made
+
+    try:
+        network = constructed(call, name=f"{task}/{what}")
+    except LayoutError as error:
+        raise TaskError(f"{where}(): {error}; the sizes of a network must not depend on random numbers") from None
+    if what == "student":
+        check_trainable(network, where)
+    return network
+
+
+def _check_sizes(network: nn.Module, where: str) -> None:
     parameters = dict(network.named_parameters())
     lazy = [name for name, parameter in parameters.items() if is_lazy(parameter)]
     if lazy:
@@ -119,9 +137,6 @@ def _network_of(make: Callable[[], object], where: str, *, trained: bool) -> nn.
                 f"{where}(): parameter {name} is {parameter.dtype}, and only real numbers are sent; keep real and "
                 "imaginary part as two parameters"
             )
-    if trained:
-        check_trainable(network, where)
-    return network
 
 
 def check_trainable(network: nn.Module, where: str) -> None:

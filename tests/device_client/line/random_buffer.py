@@ -73,7 +73,7 @@ def make(student: "type[nn.Module] | object", *, taught: bool = False) -> Task:
         teacher_data=(lambda: data("teacher")) if taught else None,
         device_data=data,
         held_out=lambda: data("held"),
-        recipe=Recipe(epochs=2, learning_rate=1e-2, teacher_epochs=5),
+        recipe=Recipe(epochs=2, learning_rate=1e-2, teacher_epochs=5, teacher_learning_rate=1e-2),
     )
 
 
