@@ -133,9 +133,10 @@ SHELLS = (
     "device_client.slow_work",
     *(f"device_client.data.{name}" for name in ("images", "stored", "time_series", "wfdb_windows", "windows")),
     *(f"device_client.downlink.{name}" for name in ("model_feed", "no_model_warning", "receiver")),
-    *(f"device_client.learning.{name}" for name in ("asyncfedkd", "fedkd", "local_teacher", "student_trainer")),
+    *(f"device_client.learning.{name}" for name in ("asyncfedkd", "fedkd", "local_teacher", "seeding")),
+    "device_client.learning.student_trainer",
     *(f"device_client.policy.{name}" for name in ("gate", "probe")),
-    *(f"device_client.tasks.{name}" for name in ("loading", "physiotherapy")),
+    *(f"device_client.tasks.{name}" for name in ("checking", "loading", "physiotherapy", "trial")),
     *(f"device_client.uplink.{name}" for name in ("missing_receipts", "outbox", "outbox_errors", "outbox_schema")),
     *(f"device_client.uplink.{name}" for name in ("other_lines", "uploader", "write_retry")),
     # the virtual world
