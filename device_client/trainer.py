@@ -44,4 +44,13 @@ class Trainer(Protocol):
 
 def is_finite(trained: Trained) -> bool:
     """Whether all weights and metrics are finite, that is, training did not diverge."""
-    return bool(np.isfinite(trained.weights).all() and np.isfinite(list(trained.metrics.values())).all())
+    return not not_finite(trained)
+
+
+def not_finite(trained: Trained) -> str:
+    """What is not finite, for people; empty: everything is."""
+    wrong = [f"{name} is {value}" for name, value in trained.metrics.items() if not np.isfinite(value)]
+    weights = trained.weights.size - int(np.isfinite(trained.weights).sum())
+    if weights:
+        wrong.append(f"{weights} of {trained.weights.size} weights are not finite")
+    return ", ".join(wrong)

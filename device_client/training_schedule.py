@@ -10,7 +10,7 @@ from dataclasses import replace
 from device_client.events import Emit
 from device_client.policy.duty_cycle import DutyCycle
 from device_client.policy.gate import Gate
-from device_client.trainer import Trained, Trainer, is_finite
+from device_client.trainer import Trained, Trainer, not_finite
 from device_client.uplink.outbox import Outbox
 from device_client.uplink.rounds import Round, after_failed_round, make_update, next_round, with_unmerged
 from device_client.uplink.write_retry import WriteRetry
@@ -106,7 +106,8 @@ class TrainingSchedule:
         if trained is None:
             return
         seconds = self._duty_cycle.seconds
-        if is_finite(trained):
+        wrong = not_finite(trained)
+        if not wrong:
             self._emit(
                 "trained",
                 base_version=todo.base.version,
@@ -119,7 +120,7 @@ class TrainingSchedule:
             )
             self._queue(todo, replace(trained, metrics={**trained.metrics, **self._device_metrics()}), seconds)
         else:
-            self._drop(todo, "training diverged (a value is not finite)")
+            self._drop(todo, f"training diverged: {wrong}")
         self._rest()  # for the last batch; only after queueing, so that a kill while resting loses nothing
 
     def _queue(self, todo: Round, trained: Trained, seconds: float) -> None:

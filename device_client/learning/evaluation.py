@@ -40,15 +40,19 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _passes(model: nn.Module, data: Data, objective: Objective) -> Iterator[tuple[Batch, Any]]:
     """Each batch, where the model is, and the model's outputs."""
+    # Not one `with` around the loop: a generator that is left half-way would leave the model and torch in that mode.
     place = placement(model)
-    with _evaluating(model):
-        size = _FEW
-        if not _is_loader(data) and (example_count(data) or math.inf) > _FEW:
-            trial = place(first_batch(data, 1))
+    size = _FEW
+    if not _is_loader(data) and (example_count(data) or math.inf) > _FEW:
+        trial = place(first_batch(data, 1))
+        with _evaluating(model):
             size = evaluation_size(trial, objective.forward(model, trial))
-        for batch in evaluation_batches(data, size):
-            placed = place(batch)
-            yield placed, objective.forward(model, placed)
+    for batch in evaluation_batches(data, size):
+        objective.check_batch(data, batch)
+        placed = place(batch)
+        with _evaluating(model):
+            outputs = objective.forward(model, placed)
+        yield placed, outputs
 
 
 def _is_loader(data: Data) -> bool:
@@ -56,18 +60,15 @@ def _is_loader(data: Data) -> bool:
     return not isinstance(data, Examples) and not hasattr(data, "__getitem__")
 
 
-@torch.no_grad()
 def teaching_outputs(teacher: nn.Module, examples: Examples, objective: Objective) -> Any:
-    """What distillation needs of a frozen teacher's outputs for all examples, on the CPU, (example, …).
-
-    Raises:
-        TaskError: an output has not one row for each example, so that it cannot be kept between rounds.
+    """What distillation needs of a frozen teacher's outputs for all examples, on the CPU, (example, …); None: one of
+    them does not belong to a single example, such as a loss over the batch.
     """
     parts = []
     for batch, outputs in _passes(teacher, examples, objective):
         needed = objective.teaching(outputs)
         if any(tensor.ndim == 0 or len(tensor) != size_of(batch) for tensor in leaves(needed)):
-            raise TaskError("the teacher's outputs have not one row for each example; name the part that has as logits")
+            return None
         parts.append(mapped(needed, Tensor.cpu))
     return joined(parts)
 
@@ -78,13 +79,15 @@ def kept(outputs: Any) -> TeacherOutputs:
 
 
 def outputs_under(teacher: nn.Module, data: Data, objective: Objective) -> TeacherOutputs:
-    """The teacher's outputs: computed once for examples in memory, and for each batch of other data.
+    """The teacher's outputs: computed once for examples in memory, and for each batch of other data or where an output
+    does not belong to one example, such as a loss.
 
     The teacher is frozen and sees the examples without augmentation; a large teacher on every batch of every round
     would cost more than the training itself.
     """
-    if isinstance(data, Examples):
-        return kept(teaching_outputs(teacher, data, objective))
+    outputs = teaching_outputs(teacher, data, objective) if isinstance(data, Examples) else None
+    if outputs is not None:
+        return kept(outputs)
     place = placement(teacher)
 
     def compute(drawn: Drawn) -> Any:
@@ -218,8 +221,9 @@ def measure(
     """
     objective = task if isinstance(task, Objective) else task.objective
     metrics = Metrics(objective)
-    for batch, outputs in _passes(model, data, objective):
-        metrics.update(outputs, batch, objective.loss(outputs, batch))
+    with torch.no_grad():
+        for batch, outputs in _passes(model, data, objective):
+            metrics.update(outputs, batch, objective.loss(outputs, batch))
     if metrics.count == 0:
         raise TaskError("the held-out data has no examples")
     values = metrics.values()

@@ -113,6 +113,7 @@ def optimise(
                 if should_stop():
                     finished = False
                     break
+                objective.check_batch(data, drawn.batch)
                 batch = place(drawn.batch)
                 batch_loss = compute_loss(batch, drawn)
                 _step(batch_loss.loss, optimisers, steps)

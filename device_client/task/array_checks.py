@@ -187,16 +187,19 @@ def _check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_labels(labels: Tensor, classes: Sequence[str]) -> None:
+def check_labels(labels: Any, classes: Sequence[str]) -> None:
     """Checks labels (example,) against the task's classes.
 
     Raises:
-        ExamplesError: a label has no class.
+        ExamplesError: a label has no class, or they are no whole numbers (example,).
     """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        given = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ExamplesError(f"labels must be one-dimensional whole numbers, the index of each class, not {given}")
     count, largest = len(classes), int(labels.max())
-    if largest < count:
+    if largest < count and labels.min() >= 0:
         return
-    wrong = labels >= count
+    wrong = (labels >= count) | (labels < 0)
     first = int(wrong.int().argmax())
     hint = "add the missing classes, or leave these examples out"
     if largest == count and labels.min() >= 1:

@@ -28,7 +28,7 @@ def classification(classes: tuple[str, ...]) -> Objective:
     names = _names(classes, "classification")
 
     def with_label_loss(label_loss: LabelLoss) -> Loss:
-        return lambda outputs, batch: label_loss(logits_in(outputs), targets_of(batch))
+        return lambda outputs, batch: label_loss(logits_in(outputs), targets_of(batch).long())
 
     def distillation(student: Any, teacher: Any, _batch: Batch, temperature: float) -> Tensor:
         return divergence(logits_in(student), logits_in(teacher), temperature=temperature)
@@ -199,7 +199,7 @@ def _positions(
 
     def with_label_loss(label_loss: LabelLoss) -> Loss:
         def loss(outputs: Any, batch: Batch) -> Tensor:
-            targets = targets_of(batch)
+            targets = targets_of(batch).long()
             logits, counts = learned(outputs, targets)
             if not counts.any():
                 return logits.sum() * 0.0  # nothing to learn here, and a mean over nothing would be NaN

@@ -6,7 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from device_client.task.batches import Batch, Forward, outputs_of
+from device_client.task.batches import Batch, Forward, outputs_of, targets_of
+from device_client.task.examples import Data, Examples
 from device_client.task.losses import LabelLoss
 from device_client.task_checks import TaskError, check_label_names
 from wire_contract.limits import NAME_CHARACTERS_MAX
@@ -63,7 +64,17 @@ class Objective:
     """The loss with another loss of labels in it, chosen by `Recipe.task_loss`, `focal_gamma` and `label_smoothing`;
     None: these do not apply."""
     check_targets: Callable[[Any], object] | None = None
-    """Raises an `ExamplesError` for targets (example, …) that cannot be learned."""
+    """Raises an `ExamplesError` for targets (example, …) that cannot be learned: for examples in memory when they are
+    loaded, for other data with each batch."""
+
+    def check_batch(self, data: Data, batch: Batch) -> None:
+        """Checks the targets in a batch, unless they were checked when the data was loaded.
+
+        Raises:
+            ExamplesError: they cannot be learned.
+        """
+        if self.check_targets is not None and not isinstance(data, Examples):
+            self.check_targets(targets_of(batch))
 
     def __post_init__(self) -> None:
         for name in ("loss", "metrics", "distillation", "forward"):

@@ -59,6 +59,8 @@ def check_learning(task: Task, *, student: nn.Module, teacher: nn.Module | None,
         if recipe.method == "fedkd":
             check_trainable(teacher, f"{name}: teacher")
     check_single(task, student, data, "student")
+    if teacher is not None and recipe.method == "fedkd":
+        check_single(task, teacher, data, "teacher")
     with called_through_us(f"{name}: recipe: schedule"):
         recipe.learning_rate_at(0)
     with called_through_us(f"{name}: recipe: optimiser"):

@@ -109,6 +109,15 @@ def test_plain_functions_are_weighted_by_examples_and_objects_are_exact() -> Non
     assert found == pytest.approx(evaluate(fresh(), EXAMPLES, objective()), rel=1e-5)
 
 
+def test_an_evaluation_that_fails_leaves_no_trace() -> None:
+    student = fresh().train()
+    with pytest.raises(TaskError) as kept:
+        evaluate(student, EXAMPLES, objective({"other": lambda *_: "x"}))
+    assert kept.tb is not None, "as a program that holds the traceback"
+    assert student.training
+    assert torch.is_grad_enabled()
+
+
 def test_several_values_of_one_metric_get_names() -> None:
     class Each(Largest):
         def compute(self) -> Any:
@@ -210,6 +219,17 @@ def test_a_teacher_with_outputs_of_any_form_is_asked_once_for_examples_and_each_
     assert untaught is not None
     np.testing.assert_allclose(lessons[0], lessons[2], atol=1e-5)
     assert not np.allclose(lessons[0], untaught.weights, atol=1e-3)
+
+
+def test_outputs_that_do_not_belong_to_one_example_are_computed_for_each_batch() -> None:
+    class WithLoss(Dicts):
+        def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+            return {"loss": inputs.mean(), **super().forward(inputs)}
+
+    teacher = WithLoss(16)
+    made, start = trainer(EXAMPLES, teacher)
+    assert made.train(start, version=0, round=1, tick=lambda: True) is not None
+    assert teacher.asked == 1 + 10 * 4
 
 
 def test_fedkd_distils_by_a_function_of_the_users_in_both_directions() -> None:

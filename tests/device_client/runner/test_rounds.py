@@ -105,7 +105,8 @@ def test_a_diverged_round_is_dropped_and_the_next_one_starts_from_the_global_mod
     assert np.array_equal(starts[3], published.published.weights)
     assert stage.merged() == [(1, 0), (2, 0), (3, 0)], "sequences have no gap"
     (warning,) = stage.told("warning")
-    assert "round 2 on model 0 is discarded" in warning["message"]
+    assert "round 2 on model 0 is discarded: training diverged: 1 of " in warning["message"]
+    assert "weights are not finite" in warning["message"]
 
 
 def test_a_dropped_round_counts_after_a_restart_too(stage: Stage) -> None:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from device_client.learning.asyncfedkd import train_student
+from device_client.learning.evaluation import evaluate
 from device_client.learning.parameters import layout_of, vector_of
 from device_client.learning.student_trainer import StudentTrainer
-from device_client.task import Examples, Objective, Recipe, Task, TaskError, regression
+from device_client.task import Examples, Objective, Recipe, Task, TaskError, classification, regression
 from device_client.task.batching import evaluation_batches
 from device_client.tasks.checking import checked
 from device_client.tasks.guards import GuardedTrainer
@@ -200,6 +202,26 @@ def test_data_that_breaks_while_it_is_read(data: Any) -> None:
     assert "task own: device_data('a')" in said
     assert f"OSError: row cannot be read ({__file__}:" in said
     assert "OSError" in complaint(lambda: list(evaluation_batches(loaded, 4)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.tensor([0, 1, 2, 0, 5, 1]), "1 of 2 labels have no class, the first is 5 at index 0"),
+        (torch.tensor([0, 1, 2, 0, -1, 1]), "1 of 2 labels have no class, the first is -1"),
+        (torch.tensor([0.0, 1, 2, 0, 1, 1]), "labels must be one-dimensional whole numbers.*not torch.float32"),
+        (torch.tensor([[0], [1], [2], [0], [1], [1]]), "labels must be one-dimensional whole numbers"),
+    ],
+)
+def test_labels_of_a_data_set_are_checked_with_each_batch(labels: Tensor, said: str) -> None:
+    loader = DataLoader(TensorDataset(X[:6], labels), batch_size=2)
+    student, classes = nn.Linear(3, 3), classification(("a", "b", "c"))
+    with pytest.raises(TaskError, match=said):
+        train_student(student, None, loader, Recipe(), objective=classes, seed=1, version=0)
+    with pytest.raises(TaskError, match=said):
+        evaluate(student, loader, classes)
+    small = DataLoader(TensorDataset(X[:6], torch.tensor([0, 1, 2, 0, 1, 1], dtype=torch.uint8)), batch_size=2)
+    assert train_student(student, None, small, Recipe(), objective=classes, seed=1, version=0).finished
 
 
 def test_a_person_of_a_data_set_on_two_sides() -> None:
