@@ -38,8 +38,8 @@ class MainMetric(msgspec.Struct, frozen=True, array_like=True):
     A message that declares none, as those of programs of the first release, means accuracy.
     """
 
-    name: MetricName = "accuracy"
-    higher_is_better: bool = True
+    name: MetricName
+    higher_is_better: bool
 
     @property
     def is_share(self) -> bool:
@@ -71,5 +71,5 @@ class MainMetric(msgspec.Struct, frozen=True, array_like=True):
         return min(values) if self.higher_is_better else max(values)
 
 
-ACCURACY = MainMetric()
+ACCURACY = MainMetric("accuracy", higher_is_better=True)
 """The only main metric that programs of the first release know."""

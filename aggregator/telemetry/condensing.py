@@ -126,7 +126,7 @@ def _trained_for(updates: Sequence[Mapping[str, float]]) -> dict[str, Value]:
     names = [name for metrics in updates if (name := _main_name(metrics)) is not None]
     if not names:
         return {}
-    main = MainMetric(Counter(names).most_common(1)[0][0])
+    main = MainMetric(Counter(names).most_common(1)[0][0], higher_is_better=True)
     values = [value for metrics in updates if (value := main.value_in(metrics)) is not None]
     if not values:
         return {}

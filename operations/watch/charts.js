@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 236;
 const MARGIN = { top: 12, right: 14, bottom: 44, left: 48 };
+const TICK_LETTER_PIXELS = 6.7;
 const DOTS_MAX = 48;
 const BUCKETS_LEAST = 6;
 const LETTER_PIXELS = 8;
@@ -25,56 +26,48 @@ export function ticks(low, high, wanted, least = 0) {
   return found;
 }
 
-// The axis range: rounded outwards to tens of percent, and at least twenty points wide.
-export function accuracyRange(values) {
-  let low = Math.floor(Math.min(...values) * 10 + 1e-9) / 10;
-  let high = Math.ceil(Math.max(...values) * 10 - 1e-9) / 10;
-  low = Math.max(0, low);
-  high = Math.min(1, high);
-  if (high - low < 0.2) low = Math.max(0, high - 0.2);
-  if (high - low < 0.2) high = low + 0.2;
-  return [low, high];
-}
-
-function frame(host, label) {
+function frame(host, label, left = MARGIN.left) {
   const width = Math.max(240, host.clientWidth);
   const svg = element("svg", { role: "img", "aria-label": label, viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT });
   const right = width - MARGIN.right;
   const bottom = HEIGHT - MARGIN.bottom;
-  return { svg, right, bottom, width, plotWidth: right - MARGIN.left, plotHeight: bottom - MARGIN.top };
+  return { svg, left, right, bottom, width, plotWidth: right - left, plotHeight: bottom - MARGIN.top };
 }
 
 function horizontal(box, y, text) {
   box.svg.append(
-    element("line", { class: "grid", x1: MARGIN.left, x2: box.right, y1: y, y2: y }),
-    element("text", { x: MARGIN.left - 8, y: y + 4, "text-anchor": "end" }, text),
+    element("line", { class: "grid", x1: box.left, x2: box.right, y1: y, y2: y }),
+    element("text", { x: box.left - 8, y: y + 4, "text-anchor": "end" }, text),
   );
 }
 
 function axisTitle(box, text) {
-  box.svg.append(element("text", { x: MARGIN.left + box.plotWidth / 2, y: HEIGHT - 6, "text-anchor": "middle" }, text));
+  box.svg.append(element("text", { x: box.left + box.plotWidth / 2, y: HEIGHT - 6, "text-anchor": "middle" }, text));
 }
 
 function baseline(box) {
-  box.svg.append(element("line", { class: "axis", x1: MARGIN.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
+  box.svg.append(element("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
 }
 
-// An accuracy curve. `points`: {x, accuracy, each}, x increasing; `range`: limits of the accuracy axis.
-export function drawCurve(host, points, { label, title, range, xTicks, xText, reading, tell }) {
-  const box = frame(host, label);
+// The curve of a metric. `points`: {x, value, each}, x increasing; `range`: limits of the value axis; `yTexts`: texts of its
+// ticks.
+export function drawCurve(host, points, { label, title, range, yTexts, xTicks, xText, reading, tell }) {
   const [low, high] = range;
+  const yTicks = ticks(low, high, 4);
+  const names = yTexts(yTicks);
+  const box = frame(host, label, Math.max(MARGIN.left, 14 + TICK_LETTER_PIXELS * Math.max(...names.map((name) => name.length))));
   const [first, last] = [points[0].x, points.at(-1).x];
   const span = last - first || 1;
-  const left = (x) => MARGIN.left + (last === first ? box.plotWidth / 2 : ((x - first) / span) * box.plotWidth);
-  const top = (accuracy) => box.bottom - ((accuracy - low) / (high - low)) * box.plotHeight;
-  for (const tick of ticks(low, high, 4)) horizontal(box, top(tick), `${Math.round(tick * 100)} %`);
+  const left = (x) => box.left + (last === first ? box.plotWidth / 2 : ((x - first) / span) * box.plotWidth);
+  const top = (value) => box.bottom - ((value - low) / (high - low)) * box.plotHeight;
+  yTicks.forEach((tick, index) => horizontal(box, top(tick), names[index]));
   for (const tick of xTicks(first, last, Math.max(2, Math.floor(box.plotWidth / 60)))) {
-    const at = Math.min(Math.max(left(tick), MARGIN.left), box.right);
+    const at = Math.min(Math.max(left(tick), box.left), box.right);
     box.svg.append(element("text", { x: at, y: box.bottom + 17, "text-anchor": "middle" }, xText(tick)));
   }
   baseline(box);
   axisTitle(box, title);
-  const path = points.map((point, index) => `${index ? "L" : "M"}${left(point.x).toFixed(1)} ${top(point.accuracy).toFixed(1)}`).join("");
+  const path = points.map((point, index) => `${index ? "L" : "M"}${left(point.x).toFixed(1)} ${top(point.value).toFixed(1)}`).join("");
   if (points.length > 1) {
     box.svg.append(
       element("path", { class: "area", d: `${path}L${left(last).toFixed(1)} ${box.bottom}L${left(first).toFixed(1)} ${box.bottom}Z` }),
@@ -83,10 +76,10 @@ export function drawCurve(host, points, { label, title, range, xTicks, xText, re
   }
   for (const point of points) {
     if (point.each.length > 1) for (const value of point.each) box.svg.append(element("circle", { class: "each", cx: left(point.x), cy: top(value), r: 2.5 }));
-    if (points.length <= DOTS_MAX) box.svg.append(element("circle", { class: "dot", cx: left(point.x), cy: top(point.accuracy), r: 2.6 }));
+    if (points.length <= DOTS_MAX) box.svg.append(element("circle", { class: "dot", cx: left(point.x), cy: top(point.value), r: 2.6 }));
   }
   const newest = points.at(-1);
-  box.svg.append(element("circle", { class: "newest", cx: left(newest.x), cy: top(newest.accuracy), r: 5 }));
+  box.svg.append(element("circle", { class: "newest", cx: left(newest.x), cy: top(newest.value), r: 5 }));
   point(box, points, { left, top, reading, tell });
   host.replaceChildren(box.svg);
 }
@@ -103,7 +96,7 @@ function point(box, points, { left, top, reading, tell }) {
     line.setAttribute("x1", left(nearest.x));
     line.setAttribute("x2", left(nearest.x));
     mark.setAttribute("cx", left(nearest.x));
-    mark.setAttribute("cy", top(nearest.accuracy));
+    mark.setAttribute("cy", top(nearest.value));
     show(true);
     tell(reading(nearest));
   });
@@ -124,7 +117,7 @@ export function drawHistogram(host, all, { label, stale }) {
   const names = buckets.map((_, index) => bucketName(all, index));
   const areShort = names.some((name) => name.length * LETTER_PIXELS > each);
   buckets.forEach((bucket, index) => {
-    const x = MARGIN.left + index * each;
+    const x = box.left + index * each;
     const name = areShort ? String(bucket.least) : names[index];
     const height = bucket.updates ? Math.max(2, box.bottom - top(bucket.updates)) : 0;
     const kind = bucket.least >= stale ? "bar far" : "bar";

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from operations.watch.settings import PageConfig
 
-MODULES = ("charts.js", "frame.js", "messages.js", "mqtt.js", "msgpack.js", "page.js", "state.js")
+MODULES = ("charts.js", "frame.js", "messages.js", "metric.js", "mqtt.js", "msgpack.js", "page.js", "state.js")
 _IMPORT = re.compile(r'from "\./([a-z]+\.js)"')
 _PREFIX = "fedkd/"
 

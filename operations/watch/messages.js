@@ -3,6 +3,7 @@
 // of a newer program is read as OTHER.
 
 import { DecodeError, unframed } from "./frame.js";
+import { ACCURACY, METRIC_MAX } from "./metric.js";
 import { Float, unpack } from "./msgpack.js";
 
 const KIB = 1024;
@@ -14,6 +15,7 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
 const COUNT_MAX = 2 ** 53;
 const MAP_ITEMS_MAX = 256;
 const TEXT_CHARACTERS_MAX = 1024;
+const NAME_CHARACTERS_MAX = 64;
 const CHUNKS_MAX = 2048;
 const STATUSES = ["online", "offline"];
 const OUTCOMES = ["merged", "duplicate", "refused"];
@@ -55,6 +57,16 @@ function name(value, what) {
   return value;
 }
 
+function metricName(value, what) {
+  if (!text(value, what) || [...value].length > NAME_CHARACTERS_MAX) throw new DecodeError(`${what}: no name of a metric`);
+  return value;
+}
+
+function boolean(value, what) {
+  if (typeof value !== "boolean") throw new DecodeError(`${what}: neither true nor false`);
+  return value;
+}
+
 const told = (known) => (value, what) => (known.includes(text(value, what)) ? value : OTHER);
 
 const bytesOf = (length) => (value, what) => {
@@ -83,6 +95,12 @@ const tuple = (...checks) => (value, what) => {
   if (!Array.isArray(value) || value.length < checks.length) throw new DecodeError(`${what}: no list of ${checks.length}`);
   return checks.map((check, index) => check(value[index], what));
 };
+
+// Absent: accuracy, as in the messages of the first release.
+function mainMetric(map) {
+  const [name, higherIsBetter] = field(map, "mm", tuple(metricName, boolean), [ACCURACY.name, ACCURACY.higherIsBetter]);
+  return { name, higherIsBetter };
+}
 
 const opened = (payload, limits) => message(unpack(unframed(payload, limits)));
 
@@ -150,6 +168,7 @@ export function readEvaluation(payload) {
     device: field(map, "d", name),
     version: field(map, "n", count),
     samples: field(map, "s", count),
+    main: mainMetric(map),
     metrics: new Map([...metrics].map(([key, value]) => [key, float(value, "metric")])),
   };
 }
@@ -168,13 +187,16 @@ export function readStatus(payload) {
 function summary(value, what) {
   const map = keyed(value, what);
   const share = (value, what) => float(value, what, 0, 1);
-  const evaluations = field(map, "e", list(128, tuple(count, name, share, seconds)), []);
+  const number = (value, what) => float(value, what, -METRIC_MAX, METRIC_MAX);
+  const accuracies = field(map, "e", list(128, tuple(count, name, share, seconds)), []);
+  const measured = field(map, "ev", list(128, tuple(count, name, number, seconds)), []);
+  const main = mainMetric(map);
   const staleness = field(map, "h", list(16, tuple(count, count)), []);
   const devices = field(map, "k", list(64, tuple(name, told(OUTCOMES), count, seconds, count)), []);
   return {
     at: field(map, "at", seconds),
     since: field(map, "a", seconds),
-    evaluations: evaluations.map(([version, evaluator, accuracy, at]) => ({ version, evaluator, accuracy, at })),
+    evaluations: (map.has("mm") ? measured : accuracies).map(([version, evaluator, value, at]) => ({ version, evaluator, main, value, at })),
     staleness: staleness.map(([least, updates]) => ({ least, updates })),
     devices: devices.map(([device, outcome, stale, at, merged]) => ({ device, outcome, staleness: stale, at, merged })),
     updatesPerMinute: field(map, "r", count, 0),

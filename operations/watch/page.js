@@ -1,6 +1,7 @@
 // Joins the parts of the page: configuration, connection, state, and what is drawn.
 
-import { accuracyRange, drawCurve, drawHistogram, sayNothing, ticks } from "./charts.js";
+import { drawCurve, drawHistogram, sayNothing, ticks } from "./charts.js";
+import { ACCURACY, axisRange, best, direction, isSame, tickTexts, title, valueText } from "./metric.js";
 import { Client } from "./mqtt.js";
 import { STALE_VERSIONS, Watch, shown } from "./state.js";
 
@@ -89,11 +90,11 @@ function draw() {
     return;
   }
   put("task", chosen);
-  document.title = view.curve.length ? `${percent(view.curve.at(-1).accuracy)} · ${chosen}` : chosen;
+  document.title = view.curve.length ? `${valueText(view.curve.at(-1).value, view.isShare)} · ${chosen}` : chosen;
   drawFigures(view);
   drawCounts(view);
   drawDevices(view);
-  const picture = JSON.stringify([chosen, view.curve, view.histogram, document.body.clientWidth]);
+  const picture = JSON.stringify([chosen, view.main, view.curve, view.histogram, document.body.clientWidth]);
   if (picture !== drawn) {
     drawn = picture;
     drawPlots(view);
@@ -124,7 +125,7 @@ function chooseTask() {
 }
 
 // The texts without data, to clear the page when another task is chosen.
-const BLANKS = [...document.querySelectorAll(".figure [id], .plots .note, dd, #devices-note")].map((host) => [host.id, host.textContent]);
+const BLANKS = [...document.querySelectorAll(".figure [id], .plots h2[id], .plots .note, dd, #devices-note")].map((host) => [host.id, host.textContent]);
 
 function clear() {
   for (const [id, text] of BLANKS) put(id, text);
@@ -141,10 +142,14 @@ function drawNothing() {
 function drawFigures(view) {
   const newest = view.curve.at(-1);
   if (newest) {
-    const best = view.curve.reduce((found, each) => (each.accuracy > found.accuracy ? each : found));
+    const record = best(view.main, view.curve);
     const evaluators = newest.each.length > 1 ? `, mean of ${newest.each.length} evaluators` : "";
-    put("accuracy", percent(newest.accuracy));
-    put("accuracy-note", `version ${newest.version}${evaluators} · best ${percent(best.accuracy)} at version ${best.version}`);
+    const way = isSame(view.main, ACCURACY) ? "" : ` · ${direction(view.main)}`;
+    put("metric-title", title(view.main));
+    put("by-version-title", `${title(view.main)} over versions`);
+    put("by-time-title", `${title(view.main)} over time`);
+    put("metric", valueText(newest.value, view.isShare));
+    put("metric-note", `version ${newest.version}${evaluators} · best ${valueText(record.value, view.isShare)} at version ${record.version}${way}`);
   }
   if (view.version >= 0) {
     put("version", grouped(view.version));
@@ -173,7 +178,7 @@ function drawCounts(view) {
 }
 
 function drawPlots(view) {
-  drawAccuracy(view.curve);
+  drawMetric(view);
   const total = view.histogram.reduce((sum, bucket) => sum + bucket.updates, 0);
   if (!total) {
     sayNothing(find("staleness"), "No update has been merged yet.");
@@ -184,7 +189,7 @@ function drawPlots(view) {
   drawHistogram(find("staleness"), view.histogram, { label: `Histogram of the staleness of ${plural(total, "update")}; ${percent(stale / total)} were ${STALE_VERSIONS} or more versions behind`, stale: STALE_VERSIONS });
 }
 
-function drawAccuracy(curve) {
+function drawMetric({ main, isShare, curve }) {
   if (!curve.length) {
     sayNothing(find("by-version"), "No version has been evaluated yet. Start an evaluator: asyncfedkd device evaluate");
     sayNothing(find("by-time"), "No version has been evaluated yet.");
@@ -192,15 +197,18 @@ function drawAccuracy(curve) {
   }
   const [first, newest] = [curve[0], curve.at(-1)];
   const told = (id, usual) => (text) => put(id, text ?? usual);
-  const range = accuracyRange(curve.flatMap((each) => [each.accuracy, ...each.each])); // the same axis for both plots, so that they can be compared
+  const text = (value) => valueText(value, isShare);
+  const yTexts = (places) => tickTexts(places, isShare);
+  const range = axisRange(curve.flatMap((each) => [each.value, ...each.each]), isShare); // the same axis for both plots, so that they can be compared
   const byVersion = { id: "by-version", usual: `${plural(curve.length, "version")} evaluated, ${first.version} to ${newest.version}.` };
   drawCurve(find(byVersion.id), curve.map((each) => ({ ...each, x: each.version })), {
-    label: `Accuracy over versions ${first.version} to ${newest.version}, newest ${percent(newest.accuracy)}`,
+    label: `${title(main)} over versions ${first.version} to ${newest.version}, newest ${text(newest.value)}`,
     title: "version",
     range,
+    yTexts,
     xTicks: (low, high, wanted) => ticks(low, high, wanted, 1),
     xText: (tick) => String(tick),
-    reading: (point) => `Version ${point.version}: ${percent(point.accuracy)}`,
+    reading: (point) => `Version ${point.version}: ${text(point.value)}`,
     tell: told("by-version-note", byVersion.usual),
   });
   put("by-version-note", byVersion.usual);
@@ -210,12 +218,13 @@ function drawAccuracy(curve) {
   const [unit, unitName] = timeUnit(timed.at(-1).at - began);
   const usual = `At the time each version was published; ${new Date(1000 * began).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })} is 0.`;
   drawCurve(find("by-time"), timed.map((each) => ({ ...each, x: (each.at - began) / unit })), {
-    label: `Accuracy over ${((timed.at(-1).at - began) / unit).toFixed(1)} ${unitName}, newest ${percent(newest.accuracy)}`,
+    label: `${title(main)} over ${((timed.at(-1).at - began) / unit).toFixed(1)} ${unitName}, newest ${text(newest.value)}`,
     title: `time since version ${timed[0].version}, ${unitName}`,
     range,
+    yTexts,
     xTicks: (low, high, wanted) => ticks(low, high, wanted),
     xText: (tick) => String(tick),
-    reading: (point) => `After ${point.x.toFixed(1)} ${unitName}, version ${point.version}: ${percent(point.accuracy)}`,
+    reading: (point) => `After ${point.x.toFixed(1)} ${unitName}, version ${point.version}: ${text(point.value)}`,
     tell: told("by-time-note", usual),
   });
   put("by-time-note", usual);

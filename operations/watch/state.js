@@ -3,6 +3,7 @@
 
 import { isName, readEvaluation, readManifest, readPresence, readStatus } from "./messages.js";
 import { DecodeError } from "./frame.js";
+import { ACCURACY, isSame, isShare, isShowable } from "./metric.js";
 
 export const DEVICES_MAX = 4096;
 export const TASKS_MAX = 16;
@@ -55,7 +56,7 @@ export class Watch {
 }
 
 function emptyTask() {
-  return { manifest: null, manifestSeen: null, commits: new Map(), shards: new Map(), presence: new Map(), evaluators: new Set(), points: new Map() };
+  return { manifest: null, manifestSeen: null, commits: new Map(), shards: new Map(), presence: new Map(), evaluators: new Set(), main: ACCURACY, newestPoint: -1, points: new Map() };
 }
 
 const READERS = {
@@ -75,9 +76,9 @@ const READERS = {
   },
   evaluation(task, payload, device, now) {
     const told = readEvaluation(payload);
-    const accuracy = told.metrics.get("accuracy");
-    if (told.device !== device || accuracy === undefined || accuracy < 0 || accuracy > 1) return;
-    addPoint(task, { version: told.version, evaluator: device, accuracy, at: task.commits.get(told.version) ?? now / 1000 });
+    const value = told.metrics.get(told.main.name);
+    if (told.device !== device || !isShowable(told.main, value)) return;
+    addPoint(task, { version: told.version, evaluator: device, main: told.main, value, at: task.commits.get(told.version) ?? now / 1000 });
   },
   aggregator(task, payload, shard, now) {
     const status = readStatus(payload);
@@ -92,7 +93,12 @@ const READERS = {
   },
 };
 
+// The task's main metric is that of the newest evaluated version.
 function addPoint(task, point) {
+  if (point.version >= task.newestPoint) {
+    task.newestPoint = point.version;
+    task.main = point.main;
+  }
   task.points.set(`${point.version} ${point.evaluator}`, point);
   if (task.points.size > POINTS_MAX) {
     const kept = [...task.points].sort(([, one], [, other]) => other.version - one.version).slice(0, POINTS_MAX / 2);
@@ -107,6 +113,7 @@ export function shown(task, now) {
   const summaries = shards.filter((shard) => shard.summary);
   const rows = devices(task, summaries, now);
   const learners = rows.filter((row) => !row.isEvaluator);
+  const points = curve(task);
   const version = Math.max(-1, task.manifest?.version ?? -1, ...shards.map((shard) => shard.version));
   return {
     version,
@@ -114,7 +121,9 @@ export function shown(task, now) {
     hasAggregator: shards.length > 0,
     isAggregatorOnline: shards.some((shard) => shard.status === "online"),
     hasSummary: summaries.length > 0,
-    curve: curve(task),
+    main: task.main,
+    isShare: isShare(task.main, points.flatMap((point) => point.each)),
+    curve: points,
     histogram: histogram(summaries),
     devices: rows,
     online: learners.filter((row) => row.presence === "online").length,
@@ -138,17 +147,18 @@ function age(at, task, summaries, now) {
   return Math.max(0, theirs - at);
 }
 
-// Mean accuracy of each version over its evaluators, oldest first, with each evaluator's value.
+// Mean of the main metric of each version over its evaluators, oldest first, with each evaluator's value.
 function curve(task) {
   const versions = new Map();
   for (const point of task.points.values()) {
+    if (!isSame(point.main, task.main)) continue;
     const found = versions.get(point.version) ?? { version: point.version, at: point.at, each: [] };
-    found.each.push(point.accuracy);
+    found.each.push(point.value);
     versions.set(point.version, found);
   }
   return [...versions.values()]
     .sort((one, other) => one.version - other.version)
-    .map((found) => ({ ...found, accuracy: found.each.reduce((sum, value) => sum + value, 0) / found.each.length }));
+    .map((found) => ({ ...found, value: found.each.reduce((sum, value) => sum + value, 0) / found.each.length }));
 }
 
 function histogram(summaries) {

@@ -15,6 +15,7 @@ from tests.aggregator.synthetic import TASK, SyntheticDevice, begin
 from wire_contract.codec import encode
 from wire_contract.link.mqtt import MqttLink, MqttSettings
 from wire_contract.link.protocol import Delivery
+from wire_contract.main_metric import ACCURACY
 from wire_contract.messages import Evaluation, Manifest, Presence
 from wire_contract.program.clock import Clock
 from wire_contract.topics import DEFAULT_ROOT, build
@@ -30,6 +31,8 @@ class Federation:
     def __init__(self, ledger: Path, link: MqttLink, devices: MqttLink, clock: Clock) -> None:
         self.path = ledger
         self.clock = clock
+        self.main = ACCURACY
+        """What evaluators measure from now on."""
         self._ledger = Ledger(ledger, task=TASK)
         self.line = begin(self._ledger)
         self._devices = devices
@@ -66,10 +69,16 @@ class Federation:
     def base(self) -> tuple[int, bytes]:
         return self.line.version, self.line.release.published.digest
 
-    def evaluate(self, accuracy: float, *, judge: str = "judge") -> None:
+    def evaluate(self, value: float, *, judge: str = "judge") -> None:
         version, digest = self.base
         told = Evaluation(
-            task=TASK, device=judge, version=version, digest=digest, samples=9, metrics={"accuracy": accuracy}
+            task=TASK,
+            device=judge,
+            version=version,
+            digest=digest,
+            samples=9,
+            metrics={"loss": 1.0, self.main.name: value},
+            declared=self.main,
         )
         self.publish(build("evaluation", root=ROOT, task=TASK, device=judge), encode(told))
         self.until(lambda: (version, judge) in self.service._reporter.tally._evaluations)
@@ -82,12 +91,12 @@ class Federation:
         """As the aggregator announces its newest version."""
         return announcement(self.line.settings, self.line.release).manifest
 
-    def teach(self, accuracies: Sequence[float], devices: Sequence[str] = ("watch-1", "watch-2")) -> None:
-        """A version for each accuracy."""
-        for accuracy in accuracies:
+    def teach(self, values: Sequence[float], devices: Sequence[str] = ("watch-1", "watch-2")) -> None:
+        """A version for each value of the main metric."""
+        for value in values:
             for device in devices:
                 self.send(device)
-            self.evaluate(accuracy)
+            self.evaluate(value)
         self.tell()
 
     def tell(self) -> None:

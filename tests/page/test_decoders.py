@@ -70,11 +70,21 @@ def test_every_message_vector_decodes_to_its_values(workbench: Page, vector: dic
         assert told([bytes.fromhex(payload)], READ[vector["kind"]][0], workbench) == ["read"]
 
 
-def test_a_status_says_what_its_vector_says(workbench: Page) -> None:
-    [vector] = [vector for vector in load("messages") if vector["name"] == "aggregator status with a summary"]
+@pytest.mark.parametrize(
+    ("name", "key", "main"),
+    [
+        ("aggregator status with a summary", "e", ["accuracy", True]),
+        ("aggregator status with a summary of another main metric", "ev", ["mae", False]),
+    ],
+)
+def test_a_status_says_what_its_vector_says(workbench: Page, name: str, key: str, main: list[object]) -> None:
+    [vector] = [vector for vector in load("messages") if vector["name"] == name]
     summary = workbench.run(f"messages.readStatus(bytes('{vector['payload']}')).summary")
     message = vector["message"]["s"]
-    assert [list(told.values()) for told in summary["evaluations"]] == message["e"]
+    assert [[told[part] for part in ("version", "evaluator", "value", "at")] for told in summary["evaluations"]] == (
+        message[key]
+    )
+    assert all(list(told["main"].values()) == main for told in summary["evaluations"])
     assert [list(bucket.values()) for bucket in summary["staleness"]] == message["h"]
     assert [list(seen.values()) for seen in summary["devices"]] == message["k"]
     named = [summary[name] for name in ("at", "since", "updatesPerMinute", "bytesUp", "bytesDown")]
@@ -227,9 +237,9 @@ def test_axes_have_round_ticks(workbench: Page) -> None:
     for low, high, expected in ((0, 57, [0, 20, 40]), (0.4, 1, [0.4, 0.6, 0.8, 1]), (3, 3, [3]), (0, 0.9, [0, 0.5])):
         found = workbench.run(f"charts.ticks({low}, {high}, 3)")
         assert found == expected, (low, high)
-    assert workbench.run("charts.accuracyRange([0.5, 0.893])") == [0.5, 0.9]
-    assert workbench.run("charts.accuracyRange([1, 1])") == [0.8, 1]
-    assert workbench.run("charts.accuracyRange([0])") == [0, 0.2]
+    assert workbench.run("metric.axisRange([0.5, 0.893], true)") == [0.5, 0.9]
+    assert workbench.run("metric.axisRange([1, 1], true)") == [0.8, 1]
+    assert workbench.run("metric.axisRange([0], true)") == [0, 0.2]
 
 
 def test_a_page_of_one_task_takes_nothing_of_another(workbench: Page) -> None:

@@ -45,11 +45,11 @@ def test_live_accuracy_and_devices(
         page.eventually(is_state("live"))
         toy.teach([0.5, 0.75])
         toy.present("watch-1", online=True)
-        page.eventually(shows("#accuracy", "75.0 %"))
+        page.eventually(shows("#metric", "75.0 %"))
         page.eventually(shows("#online", "1"))
         page.eventually(shows("#merged", "4"))
         late = open_page(config)
-        late.eventually(shows("#accuracy", "75.0 %"))
+        late.eventually(shows("#metric", "75.0 %"))
         late.eventually(shows("#count-merged", "4"))
         late.eventually(shows("#online", "1"))
         assert seen(rows(late)["watch-1"]) == ["online", "0", "2", "merged"]

@@ -49,7 +49,7 @@ def test_after_the_end_of_a_demo_its_last_state_stays(
             page.eventually(is_state("ended"))
             page.eventually(shows("#state", "The demo has ended"))
             page.eventually(shows("#explanation", "Its report is out/demo/report.html"))
-            page.eventually(shows("#accuracy", "81.3 %"))
+            page.eventually(shows("#metric", "81.3 %"))
             assert page.text("#version") == "7"
             assert page.text("#count-merged") == "15"
             assert page.text("#online") == "2"
@@ -73,7 +73,7 @@ def test_a_demo_that_was_interrupted_is_said_to_be_gone(
     toy.teach([0.5])
     with PageServer(websocket.config(report="out/demo/report.html"), port=0) as server:
         page = browser.open(server.url)
-        page.eventually(shows("#accuracy", "50.0 %"))
+        page.eventually(shows("#metric", "50.0 %"))
     websocket.broker.stop()
     page.eventually(is_state("ended"))
     page.eventually(shows("#state", "The demo is gone"))

@@ -26,8 +26,8 @@ def test_a_page_that_comes_late_shows_the_whole_history(
     page.eventually(is_state("live"))
     page.eventually(f"{PLOTS} === 3")
     assert page.text("#task") == TASK
-    page.eventually(shows("#accuracy", "81.3 %"))
-    assert page.run(shows("#accuracy-note", "version 7 · best 87.5 % at version 6"))
+    page.eventually(shows("#metric", "81.3 %"))
+    assert page.run(shows("#metric-note", "version 7 · best 87.5 % at version 6"))
     assert page.text("#version") == "7"
     assert (page.text("#count-merged"), page.text("#count-duplicate"), page.text("#count-refused")) == ("15", "0", "1")
     told = toy.service._reporter.status_publisher.published
@@ -54,13 +54,13 @@ def test_a_page_that_comes_late_shows_the_whole_history(
 
 def test_it_follows_what_happens(toy: Federation, websocket: WithWebsocket, open_page: OpenPage) -> None:
     page = open_page(websocket.config())
-    page.eventually(shows("#accuracy-note", "No version has been evaluated yet"))
+    page.eventually(shows("#metric-note", "No version has been evaluated yet"))
     page.eventually(shows("#version", "0"))
     toy.teach([0.25])
-    page.eventually(shows("#accuracy", "25.0 %"))
+    page.eventually(shows("#metric", "25.0 %"))
     toy.evaluate(0.75, judge="other-judge")
-    page.eventually(shows("#accuracy", "50.0 %"))
-    page.eventually(shows("#accuracy-note", "mean of 2 evaluators"))
+    page.eventually(shows("#metric", "50.0 %"))
+    page.eventually(shows("#metric-note", "mean of 2 evaluators"))
     toy.present("watch-1", online=True)
     page.eventually(shows("#online", "1"))
     toy.present("watch-1", online=False)
@@ -72,7 +72,7 @@ def test_it_follows_what_happens(toy: Federation, websocket: WithWebsocket, open
 def test_it_comes_back_after_the_broker(toy: Federation, websocket: WithWebsocket, open_page: OpenPage) -> None:
     toy.teach([0.5])
     page = open_page(websocket.config())
-    page.eventually(shows("#accuracy", "50.0 %"))
+    page.eventually(shows("#metric", "50.0 %"))
     websocket.broker.stop()
     # Between its attempts; during one it says that it connects.
     page.eventually(
@@ -85,7 +85,7 @@ def test_it_comes_back_after_the_broker(toy: Federation, websocket: WithWebsocke
     toy.await_greeting()
     page.eventually(is_state("live"), seconds_max=60)
     toy.teach([0.75])
-    page.eventually(shows("#accuracy", "75.0 %"))
+    page.eventually(shows("#metric", "75.0 %"))
     failed = f"network: WebSocket connection to 'ws://127.0.0.1:{websocket.port}/mqtt' failed"
     assert all(said.startswith(failed) for said in page.complaints), page.complaints
 
@@ -95,7 +95,7 @@ def test_damaged_messages_are_counted_and_change_nothing(
 ) -> None:
     toy.teach([0.5])
     page = open_page(websocket.config())
-    page.eventually(shows("#accuracy", "50.0 %"))
+    page.eventually(shows("#metric", "50.0 %"))
     good = encode(Presence(status="online"))
     newer = encode(AggregatorStatus(status="online", version=9, schema=2))
     topics = {
@@ -112,7 +112,7 @@ def test_damaged_messages_are_counted_and_change_nothing(
     toy.present("watch-1", online=True)
     page.eventually(shows("#online", "1"))
     toy.teach([0.75])
-    page.eventually(shows("#accuracy", "75.0 %"))
+    page.eventually(shows("#metric", "75.0 %"))
     assert page.text("#unreadable").startswith("5 messages")
     assert not page.complaints
 
@@ -124,7 +124,7 @@ def test_it_says_when_the_aggregator_is_gone(toy: Federation, websocket: WithWeb
     # Not the state `quiet`: that is also what a page says to which nothing has come yet.
     page.eventually(shows("#state", "Aggregator offline"))
     page.eventually(is_state("quiet"))
-    page.eventually(shows("#accuracy", "50.0 %"))
+    page.eventually(shows("#metric", "50.0 %"))
     toy.service._publication.publisher.status(toy.service._reporter.status("online"))
     page.eventually(is_state("live"))
     will = AggregatorStatus(status="offline", version=1)
@@ -174,11 +174,11 @@ def test_tasks_can_be_chosen(toy: Federation, websocket: WithWebsocket, open_pag
     page.eventually(shows("#version", "77"))
     page.eventually(shows("#task", "another"))
     page.run(choose.format("toy"))
-    page.eventually(shows("#accuracy", "50.0 %"))
+    page.eventually(shows("#metric", "50.0 %"))
     assert page.text("#version") == "1"
     page.run(choose.format("another"))
     page.eventually(shows("#version", "77"))
-    assert page.text("#accuracy") == NOTHING, "nothing of the one stays in the other"
+    assert page.text("#metric") == NOTHING, "nothing of the one stays in the other"
     assert page.run(f"{PLOTS} === 0")
 
 

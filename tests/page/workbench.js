@@ -1,7 +1,7 @@
 // What the tests of the decoders have at hand in the page.
 async (NO_TEXT) => {
-  const names = ["frame", "msgpack", "messages", "mqtt", "charts"];
-  const [frame, msgpack, messages, mqtt, charts] = await Promise.all(names.map((name) => import(`/${name}.js`)));
+  const names = ["frame", "msgpack", "messages", "mqtt", "charts", "metric"];
+  const [frame, msgpack, messages, mqtt, charts, metric] = await Promise.all(names.map((name) => import(`/${name}.js`)));
 
   const bytes = (hex) => Uint8Array.from(hex.match(/../g) ?? [], (pair) => parseInt(pair, 16));
   const hex = (array) => [...array].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -33,5 +33,5 @@ async (NO_TEXT) => {
     }
   };
 
-  Object.assign(window, { frame, msgpack, messages, mqtt, charts, bytes, hex, wide, plain, judged, isNoPacket });
+  Object.assign(window, { frame, msgpack, messages, mqtt, charts, metric, bytes, hex, wide, plain, judged, isNoPacket });
 }

@@ -35,12 +35,12 @@ def evaluation(declared: MainMetric | msgspec.UnsetType, **metrics: float) -> Ev
     ],
 )
 def test_shares_are_known_by_name(name: str, is_share: bool) -> None:
-    assert MainMetric(name).is_share == is_share
+    assert MainMetric(name, higher_is_better=True).is_share == is_share
 
 
 def test_a_share_out_of_its_range_is_shown_as_a_number() -> None:
-    assert MainMetric("f1").is_share_at(0.0, 1.0)
-    assert not MainMetric("f1").is_share_at(0.5, 88.0)
+    assert MainMetric("f1", higher_is_better=True).is_share_at(0.0, 1.0)
+    assert not MainMetric("f1", higher_is_better=True).is_share_at(0.5, 88.0)
 
 
 def test_the_best_by_direction() -> None:
@@ -82,7 +82,7 @@ def test_another_main_metric_travels() -> None:
 @pytest.mark.parametrize("name", ["", "m" * 65])
 def test_a_name_out_of_its_limits_is_refused(name: str) -> None:
     with pytest.raises(DecodeError, match="mm"):
-        decode(encode(evaluation(MainMetric(name), mae=0.25)), Evaluation)
+        decode(encode(evaluation(MainMetric(name, higher_is_better=True), mae=0.25)), Evaluation)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -180,8 +180,8 @@ def test_evaluations_have_the_cohort_of_their_evaluator(recorded: Recorded) -> N
 
 def test_an_evaluation_by_another_main_metric(recorded: Recorded) -> None:
     recorded.evaluate("evaluator", MainMetric("mean error", higher_is_better=False), loss=0.1, **{"mean error": 1830.5})
-    recorded.evaluate("evaluator", MainMetric("macro_f1"), macro_f1=0.75)
-    recorded.evaluate("evaluator", MainMetric("missing"), loss=0.1)
+    recorded.evaluate("evaluator", MainMetric("macro_f1", higher_is_better=True), macro_f1=0.75)
+    recorded.evaluate("evaluator", MainMetric("missing", higher_is_better=True), loss=0.1)
     recorded.stage.step()
     error, share, missing = recorded.of("fedkd_evaluation")
     assert {name: error.fields[name] for name in MAIN_FIELDS} | {"other_mean_error": 1830.5} == {
