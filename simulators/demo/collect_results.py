@@ -37,7 +37,9 @@ def collect_results(
         started_at=started_at,
         stopped_at=stopped_at,
         versions={moment.version: moment.committed_at for moment in read_versions(ledger)},
-        evaluations=tuple(observations.evaluations),
+        evaluations=tuple(
+            told for told in observations.evaluations if monitor.baselines.main.value_in(told.metrics) is not None
+        ),
         contributions=contributions,
         audit=audit_exactly_once(
             outboxes,

@@ -18,6 +18,7 @@ from types import FrameType
 from simulators.demo.settings import LAST_PAGE, REPORT, SUMMARY, DemoSettings
 from simulators.processes.processes import ProcessError, Processes
 from simulators.reporting.live_view import View, make_view
+from simulators.reporting.metric_text import words
 from simulators.reporting.results import RunResults, summary
 from wire_contract.errors import ContractError
 
@@ -130,13 +131,14 @@ def cpu_seconds() -> float:
 
 
 def _compared(results: RunResults) -> str:
-    """The baselines beside the accuracy, as far as they were measured."""
+    """The baselines beside the main metric, as far as they were measured."""
+    text = results.baselines.text
     pooled, alone = results.baselines.pooled(), results.baselines.local_mean()
     measured, devices = len(results.baselines.local), len(results.devices)
     of = f", mean of {measured} of {devices}" if measured != devices else ""
     return (
-        f"pooled data {'missing' if pooled is None else f'{pooled:.1%}'},"
-        f" one person alone {'missing' if alone is None else f'{alone:.1%}{of}'}"
+        f"pooled data {'missing' if pooled is None else text(pooled)},"
+        f" one person alone {'missing' if alone is None else text(alone) + of}"
     )
 
 
@@ -145,7 +147,7 @@ def conclude(results: RunResults, out: Path) -> int:
     facts = summary(results)
     (out / SUMMARY).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(
-        f"\naccuracy {facts['accuracy']:.1%} on unseen persons ({_compared(results)})"
+        f"\n{words(results.main)} {results.baselines.text(results.value)} on unseen persons ({_compared(results)})"
         + (f"\nmissing: {', '.join(results.missing)}; {results.baselines.given_up}" if results.missing else "")
         + f"\n{facts['versions']} versions; {results.audit}; {facts['duplicates']} duplicates"
         f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"

@@ -23,6 +23,7 @@ from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import EventReader
 from simulators.reporting.live_view import View
 from simulators.reporting.results import RunResults
+from wire_contract.main_metric import MainMetric
 
 TEACHER_THREADS = 1
 """Two threads are faster on an idle machine, but many times slower on a busy one, where they wait for each other."""
@@ -208,7 +209,9 @@ class DemoRun:
             *("--epochs", str(prepared.epochs), "--seed", str(self._settings.seed)),
             *("--nice", str(prepared.plan.baselines_nice)),
         ]
-        self._monitor.baselines = BaselineResults(epochs=prepared.epochs)
+        objective = prepared.task.objective
+        main = MainMetric(objective.main, objective.higher_is_better)
+        self._monitor.baselines = BaselineResults(epochs=prepared.epochs, main=main)
         for who in ("centralised", "local"):
             child = self._processes.start(
                 who, [*arguments, "--who", who], long_running=False, required=False, events=True, forked=True

@@ -21,14 +21,20 @@ def take_snapshot(
 ) -> Snapshot:
     """The current state. The caller holds the observer's lock."""
     staleness = [value for device in devices for value in device.timeline.staleness]
-    evaluated = [] if observations is None else sorted(observations.evaluations, key=lambda told: told.version)
+    main = baselines.main
+    evaluated = sorted(
+        (told.version, value)
+        for told in (() if observations is None else observations.evaluations)
+        if (value := main.value_in(told.metrics)) is not None
+    )
     return Snapshot(
         stage=stage,
         seconds=seconds,
         version=-1 if observations is None else observations.version,
         versions_planned=versions_planned,
-        accuracies=[told.metrics["accuracy"] for told in evaluated],
-        accuracy_version=evaluated[-1].version if evaluated else None,
+        main=main,
+        values=[value for _, value in evaluated],
+        evaluated_version=evaluated[-1][0] if evaluated else None,
         merged=len(staleness),
         duplicates=sum(device.timeline.duplicates for device in devices),
         refused=sum(len(device.timeline.refused) for device in devices),
@@ -67,7 +73,7 @@ def _row(device: Device) -> DeviceRow:
 def _notes(baselines: BaselineResults) -> tuple[str, ...]:
     notes = []
     if (pooled := baselines.pooled()) is not None:
-        notes.append(f"pooled data {pooled:.1%}")
+        notes.append(f"pooled data {baselines.text(pooled)}")
     if (alone := baselines.local_mean()) is not None:
-        notes.append(f"one person alone {alone:.1%} (mean of {len(baselines.local)})")
+        notes.append(f"one person alone {baselines.text(alone)} (mean of {len(baselines.local)})")
     return tuple(notes)

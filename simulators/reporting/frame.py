@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulators.reporting.device_timeline import State
+from simulators.reporting.metric_text import value_text, words
 from simulators.reporting.snapshot import DeviceRow, Snapshot
 
 NEWS_KEPT = 5
@@ -113,23 +114,25 @@ def _printable(text: str) -> str:
 
 
 def _head(snapshot: Snapshot, columns: int) -> list[RenderableType]:
-    """Stage, progress, accuracy and counts, one line each."""
-    progress = accuracy = ""
+    """Stage, progress, main metric and counts, one line each."""
+    progress = measured = ""
     if snapshot.version >= 0:
         progress = _progress(snapshot)
-    if snapshot.accuracies:
-        accuracy = f"accuracy {snapshot.accuracies[-1]:.1%} on unseen persons (version {snapshot.accuracy_version})"
-    pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(accuracy)))
+    if snapshot.values:
+        # The direction needs the room of the persons: on 80 columns, the picture of the curve still fits.
+        where = "on unseen persons (version" if snapshot.main.higher_is_better else "(lower is better; version"
+        measured = f"{metric_text(snapshot)} {where} {snapshot.evaluated_version})"
+    pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(measured)))
     parts: list[RenderableType] = [_line(f"{snapshot.stage}  {snapshot.seconds:.0f} s", "bold")]
     if pictures < _SPARK_COLUMNS_MIN:
-        parts += [_line(text) for text in (progress, accuracy) if text]
+        parts += [_line(text) for text in (progress, measured) if text]
     else:
         if progress:
             parts.append(
                 _beside(ProgressBar(total=1.0, completed=_share(snapshot), width=pictures), pictures, progress)
             )
-        if accuracy:
-            parts.append(_beside(_line(sparkline(snapshot.accuracies, pictures), "green"), pictures, accuracy))
+        if measured:
+            parts.append(_beside(_line(sparkline(_heights(snapshot), pictures), "green"), pictures, measured))
     if snapshot.devices:
         stale = "" if snapshot.staleness_mean is None else f", mean staleness {snapshot.staleness_mean:.1f}"
         counts = (
@@ -137,6 +140,21 @@ def _head(snapshot: Snapshot, columns: int) -> list[RenderableType]:
         )
         parts.append(_line(counts))
     return parts
+
+
+def metric_text(snapshot: Snapshot) -> str:
+    """Name and newest value of the main metric."""
+    value = snapshot.values[-1]
+    return f"{words(snapshot.main)} {value_text(value, as_share=snapshot.main.is_share_at(value))}"
+
+
+def _heights(snapshot: Snapshot) -> Sequence[float]:
+    """The values as heights from 0 to 1: shares as they are, other numbers between the lowest and the highest."""
+    values = snapshot.values
+    if snapshot.main.is_share_at(*values):
+        return values
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 0.5 for value in values]
 
 
 def _progress(snapshot: Snapshot) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.live import Live
 
-from simulators.reporting.frame import NEWS_KEPT, Frame
+from simulators.reporting.frame import NEWS_KEPT, Frame, metric_text
 from simulators.reporting.snapshot import Snapshot
 
 PLAIN_SECONDS = 5.0
@@ -73,8 +73,8 @@ def plain_line(snapshot: Snapshot) -> str:
     if snapshot.version >= 0:
         planned = "" if snapshot.versions_planned is None else f"/{snapshot.versions_planned}"
         parts.append(f"version {snapshot.version}{planned}")
-    if snapshot.accuracies:
-        parts.append(f"accuracy {snapshot.accuracies[-1]:.3f}")
+    if snapshot.values:
+        parts.append(metric_text(snapshot))
     if snapshot.devices:
         parts.append(f"{snapshot.merged} merged, {snapshot.refused} refused")
         away = [f"{row.name} {row.state}" for row in snapshot.devices if row.state in {"offline", "killed", "held"}]

@@ -34,6 +34,8 @@ def value_text(value: float, *, as_share: bool) -> str:
     if as_share:
         return f"{value:.1%}"
     size = abs(value)
+    if not math.isfinite(size):
+        return str(value)
     if size and not 1e-3 <= size < 1e6:  # noqa: PLR2004 - where digits in front or zeros behind the point get many
         digits, exponent = f"{value:.2e}".split("e")
         return f"{digits}e{int(exponent)}"

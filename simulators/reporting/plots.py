@@ -14,9 +14,11 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from simulators.reporting.metric_text import value_text
 from simulators.reporting.results import DeviceResults, RunResults
+from wire_contract.main_metric import MainMetric
 
 COLOURS = {
     "ink": "#010203",
@@ -72,9 +74,9 @@ def plots(results: RunResults) -> dict[str, str]:
     rows = len(results.devices)
     timeline_inches, bars_inches = 1.0 + ROW_INCHES * rows, 0.8 + 1.35 * ROW_INCHES * rows
     drawings: dict[str, tuple[Callable[[Axes, RunResults], None], float, float]] = {
-        "accuracy_over_time": (accuracy_over_time, WIDTH_INCHES, HEIGHT_INCHES),
-        "accuracy_over_version": (accuracy_over_version, WIDTH_INCHES, HEIGHT_INCHES),
-        "accuracy_over_bytes": (accuracy_over_bytes, WIDTH_INCHES, HEIGHT_INCHES),
+        "metric_over_time": (metric_over_time, WIDTH_INCHES, HEIGHT_INCHES),
+        "metric_over_version": (metric_over_version, WIDTH_INCHES, HEIGHT_INCHES),
+        "metric_over_bytes": (metric_over_bytes, WIDTH_INCHES, HEIGHT_INCHES),
         "staleness": (staleness, WIDTH_INCHES, HEIGHT_INCHES),
         # Drawn twice, for a wide page and for a phone, so that letters have the same size on both.
         "timeline_wide": (timeline, WIDE_INCHES, timeline_inches),
@@ -110,46 +112,46 @@ def themed(svg: str, name: str) -> str:
     return re.sub(r'(<svg[^>]*?) (width|height)="[^"]*"([^>]*?) (width|height)="[^"]*"', r"\1\3", svg, count=1)
 
 
-# --- accuracy -------------------------------------------------------------------------------------------------------
+# --- main metric ----------------------------------------------------------------------------------------------------
 
 
-def accuracy_over_time(axes: Axes, results: RunResults) -> None:
-    """Accuracy over seconds since the first device was started."""
+def metric_over_time(axes: Axes, results: RunResults) -> None:
+    """The main metric over seconds since the first device was started."""
     told = sorted(results.evaluations, key=lambda one: one.at)
     seconds = [max(0.0, one.at - results.started_at) for one in told]
     # Steps: a version is in use until the next one.
-    _accuracy(axes, results, seconds, [one.metrics["accuracy"] for one in told], drawstyle="steps-post")
+    _curve(axes, results, seconds, [results.value_of(one) for one in told], drawstyle="steps-post")
     axes.set_xlabel("seconds since the devices were started")
 
 
-def accuracy_over_version(axes: Axes, results: RunResults) -> None:
-    """Accuracy over the version of the model."""
+def metric_over_version(axes: Axes, results: RunResults) -> None:
+    """The main metric over the version of the model."""
     told = sorted(results.evaluations, key=lambda one: one.version)
-    _accuracy(axes, results, [one.version for one in told], [one.metrics["accuracy"] for one in told])
+    _curve(axes, results, [one.version for one in told], [results.value_of(one) for one in told])
     axes.set_xlabel("model version")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def accuracy_over_bytes(axes: Axes, results: RunResults) -> None:
-    """Accuracy over the mean bytes that a device had sent and received."""
+def metric_over_bytes(axes: Axes, results: RunResults) -> None:
+    """The main metric over the mean bytes that a device had sent and received."""
     told = sorted(results.evaluations, key=lambda one: one.at)
     kilobytes = [results.bytes_by(one.at) / _KB for one in told]
-    _accuracy(axes, results, kilobytes, [one.metrics["accuracy"] for one in told])
+    _curve(axes, results, kilobytes, [results.value_of(one) for one in told])
     axes.set_xlabel("kB per device, up and down")
 
 
-def _accuracy(
+def _curve(
     axes: Axes,
     results: RunResults,
     places: Sequence[float],
-    accuracies: Sequence[float],
+    values: Sequence[float],
     *,
     drawstyle: Literal["default", "steps-post"] = "default",
 ) -> None:
-    alone = [metrics["accuracy"] for metrics in results.baselines.local.values()]
-    # The axis shows the range of floor and ceiling; the start at chance level is cut off below.
-    bottom = max(0.0, math.floor(10 * min([*alone, accuracies[-1]]) - 2) / 10)
-    axes.set_ylim(bottom, 1)
+    alone = [metrics[results.main.name] for metrics in results.baselines.local.values()]
+    others = [value for value in (results.baselines.pooled(),) if value is not None]
+    compared = [*alone, *others]
+    axes.set_ylim(share_limits([*alone, values[-1]]) if results.is_share else limits(values, compared, results.main))
     labels: list[tuple[str, str, float]] = []
     if alone:
         axes.axhspan(min(alone), max(alone), color=COLOURS["floor"], alpha=0.12, linewidth=0)
@@ -160,20 +162,40 @@ def _accuracy(
         if height is not None:
             axes.axhline(height, color=COLOURS[name], linewidth=1.3, linestyle=(0, (4, 3)))
             labels.append((name, what, height))
-    axes.plot(places, accuracies, color=COLOURS["federated"], linewidth=1.8, drawstyle=drawstyle)
-    axes.plot(places[-1:], accuracies[-1:], "o", color=COLOURS["federated"], markersize=5)
-    _name_lines(axes, [*labels, ("federated", "federated", accuracies[-1])])
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.plot(places, values, color=COLOURS["federated"], linewidth=1.8, drawstyle=drawstyle)
+    axes.plot(places[-1:], values[-1:], "o", color=COLOURS["federated"], markersize=5)
+    _name_lines(axes, [*labels, ("federated", "federated", values[-1])], as_share=results.is_share)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0) if results.is_share else StrMethodFormatter("{x:,g}"))
     axes.margins(x=0.02)
 
 
-def _name_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
+def share_limits(compared: Sequence[float]) -> tuple[float, float]:
+    """Of an axis for shares: shows the range of floor and ceiling; the start at chance level is cut off below."""
+    return max(0.0, math.floor(10 * min(compared) - 2) / 10), 1.0
+
+
+def limits(values: Sequence[float], compared: Sequence[float], main: MainMetric) -> tuple[float, float]:
+    """Of an axis for any other numbers: shows the last value and what it is compared with. Values that are far worse,
+    as those of the first versions, are cut off.
+    """
+    shown = [values[-1], main.best(values), *(compared or values)]
+    low, high = min(shown), max(shown)
+    span = high - low or abs(high) / 5 or 1.0
+    if main.higher_is_better:
+        return max(low - span, min([*shown, *values]) - span / 10), high + span / 10
+    bottom = low - span / 10
+    if low >= 0 and bottom < span:
+        bottom = 0.0
+    return bottom, min(high + span, max([*shown, *values]) + span / 10)
+
+
+def _name_lines(axes: Axes, labels: Sequence[tuple[str, str, float]], *, as_share: bool) -> None:
     """Labels each line (colour, name, height) beside its right end. The y limits must be set before."""
     low, high = axes.get_ylim()
     heights = [(height - low) / (high - low) for _, _, height in labels]
     for (colour, what, height), at, place in zip(labels, heights, spread(heights, LABEL_SHARE), strict=True):
         axes.annotate(
-            f"{what} {height:.1%}",
+            f"{what} {value_text(height, as_share=as_share)}",
             (1.0, at),
             xycoords="axes fraction",
             xytext=(1.05, place),

@@ -8,8 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from string import Template
 
+from simulators.reporting.metric_text import title, value_text, words
 from simulators.reporting.plots import plots
-from simulators.reporting.results import LAST_VERSIONS, DeviceResults, RunResults
+from simulators.reporting.results import LAST_VERSIONS, MACRO_F1, DeviceResults, RunResults
+from wire_contract.main_metric import ACCURACY
 
 _KB = 1_000
 
@@ -23,7 +25,8 @@ def page(results: RunResults) -> str:
     """The report as HTML."""
     template = Template(files("simulators.reporting").joinpath("report.html").read_text(encoding="utf-8"))
     told = {
-        "title": escape(f"{results.final.metrics['accuracy']:.1%} on {results.task}"),
+        "title": escape(f"{_text(results, results.value)} on {results.task}"),
+        "metric": escape(title(results.main)),
         "task": escape(results.task),
         "broker": escape(f"broker {results.broker}"),
         "seed": str(results.seed),
@@ -46,17 +49,21 @@ def page(results: RunResults) -> str:
 
 def headline(results: RunResults) -> str:
     """The result in one sentence."""
-    accuracy = results.final.metrics["accuracy"]
-    ceiling, floor = results.baselines.pooled(), results.baselines.local_mean()
+    value, ceiling, floor = results.value, results.baselines.pooled(), results.baselines.local_mean()
     compared = []
     if ceiling is not None:
-        compared.append(f"{_points(accuracy - ceiling)} training on pooled data")
+        compared.append(f"{_compared(results, value, ceiling)} training on pooled data")
     if floor is not None:
-        compared.append(f"{_points(accuracy - floor)} training on one person's data")
-    devices = len(results.devices)
+        compared.append(f"{_compared(results, value, floor)} training on one person's data")
+    devices, shown = len(results.devices), _text(results, value)
+    what = (
+        f"that reaches {shown} accuracy on unseen persons"
+        if results.main == ACCURACY
+        else f"whose {words(results.main)} on unseen persons is {shown} ({results.main.direction})"
+    )
     return (
-        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} trained one model that reaches"
-        f" {accuracy:.1%} accuracy on unseen persons{': ' if compared else ''}{', '.join(compared)}."
+        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} trained one model {what}"
+        f"{': ' if compared else ''}{', '.join(compared)}."
     )
 
 
@@ -93,9 +100,9 @@ def _kpis(results: RunResults) -> str:
     audit, baselines, wire = results.audit, results.baselines, results.wire
     ratio = f"{wire.teacher_parameters / wire.student_parameters:.1f} times" if wire.student_parameters else "-"
     rows: Sequence[tuple[str, str, str]] = (
-        ("federated", f"{results.final.metrics['accuracy']:.1%}", f"accuracy of version {results.final.version}"),
-        ("ceiling", _percent(baselines.pooled()), "pooled data: the same student, trained centrally"),
-        ("floor", _percent(baselines.local_mean()), f"one person alone, mean over {_measured(results)}"),
+        ("federated", _text(results, results.value), f"{words(results.main)} of version {results.final.version}"),
+        ("ceiling", _text(results, baselines.pooled()), "pooled data: the same student, trained centrally"),
+        ("floor", _text(results, baselines.local_mean()), f"one person alone, mean over {_measured(results)}"),
         (
             "good" if audit.agrees else "bad",
             f"{len(audit.merged)} / {len(audit.sent - audit.refused)}",
@@ -128,7 +135,7 @@ def _staleness(results: RunResults) -> str:
 def _bytes_caption(results: RunResults) -> str:
     if results.bytes_per_point is None:
         return ""
-    return f"{results.bytes_per_point / _KB:.1f} kB per percentage point of accuracy gained."
+    return f"{results.bytes_per_point / _KB:.1f} kB per percentage point of {words(results.main)} gained."
 
 
 def _devices(results: RunResults) -> str:
@@ -136,7 +143,7 @@ def _devices(results: RunResults) -> str:
 
     def row(device: DeviceResults) -> Sequence[str]:
         stale = [one.staleness for one in results.contributions if one.device == device.name]
-        alone = results.baselines.local.get(device.name, {}).get("accuracy")
+        alone = results.baselines.local.get(device.name, {}).get(results.main.name)
         return (
             device.name,
             device.title,
@@ -149,12 +156,12 @@ def _devices(results: RunResults) -> str:
             f"{device.update_bytes / merged[device.name]:,.0f}" if merged[device.name] else "-",
             f"{device.bytes_up / _KB:,.0f}",
             f"{device.bytes_down / _KB:,.0f}",
-            "-" if alone is None else f"{alone:.1%}",
+            "-" if alone is None else _text(results, alone),
         )
 
     heads = (
         *("device", "profile", "examples", "duty cycle", "updates merged", "share of weight"),
-        *("staleness mean / max", "starts", "bytes per update", "kB up", "kB down", "accuracy alone"),
+        *("staleness mean / max", "starts", "bytes per update", "kB up", "kB down", f"{words(results.main)} alone"),
     )
     return _table(heads, [row(device) for device in results.devices], text=1)
 
@@ -196,15 +203,19 @@ _KINDS = {
 def _reading(results: RunResults) -> str:
     epochs, devices = results.baselines.epochs, len(results.devices)
     stopped = results.stopped_at - results.started_at
-    teacher = results.baselines.teacher.get("accuracy")
-    alone = f"; it reaches {teacher:.1%} itself" if teacher is not None else ""
+    teacher = results.baselines.teacher.get(results.main.name)
+    alone = f"; it reaches {_text(results, teacher)} itself" if teacher is not None else ""
+    measured = (
+        "Share of windows classified correctly,"
+        if results.main == ACCURACY
+        else f"The task's main metric, {results.main.direction}; measured"
+    )
     entries = {
         "Pooled data": f"The same student with the same initial weights and teacher, trained on the data of all "
-        f"{devices} devices in one place: {epochs} passes, as many as the federation planned. Macro F1 "
-        f"{_figure(results.baselines.pooled('macro_f1'))}; federated {results.final.metrics['macro_f1']:.3f}.",
+        f"{devices} devices in one place: {epochs} passes, as many as the federation planned.{_macro_f1(results)}",
         "One person alone": f"The same for each device with its own data only, {epochs} passes each.",
-        "Accuracy": f"Share of windows classified correctly, on {_held_out(results)}. The mean of the last "
-        f"{LAST_VERSIONS} evaluated versions is {results.accuracy_of_last():.1%}.",
+        title(results.main): f"{measured} on {_held_out(results)}. The mean of the last {LAST_VERSIONS} evaluated "
+        f"versions is {_text(results, results.value_of_last())}.",
         "Teacher": f"A larger network, pre-trained on further persons (neither devices nor test persons){alone}. Each "
         "device has it, and none sends it.",
         "Version and staleness": f"A version is published when {results.updates_per_version} devices have contributed. "
@@ -236,20 +247,31 @@ def _measured(results: RunResults) -> str:
     return "the devices" if measured == devices else f"{measured} of {devices} devices"
 
 
-def _percent(share: float | None) -> str:
-    return "missing" if share is None else f"{share:.1%}"
+def _macro_f1(results: RunResults) -> str:
+    """A sentence about macro F1 beside another main metric, if it was measured."""
+    federated = results.final.metrics.get(MACRO_F1)
+    if federated is None or results.main.name == MACRO_F1:
+        return ""
+    pooled = results.baselines.pooled(MACRO_F1)
+    return f" Macro F1 {'missing' if pooled is None else f'{pooled:.3f}'}; federated {federated:.3f}."
 
 
-def _figure(value: float | None) -> str:
-    return "missing" if value is None else f"{value:.3f}"
+def _text(results: RunResults, value: float | None) -> str:
+    """A value of the main metric."""
+    return "missing" if value is None else value_text(value, as_share=results.is_share)
 
 
-def _points(difference: float) -> str:
-    """A difference of two accuracies as words, to be followed by what it is compared with."""
-    points = abs(difference) * 100
+def _compared(results: RunResults, value: float, other: float) -> str:
+    """A comparison of two values of the main metric as words, to be followed by what `other` belongs to."""
+    if not results.is_share:
+        if _text(results, value) == _text(results, other):
+            return "equal to"
+        is_better = results.main.best([value, other]) == value
+        return f"{_text(results, abs(value - other))} {'better' if is_better else 'worse'} than"
+    points = abs(value - other) * 100
     if points < 0.05:  # noqa: PLR2004 — what one decimal cannot show
         return "equal to"
-    return f"{points:.1f} points {'above' if difference > 0 else 'below'}"
+    return f"{points:.1f} points {'above' if value > other else 'below'}"
 
 
 def _number(count: int) -> str:

@@ -10,9 +10,11 @@ from simulators.audit.exactly_once import Audit
 from simulators.audit.observer import MessageTotals, ObservedEvaluation
 from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import DeviceTimeline
+from wire_contract.main_metric import MainMetric
 
+MACRO_F1 = "macro_f1"
 LAST_VERSIONS = 5
-"""Versions in the mean accuracy at the end of a run."""
+"""Versions in the mean of the main metric at the end of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ class RunResults:
     versions: Mapping[int, float]
     """Commit time of each version, Unix seconds, from the ledger."""
     evaluations: Sequence[ObservedEvaluation]
+    """Each has a value of the main metric."""
     contributions: Sequence[JournalEntry]
     audit: Audit
     duplicates: int
@@ -104,6 +107,27 @@ class RunResults:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     """CPU time of all programs together; unlike `seconds`, it does not depend on the machine's load."""
+
+    @property
+    def main(self) -> MainMetric:
+        return self.baselines.main
+
+    def value_of(self, told: ObservedEvaluation) -> float:
+        """The main metric of an evaluation."""
+        return told.metrics[self.main.name]
+
+    @property
+    def value(self) -> float:
+        """The main metric of the newest evaluated version."""
+        return self.value_of(self.final)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether all values of the main metric can be shown in percent."""
+        alone = [metrics[self.main.name] for metrics in self.baselines.local.values()]
+        others = [self.baselines.pooled(), self.baselines.teacher.get(self.main.name)]
+        measured = [self.value_of(told) for told in self.evaluations]
+        return self.main.is_share_at(*measured, *alone, *(value for value in others if value is not None))
 
     @property
     def final(self) -> ObservedEvaluation:
@@ -139,10 +163,14 @@ class RunResults:
 
     @property
     def bytes_per_point(self) -> float | None:
-        """Bytes per device, up and down, per percentage point gained since the first evaluation; None: no gain."""
-        first = min(self.evaluations, key=lambda told: told.version).metrics["accuracy"]
-        points = 100 * (self.final.metrics["accuracy"] - first)
-        return (self.bytes_up + self.bytes_down) / len(self.devices) / points if points > 0 else None
+        """Bytes per device, up and down, per percentage point gained since the first evaluation; None: no gain, or the
+        main metric is no share.
+        """
+        first = self.value_of(min(self.evaluations, key=lambda told: told.version))
+        points = 100 * (self.value - first) * (1 if self.main.higher_is_better else -1)
+        if points <= 0 or not self.is_share:
+            return None
+        return (self.bytes_up + self.bytes_down) / len(self.devices) / points
 
     def bytes_by(self, at: float) -> float:
         """Bytes per device, up and down, sent by the time `at` (Unix seconds)."""
@@ -163,23 +191,49 @@ class RunResults:
             merged[contribution.device] = merged.get(contribution.device, 0) + 1
         return merged
 
-    def accuracy_of_last(self, count: int = LAST_VERSIONS) -> float:
-        """Mean accuracy of the last evaluated versions; it scatters less than the accuracy of the last one."""
+    def value_of_last(self, count: int = LAST_VERSIONS) -> float:
+        """Mean of the main metric over the last evaluated versions; it scatters less than the value of the last one."""
         newest = sorted(self.evaluations, key=lambda told: told.version)[-count:]
-        return fmean(told.metrics["accuracy"] for told in newest)
+        return fmean(self.value_of(told) for told in newest)
 
 
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 4)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _metrics(results: RunResults) -> dict[str, Any]:
+    """The main metric under its own name, and macro F1 if it was measured.
+
+    The three main values are not rounded: rounding a second time for display could give other digits.
+    """
+    final, baselines, main = results.final, results.baselines, results.main.name
+    found = {
+        main: results.value,
+        f"{main}_version": final.version,
+        f"{main}_mean_last_versions": _rounded(results.value_of_last()),
+        f"{main}_centralised": baselines.pooled(),
+        f"{main}_local_mean": baselines.local_mean(),
+        f"{main}_local": {name: _rounded(metrics[main]) for name, metrics in baselines.local.items()},
+        f"{main}_teacher": _rounded(baselines.teacher.get(main)),
+    }
+    if main != MACRO_F1 and MACRO_F1 in final.metrics:
+        found |= {
+            MACRO_F1: _rounded(final.metrics[MACRO_F1]),
+            f"{MACRO_F1}_centralised": _rounded(baselines.pooled(MACRO_F1)),
+            f"{MACRO_F1}_local_mean": _rounded(baselines.local_mean(MACRO_F1)),
+        }
+    return found
 
 
 def summary(results: RunResults) -> dict[str, Any]:
     """The content of `summary.json`; values that were not measured are null."""
-    final, baselines, wire = results.final, results.baselines, results.wire
-    # The three main accuracies are not rounded: rounding a second time for display could give other digits.
+    baselines, wire, main = results.baselines, results.wire, results.main.name
     staleness = results.staleness or [0]
     return {
+        **_metrics(results),
         "task": results.task,
+        "metric": main,
+        "higher_is_better": results.main.higher_is_better,
         "devices": len(results.devices),
         "versions": results.version,
         "updates_sent": len(results.audit.sent),
@@ -187,18 +241,8 @@ def summary(results: RunResults) -> dict[str, Any]:
         "duplicates": results.duplicates,
         "refused": results.refused,
         "balanced": results.audit.agrees,
-        "accuracy": final.metrics["accuracy"],
-        "accuracy_version": final.version,
-        "accuracy_mean_last_versions": round(results.accuracy_of_last(), 4),
-        "accuracy_centralised": baselines.pooled(),
-        "accuracy_local_mean": baselines.local_mean(),
-        "accuracy_local": {name: round(metrics["accuracy"], 4) for name, metrics in baselines.local.items()},
-        "macro_f1": round(final.metrics["macro_f1"], 4),
-        "macro_f1_centralised": _rounded(baselines.pooled("macro_f1")),
-        "macro_f1_local_mean": _rounded(baselines.local_mean("macro_f1")),
         "missing": list(results.missing),
         "missing_reason": baselines.given_up,
-        "accuracy_teacher": round(baselines.teacher["accuracy"], 4) if baselines.teacher else None,
         "held_out_examples": results.held_out_examples,
         "student_parameters": wire.student_parameters,
         "teacher_parameters": wire.teacher_parameters,

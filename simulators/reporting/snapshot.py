@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulators.reporting.device_timeline import State
+from wire_contract.main_metric import ACCURACY, MainMetric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,11 @@ class Snapshot:
     """Newest published version; -1 before the first."""
     versions_planned: int | None
     """None until the machine's speed has been measured; version 0 is published before that."""
-    accuracies: Sequence[float] = ()
-    accuracy_version: int | None = None
+    main: MainMetric = ACCURACY
+    values: Sequence[float] = ()
+    """The main metric of each evaluated version, the newest last."""
+    evaluated_version: int | None = None
+    """The version of the newest value."""
     merged: int = 0
     duplicates: int = 0
     refused: int = 0

@@ -1,11 +1,15 @@
 """A small results of a run that never was, with all that a real one has."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 from aggregator.ledger.reading import JournalEntry
 from simulators.audit.exactly_once import Audit, OutboxState, audit_exactly_once
 from simulators.audit.observer import MessageTotals, ObservedEvaluation
 from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import DeviceTimeline, Span
 from simulators.reporting.results import DeviceResults, RunResults, TrafficSample, WireResults
+from wire_contract.main_metric import MainMetric
 
 STARTED = 1_000.0
 
@@ -56,6 +60,25 @@ def sample_audit(*, lost: int = 0) -> Audit:
     ]
     merged = [("person-03", 1), ("person-03", 2), ("person-03", 3), ("person-<4>", 1)]
     return audit_exactly_once(counts, {"person-<4>": [2]}, merged[: len(merged) - lost])
+
+
+def by_another_metric(main: MainMetric, measure: Callable[[float], float]) -> RunResults:
+    """The results by another main metric: `measure` makes its values out of the accuracies."""
+    results = sample_results()
+
+    def metrics(told: Mapping[str, float]) -> dict[str, float]:
+        return {"loss": 1.0, main.name: measure(told["accuracy"])}
+
+    baselines = results.baselines
+    results.baselines = replace(
+        baselines,
+        main=main,
+        centralised=metrics(baselines.centralised),
+        local={name: metrics(told) for name, told in baselines.local.items()},
+        teacher=metrics(baselines.teacher),
+    )
+    results.evaluations = [replace(told, metrics=metrics(told.metrics)) for told in results.evaluations]
+    return results
 
 
 def sample_results(*, lost: int = 0, largest_bytes: int = 32_768) -> RunResults:

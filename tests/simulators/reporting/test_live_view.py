@@ -14,8 +14,11 @@ from simulators.reporting.device_timeline import State
 from simulators.reporting.frame import Frame
 from simulators.reporting.live_view import LiveView, PlainView, plain_line
 from simulators.reporting.snapshot import DeviceRow, Snapshot
+from wire_contract.main_metric import ACCURACY, MainMetric
 
 COUNTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63))
+MAE = MainMetric("mae", higher_is_better=False)
+PERPLEXITY = MainMetric("perplexity", higher_is_better=False)
 NAMES = st.one_of(
     st.sampled_from(["person-03", "[bold]", "[/]", "w" * 64, "デバイス", "a\nb", ""]), st.text(max_size=80)
 )
@@ -40,8 +43,9 @@ SNAPSHOTS = st.builds(
     seconds=st.floats(0, 1e9),
     version=st.integers(-1, 300) | COUNTS,
     versions_planned=st.none() | COUNTS,
-    accuracies=st.lists(st.floats(0, 1) | st.floats(), max_size=300),
-    accuracy_version=st.none() | COUNTS,
+    main=st.sampled_from([ACCURACY, MAE, PERPLEXITY, MainMetric("m" * 64, higher_is_better=False)]),
+    values=st.lists(st.floats(0, 1) | st.floats(), max_size=300),
+    evaluated_version=st.none() | COUNTS,
     merged=COUNTS,
     duplicates=COUNTS,
     refused=COUNTS,
@@ -107,8 +111,8 @@ def six_devices() -> Snapshot:
         seconds=61.0,
         version=128,
         versions_planned=150,
-        accuracies=[0.1, 0.5, 0.85, 0.889],
-        accuracy_version=127,
+        values=[0.1, 0.5, 0.85, 0.889],
+        evaluated_version=127,
         merged=500,
         staleness_mean=1.2,
         devices=rows,
@@ -147,6 +151,23 @@ def test_a_small_terminal_shows_what_matters_most(columns: int, rows: int) -> No
     frame = "\n".join(drawn(six_devices(), columns, rows, *NEWS))
     for word in ("federation", "version 128 of 150", "accuracy 88.9%", "person-03", "merged", "● training"):
         assert word in frame
+
+
+@pytest.mark.parametrize("size", [(100, 30), (80, 24)])
+@pytest.mark.parametrize(
+    ("main", "values", "texts"),
+    [
+        (MAE, [0.9, 0.4, 0.2, 0.213], ("MAE 0.213 (lower is better; version 127)", "█▃▁▁")),
+        (PERPLEXITY, [4e4, 2e3, 1_830.4], ("perplexity 1,830 (lower is better; version 127)", "█▁▁")),
+        (MainMetric("r2", higher_is_better=True), [-0.5, 0.75], ("R2 0.750 on unseen persons (version 127)", "▁█")),
+        (MainMetric("macro_f1", higher_is_better=True), [0.1, 0.75], ("macro F1 75.0% on unseen persons", "▁▇")),
+    ],
+)
+def test_any_main_metric_is_shown(
+    size: tuple[int, int], main: MainMetric, values: list[float], texts: tuple[str, str]
+) -> None:
+    frame = "\n".join(drawn(replace(six_devices(), main=main, values=values), *size, *NEWS))
+    assert all(text in frame for text in texts)
 
 
 def test_what_stays_is_how_it_ended() -> None:

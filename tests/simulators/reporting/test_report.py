@@ -1,5 +1,6 @@
 """The report and the summary of a results, and what they may not claim."""
 
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,11 +10,13 @@ import pytest
 
 from simulators.demo.command import conclude
 from simulators.reporting.baselines import BaselineResults
-from simulators.reporting.plots import COLOURS, plots, spread
+from simulators.reporting.plots import COLOURS, limits, plots, spread
 from simulators.reporting.report import headline, page, write_report
 from simulators.reporting.results import summary
-from tests.simulators.reporting.sample_results import sample_results
+from tests.simulators.reporting.sample_results import by_another_metric, sample_results
+from wire_contract.main_metric import MainMetric
 
+MAE = MainMetric("mae", higher_is_better=False)
 PROMISED = (
     *("task", "devices", "versions", "updates_sent", "updates_merged", "duplicates", "refused", "accuracy"),
     *("accuracy_centralised", "accuracy_local_mean", "bytes_up", "bytes_down", "seconds"),
@@ -95,6 +98,67 @@ def test_plots_follow_the_page() -> None:
 def test_headline_says_above_and_below() -> None:
     assert "2.5 points below training" in headline(sample_results())
     assert "25.0 points above training on one" in headline(sample_results())
+
+
+def test_a_report_by_an_error() -> None:
+    results = by_another_metric(MAE, lambda accuracy: 1.063 - accuracy)
+    assert headline(results) == (
+        "Two devices trained one model whose MAE on unseen persons is 0.213 (lower is better): 0.0250 worse than "
+        "training on pooled data, 0.250 better than training on one person's data."
+    )
+    html = page(results)
+    for text in ("<title>asyncfedkd demo: 0.213 on physiotherapy", ">MAE over time<", "MAE of version 2", "MAE alone"):
+        assert text in html
+    assert "federated 0.213" in html
+    assert "0.188" in html
+    for text in ("ccuracy", "Macro F1", "percentage point"):
+        assert text not in html
+    facts = summary(results)
+    assert (facts["metric"], facts["higher_is_better"]) == ("mae", False)
+    assert facts["mae"] == pytest.approx(0.213)
+    assert facts["mae_local_mean"] == pytest.approx(0.463)
+    assert facts["bytes_per_point"] is None
+    assert "accuracy" not in facts
+    assert "macro_f1" not in facts
+
+
+def test_a_report_by_a_large_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = by_another_metric(MainMetric("perplexity", higher_is_better=False), lambda accuracy: 1555.5 / accuracy)
+    assert "whose perplexity on unseen persons is 1,830 (lower is better): 52.3 worse than" in headline(results)
+    assert "federated 1,830" in page(results)
+    conclude(results, tmp_path)
+    said = capsys.readouterr().out
+    assert "perplexity 1,830 on unseen persons (pooled data 1,778, one person alone 2,667)" in said
+
+
+def test_a_report_by_another_share() -> None:
+    results = by_another_metric(MainMetric("macro_f1", higher_is_better=True), lambda accuracy: accuracy)
+    assert "macro F1 on unseen persons is 85.0% (higher is better): 2.5 points below" in headline(results)
+    assert summary(results)["macro_f1"] == 0.85
+    assert summary(results)["bytes_per_point"] == summary(sample_results())["bytes_per_point"]
+
+
+@pytest.mark.parametrize("main", [MAE, MainMetric("r2", higher_is_better=True)])
+@pytest.mark.parametrize(
+    ("values", "compared"),
+    [
+        ([9.0, 0.5, 0.21], [0.2, 0.4]),
+        ([-9.0, 0.5, 0.8], [0.7, 0.9]),
+        ([0.2], []),
+        ([0.0, 0.0], [0.0]),
+        ([1e100, -1e100], []),
+        ([1e-9, 1e-9], []),
+        ([2000.0, 1830.0], [1800.0, 1900.0]),
+    ],
+)
+def test_the_axis_holds_what_is_compared(main: MainMetric, values: list[float], compared: list[float]) -> None:
+    low, high = limits(values, compared, main)
+    assert math.isfinite(low)
+    assert math.isfinite(high)
+    assert low < high
+    assert all(low <= value <= high for value in (values[-1], *compared))
+    if values[0] in {9.0, -9.0} and main.best(values) != values[0]:
+        assert not low <= values[0] <= high, "a start that is far worse is cut off"
 
 
 def test_one_version_and_no_updates_is_still_a_page() -> None:
