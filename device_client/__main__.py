@@ -14,6 +14,11 @@ PROGRAM = Program(
     started_as="python -m device_client",
     summary="Trains and evaluates on devices, and prepares what they need.",
     commands={
+        "check-task": Command(
+            settings="device_client.settings:CheckTaskSettings",
+            run="device_client.commands.check_task:check_task",
+            before=fail_when_stopped("check-task"),
+        ),
         "run": Command(
             settings="device_client.settings:RunSettings",
             run="device_client.commands.run:run",

@@ -1,9 +1,11 @@
 """Exports a model: safetensors for further training, ONNX for inference anywhere."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +15,7 @@ from torch import nn
 from device_client.downlink.model_feed import ModelFeed
 from device_client.learning.parameters import load_vector
 from device_client.model_files import ModelFile, write_model, write_whole
+from device_client.slow_work import slow_work
 from device_client.task.batches import inputs_of, outputs_of, placement, with_inputs
 from device_client.task.batching import first_batch
 from device_client.to_onnx.conversion import OnnxModel, onnx_of
@@ -90,8 +93,11 @@ def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model
     load_vector(in_float32(network), model.layout, model.weights)
     path = out / f"{what}.safetensors"
     write_model(path, model)
+    # The exporter's own output is silenced, this line is not.
+    say = partial(print, file=sys.stderr, flush=True)
     try:
-        onnx = _onnx_of(task, network, _metadata(task, model))
+        with slow_work("exporting to ONNX", say=say):
+            onnx = _onnx_of(task, network, _metadata(task, model))
     except ExportError as error:
         raise ExportError(f"{error}; {path} was written, {what}.onnx was not") from error
     write_whole(out / f"{what}.onnx", onnx.content)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -37,9 +38,9 @@ from device_client.runner_settings import Ended, RunnerSettings
 from device_client.settings import RunSettings
 from device_client.stop_signals import Stopping, on_stop
 from device_client.task import Data, Recipe, Task, scheduled
+from device_client.tasks.first_batch import check_first_batch, trial_step
 from device_client.tasks.guards import GuardedTrainer
 from device_client.tasks.trial import check_learning
-from device_client.tasks.user_code import called_through_us
 from device_client.uplink.other_lines import OtherLine
 from device_client.uplink.resending import ResendSettings, ResendTimer
 from wire_contract.errors import LayoutError
@@ -65,6 +66,7 @@ def run(settings: RunSettings) -> None:
     student.to(accelerator)
     if teacher is not None:
         teacher.to(accelerator)
+    check_first_batch(task, data, f"device_data({settings.device!r})")
     check_learning(task, student=student, teacher=teacher, data=data)
     layout = layout_of(student)
     emit, firmware = event_log(settings), this_firmware()
@@ -128,7 +130,7 @@ def run(settings: RunSettings) -> None:
         outboxes = stack.enter_context(Outboxes(settings, task.name, emit))
         beats = stack.enter_context(closing(heartbeat("device", settings.health_file)))
         trainer = _trainer(task, settings, student=student, teacher=teacher, data=data, emit=emit)
-        with called_through_us(f"task {task.name}: the first batch"):
+        with trial_step(f"task {task.name}: training a first batch"):
             trainer.warm_up()
         return_freed_memory()
         on_stop(stopping)
@@ -186,18 +188,29 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
             f"task {task.name} has a teacher: make it with `asyncfedkd device pretrain-teacher --task "
             f"{settings.task}{data} --out teacher.safetensors`, then give --teacher teacher.safetensors"
         )
-    file = read_model(settings.teacher, task=task.name, roles=TEACHERS)
+    teacher = teacher_from(task, settings.teacher)
+    return teacher if mutual else teacher.eval().requires_grad_(False)
+
+
+def teacher_from(task: Task, path: Path) -> nn.Module:
+    """The task's teacher with the weights in a file.
+
+    Raises:
+        ModelFileError: the file is not a teacher of this task.
+    """
+    assert task.teacher is not None
+    file = read_model(path, task=task.name, roles=TEACHERS)
     teacher = task.teacher()
     refusal = teachers_line(task, teacher).refusal(file.line)
     if refusal is not None:
-        raise ModelFileError(f"model file {settings.teacher}: {refusal}")
+        raise ModelFileError(f"model file {path}: {refusal}")
     try:
         load_vector(teacher, file.layout, file.weights)
     except LayoutError:
         raise ModelFileError(
-            f"model file {settings.teacher}: does not fit the teacher of task {task.name}; is it a student?"
+            f"model file {path}: does not fit the teacher of task {task.name}; is it a student?"
         ) from None
-    return teacher if mutual else teacher.eval().requires_grad_(False)
+    return teacher
 
 
 def _trainer(

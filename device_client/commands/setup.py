@@ -1,8 +1,11 @@
 """What several commands do first: load the task, open the event log, turn errors that a user can fix into one line."""
 
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,23 +27,44 @@ from wire_contract.program.command_settings import UsageError
 from wire_contract.signatures.signing import PublicKey
 from wire_contract.topics import check_name
 
+S = TypeVar("S", bound=LearningSettings)
+R = TypeVar("R")
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turns every error that a user can fix into a `UsageError` of one line.
+
+def user_errors() -> Callable[[Callable[[S], R]], Callable[[S], R]]:
+    """Turns every error that a user can fix into a `UsageError` of one line; --debug prints its traceback before.
 
     A `LinkError` passes through: there is nothing to fix, and the program should be started again. Everything else is a
     bug and keeps its traceback.
     """
+
+    def decorate(command: Callable[[S], R]) -> Callable[[S], R]:
+        @wraps(command)
+        def carry_out(settings: S) -> R:
+            try:
+                with _one_line_errors():
+                    return command(settings)
+            except UsageError:
+                if settings.debug:
+                    traceback.print_exc()
+                raise
+
+        return carry_out
+
+    return decorate
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UsageError, LinkError):
         raise
     except (TaskError, ModelFileError, ExportError, OutboxError, ContractError) as error:
-        raise UsageError(_one_line(str(error))) from None
+        raise UsageError(_one_line(str(error))) from error
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        raise UsageError(_one_line(f"{place}{error.strerror or error}")) from None
+        raise UsageError(_one_line(f"{place}{error.strerror or error}")) from error
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 torch.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from device_client.learning.local_teacher import LocalTeacher
 from device_client.learning.parameters import LoadedWeights
 from device_client.learning.seeding import round_seed
 from device_client.learning.training_loop import TrainingResult
-from device_client.task import Data, Objective, Recipe
+from device_client.task import Data, Objective, Recipe, TaskError
 from device_client.trainer import Tick, Trained, is_finite
 from wire_contract.layout import Layout, Vector
 
@@ -72,9 +73,15 @@ class StudentTrainer:
         """Computes the frozen teacher's outputs, and trains one batch whose result is discarded.
 
         The first use of torch takes seconds, and a duty cycle would multiply them in the first round.
+
+        Raises:
+            TaskError: the loss is not finite.
         """
         batches = iter((False,))
-        self._train(seed=0, version=0, should_stop=lambda: next(batches, True))
+        result = self._train(seed=0, version=0, should_stop=lambda: next(batches, True))
+        loss = result.metrics.get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise TaskError(f"the loss of a first batch is {loss}; look for a logarithm or a division of 0 in it")
         if self._local_teacher is not None:
             self._local_teacher.give_up()
 

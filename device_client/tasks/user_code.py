@@ -12,7 +12,7 @@ from wire_contract.errors import ContractError
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
 _CALLERS = {
     str(Path(__file__).with_name(name))
-    for name in ("user_code.py", "checking.py", "guards.py", "loading.py", "trial.py")
+    for name in ("user_code.py", "checking.py", "first_batch.py", "guards.py", "loading.py", "trial.py")
 }
 """The modules that call the user's functions."""
 _LIBRARY_FOLDERS = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
