@@ -14,11 +14,6 @@ PROGRAM = Program(
     started_as="python -m device_client",
     summary="Trains and evaluates on devices, and prepares what they need.",
     commands={
-        "check-task": Command(
-            settings="device_client.settings:CheckTaskSettings",
-            run="device_client.commands.check_task:check_task",
-            before=fail_when_stopped("check-task"),
-        ),
         "run": Command(
             settings="device_client.settings:RunSettings",
             run="device_client.commands.run:run",
@@ -33,6 +28,11 @@ PROGRAM = Program(
             settings="device_client.settings:ExportSettings",
             run="device_client.commands.export:export_model",
             before=fail_when_stopped("export"),
+        ),
+        "check-task": Command(
+            settings="device_client.settings:CheckTaskSettings",
+            run="device_client.commands.check_task:check_task",
+            before=fail_when_stopped("check-task"),
         ),
         "initial-model": Command(
             settings="device_client.settings:InitialModelSettings",

@@ -6,14 +6,18 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
+from device_client.slow_work import slow_work
 from device_client.task import Task, TaskError
 from device_client.tasks import har, physiotherapy
 from device_client.tasks.checking import checked
 from device_client.tasks.user_code import user_code
 
+T = TypeVar("T")
 BUILT_IN: Mapping[str, Callable[[Path | None], Task]] = {
     "physiotherapy": physiotherapy.task,
     "har": har.task,
@@ -33,7 +37,7 @@ def load_task(spec: str, *, data: Path | None) -> Task:
         TaskError: there is no such task, or its data is missing or invalid.
     """
     if spec in BUILT_IN:
-        return checked(BUILT_IN[spec](data))
+        return _said_when_slow(checked(BUILT_IN[spec](data)))
     place, colon, function = spec.rpartition(":")
     if not colon or not place or not function:
         raise TaskError(
@@ -50,7 +54,25 @@ def load_task(spec: str, *, data: Path | None) -> Task:
         task = make(*arguments)
     if not isinstance(task, Task):
         raise TaskError(f"task {spec}: {function} returned {type(task).__name__}, not device_client.task.Task")
-    return checked(task)
+    return _said_when_slow(checked(task))
+
+
+def _said_when_slow(task: Task) -> Task:
+    """The task; a function of it that takes more than a moment says so on standard error."""
+    teacher, teacher_data = task.teacher, task.teacher_data
+
+    def call(what: str, function: Callable[[], T]) -> T:
+        with slow_work(f"task {task.name}: {what}"):
+            return function()
+
+    return replace(
+        task,
+        student=lambda: call("student()", task.student),
+        teacher=None if teacher is None else lambda: call("teacher()", teacher),
+        device_data=lambda device: call(f"device_data({device!r})", lambda: task.device_data(device)),
+        held_out=lambda: call("held_out()", task.held_out),
+        teacher_data=None if teacher_data is None else lambda: call("teacher_data()", teacher_data),
+    )
 
 
 def _arguments_of(make: Callable[..., object], data: Path | None, spec: str) -> tuple[Path | None, ...]:

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,20 @@ def test_a_teacher_that_is_not_accepted_is_not_trained(tmp_path: Path, capsys: p
     assert "teacher does not accept inputs of shape (2, 1): RuntimeError" in shown
     assert shown.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_each_function_of_a_task_says_which_it_is_when_it_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def slow_work(what: str) -> Iterator[None]:
+        said.append(what)
+        yield
+
+    monkeypatch.setattr("device_client.tasks.loading.slow_work", slow_work)
+    own = load_task(f"{written(tmp_path)}:make", data=None)
+    for call in (lambda: own.examples_of("d1"), own.held_out, own.student):
+        call()
+    assert said == ["task own: device_data('d1')", "task own: held_out()", "task own: student()"]

@@ -95,12 +95,18 @@ OWN_LOSS = (
         ("dict(recipe=Recipe(epochs=0))", "epochs=0 must be a whole number of at least 1"),
         ("dict(classes=('a', 'b', 'a'))", "classes has a more than once"),
         ("dict(classes=('a', 'b'))", "labels have no class"),
-        (OWN_LOSS.format(loss="lambda outputs, batch: (outputs - 1) ** 2"), "returned a tensor (2, 3); it must be a scalar tensor, the mean over the batch"),
+        (
+            OWN_LOSS.format(loss="lambda outputs, batch: (outputs - 1) ** 2"),
+            "returned a tensor (2, 3); it must be a scalar tensor, the mean over the batch",
+        ),
         (
             OWN_LOSS.format(loss="lambda outputs, batch: outputs.detach().sum()"),
             "loss has no gradient, so nothing can be learned",
         ),
-        (OWN_LOSS.format(loss="lambda outputs, batch: (outputs * 0).log().sum()"), "loss is -inf for the first examples; it must be finite"),
+        (
+            OWN_LOSS.format(loss="lambda outputs, batch: (outputs * 0).log().sum()"),
+            "loss is -inf for the first examples; it must be finite",
+        ),
         (OWN_LOSS.format(loss="lambda outputs, batch: batch['x']"), "TypeError: tuple indices must be integers"),
         ("dict(recipe=Recipe(optimiser=lambda groups: 3))", "recipe: optimiser returned int"),
     ],
