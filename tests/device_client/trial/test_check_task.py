@@ -126,7 +126,7 @@ RANDOM = """
 class Noise(nn.Linear):
     def __init__(self):
         super().__init__(3, 3)
-        self.register_buffer("noise", torch.tensor(np.random.normal(size=3)), persistent=False)
+        self.register_buffer("noise", torch.tensor(np.random.default_rng().normal(size=3)), persistent=False)
 
 class OnlyInTraining(nn.Linear):
     def forward(self, inputs):
@@ -179,7 +179,7 @@ class Idle(nn.Linear):
     def __init__(self):
         super().__init__(3, 3)
         self.unused = nn.Linear(2, 2)
-        self.scale = nn.Parameter(torch.tensor(float(np.random.normal())))
+        self.scale = nn.Parameter(torch.tensor(float(np.random.default_rng().normal())))
 
     def forward(self, inputs):
         return super().forward(inputs) * self.scale
