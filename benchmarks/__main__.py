@@ -13,6 +13,7 @@ from benchmarks.settings import (
     AttackSettings,
     BenchmarkSettings,
     CommunicationSettings,
+    EcgSettings,
     FootprintSettings,
     LearningSettings,
     LedgerSettings,
@@ -57,6 +58,7 @@ PROGRAM = Program(
             settings=CommunicationSettings,
             run=_benchmark("benchmarks.communication.command", "benchmarks.communication.table"),
         ),
+        "ecg": Command(settings=EcgSettings, run=_benchmark("benchmarks.ecg", "benchmarks.ecg_table")),
         "footprint": Command(
             settings=FootprintSettings, run=_benchmark("benchmarks.footprint", "benchmarks.footprint")
         ),

@@ -32,7 +32,7 @@ from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seed_of, seeded
 from device_client.settings import UPDATE_BYTES
 from device_client.task import Examples, Task, TaskError, pooled, scheduled
-from device_client.tasks import har
+from device_client.tasks import ecg, har
 from device_client.tasks.loading import load_task
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer
@@ -67,6 +67,8 @@ PASSES: Mapping[str, int] = {"har": 120, "physiotherapy": 200}
 """Passes of each device over its own data, by task; `_PASSES` for other tasks."""
 _PASSES = 20
 """Chosen, not measured: a first look at a task of one's own takes minutes."""
+FURTHER_PERSONS = {"har": har.further_persons, "ecg": ecg.further_persons}
+"""Tasks whose data is a folder of the user's, so that another folder can have further test persons."""
 UNCOMPRESSED = unbounded(Rules(update_encoding="float32", model_encoding="float32", error_feedback=False))
 """Rules of synchronous FedAvg as published: no compression, and no bounds on an update."""
 
@@ -156,9 +158,11 @@ def tasks_and_further(spec: str, data: Path | None, test_data: Path | None) -> t
         raise TaskError(f"task {task.name} lists no devices, and the simulation needs some")
     if test_data is None:
         return task, None
-    if spec != "har" or data is None:
-        raise TaskError("--test-data works only with the task har: other tasks have a fixed set of persons")
-    return task, har.further_persons(test_data, known=data)
+    if spec not in FURTHER_PERSONS or data is None:
+        raise TaskError(
+            f"--test-data works only with the tasks {' and '.join(FURTHER_PERSONS)}: others have a fixed set of persons"
+        )
+    return task, FURTHER_PERSONS[spec](test_data, known=data)
 
 
 def holding_out(task: Task, names: tuple[str, ...]) -> Task:

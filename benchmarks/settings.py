@@ -53,6 +53,21 @@ class AttackSettings(BenchmarkSettings):
     processes: int = Field(2, ge=1, description="parallel runs")
 
 
+class EcgSettings(BenchmarkSettings):
+    """Measures recall and F1 of each kind of heartbeat, with intervals by patient: federated, pooled and alone."""
+
+    data: Path = Field(description="folder with the data of task ecg")
+    test_data: Path | None = Field(None, description=_FURTHER)
+    hold_out: Names = Field((), description="test on these devices instead of the test persons, to choose a recipe")
+    without: Names = Field(("232",), description="persons without whom all is computed a second time")
+    arms: Names = Field((), description="only these methods: federated, pooled, alone; default: all")
+    seeds: int = Field(3, ge=1, description="how many seeds, from 1")
+    versions: int | None = Field(
+        None, ge=1, description="versions of the federated model; default: as planned for the task"
+    )
+    processes: int = Field(2, ge=1, description="seeds measured in parallel")
+
+
 class FootprintSettings(BenchmarkSettings):
     """Measures memory and CPU time of a device up to its first batch, beside a bare `import torch`."""
 

@@ -83,6 +83,16 @@ def records_in(paths: Path | str | Iterable[Path | str]) -> list[Path]:
     return found
 
 
+def signal_names(path: Path) -> Sequence[str]:
+    """The names of a record's signals.
+
+    Raises:
+        DataError: wfdb is not installed, or the header is missing or not readable.
+    """
+    wfdb = needed("wfdb", extra="wfdb", purpose="reading WFDB records")
+    return _called(wfdb.rdheader, path, "header (.hea)").sig_name or []
+
+
 def read_record(path: Path, form: Wfdb, *, annotated: bool) -> Record:
     """A record, and its annotations if `annotated`.
 
@@ -90,8 +100,7 @@ def read_record(path: Path, form: Wfdb, *, annotated: bool) -> Record:
         DataError: wfdb is not installed, a file is missing or not readable, or the record lacks a signal.
     """
     wfdb = needed("wfdb", extra="wfdb", purpose="reading WFDB records")
-    header = _called(wfdb.rdheader, path, "header (.hea)")
-    names: Sequence[str] = header.sig_name or []
+    names = signal_names(path)
     missing = [name for name in form.signals if name not in names]
     if missing:
         raise DataError(f"{path}: the record has no signal {some(missing)}; its signals are {some(list(names))}")

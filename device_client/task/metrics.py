@@ -44,13 +44,20 @@ class ClassMetrics:
     """What follows from a confusion matrix: logits (batch, class, …), targets int64 (batch, …)."""
 
     def __init__(
-        self, names: Sequence[str], which: Sequence[str], *, ignore: int | None = None, class_dimension: int = 1
+        self,
+        names: Sequence[str],
+        which: Sequence[str],
+        *,
+        ignore: int | None = None,
+        class_dimension: int = 1,
+        mean_over: Sequence[str] | None = None,
     ) -> None:
-        """`which`: macro_f1, recall, mean_iou, pixel_accuracy, iou.
+        """`which`: macro_f1, recall, f1, mean_iou, pixel_accuracy, iou.
 
-        Means are over the classes that occur among the targets or the predictions; recall_<class> and iou_<class> are
-        given for the classes among the targets.
+        Means are over the classes that occur among the targets or the predictions, and if `mean_over` is given only
+        over these; recall_<class>, f1_<class> and iou_<class> are given for the classes among the targets.
         """
+        self._in_mean = torch.tensor([mean_over is None or name in mean_over for name in names])
         self._names, self._which = names, which
         self._ignore, self._class_dimension = ignore, class_dimension
         self.reset()
@@ -69,14 +76,15 @@ class ClassMetrics:
         """By name."""
         confusion = self._confusion.double()
         correct, actual, claimed = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
-        occurs = (actual + claimed) > 0
+        occurs = ((actual + claimed) > 0) & self._in_mean
         overlap = correct / (actual + claimed - correct)
+        f1 = 2 * correct / (actual + claimed)
         whole = {
-            "macro_f1": (2 * correct / (actual + claimed))[occurs].mean(),
+            "macro_f1": f1[occurs].mean(),
             "mean_iou": overlap[occurs].mean(),
             "pixel_accuracy": correct.sum() / confusion.sum(),
         }
-        each = {"recall": correct / actual, "iou": overlap}
+        each = {"recall": correct / actual, "f1": f1, "iou": overlap}
         return {name: float(value) for name, value in whole.items() if name in self._which} | {
             f"{name}_{label}": float(values[index])
             for name, values in each.items()
