@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from device_client.learning.beat_networks import BEAT_STUDENT, BEAT_TEACHER, BeatAugmentation, BeatClassifier
 from device_client.task import Examples, Objective, Recipe, Task, TaskError, check_split, classification
 from device_client.task.metrics import Accuracy, ClassMetrics
 from device_client.tasks.ecg_beats import CLASSES, FILE, beats_of_folder
+from device_client.tasks.ecg_network import BEAT_STUDENT, BEAT_TEACHER, BeatAugmentation, BeatClassifier
 
 TEACHER_EVERY = 5
 """Chosen, not measured: of the file's 22 training persons 5 for the teacher leave 17 devices."""
