@@ -21,8 +21,13 @@ PROGRAM = Program(
         ),
         "evaluate": Command(
             settings="device_client.settings:EvaluateSettings",
-            run="device_client.commands.evaluate:evaluate_models",
+            run="device_client.commands.evaluation:evaluate",
             before=end_cleanly_when_stopped,
+        ),
+        "predict": Command(
+            settings="device_client.onnx_inference.settings:PredictSettings",
+            run="device_client.commands.predict:predict",
+            before=fail_when_stopped("predict"),
         ),
         "export": Command(
             settings="device_client.settings:ExportSettings",

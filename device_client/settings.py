@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from device_client.events import LogFormat
+from device_client.onnx_inference.settings import DIGEST_HELP, INPUTS_HELP
 from device_client.policy.conditions import Conditions, PredicateName, parse_quiet_hours
 from wire_contract.compression.choice import EncodingChoice, LowRankEnergy
 from wire_contract.compression.rate_control import CompressionTarget
@@ -207,11 +208,32 @@ def _conditions(
 class EvaluateSettings(OnlineSettings):
     """Measures each new version on held-out data, and prints and publishes the metrics."""
 
-    flag_groups = {"device": ""}  # noqa: RUF012 — see CommandSettings
+    flag_groups = {"device": "", "onnx": "an exported model instead, without torch"}  # noqa: RUF012 — see CommandSettings
 
+    task: str = Field("", description=_TASK + "; not needed with --onnx")
+    broker: OptionalBrokerUrl = Field("", description="broker URL, as for run; not needed with --onnx")
     device: DeviceName = Field("evaluator", description="name of this evaluator among the devices")
     health_file: Path | None = Field(None, description=HEALTH_FILE_HELP)
     once: bool = Field(False, description="stop after the first version")
+    onnx: Path | None = Field(
+        None, description="ONNX file written by export: measures it on --inputs, prints the metrics and ends"
+    )
+    inputs: Path | None = Field(None, description=f"{INPUTS_HELP}, with labels or targets")
+    digest: str | None = Field(None, min_length=8, pattern="^[0-9a-fA-F]+$", description=DIGEST_HELP)
+
+    @model_validator(mode="after")
+    def _model_comes_from_broker_or_file(self) -> "EvaluateSettings":
+        if self.onnx is not None:
+            if self.inputs is None:
+                raise ValueError("--onnx needs --inputs FILE, labelled examples")
+            return self
+        for name in ("inputs", "digest"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name} is for --onnx")
+        missing = [name for name in ("task", "broker") if not getattr(self, name)]
+        if missing:
+            raise ValueError("; ".join(f"--{name} is missing (or set FEDKD_{name.upper()})" for name in missing))
+        return self
 
 
 class ExportSettings(OnlineSettings):

@@ -23,6 +23,7 @@ EXTRAS: Mapping[str, str] = {
     "psutil": "device",
     "onnx": "device",
     "onnxscript": "device",
+    "onnxruntime": "onnx",
     "amqtt": "simulators",
     "pwdlib": "simulators",
     "rich": "simulators",
