@@ -4,11 +4,12 @@ import ssl
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from wire_contract.link.mqtt_settings import Tls
 from wire_contract.link.protocol import Will
-from wire_contract.program.command_settings import UsageError, read_settings
-from wire_contract.settings import ConnectionSettings
+from wire_contract.program.command_settings import CommandSettings, UsageError, read_settings
+from wire_contract.settings import ConnectionSettings, Names
 
 NEEDED = ("--task", "har", "--broker", "mqtt://localhost")
 
@@ -52,6 +53,20 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("FEDKD_TASK", "physiotherapy")
     assert read().broker == "mqtt://from-environment"
     assert read("--task", "har").task == "har"
+
+
+@pytest.mark.parametrize("value", ["a,b", '["a", "b"]'])
+def test_several_values_in_a_variable(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    class Several(CommandSettings):
+        """Takes names."""
+
+        evaluator: list[str] = Field([], description="a name")
+        host: Names = Field((), description="a name")
+
+    monkeypatch.setenv("FEDKD_EVALUATOR", value)
+    monkeypatch.setenv("fedkd_host", value)
+    read = read_settings(Several, [], program="p")
+    assert (read.evaluator, read.host) == (["a", "b"], ("a", "b"))
 
 
 def test_the_password_file_holds_one_line(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ A command declares its settings in a subclass of `CommandSettings`. `read_settin
 in one line.
 """
 
+import json
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -50,12 +52,25 @@ def read_settings(kind: type[S], arguments: Sequence[str], *, program: str) -> S
         raise UsageError("; ".join(_complaints(error, {flag.key: flag for flag in flags_of(kind)}, given))) from None
 
 
-def _from_environment(kind: type[BaseModel]) -> dict[str, str]:
-    """The variables of these settings that are set, as text, by the names of the settings. Upper and lower case are
-    the same; empty values count as not given.
+def _from_environment(kind: type[BaseModel]) -> dict[str, object]:
+    """The variables of these settings that are set, by the names of the settings. Upper and lower case are the same;
+    empty values count as not given.
     """
     variables = {name.upper(): value for name, value in os.environ.items() if value}
-    return {flag.key: variables[flag.variable] for flag in flags_of(kind) if flag.variable in variables}
+    return {
+        flag.key: _several(variables[flag.variable]) if flag.repeats else variables[flag.variable]
+        for flag in flags_of(kind)
+        if flag.variable in variables
+    }
+
+
+def _several(text: str) -> object:
+    """Values separated by commas, or a JSON list, which some of these variables took before."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError):
+            found: object = json.loads(text)
+            return found
+    return text.split(",")
 
 
 def _complaints(error: ValidationError, flags: Mapping[str, Flag], given: Mapping[str, object]) -> list[str]:

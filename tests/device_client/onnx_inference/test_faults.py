@@ -104,11 +104,11 @@ def test_a_model_of_several_inputs_names_them(
 def test_labels_follow_names_and_not_their_order(tmp_path: Path, model: Path) -> None:
     loaded, inputs = ExportedModel(model), ones(3, 6)
     by_name = npz(inputs=inputs, labels=["run", "rest", "walk"])(tmp_path)
-    assert read_examples(by_name, loaded).targets.tolist() == [2, 0, 1]  # type: ignore[union-attr]
+    assert read_examples(by_name, loaded).targets.tolist() == [2, 0, 1]
     sorted_elsewhere = npz(inputs=inputs, labels=[1, 0, 2], classes=sorted(LABELS))(tmp_path)
-    assert read_examples(sorted_elsewhere, loaded).targets.tolist() == [2, 0, 1]  # type: ignore[union-attr]
+    assert read_examples(sorted_elsewhere, loaded).targets.tolist() == [2, 0, 1]
     counted = npz(inputs=inputs, labels=[2, 0, 1])(tmp_path)
-    assert read_examples(counted, loaded).targets.tolist() == [2, 0, 1]  # type: ignore[union-attr]
+    assert read_examples(counted, loaded).targets.tolist() == [2, 0, 1]
 
 
 def changed(model: Path, out: Path, **metadata: str | None) -> Path:

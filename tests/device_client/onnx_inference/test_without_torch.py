@@ -32,13 +32,17 @@ def without_torch(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_measures_what_torch_measures(tmp_path: Path, kind: str) -> None:
+@pytest.fixture(scope="module", params=KINDS)
+def kind_and_onnx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, exported(task_of(request.param)[0], tmp_path_factory.mktemp("model"))
+
+
+def test_evaluation_measures_what_torch_measures(tmp_path: Path, kind_and_onnx: tuple[str, Path]) -> None:
+    kind, onnx = kind_and_onnx
     task, inputs, targets = task_of(kind)
     with seeded(5):
         student = task.student()
     expected = evaluate(student, task.held_out(), task)
-    onnx = exported(task, tmp_path)
     np.savez(tmp_path / "held-out.npz", **inputs, **({} if targets is None else {"targets": targets}))
     done = without_torch("evaluate", "--onnx", onnx, "--inputs", tmp_path / "held-out.npz", "--log-format", "json")
     assert done.returncode == 0, done.stderr
@@ -49,8 +53,8 @@ def test_evaluation_measures_what_torch_measures(tmp_path: Path, kind: str) -> N
     assert event["metrics"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_predictions_are_those_of_torch(tmp_path: Path, kind: str) -> None:
+def test_predictions_are_those_of_torch(tmp_path: Path, kind_and_onnx: tuple[str, Path]) -> None:
+    kind, onnx = kind_and_onnx
     task, inputs, _targets = task_of(kind)
     with seeded(5):
         student = task.student().eval()
@@ -60,9 +64,7 @@ def test_predictions_are_those_of_torch(tmp_path: Path, kind: str) -> None:
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs
     np.savez(tmp_path / "inputs.npz", **inputs)
     out = tmp_path / "out.jsonl"
-    done = without_torch(
-        "predict", "--model", exported(task, tmp_path), "--inputs", tmp_path / "inputs.npz", "--out", out
-    )
+    done = without_torch("predict", "--model", onnx, "--inputs", tmp_path / "inputs.npz", "--out", out)
     assert done.returncode == 0, done.stderr
     assert "version 12" in done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
