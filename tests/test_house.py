@@ -133,7 +133,7 @@ SHELLS = (
     "device_client.slow_work",
     "device_client.trial",
     *(f"device_client.data.{name}" for name in ("images", "stored", "time_series", "wfdb_windows", "windows")),
-    *(f"device_client.onnx_inference.{name}" for name in ("example_files", "settings")),
+    "device_client.onnx_inference.settings",
     *(f"device_client.downlink.{name}" for name in ("model_feed", "no_model_warning", "receiver")),
     *(f"device_client.learning.{name}" for name in ("asyncfedkd", "fedkd", "local_teacher", "seeding")),
     "device_client.learning.student_trainer",
