@@ -95,8 +95,9 @@ class RunSettings(OnlineSettings):
     )
     teacher: Path | None = Field(
         None,
-        description="teacher file made by pretrain-teacher; it never leaves the device. Optional for fedkd, where the "
-        "device's own teacher starts from it, once",
+        description="teacher file made by pretrain-teacher, or a checkpoint of another program (safetensors, or a "
+        "state dict saved by torch); it never leaves the device. Optional for fedkd, where the device's own teacher "
+        "starts from it, once",
     )
     seed: int = Field(0, ge=0, description="random seed for shuffling, augmentation and dropout")
     schedule_versions: int | None = Field(
@@ -291,8 +292,8 @@ class InitialModelSettings(LearningSettings, CommandSettings):
     seed: int = Field(0, ge=0, description="random seed for the initial weights")
     weights: Path | None = Field(
         None,
-        description="use the student in this safetensors file (an exported model, or an initial model of an older "
-        "version) instead of fresh weights",
+        description="use the student in this file instead of fresh weights: an exported model, an initial model of an "
+        "older version, or a checkpoint of another program (safetensors, or a state dict saved by torch)",
     )
 
 

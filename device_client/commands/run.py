@@ -13,11 +13,13 @@ from device_client.commands.outboxes import Outboxes
 from device_client.commands.setup import (
     client_id,
     event_log,
+    load_weights,
     loaded_task,
     model_trust,
     own_line,
     teachers_line,
     user_errors,
+    where_from,
 )
 from device_client.downlink.lines import fits_student, follower
 from device_client.events import Emit
@@ -25,10 +27,9 @@ from device_client.freed_memory import return_freed_memory
 from device_client.learning.accelerator import accelerator_of
 from device_client.learning.fedkd import projection_between
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
-from device_client.learning.parameters import layout_of, load_vector
+from device_client.learning.parameters import layout_of
 from device_client.learning.seeding import seeded
 from device_client.learning.student_trainer import StudentTrainer
-from device_client.model_files import ModelFileError, read_model
 from device_client.policy.approval import ApprovalFile
 from device_client.policy.conditions import Conditions, unmet
 from device_client.policy.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
@@ -43,7 +44,6 @@ from device_client.tasks.guards import GuardedTrainer
 from device_client.tasks.trial import check_learning
 from device_client.uplink.other_lines import OtherLine
 from device_client.uplink.resending import ResendSettings, ResendTimer
-from wire_contract.errors import LayoutError
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Link
 from wire_contract.model_roles import TEACHERS
@@ -183,6 +183,8 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
         if mutual:
             with seeded(settings.seed):
                 return task.teacher()
+        if task.teacher_data is None:
+            raise UsageError(f"task {task.name} has a teacher, {where_from(task)}; give its file with --teacher FILE")
         data = f" --data {settings.data}" if settings.data else ""
         raise UsageError(
             f"task {task.name} has a teacher: make it with `asyncfedkd device pretrain-teacher --task "
@@ -199,17 +201,8 @@ def teacher_from(task: Task, path: Path) -> nn.Module:
         ModelFileError: the file is not a teacher of this task.
     """
     assert task.teacher is not None
-    file = read_model(path, task=task.name, roles=TEACHERS)
     teacher = task.teacher()
-    refusal = teachers_line(task, teacher).refusal(file.line)
-    if refusal is not None:
-        raise ModelFileError(f"model file {path}: {refusal}")
-    try:
-        load_vector(teacher, file.layout, file.weights)
-    except LayoutError:
-        raise ModelFileError(
-            f"model file {path}: does not fit the teacher of task {task.name}; is it a student?"
-        ) from None
+    load_weights(path, teacher, teachers_line(task, teacher), roles=TEACHERS)
     return teacher
 
 

@@ -5,22 +5,26 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from device_client.commands.checkpoints import is_own_file, load_checkpoint
 from device_client.downlink.line_check import OwnLine
 from device_client.downlink.model_trust import ModelTrust, TrustMemory
 from device_client.events import EventLog
 from device_client.learning.fixed_buffers import description_of
-from device_client.model_files import ModelFileError
+from device_client.learning.parameters import load_vector
+from device_client.model_files import ModelFileError, read_model
 from device_client.settings import LearningSettings, OnlineSettings
 from device_client.task import Task, TaskError
 from device_client.tasks.loading import load_task
 from device_client.to_onnx.errors import ExportError
 from device_client.uplink.outbox_errors import OutboxError
-from wire_contract.errors import ContractError, LinkError
+from wire_contract.errors import ContractError, LayoutError, LinkError
+from wire_contract.model_roles import Role
 from wire_contract.program.blas_threads import limit_blas_threads
 from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.program.command_settings import UsageError
@@ -105,6 +109,40 @@ def teachers_line(task: Task, teacher: nn.Module) -> OwnLine:
 def _noun_of(task: Task) -> str:
     """What the labels of the task are called in messages."""
     return "classes" if task.objective.kind == "classification" else "labels"
+
+
+def where_from(task: Task) -> str:
+    """Where the teacher of a task without data for it comes from."""
+    if task.teacher_source:
+        return f"which comes from: {task.teacher_source}"
+    return "and neither data to make it (teacher_data) nor a word on where it comes from (teacher_source)"
+
+
+def load_weights(path: Path, network: nn.Module, own: OwnLine, *, roles: frozenset[Role]) -> None:
+    """Copies the weights in a file of this project, or in a checkpoint of another program, into `network`.
+
+    Args:
+        path: of the file.
+        network: a student or teacher of the task that was just made.
+        own: what the labels and fixed buffers in the file are compared with.
+        roles: that a file of this project may have.
+
+    Raises:
+        ModelFileError: the file cannot be read, or is not of this network.
+    """
+    what = f"{own.network} of task {own.task}"
+    if not is_own_file(path):
+        load_checkpoint(path, network, what=what)
+        return
+    file = read_model(path, task=own.task, roles=roles)
+    refusal = own.refusal(file.line)
+    if refusal is not None:
+        raise ModelFileError(f"model file {path}: {refusal}")
+    try:
+        load_vector(network, file.layout, file.weights)
+    except LayoutError as error:
+        other = "teacher" if own.network == "student" else "student"
+        raise ModelFileError(f"model file {path}: does not fit the {what} ({error}); is it a {other}?") from None
 
 
 def client_id(task: Task, device: str) -> str:

@@ -35,6 +35,9 @@ class Task:
     """Makes a fresh teacher, larger than the student; it never leaves the device."""
     teacher_data: Callable[[], Data] | None = None
     """Data for pre-training the teacher, of persons who are neither on a device nor held out."""
+    teacher_source: str = ""
+    """Where a teacher without `teacher_data` comes from: a sentence or an address, shown to whoever has to give its
+    file to a device (`run --teacher`)."""
     devices: tuple[str, ...] = ()
     """The device ids of this task; empty: `device_data` accepts any."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -56,6 +59,8 @@ class Task:
                 ("teacher_data", self.teacher_data, "lambda: Examples.of(…)"),
             ),
         )
+        if not isinstance(self.teacher_source, str):
+            raise TaskError(f"task {self.name}: teacher_source must be text, not {type(self.teacher_source).__name__}")
         if not isinstance(self.recipe, Recipe):
             raise TaskError(f"task {self.name}: recipe must be a Recipe, not {type(self.recipe).__name__}")
         labelled = self.recipe.task_loss != "cross_entropy" or self.recipe.label_smoothing > 0

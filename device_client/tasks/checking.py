@@ -20,6 +20,8 @@ from device_client.task_checks import ExamplesError, first_line
 from device_client.tasks.guards import guarded
 from device_client.tasks.user_code import place_in_user_code, user_code
 from wire_contract.errors import LayoutError
+from wire_contract.layout import Layout
+from wire_contract.limits import DIMENSIONS_MAX, MODEL_LIMITS, TENSORS_MAX, TEXT_CHARACTERS_MAX
 
 _EXAMPLES = 2
 """Examples of the trial pass through a network."""
@@ -148,6 +150,31 @@ def check_trainable(network: nn.Module, where: str) -> None:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         what = "all its parameters are frozen" if list(network.parameters()) else "it has no parameters"
         raise TaskError(f"{where}(): {what}, so nothing can be learned; some must have requires_grad=True")
+
+
+def check_publishable(task: Task, layout: Layout) -> None:
+    """Checks that a student can be published.
+
+    Raises:
+        TaskError: it has too many numbers or tensors, or a tensor whose name is too long or that has too many
+            dimensions.
+    """
+    where = f"task {task.name}: student"
+    if layout.size > MODEL_LIMITS.elements:
+        largest = max(layout.tensors, key=lambda spec: spec.size)
+        raise TaskError(
+            f"{where} has {layout.size:,} numbers, the most of them ({largest.size:,}) in {largest.name}; up to "
+            f"{MODEL_LIMITS.elements:,} can be published. Make it smaller, as every device downloads it; a large "
+            "network can be the teacher, which is never sent"
+        )
+    if len(layout.tensors) > TENSORS_MAX:
+        raise TaskError(f"{where} has {len(layout.tensors):,} tensors; up to {TENSORS_MAX:,} can be published")
+    for spec in layout.tensors:
+        if len(spec.name) > TEXT_CHARACTERS_MAX or len(spec.shape) > DIMENSIONS_MAX:
+            raise TaskError(
+                f"{where}: tensor {spec.name[:TEXT_CHARACTERS_MAX]} has {len(spec.shape)} dimensions and a name of "
+                f"{len(spec.name)} characters; up to {DIMENSIONS_MAX} and {TEXT_CHARACTERS_MAX} can be published"
+            )
 
 
 def check_network(task: Task, network: nn.Module, data: Data, what: str = "student") -> None:

@@ -192,7 +192,7 @@ def test_a_health_file_that_is_the_outbox_is_refused(
 def test_initial_models_are_the_same_for_the_same_seed(own: str, tmp_path: Path) -> None:
     digests = []
     for seed in ("1", "1", "2"):
-        out = tmp_path / "new" / "model"
+        out = tmp_path / "new" / f"model-{len(digests)}"
         assert main(["initial-model", "--task", f"{own}:plain", "--out", str(out), "--seed", seed]) == 0
         digests.append(digest(read_initial_model(out, task="own").weights))
     assert digests[0] == digests[1] != digests[2]
@@ -214,6 +214,7 @@ def test_a_teacher_is_made_and_a_student_is_none(capsys: pytest.CaptureFixture[s
     assert main(["pretrain-teacher", "--task", f"{own}:taught", "--out", str(out), "--epochs", "3"]) == 0
     assert (read_model(out, task="own").weights != taught.weights).any(), "trained for longer"
     assert "has no teacher" in complaint(capsys, "pretrain-teacher", "--task", f"{own}:plain", "--out", str(out))
+    out = tmp_path / "student"
     assert main(["initial-model", "--task", f"{own}:taught", "--out", str(out)]) == 0
     capsys.readouterr()
     command = ("run", "--task", f"{own}:taught", *ONLINE, "--device", "d1", "--state", str(tmp_path / "state"))
