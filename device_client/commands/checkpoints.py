@@ -25,6 +25,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 """What wrappers of a network put before the names of its tensors."""
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """How files of `torch.save` begin, in its present and its old form."""
+_HEADER_AT = 8
+"""Where the header of a safetensors file begins, with a brace."""
 _ABSOLUTE, _RELATIVE = 1e-6, 1e-5
 """Tolerances for fixed floating-point buffers, whose last bits may differ between machines."""
 
@@ -35,7 +37,7 @@ def is_own_file(path: Path) -> bool:
     Raises:
         ModelFileError: there is no such file, or it cannot be read.
     """
-    if _beginning(path).startswith((_ZIP, _PICKLE)):
+    if _is_of_torch(path):
         return False
     try:
         with safe_open(path, framework="numpy") as file:
@@ -79,17 +81,21 @@ def load_checkpoint(path: Path, network: nn.Module, *, what: str) -> None:
             weights[name].copy_(tensor)
 
 
-def _beginning(path: Path) -> bytes:
+def _is_of_torch(path: Path) -> bool:
+    """Whether the file was saved by torch, by how it begins."""
     try:
         with path.open("rb") as file:
-            return file.read(4)
+            beginning = file.read(_HEADER_AT + 1)
     except OSError as error:
         raise ModelFileError(f"model file {path}: {error.strerror or error}") from None
+    # A safetensors file begins with the length of its header, which may look like the beginning of a pickle.
+    is_safetensors = beginning[_HEADER_AT:] == b"{"
+    return not is_safetensors and beginning.startswith((_ZIP, _PICKLE))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The state dict in a file."""
-    if not _beginning(path).startswith((_ZIP, _PICKLE)):
+    if not _is_of_torch(path):
         from safetensors.torch import load_file  # noqa: PLC0415 - a file of this project does not need it
 
         try:

@@ -81,6 +81,16 @@ def test_plain_safetensors_are_taken(tmp_path: Path) -> None:
     assert same(loaded(path), source)
 
 
+def test_safetensors_that_begin_like_a_pickle_are_taken(tmp_path: Path) -> None:
+    """The length of a header of 640 bytes begins with the bytes 80 02."""
+    source, path = network(), tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(source.state_dict(), path, metadata={"a": ""})
+    missing = 640 - int.from_bytes(path.read_bytes()[:8], "little")
+    safetensors.torch.save_file(source.state_dict(), path, metadata={"a": "x" * missing})
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert same(loaded(path), source)
+
+
 def test_of_tied_weights_one_is_enough(tmp_path: Path) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
