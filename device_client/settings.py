@@ -99,6 +99,11 @@ class RunSettings(OnlineSettings):
         "state dict saved by torch); it never leaves the device. Optional for fedkd, where the device's own teacher "
         "starts from it, once",
     )
+    teacher_is_published: bool = Field(
+        False,
+        description="accept a published model as --teacher: the student of an earlier line, written by export, teaches "
+        "the student of the next one",
+    )
     seed: int = Field(0, ge=0, description="random seed for shuffling, augmentation and dropout")
     schedule_versions: int | None = Field(
         None,

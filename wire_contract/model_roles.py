@@ -16,6 +16,7 @@ ROLE_KEY = "role"
 ROLES: frozenset[str] = frozenset(get_args(Role))
 STUDENTS: frozenset[Role] = frozenset({"initial-model", "published-model"})
 """Roles of models that are, or may be, published."""
+PUBLISHED: frozenset[Role] = frozenset({"published-model"})
 TEACHERS: frozenset[Role] = frozenset({"teacher"})
 LOCAL_TEACHERS: frozenset[Role] = frozenset({"local-teacher"})
 

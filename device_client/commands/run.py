@@ -30,6 +30,7 @@ from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeache
 from device_client.learning.parameters import layout_of
 from device_client.learning.seeding import seeded
 from device_client.learning.student_trainer import StudentTrainer
+from device_client.model_files import ModelFileError
 from device_client.policy.approval import ApprovalFile
 from device_client.policy.conditions import Conditions, unmet
 from device_client.policy.probe import Approve, Probe, SimulatedProbe, SystemProbe, never_approved
@@ -46,7 +47,7 @@ from device_client.uplink.other_lines import OtherLine
 from device_client.uplink.resending import ResendSettings, ResendTimer
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.protocol import Link
-from wire_contract.model_roles import TEACHERS
+from wire_contract.model_roles import PUBLISHED, TEACHERS, wrong_role
 from wire_contract.program.clock import SYSTEM_CLOCK
 from wire_contract.program.command_settings import UsageError
 from wire_contract.program.health import heartbeat
@@ -190,19 +191,27 @@ def teacher_of(task: Task, settings: RunSettings) -> nn.Module | None:
             f"task {task.name} has a teacher: make it with `asyncfedkd device pretrain-teacher --task "
             f"{settings.task}{data} --out teacher.safetensors`, then give --teacher teacher.safetensors"
         )
-    teacher = teacher_from(task, settings.teacher)
+    teacher = teacher_from(task, settings.teacher, may_be_published=settings.teacher_is_published)
     return teacher if mutual else teacher.eval().requires_grad_(False)
 
 
-def teacher_from(task: Task, path: Path) -> nn.Module:
+def teacher_from(task: Task, path: Path, *, may_be_published: bool = False) -> nn.Module:
     """The task's teacher with the weights in a file.
 
     Raises:
-        ModelFileError: the file is not a teacher of this task.
+        ModelFileError: the file is not a teacher of this task, nor a published model where it may be one.
     """
     assert task.teacher is not None
     teacher = task.teacher()
-    load_weights(path, teacher, teachers_line(task, teacher), roles=TEACHERS)
+    roles = TEACHERS | PUBLISHED if may_be_published else TEACHERS
+    try:
+        load_weights(path, teacher, teachers_line(task, teacher), roles=roles)
+    except ModelFileError as error:
+        if may_be_published or str(wrong_role("published-model", roles)) not in str(error):
+            raise
+        raise ModelFileError(
+            f"{error}; if the student of an earlier line is to be the teacher, add --teacher-is-published"
+        ) from None
     return teacher
 
 

@@ -3,11 +3,13 @@
 import itertools
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -19,6 +21,7 @@ from aggregator.model_line import LineSettings, ModelLine, opening_release
 from wire_contract.codec import decode, encode
 from wire_contract.encoding import EncodingName, decode_vector, encode_vector
 from wire_contract.layout import Layout, TensorSpec, Vector
+from wire_contract.line_description import LINE_KEY, describe
 from wire_contract.messages import Receipt, Update
 from wire_contract.topics import ParsedTopic, build, parse
 
@@ -47,12 +50,19 @@ def begin(ledger: Ledger, settings: LineSettings = SETTINGS, layout: Layout = LA
 
 
 def write_initial_model(
-    path: Path, layout: Layout = LAYOUT, *, task: str = TASK, role: str | None = "initial-model"
+    path: Path,
+    layout: Layout = LAYOUT,
+    *,
+    task: str = TASK,
+    role: str | None = "initial-model",
+    labels: Sequence[str] | None = None,
 ) -> Path:
-    """As `python -m device_client initial-model` does; without a role as it did before there were roles."""
+    """As `python -m device_client initial-model` does; without a role, or labels, as it did before there were any."""
     tensors = {name: view.copy() for name, view in layout.views(initial_weights(layout)).items()}
     order = json.dumps([[spec.name, list(spec.shape)] for spec in layout.tensors])
     said = {} if role is None else {"role": role}
+    if labels is not None:
+        said[LINE_KEY] = msgspec.json.encode(describe(labels, {})).decode()
     save_file(tensors, path, metadata={"task": task, "layout": order, **said})
     return path
 

@@ -31,6 +31,7 @@ from wire_contract.link.memory import MemoryBroker, MemoryLink
 from wire_contract.link.protocol import Delivery, Link
 from wire_contract.messages import Manifest
 from wire_contract.program.clock import Clock
+from wire_contract.signatures.key_files import read_signing_keys
 from wire_contract.topics import build
 
 NEXT = f"{TASK}.2"
@@ -47,6 +48,7 @@ class LinesStage:
         self.path = folder / "ledger.sqlite3"
         self.settings = settings
         self.layout = layout
+        self.signing_keys = read_signing_keys(())
         self.broker = MemoryBroker()
         self.now = 1_000.0
         self.mailbox = MemoryLink(self.broker, "devices", subscriptions=(f"{ROOT}/+/receipt/+",))
@@ -82,6 +84,7 @@ class LinesStage:
             clock=Clock(monotonic=lambda: self.now, unix=lambda: T0 + self.now),
             pause=lambda _: None,
             settle_seconds=0.0,
+            signing_keys=self.signing_keys,
         )
         return Served(name=name, service=service, ledger=ledger, close=ledger.close)
 

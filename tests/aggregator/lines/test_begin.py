@@ -88,6 +88,17 @@ def test_a_student_of_a_line_that_is_open_is_refused(ledger: Path, tmp_path: Pat
     assert len(ledgers_of(ledger)) == 3
 
 
+def test_other_labels_begin_a_line_with_the_same_tensors(ledger: Path, tmp_path: Path) -> None:
+    def file(*labels: str) -> Path:
+        return write_initial_model(tmp_path / "-".join(labels), NEW, labels=labels)
+
+    for labels in (("no", "yes"), ("yes", "no"), ("yes", "no")):
+        begin_line(ledger, file(*labels))
+    assert len(ledgers_of(ledger)) == 3
+    with pytest.raises(LineError, match=r"line toy.2 has the student of"):
+        begin_line(ledger, file("no", "yes"))
+
+
 def test_a_ledger_that_is_not_the_first_lines_is_refused(ledger: Path, tmp_path: Path) -> None:
     file = write_initial_model(tmp_path / "new.safetensors", NEW)
     begin_line(ledger, file)

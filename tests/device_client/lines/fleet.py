@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from aggregator.ledger.reading import reading
 from aggregator.lines.ledgers import path_of_line
@@ -22,11 +23,16 @@ from device_client.uplink.outbox import Outbox
 from tests.aggregator.lines.lines_stage import LinesStage
 from tests.aggregator.synthetic import SETTINGS
 from tests.device_client.lines.toy_task import large, small
+from wire_contract.codec import encode
 from wire_contract.layout import Layout
 from wire_contract.lines import line_name
 from wire_contract.link.memory import MemoryLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Event
+from wire_contract.messages import Manifest
+from wire_contract.signatures.envelope import read_unverified
+from wire_contract.signatures.key_files import read_signing_keys, write_signing_key
+from wire_contract.topics import DEFAULT_ROOT, build
 
 TASKS = Path(__file__).with_name("toy_task.py")
 OLD, NEW = layout_of(small()), layout_of(large())
@@ -124,6 +130,21 @@ class Fleet:
     def _read(self) -> list[dict[str, Any]]:
         lines = self.capsys.readouterr().out.splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def sign_models(self, key: Path) -> Path:
+        """From now on the aggregator signs its models; returns the public key."""
+        write_signing_key(key)
+        self.stage.stop()
+        self.stage.signing_keys = read_signing_keys((key,))
+        self.stage.start()
+        self.stage.step()
+        return key.with_name(f"{key.name}.pub")
+
+    def forge(self, **changes: object) -> None:
+        """Somebody replaces the first line's manifest by an unsigned one with these changes."""
+        topic = build("model", root=DEFAULT_ROOT, task="toy")
+        manifest = read_unverified(self.stage.broker.retained[topic], Manifest)
+        self.stage.broker.publish(topic, encode(structs.replace(manifest, **changes)), retain=True)
 
     def merged(self, number: int = 1) -> list[tuple[str, bytes, int]]:
         """Identities of the updates that this line has merged, in order."""
