@@ -86,12 +86,12 @@ class Outboxes:
         return self._open[line]
 
     def starting_line(self, fits: Fits, *, pinned: Collection[bytes]) -> str:
-        """The newest line whose cached model is one of this program's student, if it was open; else the first line,
-        from which manifests lead on.
+        """The newest line whose cached model is one of this program's student; else the first line, from which
+        manifests lead on.
         """
         numbered = sorted(self._open, key=lambda line: line_number(line, task=self._task) or 0, reverse=True)
         for line in numbered:
             cached = self._open[line].model(pinned=pinned)
-            if cached is not None and fits(cached) and not cached.closed:
+            if cached is not None and fits(cached):
                 return line
         return self._task

@@ -154,7 +154,6 @@ def test_a_changed_student_on_a_living_fleet(somebody: Reader, tmp_path: Path) -
     reached_2 = version(tmp_path, 2)
     wait(somebody, lambda: version(tmp_path, 2) > reached_2)
     assert getattr(totals(tmp_path), "merged", None) == ended
-    somebody.copy(f"asyncfedkd device export --task {OWN_TASK} --out after")  # of the line that has ended
 
     for _, process, _ in reversed(somebody.running):
         process.terminate()

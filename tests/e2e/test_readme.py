@@ -62,7 +62,7 @@ class Reader:
         )  # fmt: skip
 
     def leave_running(self, command: str) -> None:
-        log = self.folder / f"{len(self.running)}.log"
+        log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 shlex.split(command), cwd=self.folder, env=self.environment, stdout=out, stderr=out
