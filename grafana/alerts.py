@@ -8,7 +8,7 @@ no dollar sign, which provisioning would take for an environment variable.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from grafana.panels import Expression, Query
+from grafana.panels import NO_SHARE, SHARE, Expression, Query
 from grafana.rendering import DATASOURCE_UID, letter, panel_ids, target_json
 from grafana.tables import DASHBOARDS
 from grafana.tables.overview import WAITING
@@ -41,8 +41,9 @@ class Rule:
     no_data: Literal["Alerting", "OK"] = "OK"
 
 
-def _query(what: str, measurement: str, group: str, tail: str = "fill(none)") -> Query:
-    text = f'SELECT {what} FROM "{measurement}" WHERE $timeFilter GROUP BY {group} {tail}'  # noqa: S608 - no input
+def _query(what: str, measurement: str, group: str, tail: str = "fill(none)", *, where: str = "") -> Query:
+    condition = f"{where} AND $timeFilter" if where else "$timeFilter"
+    text = f'SELECT {what} FROM "{measurement}" WHERE {condition} GROUP BY {group} {tail}'  # noqa: S608 - no input
     return Query(text)
 
 
@@ -115,19 +116,39 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "fedkd-worst-cohort",
         "Worst cohort falling",
-        "Task {{ .Labels.task }}, cohort {{ .Labels.cohort }}: the accuracy is more than 5 percentage points below "
-        "the day's best",
+        "Task {{ .Labels.task }}, cohort {{ .Labels.cohort }}: the main metric, a share such as accuracy, is more than "
+        "5 percentage points worse than the day's best",
         "See Learning: is it one cohort or all? Compare staleness, concentration of weight, and the updates merged "
         "into the newest versions.",
         # Per cohort, not the minimum over cohorts, which jumps when a cohort is not measured for a while.
         (
-            _query('mean("accuracy") AS "accuracy"', "fedkd_evaluation", 'time(15m), "task", "cohort"'),
+            _query('mean("score") AS "score"', "fedkd_evaluation", 'time(15m), "task", "cohort"', where=SHARE),
             Expression("reduce", "A", "max"),
             Expression("reduce", "A", "last"),
             Expression("math", "$B - $C"),
         ),
         "gt",
         0.05,
+        _DAY_SECONDS,
+        "30m",
+        "warning",
+        ("fedkd-learning", "Best and worst cohort"),
+    ),
+    Rule(
+        "fedkd-metric-worse",
+        "Main metric getting worse",
+        "Task {{ .Labels.task }}, cohort {{ .Labels.cohort }}: the main metric, no share but an error for example, is "
+        "more than a tenth worse than the day's best",
+        "As for Worst cohort falling. If the metric is near 0 anyway, a tenth of it may be nothing.",
+        # The score rises when the metric gets better, whatever its direction. A tenth is chosen, not measured.
+        (
+            _query('mean("score") AS "score"', "fedkd_evaluation", 'time(15m), "task", "cohort"', where=NO_SHARE),
+            Expression("reduce", "A", "max"),
+            Expression("reduce", "A", "last"),
+            Expression("math", "$B - $C > 0.1 * abs($B)"),
+        ),
+        "gt",
+        0,
         _DAY_SECONDS,
         "30m",
         "warning",

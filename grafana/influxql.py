@@ -29,6 +29,7 @@ _KEYWORDS = frozenset(
         "none",
         "previous",
         "false",
+        "true",
     }
 )
 _FIELDS_WITHOUT_FUNCTION = re.compile(r'^SELECT "[^"]*"(, "[^"]*")* FROM')

@@ -17,6 +17,11 @@ SCOPE = '"task" =~ /^${task:regex}$/ AND "shard" =~ /^${shard:regex}$/'
 COHORT = '"cohort" =~ /^${cohort:regex}$/'
 SINGLE = '"updates" = 1'
 """Points of single updates, which have a device: every update of a quiet system, a sample under load."""
+SHARE = '"is_share" = true'
+NO_SHARE = '"is_share" = false'
+"""The main metric of a task is either; only one of both returns rows, which have the unit of their query."""
+HIGHER = '"higher_is_better" = true'
+LOWER = '"higher_is_better" = false'
 STEP = "time($__interval)"
 ROWS_MAX = 5_000
 """Limit of the raw rows that Grafana groups in the browser."""
@@ -82,6 +87,8 @@ class Panel:
     transformations: tuple[Mapping[str, Any], ...] = ()
     units: tuple[tuple[str, str], ...] = ()
     """Columns or series with another unit: name, unit."""
+    share_queries: tuple[str, ...] = ()
+    """Letters of queries whose values are shares: in percent, other than those of `unit`."""
     axes: Axes | None = None
     interval: str = "10s"
     """Shortest time bucket: the interval at which the measurement has points."""
@@ -140,6 +147,30 @@ def series(
     return Query(select(what, measurement, where=where, group=group, tail=f"fill({fill})"), alias)
 
 
+def main_metric(what: str, *, by: str = "", where: str = "", alias: str = "$col") -> tuple[Query, Query]:
+    """The main metric of evaluations over time; the first query (A) is for shares."""
+    conditions = [" AND ".join([*([where] if where else []), condition]) for condition in (SHARE, NO_SHARE)]
+    first, second = (series(what, "fedkd_evaluation", by=by, where=one, alias=alias) for one in conditions)
+    return first, second
+
+
+def worst_and_best(worst: str, best: str, *, where: str = "") -> tuple[Query, Query, Query]:
+    """The worst and the best cohort by the direction of the main metric; the first query (A) is for shares.
+
+    Args:
+        worst: name of that series; empty: leave it out.
+        best: likewise.
+        where: a condition.
+    """
+
+    def one(lowest: str, highest: str, *conditions: str) -> Query:
+        parts = [f'{what}("metric") AS "{name}"' for what, name in (("max", highest), ("min", lowest)) if name]
+        joined = " AND ".join([*([where] if where else []), *conditions])
+        return series(", ".join(parts), "fedkd_evaluation", where=joined)
+
+    return one(worst, best, HIGHER, SHARE), one(worst, best, HIGHER, NO_SHARE), one(best, worst, LOWER)
+
+
 def per_update(field: str, name: str) -> str:
     """Mean per update of a field of fedkd_update that holds sums."""
     return f'sum("{field}") * 1.0 / sum("updates") AS "{name}"'
@@ -169,6 +200,12 @@ def renamed(names: Mapping[str, str]) -> Mapping[str, Any]:
     """Selects the order and the names of a table's columns."""
     order = {name: place for place, name in enumerate(names)}
     return {"id": "organize", "options": {"excludeByName": {}, "indexByName": order, "renameByName": dict(names)}}
+
+
+def without(*names: str) -> Mapping[str, Any]:
+    """Hides columns of a table, which may still sort it."""
+    excluded = dict.fromkeys(names, True)
+    return {"id": "organize", "options": {"excludeByName": excluded, "indexByName": {}, "renameByName": {}}}
 
 
 def sorted_by(field: str, *, descending: bool) -> Mapping[str, Any]:

@@ -187,6 +187,7 @@ def _field_config(panel: Panel) -> dict[str, Any]:
         defaults["mappings"] = [{"type": "value", "options": options}]
     defaults["custom"] = _custom(panel)
     overrides = [_unit_of(name, unit) for name, unit in panel.units]
+    overrides += [_percent(query) for query in panel.share_queries]
     if panel.axes is not None:
         overrides.append(_unit_of(panel.axes.x, panel.axes.x_unit, label=panel.axes.x_label))
     return {"defaults": defaults, "overrides": overrides}
@@ -197,6 +198,15 @@ def _unit_of(name: str, unit: str, *, label: str = "") -> dict[str, Any]:
     if label:
         properties.append({"id": "custom.axisLabel", "value": label})
     return {"matcher": {"id": "byName", "options": name}, "properties": properties}
+
+
+def _percent(query: str) -> dict[str, Any]:
+    """In percent, on an axis from 0 to 100 %."""
+    wanted = {"unit": "percentunit", "decimals": 1, "min": 0, "max": 1}
+    return {
+        "matcher": {"id": "byFrameRefID", "options": query},
+        "properties": [{"id": name, "value": value} for name, value in wanted.items()],
+    }
 
 
 def _custom(panel: Panel) -> dict[str, Any]:

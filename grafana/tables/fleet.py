@@ -1,4 +1,4 @@
-"""Devices that are online, stale, silent or failing; accuracy for each cohort."""
+"""Devices that are online, stale, silent or failing; the main metric of each cohort."""
 
 from grafana.panels import (
     SINGLE,
@@ -14,6 +14,7 @@ from grafana.panels import (
     select,
     series,
     sorted_by,
+    without,
 )
 
 _MERGED = "\"outcome\" = 'merged'"
@@ -263,14 +264,14 @@ _COHORTS = Row(
     (
         Panel(
             "Cohorts now",
-            "How accurate is the latest evaluated model for each cohort, and how many versions behind is its "
-            "evaluator?",
+            "How good is the latest evaluated model for each cohort, by which metric, and how many versions behind is "
+            "its evaluator? The worst is first; shares from 0 to 1.",
             "table",
             (
                 Query(
                     select(
-                        'last("accuracy") AS "accuracy", "macro_f1", "loss", "version", "versions_behind", "samples",'
-                        ' "device"',
+                        'last("metric") AS "metric", "metric_name", "higher_is_better", "score", "accuracy",'
+                        ' "macro_f1", "loss", "version", "versions_behind", "samples", "device"',
                         "fedkd_evaluation",
                         group='"cohort"',
                     ),
@@ -280,7 +281,7 @@ _COHORTS = Row(
             unit="none",
             width=24,
             units=(("accuracy", "percentunit"), ("macro_f1", "percentunit"), ("Time", "dateTimeFromNow")),
-            transformations=(sorted_by("accuracy", descending=False),),
+            transformations=(sorted_by("score", descending=False), without("score")),
         ),
     ),
 )
@@ -295,7 +296,7 @@ _ONE_DEVICE = Row(
             (
                 newest(
                     '"device", "outcome", "reason", "base_version", "staleness", "weight", "bytes", "train_seconds",'
-                    ' "accuracy", "battery_percent"',
+                    ' "metric_name", "metric", "battery_percent"',
                     "fedkd_update",
                     where=f'{SINGLE} AND "device" =~ /^${{device:regex}}/',
                     rows=200,
@@ -307,7 +308,6 @@ _ONE_DEVICE = Row(
             units=(
                 ("bytes", "bytes"),
                 ("train_seconds", "s"),
-                ("accuracy", "percentunit"),
                 ("battery_percent", "percent"),
             ),
         ),
@@ -317,7 +317,7 @@ _ONE_DEVICE = Row(
 FLEET = Dashboard(
     "fedkd-fleet",
     "asyncfedkd: Fleet",
-    "Which devices are online, stale, silent or failing, and how accurate is the model for each cohort?",
+    "Which devices are online, stale, silent or failing, and how good is the model for each cohort?",
     (_COUNTS, _STALE, _FAILING, _COHORTS, _ONE_DEVICE),
     time_from="now-6h",
     refresh="1m",

@@ -1,7 +1,9 @@
-"""Accuracy by version and cohort, staleness against weight, bytes per point of accuracy."""
+"""The main metric by version and cohort, staleness against weight, bytes per percentage point."""
 
 from grafana.panels import (
     COHORT,
+    NO_SHARE,
+    SHARE,
     SINGLE,
     STEP,
     Axes,
@@ -10,10 +12,12 @@ from grafana.panels import (
     Panel,
     Query,
     Row,
+    main_metric,
     newest,
     per_update,
     select,
     series,
+    worst_and_best,
 )
 
 _MERGED = "\"outcome\" = 'merged'"
@@ -22,18 +26,18 @@ _POINTS = 2_000
 """Newest points of a panel. Chosen: about as many as a wide screen has pixels; more would only slow the browser
 down."""
 
-_ACCURACY = Row(
-    "Accuracy",
+_MAIN = Row(
+    "Main metric",
     (
         Panel(
-            "Accuracy by version",
-            "How accurate is each version for each cohort? The newest 2,000 evaluations.",
+            "Main metric by version",
+            "How good is each version for each cohort? The newest 2,000 evaluations; shares from 0 to 1.",
             "xychart",
-            (newest('"version", "accuracy", "cohort"', "fedkd_evaluation", where=COHORT, rows=_POINTS),),
-            unit="percentunit",
+            (newest('"version", "metric", "cohort"', "fedkd_evaluation", where=COHORT, rows=_POINTS),),
+            unit="none",
             width=12,
             height=10,
-            axes=Axes("version", "accuracy", x_unit="none", x_label="version"),
+            axes=Axes("version", "metric", x_unit="none", x_label="version"),
             transformations=(
                 {
                     "id": "partitionByValues",
@@ -42,52 +46,75 @@ _ACCURACY = Row(
             ),
         ),
         Panel(
-            "Accuracy by cohort",
-            "Does the accuracy improve over time?",
+            "Main metric by cohort",
+            "Does the main metric improve over time? The table Cohorts now on Fleet names it and its direction.",
             "timeseries",
-            (series('mean("accuracy")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
-            unit="percentunit",
+            main_metric('mean("metric")', by='"cohort"', where=COHORT, alias="$tag_cohort"),
+            unit="none",
             width=12,
             height=10,
-            y_max=1.0,
+            share_queries=("A",),
         ),
         Panel(
             "Best and worst cohort",
-            "Does the model improve for some cohorts and not for others?",
+            "Does the model improve for some cohorts and not for others? By the direction of the main metric.",
             "timeseries",
-            (series('max("accuracy") AS "best", min("accuracy") AS "worst"', "fedkd_evaluation", where=COHORT),),
-            unit="percentunit",
-            y_max=1.0,
-        ),
-        Panel(
-            "Macro F1 by cohort",
-            "Are rare classes learned as well? If macro F1 is far below the accuracy, they are not.",
-            "timeseries",
-            (series('mean("macro_f1")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
-            unit="percentunit",
-            y_max=1.0,
+            worst_and_best("worst", "best", where=COHORT),
+            unit="none",
+            share_queries=("A",),
         ),
         Panel(
             "Loss by cohort",
-            "Is the model well calibrated? A rising loss at constant accuracy means over-confidence.",
+            "Does the loss still fall? A classifier whose loss rises at constant accuracy is over-confident.",
             "timeseries",
             (series('mean("loss")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
-        ),
-        Panel(
-            "Recall by class",
-            "Which classes are not recognised?",
-            "timeseries",
-            (series("mean(/^recall_/)", "fedkd_evaluation", where=COHORT),),
-            unit="percentunit",
-            width=12,
-            y_max=1.0,
         ),
         Panel(
             "Evaluators behind",
             "How many versions behind are the evaluators?",
             "timeseries",
             (series('max("versions_behind")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
-            width=12,
+        ),
+    ),
+)
+
+_OTHERS = Row(
+    "Other metrics",
+    (
+        Panel(
+            "Accuracy by cohort",
+            "Classifiers: does the accuracy improve over time?",
+            "timeseries",
+            (series('mean("accuracy")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
+            unit="percentunit",
+            width=6,
+            y_max=1.0,
+        ),
+        Panel(
+            "Macro F1 by cohort",
+            "Classifiers: are rare classes learned as well? If macro F1 is far below the accuracy, they are not.",
+            "timeseries",
+            (series('mean("macro_f1")', "fedkd_evaluation", by='"cohort"', where=COHORT, alias="$tag_cohort"),),
+            unit="percentunit",
+            width=6,
+            y_max=1.0,
+        ),
+        Panel(
+            "Recall by class",
+            "Classifiers: which classes are not recognised?",
+            "timeseries",
+            (series("mean(/^recall_/)", "fedkd_evaluation", where=COHORT),),
+            unit="percentunit",
+            width=6,
+            y_max=1.0,
+        ),
+        Panel(
+            "Other metrics",
+            "How do further metrics of the evaluators develop? Their names have the prefix other.",
+            "timeseries",
+            (series("mean(/^other_/)", "fedkd_evaluation", where=COHORT),),
+            unit="none",
+            width=6,
         ),
     ),
 )
@@ -129,17 +156,18 @@ _COST = Row(
     "Communication cost",
     (
         Panel(
-            "Bytes per point of accuracy",
-            "How many bytes did devices send for each percentage point between the worst and the best accuracy in this "
-            "time range? Payloads of all updates; no data until two different accuracies were measured.",
+            "Bytes per percentage point",
+            "How many bytes did devices send for each percentage point between the worst and the best value of the "
+            "main metric in this time range? Payloads of all updates; no data if the metric is no share, or until two "
+            "different values were measured.",
             "stat",
             (
                 Query(select('sum("bytes") AS "bytes"', "fedkd_update"), "$col", hidden=True),
                 Query(
                     select(
-                        'mean("accuracy") AS "accuracy"',
+                        'mean("metric") AS "metric"',
                         "fedkd_evaluation",
-                        where=COHORT,
+                        where=f"{COHORT} AND {SHARE}",
                         group=STEP,
                         tail="fill(none)",
                     ),
@@ -156,8 +184,9 @@ _COST = Row(
             height=9,
         ),
         Panel(
-            "Accuracy against bytes",
-            "How does accuracy grow with the bytes sent? Payloads of updates since the beginning of the time range.",
+            "Main metric against bytes",
+            "How does the main metric develop with the bytes sent? Shares from 0 to 1; payloads of updates since the "
+            "beginning of the time range.",
             "xychart",
             (
                 Query(
@@ -166,7 +195,7 @@ _COST = Row(
                 ),
                 Query(
                     select(
-                        'mean("accuracy") AS "accuracy"',
+                        'mean("metric") AS "metric"',
                         "fedkd_evaluation",
                         where=COHORT,
                         group=STEP,
@@ -175,10 +204,10 @@ _COST = Row(
                     is_table=True,
                 ),
             ),
-            unit="percentunit",
+            unit="none",
             width=9,
             height=9,
-            axes=Axes("bytes", "accuracy", x_unit="bytes", x_label="bytes sent by devices", lines=True),
+            axes=Axes("bytes", "metric", x_unit="bytes", x_label="bytes sent by devices", lines=True),
             transformations=({"id": "joinByField", "options": {"byField": "Time", "mode": "inner"}},),
         ),
         Panel(
@@ -227,8 +256,12 @@ _STEPS = Row(
             "Do devices still learn from their own data? Measured on their training data, so not a measure of the "
             "model.",
             "timeseries",
-            (series('mean("loss") AS "loss", mean("accuracy") AS "accuracy"', "fedkd_update", where=_MERGED),),
-            units=(("accuracy", "percentunit"),),
+            (
+                series('mean("metric") AS "metric"', "fedkd_update", where=f"{_MERGED} AND {SHARE}"),
+                series('mean("metric") AS "metric"', "fedkd_update", where=f"{_MERGED} AND {NO_SHARE}"),
+                series('mean("loss") AS "loss"', "fedkd_update", where=_MERGED),
+            ),
+            share_queries=("A",),
         ),
     ),
 )
@@ -236,8 +269,8 @@ _STEPS = Row(
 LEARNING = Dashboard(
     "fedkd-learning",
     "asyncfedkd: Learning",
-    "Accuracy by version and cohort, staleness against weight, bytes per point of accuracy",
-    (_ACCURACY, _STALENESS, _COST, _STEPS),
+    "The main metric by version and cohort, staleness against weight, bytes per percentage point",
+    (_MAIN, _OTHERS, _STALENESS, _COST, _STEPS),
     time_from="now-24h",
     refresh="1m",
     has_cohorts=True,

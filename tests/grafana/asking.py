@@ -88,5 +88,5 @@ def _formula(step: Expression, one: Mapping[str, Mapping[Labels, float]]) -> dic
     made: dict[Labels, float] = {}
     for labels in common:
         names: dict[str, Any] = {letter: one[letter][labels] for letter in used}
-        made[labels] = float(eval(code, {"__builtins__": {}}, names))
+        made[labels] = float(eval(code, {"__builtins__": {"abs": abs}}, names))
     return made

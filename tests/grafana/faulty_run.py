@@ -28,6 +28,7 @@ from wire_contract.limits import MIB
 from wire_contract.link.mqtt import MqttLink
 from wire_contract.link.mqtt_settings import MqttSettings
 from wire_contract.link.protocol import Delivery
+from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.messages import Evaluation, Presence
 from wire_contract.program.clock import Clock
 from wire_contract.topics import build
@@ -38,7 +39,12 @@ STATUS = build("aggregator", root=ROOT, task=TASK, shard=0)
 FIGURES = frozenset(broker_watch.SYS_FIELDS.values()) - {"heap_bytes"}
 """Of every mosquitto; the last one depends on how it was built."""
 DEVICES = ("watch-1", "watch-2", "watch-3")
-COHORTS = ("young", "old")
+COHORTS = ("young", "old", "error", "score")
+ANOTHER = {
+    "error": MainMetric("mae", higher_is_better=False),
+    "score": MainMetric("r2", higher_is_better=True),
+}
+"""The main metric of the cohorts that are not measured by accuracy."""
 
 
 @dataclass
@@ -139,6 +145,9 @@ def _work(service: Service, link: MqttLink, devices: list[SyntheticDevice], numb
         name = f"evaluator.{cohort}"
         accuracy = 0.4 + number / 30 - place / 10
         metrics = {"accuracy": accuracy, "macro_f1": accuracy, "loss": 1.0 - accuracy, "recall_STEP": accuracy}
+        main = ANOTHER.get(cohort, ACCURACY)
+        if cohort in ANOTHER:
+            metrics = {main.name: 2.0 - accuracy if cohort == "error" else accuracy, "loss": 1.0}
         evaluation = Evaluation(
             task=TASK,
             device=name,
@@ -146,12 +155,13 @@ def _work(service: Service, link: MqttLink, devices: list[SyntheticDevice], numb
             digest=line.release.published.digest,
             samples=100,
             metrics=metrics,
+            declared=main,
         )
         link.publish(build("evaluation", root=ROOT, task=TASK, device=name), encode(evaluation))
     update = devices[0].payload(line, metrics={"loss": 2.0 / (1 + number), "accuracy": 0.5 + number / 30})
     link.publish(devices[0].topic, update)
     link.publish(devices[0].topic, update)  # a duplicate
-    link.publish(devices[1].topic, devices[1].payload(line))
+    link.publish(devices[1].topic, devices[1].payload(line, metrics={"loss": 1.0, "mae": 2.0 - number / 30}))
     link.publish(devices[2].topic, b"nothing that can be read")
     return 4
 

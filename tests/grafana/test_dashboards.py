@@ -60,7 +60,7 @@ def test_grafana_s_schema_has_all_that_is_said(path: Path) -> None:
 BREAKS = {
     "a name that is not known": lambda one: one["panels"][1].update(titel="x"),
     "an option that is not known": lambda one: one["panels"][1]["options"].update(graphmode="area"),
-    "a style that is not known": lambda one: one["panels"][5]["fieldConfig"]["defaults"]["custom"].update(
+    "a style that is not known": lambda one: one["panels"][6]["fieldConfig"]["defaults"]["custom"].update(
         drawStile="bars"
     ),
     "a type": lambda one: one["panels"][1]["gridPos"].update(w="6"),

@@ -54,11 +54,12 @@ def test_the_pages_come_from_files() -> None:
     assert provider["type"] == "file"
 
 
-def test_there_are_the_four_rules_in_one_group() -> None:
+def test_there_are_the_five_rules_in_one_group() -> None:
     (group,) = read("alerting/rules.yaml")["groups"]
     assert set(group) == {"orgId", "name", "folder", "interval", "rules"}
     assert re.fullmatch(r"\d+[smh]", group["interval"])
     titles = ["No merge lately", "Refusals rising", "Spool growing", "Worst cohort falling"]
+    titles += ["Main metric getting worse"]
     assert [rule["title"] for rule in group["rules"]] == titles
 
 

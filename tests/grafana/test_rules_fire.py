@@ -25,6 +25,8 @@ class Minute:
     refused: int = 0
     waiting: int = 50
     accuracies: Mapping[str, float] | None = None
+    errors: Mapping[str, float] | None = None
+    """By cohort; lower is better."""
     arrived: bool = True
     """Telemetry has reached the server."""
 
@@ -44,9 +46,15 @@ def points(minute: Minute, number: int) -> Iterator[Point]:
     dropped = dict.fromkeys(("queue_dropped_total", "spool_dropped_total", "server_dropped_total"), 0)
     yield Point("fedkd_telemetry", (), sent | dropped)
     for cohort, accuracy in (minute.accuracies or {}).items():
-        yield Point(
-            "fedkd_evaluation", (cohort,), {"device": f"evaluator.{cohort}", "version": number, "accuracy": accuracy}
-        )
+        yield evaluation(cohort, number, accuracy, is_share=True)
+    for cohort, error in (minute.errors or {}).items():
+        yield evaluation(cohort, number, error, is_share=False)
+
+
+def evaluation(cohort: str, number: int, value: float, *, is_share: bool) -> Point:
+    fields: dict[str, Value] = {"device": f"evaluator.{cohort}", "version": number, "metric": value}
+    fields |= {"is_share": is_share, "higher_is_better": is_share, "score": value if is_share else -value}
+    return Point("fedkd_evaluation", (cohort,), fields)
 
 
 Day = Callable[[int], Minute]
@@ -80,6 +88,8 @@ WELL: Mapping[str, Day] = {
     "a short burst of telemetry": lately(1, Minute(waiting=9_000, accuracies=GOOD.accuracies)),
     "a cohort that is never measured again": lately(300, Minute(accuracies={"young": 0.9})),
     "it gets better": lambda ago: Minute(accuracies={"young": 0.9 - ago / 3_000, "old": 0.8 - ago / 3_000}),
+    "an error falls": lambda ago: Minute(errors={"young": 1_830.0 + ago, "old": 0.2 + ago / 1_000}),
+    "an error goes up and down a little": lambda ago: Minute(errors={"young": 0.2 + ago % 3 / 200}),
     "accuracy goes up and down a little": lambda ago: Minute(accuracies={"young": 0.9, "old": 0.8 - ago % 3 / 100}),
 }
 FAULTS: Mapping[str, tuple[str, Day]] = {
@@ -89,6 +99,7 @@ FAULTS: Mapping[str, tuple[str, Day]] = {
     "a tenth is refused": ("fedkd-refusals", lately(20, Minute(18, 2, accuracies=GOOD.accuracies))),
     "the spool grows": ("fedkd-spool", lambda ago: Minute(waiting=50_000 - 50 * ago, accuracies=GOOD.accuracies)),
     "one cohort falls": ("fedkd-worst-cohort", lately(60, Minute(accuracies={"young": 0.95, "old": 0.7}))),
+    "an error rises": ("fedkd-metric-worse", lambda ago: Minute(errors={"young": 0.213 if ago < 60 else 0.18})),
     "another cohort becomes the worst": (
         "fedkd-worst-cohort",
         lately(60, Minute(accuracies={"young": 0.6, "old": 0.8})),
