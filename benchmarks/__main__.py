@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.settings import (
     AbsenceSettings,
     AttackSettings,
+    BatchNormSettings,
     BenchmarkSettings,
     CommunicationSettings,
     EcgSettings,
@@ -54,6 +55,9 @@ PROGRAM = Program(
     commands={
         "absence": Command(settings=AbsenceSettings, run=_benchmark("benchmarks.absence", "benchmarks.absence")),
         "attack": Command(settings=AttackSettings, run=_benchmark("benchmarks.attack", "benchmarks.attack_table")),
+        "batchnorm": Command(
+            settings=BatchNormSettings, run=_benchmark("benchmarks.batchnorm", "benchmarks.batchnorm")
+        ),
         "communication": Command(
             settings=CommunicationSettings,
             run=_benchmark("benchmarks.communication.command", "benchmarks.communication.table"),

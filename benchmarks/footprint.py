@@ -106,7 +106,7 @@ def _exported(task: Task, settings: FootprintSettings, folder: Path) -> dict[str
     """The peaks of `export` and of `evaluate --onnx` on the held-out examples; without the latter if they cannot be
     given in one file.
     """
-    layout = layout_of(task.student())
+    layout = layout_of(task.student(), task.recipe.statistics)
     with seeded(0):
         weights = vector_of(task.student(), layout)
     write_model(folder / "student", ModelFile(task=task.name, layout=layout, weights=weights, role="initial-model"))

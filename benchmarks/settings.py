@@ -68,6 +68,17 @@ class EcgSettings(BenchmarkSettings):
     processes: int = Field(2, ge=1, description="seeds measured in parallel")
 
 
+class BatchNormSettings(BenchmarkSettings):
+    """Measures a student with BatchNorm: pooled, federated with statistics merged or at home, beside GroupNorm."""
+
+    task: str | None = Field(None, min_length=1, description=f"{_TASK}; default: ten machines with unlike sensors")
+    data: Path | None = Field(None, description=_DATA)
+    seeds: int = Field(3, ge=1, description="how many seeds, from 1")
+    versions: int = Field(60, ge=6, description="versions of each run")
+    update_bytes: int | None = Field(2_048, ge=1, description="size of an update, bytes")
+    processes: int = Field(2, ge=1, description="parallel processes, one thread each")
+
+
 class FootprintSettings(BenchmarkSettings):
     """Measures memory and CPU time of a device up to its first batch, beside a bare `import torch`."""
 

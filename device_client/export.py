@@ -14,6 +14,8 @@ from torch import nn
 
 from device_client.downlink.model_feed import ModelFeed
 from device_client.learning.parameters import load_vector
+from device_client.learning.statistics.estimation import load_model
+from device_client.learning.statistics.home import load_statistics
 from device_client.model_files import ModelFile, write_model, write_whole
 from device_client.slow_work import slow_work
 from device_client.task.batches import inputs_of, outputs_of, placement, with_inputs
@@ -75,8 +77,13 @@ def await_model(
             )
 
 
-def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model") -> ExportedFiles:
+def export(
+    task: "Task", model: ModelFile, out: Path, *, what: Exported = "model", statistics: Path | None = None
+) -> ExportedFiles:
     """Writes `model` to the folder `out` in both formats.
+
+    `statistics` is the file of a device's running statistics, for a model whose statistics stay at home. Without it
+    they are estimated from the inputs of the held-out data.
 
     Raises:
         LayoutError: the model does not fit the task's student (or teacher).
@@ -90,7 +97,7 @@ def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model
     _check_finite(model)
     network = make()
     # Before the weights are loaded, so that half precision does not round them.
-    load_vector(in_float32(network), model.layout, model.weights)
+    notes = _load(task, in_float32(network), model, statistics)
     path = out / f"{what}.safetensors"
     write_model(path, model)
     # The exporter's own output is silenced, this line is not.
@@ -101,7 +108,18 @@ def export(task: "Task", model: ModelFile, out: Path, *, what: Exported = "model
     except ExportError as error:
         raise ExportError(f"{error}; {path} was written, {what}.onnx was not") from error
     write_whole(out / f"{what}.onnx", onnx.content)
-    return ExportedFiles(safetensors=path, onnx=out / f"{what}.onnx", notes=onnx.notes)
+    return ExportedFiles(safetensors=path, onnx=out / f"{what}.onnx", notes=(*notes, *onnx.notes))
+
+
+def _load(task: "Task", network: nn.Module, model: ModelFile, statistics: Path | None) -> tuple[str, ...]:
+    """Loads the model into `network`; returns notes on its running statistics."""
+    if statistics is not None:
+        load_vector(network, model.layout, model.weights)
+        load_statistics(network, statistics, task=task.name)
+        return ()
+    if load_model(network, model.layout, model.weights, task.held_out(), task.objective):
+        return ("the running statistics stay at home; those in the ONNX model are estimated from held-out inputs",)
+    return ()
 
 
 def _onnx_of(task: "Task", network: nn.Module, metadata: dict[str, str]) -> OnnxModel:

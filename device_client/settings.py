@@ -256,6 +256,11 @@ class ExportSettings(OnlineSettings):
         description="state folder of a device that runs fedkd: export its own teacher instead of the global model, as "
         "teacher.safetensors and teacher.onnx",
     )
+    statistics: Path | None = Field(
+        None,
+        description="statistics.safetensors in the state folder of a device: give the exported model its running "
+        "statistics, for a task whose statistics stay at home; by default they are estimated from held-out inputs",
+    )
     out: Path = Field(description="folder for model.safetensors and model.onnx")
     wait_seconds: float = Field(30.0, ge=0, description="how long to wait for a model from the broker, seconds")
 

@@ -10,7 +10,7 @@ but not as the initial model of a new ledger.
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Role = Literal["initial-model", "published-model", "teacher", "local-teacher"]
+Role = Literal["initial-model", "published-model", "teacher", "local-teacher", "statistics"]
 
 ROLE_KEY = "role"
 ROLES: frozenset[str] = frozenset(get_args(Role))
@@ -19,12 +19,14 @@ STUDENTS: frozenset[Role] = frozenset({"initial-model", "published-model"})
 PUBLISHED: frozenset[Role] = frozenset({"published-model"})
 TEACHERS: frozenset[Role] = frozenset({"teacher"})
 LOCAL_TEACHERS: frozenset[Role] = frozenset({"local-teacher"})
+STATISTICS: frozenset[Role] = frozenset({"statistics"})
 
 _NAMES: Mapping[str, str] = {
     "initial-model": "an initial model",
     "published-model": "a published model",
     "teacher": "a teacher",
     "local-teacher": "the teacher of one device",
+    "statistics": "the running statistics of one device",
 }
 
 

@@ -12,7 +12,8 @@ from device_client.downlink.model_trust import VolatileTrustMemory
 from device_client.evaluator import Evaluator, Measured, MeasureError
 from device_client.learning.accelerator import accelerator_of
 from device_client.learning.evaluation import measure as measured
-from device_client.learning.parameters import layout_of, load_vector
+from device_client.learning.parameters import layout_of
+from device_client.learning.statistics.estimation import load_model
 from device_client.presence import this_firmware, will
 from device_client.settings import EvaluateSettings
 from device_client.stop_signals import Stopping, on_stop
@@ -37,9 +38,9 @@ def evaluate_models(settings: EvaluateSettings) -> None:
     check_measuring(task, student, held_out)
 
     def measure(published: PublishedVersion) -> Measured:
-        load_vector(student, published.layout, published.weights)
         try:
             with called_through_us(f"task {task.name}: evaluation"):
+                load_model(student, published.layout, published.weights, held_out, task.objective)
                 samples, metrics = measured(
                     student, held_out, task, warn=lambda message: emit("warning", message=message)
                 )
@@ -48,7 +49,7 @@ def evaluate_models(settings: EvaluateSettings) -> None:
         return Measured(samples=samples, metrics=metrics)
 
     connection = settings.mqtt_settings(client_id=client_id(task, settings.device))
-    follow = follower(task=task.name, fits=fits_student(layout_of(student), own))
+    follow = follower(task=task.name, fits=fits_student(layout_of(student, task.recipe.statistics), own))
     stopping = Stopping()
 
     def run_on(line: str, *, left: Sequence[str]) -> str | None:

@@ -45,7 +45,7 @@ def export_model(settings: ExportSettings) -> None:
         model = read_model(settings.model, task=task.name, roles=STUDENTS)
         _check_line(settings.model, replace(own, place="the file"), model)
     which = "" if model.version is None else f" version {model.version}"
-    _report(f"model{which} of task {task.name}", export(task, model, settings.out))
+    _report(f"model{which} of task {task.name}", export(task, model, settings.out, statistics=settings.statistics))
 
 
 def _report(what: str, files: ExportedFiles) -> None:
@@ -62,7 +62,7 @@ def _check_line(path: Path, own: OwnLine, model: ModelFile) -> None:
 
 def _newest(task: Task, settings: ExportSettings, own: OwnLine) -> ModelFile:
     """The newest model of the newest line that has the task's student, whether that line is open or has ended."""
-    fits = fits_student(layout_of(task.student()), own)
+    fits = fits_student(layout_of(task.student(), task.recipe.statistics), own)
     keys = read_all_public_keys(settings.model_key)
     line: str | None = task.name
     found: ModelFile | None = None

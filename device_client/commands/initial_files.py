@@ -29,7 +29,7 @@ def make_initial_model(settings: InitialModelSettings) -> None:
     task = loaded_task(settings)
     with seeded(settings.seed):
         student = task.student()
-    layout, line = layout_of(student), description_of(task, student)
+    layout, line = layout_of(student, task.recipe.statistics), description_of(task, student)
     check_publishable(task, layout)
     _check_again(task, line, task.student, "student")
     if settings.weights is not None:

@@ -29,6 +29,7 @@ from device_client.learning.fedkd import projection_between
 from device_client.learning.local_teacher import LOCAL_TEACHER_NAME, LocalTeacher
 from device_client.learning.parameters import layout_of
 from device_client.learning.seeding import seeded
+from device_client.learning.statistics.home import STATISTICS_NAME, HomeStatistics
 from device_client.learning.student_trainer import StudentTrainer
 from device_client.model_files import ModelFileError
 from device_client.policy.approval import ApprovalFile
@@ -69,7 +70,7 @@ def run(settings: RunSettings) -> None:
         teacher.to(accelerator)
     check_first_batch(task, data, f"device_data({settings.device!r})")
     check_learning(task, student=student, teacher=teacher, data=data)
-    layout = layout_of(student)
+    layout = layout_of(student, task.recipe.statistics)
     emit, firmware = event_log(settings), this_firmware()
     probe = _probe(settings, task)
     connection = settings.mqtt_settings(client_id=client_id(task, settings.device))
@@ -237,15 +238,22 @@ def _trainer(
             warn=lambda message: emit("warning", message=message),
             own_line=teachers_line(task, teacher),
         )
+    statistics = None
+    if task.recipe.statistics == "home":
+        path = settings.state / STATISTICS_NAME
+        statistics = HomeStatistics(
+            student, task=task.name, path=path, warn=lambda message: emit("warning", message=message)
+        )
     return StudentTrainer(
         device=settings.device,
         student=student,
-        layout=layout_of(student),
+        layout=layout_of(student, task.recipe.statistics),
         data=data,
         recipe=task.recipe,
         objective=task.objective,
         teacher=None if local_teacher else teacher,
         local_teacher=local_teacher,
+        statistics=statistics,
         reload=(lambda: task.examples_of(settings.device)) if task.data_changes else None,
         seed=settings.seed,
     )

@@ -56,6 +56,12 @@ def layout_of(module: nn.Module, statistics: Statistics = "merged") -> Layout:
     return Layout(tuple(specs))
 
 
+def running_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The module's own running means and variances by name, each memory once."""
+    own = without_aliases(_floating(module))
+    return {name: own[name] for pair in _pairs(module) if set(pair) <= set(own) for name in pair}
+
+
 def vector_of(module: nn.Module, layout: Layout) -> Vector:
     """A copy of `module`'s weights, (layout.size,).
 

@@ -14,6 +14,7 @@ from device_client.learning.fedkd import train_mutually
 from device_client.learning.local_teacher import LocalTeacher
 from device_client.learning.parameters import LoadedWeights
 from device_client.learning.seeding import round_seed
+from device_client.learning.statistics.home import HomeStatistics
 from device_client.learning.training_loop import TrainingResult
 from device_client.task import Data, Objective, Recipe, TaskError
 from device_client.trainer import Tick, Trained, is_finite
@@ -34,6 +35,7 @@ class StudentTrainer:
         objective: Objective,
         teacher: nn.Module | None = None,
         local_teacher: LocalTeacher | None = None,
+        statistics: HomeStatistics | None = None,
         reload: Callable[[], Data] | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -49,6 +51,7 @@ class StudentTrainer:
             objective: of the task.
             teacher: for asyncfedkd: pre-trained and frozen; None: train on the targets alone.
             local_teacher: for fedkd, and only then: it is trained together with the student.
+            statistics: the device's own, of `student`, if they stay at home.
             reload: loads the data anew, before each round; None: it stays the same object.
             seed: varies the random numbers between repeated experiments.
             clock: seconds.
@@ -62,6 +65,7 @@ class StudentTrainer:
         self._objective = objective
         self._teacher = teacher if recipe.alpha > 0 else None
         self._local_teacher = local_teacher
+        self._statistics = statistics
         self._seed = seed
         self._clock = clock
         self._reload = reload
@@ -90,6 +94,8 @@ class StudentTrainer:
         if self._reload is not None:
             self._data = self._reload()
         loaded = LoadedWeights.load(self._student, self._layout, weights)
+        if self._statistics is not None:
+            self._statistics.restore()
         result = self._train(
             seed=round_seed(self._device, version=version, round_number=round, seed=self._seed),
             version=version,
@@ -101,8 +107,11 @@ class StudentTrainer:
             steps=result.local_steps,
             metrics=result.metrics,
         )
+        accepted = result.finished and is_finite(trained)
+        if accepted and self._statistics is not None:
+            self._statistics.keep()
         if self._local_teacher is not None:
-            if result.finished and is_finite(trained):
+            if accepted:
                 self._local_teacher.keep()
             else:
                 self._local_teacher.give_up()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TaskLoss = Literal["cross_entropy", "focal"]
 Method = Literal["asyncfedkd", "fedkd"]
+StatisticsChoice = Literal["merged", "home"]
 Schedule = Literal["constant", "inverse", "cosine"]
 Augment = Callable[[Any, torch.Generator], Any]
 """Maps inputs (batch, …) to augmented inputs of the same shapes, drawing random numbers only from the generator."""
@@ -51,6 +52,9 @@ class Recipe:
     schedule_floor: float = 0.02
     """cosine: lowest share of `learning_rate`, so that a model that is published for years keeps learning. 2 % is part
     of `docs/decisions/0039-local-training.md`."""
+    statistics: StatisticsChoice = "merged"
+    """Running statistics of BatchNorm and its kind. merged: part of the model. home: each device keeps its own, and who
+    has none estimates them from the inputs at hand (`docs/decisions/0065-running-statistics.md`)."""
     weight_decay: float = 1e-3
     """Of AdamW. Chosen, not measured: a tenth of PyTorch's default, as averaging many devices regularises already; a
     much larger one would pull the weights to 0 in every round of every device."""
@@ -84,6 +88,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(Method))
+        check_choice("statistics", self.statistics, get_args(StatisticsChoice))
         check_choice("task_loss", self.task_loss, get_args(TaskLoss))
         if not callable(self.schedule):
             check_choice("schedule", self.schedule, get_args(Schedule))

@@ -45,9 +45,9 @@ def make_student(trial: Trial) -> str:
     """Makes the student twice under one seed, and counts its numbers."""
     task = trial.task
     one, other = _made(trial), _made(trial)
-    trial.student, trial.layout = one, layout_of(one)
+    trial.student, trial.layout = one, layout_of(one, task.recipe.statistics)
     where = f"task {task.name}: student()"
-    if layout_of(other) != trial.layout:
+    if layout_of(other, task.recipe.statistics) != trial.layout:
         raise TaskError(f"{where} makes another network each time: names or shapes of its weights differ")
     buffers = dict(other.named_buffers())
     random = [name for name, buffer in one.named_buffers() if not _equal(buffer, buffers[name])]

@@ -11,7 +11,7 @@ import numpy as np
 
 from device_client.export import export
 from device_client.learning.evaluation import evaluate
-from device_client.learning.parameters import load_vector, vector_of
+from device_client.learning.parameters import LoadedWeights, load_vector, vector_of
 from device_client.model_files import ModelFile
 from device_client.task import TaskError
 from device_client.tasks.first_batch import trial_step
@@ -40,11 +40,11 @@ def encode_updates(trial: Trial) -> str:
     )
     names = [*trial.data, trial.first_device][:2]
     for number, device in enumerate(names, start=1):
-        load_vector(trial.student, trial.layout, trial.initial)
+        loaded = LoadedWeights.load(trial.student, trial.layout, trial.initial)
         with trial_step(f"task {task.name}: training a batch of {device}"):
             result = one_step(trial, trial.student, trial.data[device])
         trained = Trained(
-            weights=vector_of(trial.student, trial.layout),
+            weights=loaded.after(trial.student),
             samples=max(1, result.samples),
             steps=result.local_steps,
             metrics=result.metrics,
@@ -73,7 +73,9 @@ def merge(trial: Trial) -> str:
     for payload in trial.payloads:
         update = decode(payload, Update)
         differences.append(decode_vector(update.tensors, trial.layout))
-    merged = (trial.initial + np.mean(differences, axis=0)).astype(np.float32)
+    mean = np.mean(differences, axis=0)
+    merged = (trial.initial + mean).astype(np.float32)
+    merged[trial.layout.weights_size :] = mean[trial.layout.weights_size :]  # statistics are no differences
     if not np.isfinite(merged).all():
         raise TaskError(f"task {trial.task.name}: the mean of two updates is not finite")
     load_vector(trial.student, trial.layout, merged)

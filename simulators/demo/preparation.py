@@ -73,7 +73,7 @@ def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
     held_out = task.held_out()
     with seeded(settings.seed):
         student = task.student()
-    layout, line = layout_of(student), description_of(task, student)
+    layout, line = layout_of(student, task.recipe.statistics), description_of(task, student)
     initial_model = folder / "initial.safetensors"
     weights = vector_of(student, layout)
     write_model(

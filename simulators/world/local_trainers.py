@@ -11,6 +11,7 @@ from device_client.learning.evaluation import TeacherOutputs, kept, outputs_unde
 from device_client.learning.fedkd import projection_between, train_mutually
 from device_client.learning.parameters import LoadedWeights
 from device_client.learning.seeding import seed_of, seeded
+from device_client.learning.statistics.home import HomeStatistics
 from device_client.learning.training_loop import TrainingResult
 from device_client.task import Data, Examples, Task
 from device_client.trainer import Trained
@@ -38,6 +39,7 @@ class AsyncFedKDTrainer:
         self._numbers = {device: number for number, device in enumerate(sorted(data))}
         with seeded(seed):
             self._student = task.student()
+        self._statistics = _at_home(task, self._student, data)
         wanted = teacher is not None and task.recipe.alpha > 0
         self._teacher_outputs: dict[str, TeacherOutputs] = {}
         if teacher is not None and wanted:
@@ -50,6 +52,9 @@ class AsyncFedKDTrainer:
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         loaded = LoadedWeights.load(self._student, self._layout, start)
+        own = self._statistics.get(device)
+        if own is not None:
+            own.restore()
         result = train_student(
             self._student,
             None,
@@ -60,7 +65,16 @@ class AsyncFedKDTrainer:
             version=version,
             teacher_outputs=self._teacher_outputs.get(device),
         )
+        if own is not None:
+            own.keep()
         return trained_of(self._student, loaded, result)
+
+
+def _at_home(task: Task, student: nn.Module, data: Mapping[str, Data]) -> dict[str, HomeStatistics]:
+    """Each device's own running statistics, if they stay at home."""
+    if task.recipe.statistics == "merged":
+        return {}
+    return {device: HomeStatistics(student, task=task.name) for device in data}
 
 
 def teacher_outputs_of(teacher: nn.Module, data: Mapping[str, Examples], task: Task) -> dict[str, Any]:
@@ -90,6 +104,7 @@ class FedKDTrainer:
         self._numbers = {device: number for number, device in enumerate(sorted(data))}
         with seeded(seed):
             self._student = task.student()
+        self._statistics = _at_home(task, self._student, data)
         self.teachers = {device: deepcopy(teacher) for device in data}
         """By device, after its last round."""
         self._projections = {
@@ -105,6 +120,9 @@ class FedKDTrainer:
 
     def __call__(self, device: str, start: Vector, *, version: int, round_number: int) -> Trained:
         loaded = LoadedWeights.load(self._student, self._layout, start)
+        own = self._statistics.get(device)
+        if own is not None:
+            own.restore()
         result = train_mutually(
             self._student,
             self.teachers[device],
@@ -115,4 +133,6 @@ class FedKDTrainer:
             seed=seed_of(self._seed, self._numbers[device], round_number),
             version=version,
         )
+        if own is not None:
+            own.keep()
         return trained_of(self._student, loaded, result)
