@@ -135,7 +135,10 @@ SHELLS = (
     *(f"device_client.data.{name}" for name in ("images", "stored", "time_series", "wfdb_windows", "windows")),
     "device_client.onnx_inference.settings",
     *(f"device_client.downlink.{name}" for name in ("model_feed", "no_model_warning", "receiver")),
-    *(f"device_client.learning.{name}" for name in ("asyncfedkd", "fedkd", "local_teacher", "seeding")),
+    *(
+        f"device_client.learning.{name}"
+        for name in ("asyncfedkd", "fedkd", "local_teacher", "seeding", "statistics.home")
+    ),
     "device_client.learning.student_trainer",
     *(f"device_client.policy.{name}" for name in ("gate", "probe")),
     *(f"device_client.tasks.{name}" for name in ("checking", "ecg", "ecg_beats", "loading", "physiotherapy", "trial")),

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from aggregator.merging.fedbuff import divisor_of
 from aggregator.merging.rule import Contribution, Merger, RuleState, Slot, Step
 from aggregator.merging.statistics import RunningStatistics
 from wire_contract.layout import Vector
@@ -56,8 +55,7 @@ class Buffer:
         slot.norm += contribution.norm
         slot.samples = contribution.samples
         if self._statistics is not None:
-            assert contribution.statistics is not None, "the layout has statistics"
-            self._statistics.add(contribution.device, contribution.statistics, contribution.statistics_scale)
+            self._statistics.add(contribution)
             slot.statistics_norm = contribution.statistics_norm
 
     def step(self, weights: Vector) -> Step:
@@ -65,10 +63,9 @@ class Buffer:
         assert self._slots, "an empty buffer makes no version"
         if self._statistics is None:
             return self._merger.version(weights, self._slots)
-        slot_weights = {device: slot.weight for device, slot in self._slots.items()}
         size = weights.size - 2 * self._statistics.channels
         step = self._merger.version(weights[:size], self._slots)
-        statistics = self._statistics.version(weights[size:], slot_weights, divisor_of(slot_weights.values()))
+        statistics = self._statistics.version(weights[size:])
         return replace(step, weights=np.concatenate((step.weights, statistics)))
 
     def restore(self, state: RuleState) -> None:

@@ -1,22 +1,24 @@
 """Running statistics of activations (BatchNorm and its kind) are merged as measurements, alike for all rules.
 
-    x ← x + min(η, 1) · Σ wᵢ·cᵢ·(sᵢ - x) / D
+    x ← x + min(η, 1) · Σ wᵢ·cᵢ·(sᵢ - x) / D        wᵢ = 1 / (1 + staleness)
 
-x are the model's statistics (means, then second moments), sᵢ those that device i has measured, wᵢ and D the weights and
-the divisor of `fedbuff.py`, cᵢ the scale from `peers.py`. An update has the values themselves, not differences: added
-to a model that has moved on, differences from old bases overshoot, and took every variance of a BatchNorm student below
-zero within seven versions. The mixture above is convex, whatever the bases, so it is the distribution of a mixed
-population: by the law of total variance its variance is at least that of its parts.
+x are the model's statistics (means, then second moments), sᵢ those that device i has measured, cᵢ the scale from
+`peers.py`, D the divisor of `fedbuff.py` for these weights. Absence and samples do not count: statistics of an old
+network describe the new one badly, so there is nothing to catch up with. An update has the values themselves, not
+differences: added to a model that has moved on, differences from old bases overshoot, and took every variance of a
+BatchNorm student below zero within seven versions. The mixture above is convex, whatever the bases, so it is the
+distribution of a mixed population: by the law of total variance its variance is at least that of its parts.
 
 Of several updates of a device in one version, the newest counts. A second moment of 0 means that the device has not
 measured the channel; it then leaves it as it is.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from aggregator.merging.fedbuff import divisor_of
+from aggregator.merging.rule import Contribution
 from wire_contract.encoding.statistics import Float64s, variance_of
 from wire_contract.layout import Vector
 
@@ -56,6 +58,7 @@ def distance(measured: Vector, model: Vector) -> float:
 @dataclass(frozen=True)
 class _Measured:
     statistics: Vector
+    weight: float
     scale: float
 
 
@@ -68,24 +71,21 @@ class RunningStatistics:
         self._rate = min(rate, 1.0)
         self._newest: dict[str, _Measured] = {}
 
-    def add(self, device: str, statistics: Vector, scale: float) -> None:
-        """Takes what `device` has measured, (2 · channel,), in place of what it sent for this version before."""
-        self._newest[device] = _Measured(statistics.copy(), scale)
+    def add(self, contribution: Contribution) -> None:
+        """Takes what a device has measured, in place of what it sent for this version before."""
+        assert contribution.statistics is not None, "the layout has statistics"
+        self._newest[contribution.device] = _Measured(
+            contribution.statistics.copy(), 1 / (1 + contribution.staleness), contribution.statistics_scale
+        )
 
-    def version(self, statistics: Vector, weights: Mapping[str, float], divisor: float) -> Vector:
-        """The statistics (2 · channel,) of the next version, given those of the newest one; changes nothing.
-
-        Args:
-            statistics: of the newest version, (2 · channel,).
-            weights: of each device.
-            divisor: at least their sum.
-        """
+    def version(self, statistics: Vector) -> Vector:
+        """The statistics (2 · channel,) of the next version, given those of the newest one; changes nothing."""
         before = statistics.astype(np.float64)
         after = before.copy()
-        for device, weight in weights.items():
-            one = self._newest[device]
+        divisor = divisor_of([one.weight for one in self._newest.values()])
+        for one in self._newest.values():
             apart = np.concatenate(_valid(one.statistics, statistics)) - before
-            after += self._rate * weight / divisor * one.scale * apart
+            after += self._rate * one.weight / divisor * one.scale * apart
         means, moments = np.split(after, 2)
         # Rounded so that s - m² stays at least 0.
         rounded = means.astype(np.float32)
