@@ -287,6 +287,10 @@ class Service:
         watch = Stopwatch(self._clock.monotonic)
         before, step = self.line.weights, self.line.next_step()
         updates, slots = self.line.buffer.updates, self.line.buffer.slots
+        if step.is_discarded:
+            log.error(
+                "version %d keeps its weights: the sum of its %d updates is not finite", self.line.version, updates
+            )
         release = self._next_release(step.weights)
         row, rule = row_of(release), self.line.settings.rule
         encode_seconds = watch.lap()

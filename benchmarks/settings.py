@@ -71,7 +71,7 @@ class EcgSettings(BenchmarkSettings):
 class BatchNormSettings(BenchmarkSettings):
     """Measures a student with BatchNorm: pooled, federated with statistics merged or at home, beside GroupNorm."""
 
-    task: str | None = Field(None, min_length=1, description=f"{_TASK}; default: ten machines with unlike sensors")
+    task: str | None = Field(None, min_length=1, description=f"{_TASK}; default: ten machines of unlike speed")
     data: Path | None = Field(None, description=_DATA)
     seeds: int = Field(3, ge=1, description="how many seeds, from 1")
     versions: int = Field(60, ge=6, description="versions of each run")

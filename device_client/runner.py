@@ -95,7 +95,9 @@ class Runner:
         self._emit = emit
         self._model_topic = topics.build("model", root=root, task=task_name)
         self._presence_topic = presence_topic(root, task_name, device)
-        self._online = online(settings.firmware, settings.capability)
+        self._firmware, self._capability = settings.firmware, settings.capability
+        self._discarded = ""
+        """Why the last round was discarded; empty: it was not."""
         self._offline = offline(settings.firmware)
         self._writes = WriteRetry(monotonic=clock.monotonic, emit=emit)
         self._missing_receipts = MissingReceipts(
@@ -136,6 +138,7 @@ class Runner:
             retrain_after_seconds=settings.retrain_after_seconds,
             signing_key=update_signing_key,
             device_metrics=device_metrics,
+            discarded=self._note_discarded,
         )
         self._receiver = ModelReceiver(
             link, root=root, task=task_name, trust=trust, follow=follow, monotonic=clock.monotonic, uniform=uniform
@@ -211,7 +214,7 @@ class Runner:
                 self._told.resolve()
                 self._postponed.clear()  # the broker delivers again what was not acknowledged
                 self._emit("connected", session_present=session_present)
-                self._publish_presence(self._online)
+                self._publish_presence(self._online())
                 self._uploader.connected(session_present=session_present)
                 for other in self._other_lines:
                     other.connected(session_present=session_present)
@@ -329,6 +332,16 @@ class Runner:
             self._uncached = NewModel(held.published, structs.replace(held.manifest, closed=True))
             self._cache()
         self._ended = self._ended or Ended(f"line {self._task} is followed by {next_line}", next_line=next_line)
+
+    def _online(self) -> bytes:
+        trouble = {"discarded": self._discarded} if self._discarded else {}
+        return online(self._firmware, {**self._capability, **trouble})
+
+    def _note_discarded(self, reason: str) -> None:
+        if reason != self._discarded:
+            self._discarded = reason
+            if self._connected:
+                self._publish_presence(self._online())
 
     def _publish_presence(self, payload: bytes) -> None:
         try:

@@ -49,7 +49,9 @@ class TrainingSchedule:
         retrain_after_seconds: float,
         signing_key: SigningKey | None = None,
         device_metrics: DeviceMetrics = dict,
+        discarded: Callable[[str], object] = lambda _reason: None,
     ) -> None:
+        """`discarded` is called with the reason when a round is discarded, and with nothing after one that is not."""
         self._task = task
         self._outbox = outbox
         self._trainer = trainer
@@ -64,6 +66,7 @@ class TrainingSchedule:
         self._retrain_after_seconds = retrain_after_seconds
         self._signing_key = signing_key
         self._device_metrics = device_metrics
+        self._discarded = discarded
         self._local_student = outbox.local_student()
 
     def due(self, newest: PublishedVersion) -> Round | None:
@@ -142,6 +145,7 @@ class TrainingSchedule:
         if not self._written(lambda: self._outbox.add(identity, payload, student, carried_over=todo.carried_over)):
             return
         self._local_student = student
+        self._discarded("")
         self._emit("queued", sequence=identity.sequence, base_version=todo.base.version, bytes=len(payload))
 
     def _drop(self, todo: Round, reason: str) -> None:
@@ -151,6 +155,7 @@ class TrainingSchedule:
             return
         self._local_student = student
         self._emit("warning", message=f"round {todo.number} on model {todo.base.version} is discarded: {reason}")
+        self._discarded(reason)
 
     def _written(self, write: Callable[[], object]) -> bool:
         """Retries until the disk takes the write; False: stopped before that."""

@@ -7,12 +7,16 @@ weights, not the mean. A slot contributes at most its weight times the sum of it
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from aggregator.merging.rule import Contribution, Merger, RuleState, Slot, Step
 from aggregator.merging.statistics import RunningStatistics
 from wire_contract.layout import Vector
+
+_UNTIL_CHECKED = partial(np.errstate, over="ignore", invalid="ignore")
+"""`Buffer.step` checks the sum, so numpy need not warn."""
 
 
 class Buffer:
@@ -48,7 +52,8 @@ class Buffer:
         """Adds one update."""
         assert contribution.weight > 0, f"weight {contribution.weight}"
         assert 0 < contribution.scale <= 1, f"scale {contribution.scale}"
-        self._merger.add(contribution)
+        with _UNTIL_CHECKED():
+            self._merger.add(contribution)
         slot = self._slots.setdefault(contribution.device, Slot())
         slot.weight = max(slot.weight, contribution.weight)
         slot.updates += 1
@@ -59,7 +64,16 @@ class Buffer:
             slot.statistics_norm = contribution.statistics_norm
 
     def step(self, weights: Vector) -> Step:
-        """The next version after master `weights` (layout.size,); changes nothing."""
+        """The next version after master `weights` (layout.size,); changes nothing.
+
+        If the sum is not finite, the version has the weights of the one before, and what was added is given up.
+        Admission bounds each update, so this takes weights near the end of float32, or a journal without norms.
+        """
+        with _UNTIL_CHECKED():
+            step = self._merged(weights)
+        return step if np.isfinite(step.weights).all() else Step(weights, is_discarded=True)
+
+    def _merged(self, weights: Vector) -> Step:
         assert self._slots, "an empty buffer makes no version"
         if self._statistics is None:
             return self._merger.version(weights, self._slots)

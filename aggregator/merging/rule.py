@@ -104,6 +104,8 @@ class Step:
     """New master weights (size,)."""
     state: RuleState = field(default_factory=RuleState)
     """Changed values, committed together with the weights."""
+    is_discarded: bool = False
+    """The sum was not finite; the weights are those of the version before."""
 
 
 class Merger(Protocol):

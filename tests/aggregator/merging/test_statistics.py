@@ -283,3 +283,20 @@ def test_without_statistics_nothing_is_recorded_of_them(tmp_path: Path) -> None:
     bench.next_version()
     assert bench.line._standing.statistics is None
     bench.ledger.close()
+
+
+# -- what is not finite
+
+
+def test_a_sum_beyond_float32_makes_a_version_without_a_change(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "ledger.sqlite3")
+    bench.line.weights = np.full(bench.line.layout.size, 3.4e38, dtype=np.float32)
+    for name in ("a", "b"):
+        contribution = Contribution(device=name, unclipped=bench.line.weights.copy(), weight=1.0)
+        bench.line.buffer.add(contribution)
+    step = bench.line.next_step()
+    assert step.is_discarded
+    assert step.weights is bench.line.weights
+    bench.line.buffer.restore(step.state)
+    assert not bench.line.buffer.slots
+    bench.ledger.close()

@@ -7,7 +7,10 @@ import pytest
 
 from device_client.events import EVENTS
 from device_client.trainer import Trained
-from tests.device_client.stage import DEVICE, LAYOUT, TASK, Stage, model
+from tests.device_client.stage import DEVICE, LAYOUT, ROOT, TASK, Stage, model
+from wire_contract.codec import decode
+from wire_contract.messages import Presence
+from wire_contract.topics import build
 
 
 def test_one_round_from_the_retained_model_to_the_receipt(stage: Stage) -> None:
@@ -107,6 +110,23 @@ def test_a_diverged_round_is_dropped_and_the_next_one_starts_from_the_global_mod
     (warning,) = stage.told("warning")
     assert "round 2 on model 0 is discarded: training diverged: 1 of " in warning["message"]
     assert "weights are not finite" in warning["message"]
+
+
+def test_an_operator_sees_in_the_presence_that_rounds_are_discarded(stage: Stage) -> None:
+    seen: list[dict[str, str]] = []
+
+    def look() -> None:
+        if stage.told("connected"):
+            retained = stage.broker.retained[build("presence", root=ROOT, task=TASK, device=DEVICE)]
+            seen.append(decode(retained, Presence).capability)
+
+    stage.at_turn = look
+    stage.aggregator.publish(model(0))
+    stage.trainer.diverge_in = frozenset({(0, 1), (0, 2)})
+    stage.run_for(1_000.0)
+    reasons = [capability.get("discarded", "") for capability in seen]
+    assert any("training diverged" in reason for reason in reasons)
+    assert reasons[0] == reasons[-2] == "", "before, and after a round that was not discarded"
 
 
 def test_a_dropped_round_counts_after_a_restart_too(stage: Stage) -> None:
