@@ -28,6 +28,11 @@ SUITE = ProgramSuite(
             "broker": ProgramReference(
                 module="simulators.__main__", command="broker", summary="an MQTT broker for experiments"
             ),
+            "new-task": ProgramReference(
+                module="device_client.__main__",
+                command="new-task",
+                summary="writes a task of your own to start from, with its test",
+            ),
             "watch": ProgramReference(
                 module="operations.__main__", command="watch", summary="shows a task live, on a page in the browser"
             ),

@@ -34,6 +34,10 @@ PROGRAM = Program(
             run="device_client.commands.export:export_model",
             before=fail_when_stopped("export"),
         ),
+        "new-task": Command(
+            settings="device_client.settings:NewTaskSettings",
+            run="device_client.commands.new_task:new_task",
+        ),
         "check-task": Command(
             settings="device_client.settings:CheckTaskSettings",
             run="device_client.commands.check_task:check_task",

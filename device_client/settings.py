@@ -3,14 +3,16 @@
 Nothing here imports torch, so that `--help` and a wrong flag are answered at once.
 """
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
 from device_client.events import LogFormat
 from device_client.onnx_inference.settings import DIGEST_HELP, INPUTS_HELP
 from device_client.policy.conditions import Conditions, PredicateName, parse_quiet_hours
+from device_client.starts.kinds import Kind
 from wire_contract.compression.choice import EncodingChoice, LowRankEnergy
 from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
@@ -285,6 +287,17 @@ class CheckTaskSettings(LearningSettings, CommandSettings):
     json_output: bool = Field(
         False, validation_alias=AliasChoices("json"), description="print one JSON object instead of lines"
     )
+
+
+class NewTaskSettings(CommandSettings):
+    """Writes a task that works, with made-up data, and its test: a start for one of your own."""
+
+    positional: ClassVar[Collection[str]] = ("name",)
+    only_flags: ClassVar[Collection[str]] = ("kind", "out")
+
+    name: str = Field(description="name of the task and of its file; letters, digits and _")
+    kind: Kind = Field("classification", description="what is learned")
+    out: Path = Field(Path(), description="folder for NAME.py and test_NAME.py; default: this one")
 
 
 class SigningKeySettings(CommandSettings):

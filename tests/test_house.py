@@ -131,6 +131,7 @@ SHELLS = (
     *(f"device_client.{name}" for name in ("__main__", "commands", "evaluator", "events", "export", "model_files")),
     *(f"device_client.{name}" for name in ("freed_memory", "runner", "settings", "stop_signals", "training_schedule")),
     "device_client.slow_work",
+    "device_client.starts.writing",
     "device_client.trial",
     *(f"device_client.data.{name}" for name in ("images", "stored", "time_series", "wfdb_windows", "windows")),
     "device_client.onnx_inference.settings",

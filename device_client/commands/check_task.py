@@ -7,6 +7,7 @@ from torch import nn
 
 from device_client.commands.run import teacher_from
 from device_client.commands.setup import loaded_task, user_errors
+from device_client.learning.accelerator import accelerator_of
 from device_client.settings import CheckTaskSettings
 from device_client.task import Task
 from device_client.trial.report import about, as_json, shown
@@ -36,6 +37,7 @@ def check_task(settings: CheckTaskSettings) -> None:
         read_teacher=None if file is None else read_teacher,
         update_bytes=settings.update_bytes,
         with_onnx=not settings.skip_onnx,
+        accelerator=accelerator_of(settings.accelerator),
     )
     if not settings.json_output:
         print(about(task), flush=True)

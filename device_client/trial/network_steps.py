@@ -65,6 +65,7 @@ def make_student(trial: Trial) -> str:
             "its weights differ between two constructions under one seed, so --seed of initial-model has no effect; "
             "they are drawn with other random numbers than torch's"
         )
+    one.to(trial.accelerator)
     size = trial.layout.size
     if size > UPDATE_LIMITS.elements:
         raise TaskError(
@@ -86,6 +87,7 @@ def make_teacher(trial: Trial) -> str:
     else:
         with seeded(SEED):
             teacher = task.teacher()
+    teacher.to(trial.accelerator)
     if task.recipe.method == "fedkd":
         check_trainable(teacher, f"task {task.name}: teacher")
     else:
@@ -110,7 +112,7 @@ def _quality(trial: Trial, teacher: nn.Module) -> str:
         reached = evaluate(teacher, few, task)[main]
         with seeded(SEED):
             assert task.teacher is not None
-            fresh = task.teacher()
+            fresh = task.teacher().to(trial.accelerator)
         chance = evaluate(fresh, few, task)[main]
     if task.objective.kind == "classification" and main == "accuracy":
         chance = 1 / len(task.labels)

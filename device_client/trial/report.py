@@ -9,8 +9,8 @@ from device_client.trial.steps import Step
 from wire_contract.program.flags import usable_columns
 from wire_contract.program.plain_text import printable
 
-_NAME_CHARACTERS = 16
-_INDENT = " " * (8 + _NAME_CHARACTERS)
+_NAME_CHARACTERS = 15
+_INDENT = " " * (15 + _NAME_CHARACTERS)
 
 
 def about(task: Task) -> str:
@@ -26,9 +26,8 @@ def about(task: Task) -> str:
 def shown(step: Step, columns: int | None = None) -> str:
     """One step as text; its fault, which is printed once at the end, is left out."""
     width = usable_columns(columns)
-    head = f"{step.verdict:<6}{step.name:<{_NAME_CHARACTERS}}"
-    line = f"after {step.seconds:.1f} s" if step.verdict == "fault" else f"{step.line} ({step.seconds:.1f} s)"
-    lines = _wrapped(line, f"{head}  ", width)
+    head = f"{step.verdict:<6}{step.name:<{_NAME_CHARACTERS}}{step.seconds:>5.1f} s"
+    lines = [head] if step.verdict == "fault" else _wrapped(step.line, f"{head}  ", width)
     for note in step.notes:
         lines += _wrapped(note, f"{_INDENT}note: ", width)
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from device_client.task import Data, Task
@@ -26,6 +27,7 @@ class Trial:
     update_bytes: int
     """Size of an update's tensors."""
     with_onnx: bool = True
+    accelerator: torch.device = field(default_factory=lambda: torch.device("cpu"))
     monotonic: Callable[[], float] = time.monotonic
 
     notes: list[str] = field(default_factory=list)

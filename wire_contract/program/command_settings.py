@@ -30,6 +30,8 @@ class CommandSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, defer_build=True)
     only_flags: ClassVar[Collection[str]] = ()
     """Names of settings that have a flag but no environment variable."""
+    positional: ClassVar[Collection[str]] = ()
+    """Names of settings that are given by their place, without a flag."""
     flag_groups: ClassVar[Mapping[str, str]] = {}
     """Titles in `--help`, by the name of the first setting below each."""
 
@@ -81,7 +83,8 @@ def _complaints(error: ValidationError, flags: Mapping[str, Flag], given: Mappin
         if known is None:
             lines.append(says)
         elif problem["type"] == "missing":
-            lines.append(f"{known.name} is missing (or set {known.variable})")
+            or_variable = f" (or set {known.variable})" if known.variable else ""
+            lines.append(f"{known.name} is missing{or_variable}")
         else:
             came_from_environment = known.key not in given and os.environ.get(known.variable)
             lines.append(f"{known.variable if came_from_environment else known.name}: {says}")

@@ -22,6 +22,8 @@ from wire_contract.limits import KIB, MIB
 ENVIRONMENT_PREFIX = "FEDKD_"
 GROUPS = "flag_groups"
 """Name of the class variable with the titles of groups of flags, by the first field of each."""
+POSITIONAL = "positional"
+"""Name of the class variable with the fields that are given by their place, without a flag."""
 ONLY_FLAGS = "only_flags"
 """Name of the class variable with the fields that have no environment variable."""
 HELP_FLAGS = ("-h", "--help")
@@ -58,9 +60,13 @@ class Flag:
     description: str
     group: str
     """Title of its group; empty for the first flags."""
+    is_positional: bool = False
+    """Whether it is given by its place; `name` is then its placeholder."""
 
     @property
     def shown(self) -> str:
+        if self.is_positional:
+            return self.name
         if self.value is None:
             return f"{self.name}, --no-{self.name.removeprefix('--')}"
         return f"{self.name} {self.value}" + (" …" if self.repeats else "")
@@ -81,6 +87,8 @@ def flags_of(settings: type[BaseModel]) -> list[Flag]:
     for name, field in settings.model_fields.items():
         group = begins.get(name, group)
         flag = _flag(name, field, group)
+        if flag.key in getattr(settings, POSITIONAL, ()):
+            flag = replace(flag, name=flag.key.upper(), variable="", is_positional=True)
         only_flag = flag.key in getattr(settings, ONLY_FLAGS, ())
         flags.append(replace(flag, variable="") if only_flag else flag)
     return flags
@@ -165,7 +173,9 @@ def parse(settings: type[BaseModel], arguments: Sequence[str]) -> dict[str, Any]
     parser = _Parser(prog="", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     flags = flags_of(settings)
     for flag in flags:
-        if flag.value is None:
+        if flag.is_positional:
+            parser.add_argument(flag.key, nargs="?")
+        elif flag.value is None:
             parser.add_argument(flag.name, dest=flag.key, action=argparse.BooleanOptionalAction)
         elif flag.repeats:
             parser.add_argument(flag.name, dest=flag.key, action="extend", nargs="+")
