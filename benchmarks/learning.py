@@ -1,4 +1,4 @@
-"""Accuracy on unseen persons, for four training methods and several seeds.
+"""The task's main metric on unseen persons, for four training methods and several seeds.
 
     federated     asynchronous, in virtual time: devices of different speed (one 10 times slower, one often offline),
                   default size of updates and deltas, the project's own merging
@@ -99,7 +99,7 @@ class _SeedSpec:
 
 
 def _measure(asked: _SeedSpec) -> dict[str, Any]:
-    """All four methods for one seed: accuracy by method, on the held-out persons and on further ones."""
+    """All four methods for one seed: the main metric by method, on the held-out persons and on further ones."""
     torch.set_num_threads(1)
     task, further = tasks_and_further(asked.task, asked.data, asked.test_data)
     task = holding_out(task, asked.hold_out)
@@ -116,17 +116,17 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
     tested = {"held_out": task.held_out()} | ({} if further is None else {"further": further})
     epochs = plan.epochs(task)
 
-    def accuracy(model: nn.Module) -> dict[str, float]:
-        return {who: evaluate(model, examples, task)["accuracy"] for who, examples in tested.items()}
+    def measured(model: nn.Module) -> dict[str, float]:
+        return {who: evaluate(model, examples, task)[task.objective.main] for who, examples in tested.items()}
 
-    def accuracy_of(weights: Vector) -> dict[str, float]:
+    def measured_of(weights: Vector) -> dict[str, float]:
         load_vector(student, layout, weights)
-        return accuracy(student)
+        return measured(student)
 
     def alone(examples: Examples) -> dict[str, float]:
         load_vector(student, layout, initial)
         train_alone(student, teacher, examples, task.recipe, objective=task.objective, epochs=epochs, seed=asked.seed)
-        return accuracy(student)
+        return measured(student)
 
     trainer = AsyncFedKDTrainer(task, data, teacher, layout, seed=asked.seed)
     state = run_asynchronous(
@@ -138,11 +138,11 @@ def _measure(asked: _SeedSpec) -> dict[str, Any]:
     )
     each = [alone(examples) for examples in data.values()]
     return {
-        "federated": accuracy_of(state.weights),
-        "sync_fedavg": accuracy_of(synchronous.weights),
+        "federated": measured_of(state.weights),
+        "sync_fedavg": measured_of(synchronous.weights),
         "centralised": alone(pooled(list(data.values()))),
         "local_mean": {who: float(np.mean([one[who] for one in each])) for who in tested},
-        "teacher": {} if teacher is None else accuracy(teacher),
+        "teacher": {} if teacher is None else measured(teacher),
         "staleness_mean": float(np.mean(state.staleness)),
     }
 
@@ -224,6 +224,8 @@ def run(settings: LearningSettings) -> dict[str, Any]:
     }
     figures: dict[str, Any] = {
         "task": task.name,
+        "metric": task.objective.main,
+        "higher_is_better": task.objective.higher_is_better,
         "devices": len(task.devices),
         "hold_out": hold_out,
         **_means(measured, "held_out"),
@@ -268,7 +270,8 @@ def table(figures: dict[str, Any]) -> str:
     for title, part in ((tested, figures), ("further persons", figures.get("further"))):
         if part is None:
             continue
-        rows.append(f"\naccuracy on the {title:18} mean   each seed")
+        heading = f"{figures['metric']} on the {title}"
+        rows.append(f"\n{heading:34} mean   each seed")
         for arm, values in part["per_seed"].items():
             rows.append(f"  {arm:32} {part[arm]:.3f}   {' '.join(f'{value:.3f}' for value in values)}")
     return "\n".join(rows)

@@ -9,7 +9,7 @@ from device_client.task import Data, Examples, Task, TaskError, inputs_of, targe
 from device_client.task.batches import leaves
 from device_client.task.batching import first_batch
 from device_client.task_checks import ExamplesError, first_line
-from device_client.tasks.user_code import place_in_user_code
+from device_client.tasks.user_code import place_in_user_code, user_code
 from wire_contract.errors import ContractError
 
 _MEANINGS: tuple[tuple[str, str], ...] = (
@@ -38,7 +38,7 @@ def check_first_batch(task: Task, data: Data, call: str) -> None:
     if isinstance(data, Examples):
         return
     where = f"task {task.name}: {call}: the first batch"
-    with trial_step(where):
+    with user_code(where):
         batch = first_batch(data, task.recipe.batch_size)
     for tensor in leaves(inputs_of(batch)):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -101,7 +101,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert [line.split(": ", 1)[0] for line in lines] == ["benchmarks"] * 3
     assert "--data FOLDER" in lines[0]
     assert "person 1, 2, 3, 4, 5, 6, 7 is in both" in lines[1]
-    assert "only with the task har" in lines[2]
+    assert "only with the tasks har and ecg" in lines[2]
 
 
 def test_the_fleet_has_a_slow_one_and_an_absent_one_and_follows_its_seed() -> None:

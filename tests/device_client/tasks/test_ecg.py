@@ -11,7 +11,7 @@ import torch
 
 from device_client.learning.evaluation import evaluate
 from device_client.task import Examples, SplitError, TaskError
-from device_client.tasks.ecg import further_persons
+from device_client.tasks.ecg import adjusted_cross_entropy, further_persons
 from device_client.tasks.ecg_beats import CLASSES, FILE, SYMBOLS, beats_of_folder, intervals_of
 from device_client.tasks.loading import load_task
 
@@ -198,3 +198,23 @@ def test_the_real_file() -> None:
     held_out = task.held_out()
     assert sum(counts) + len(held_out) == 22_125
     assert torch.bincount(held_out.labels).tolist()[:2] == [5250, 1463]
+
+
+def test_a_class_that_a_batch_lacks_is_hardly_pushed_down() -> None:
+    logits = torch.zeros(32, 5, requires_grad=True)
+    normal = torch.zeros(32, dtype=torch.int64)
+    adjusted_cross_entropy(logits, (None, normal)).backward()
+    assert logits.grad is not None
+    adjusted = logits.grad[0].tolist()
+    logits.grad = None
+    torch.nn.functional.cross_entropy(logits, normal).backward()
+    plain = logits.grad[0].tolist()
+    assert 0 < adjusted[1] < 0.5 * plain[1], "S is pushed down by less than half as much"
+    assert adjusted[0] < 0, "N is pushed up"
+
+
+def test_a_batch_with_the_usual_shares_has_the_usual_loss() -> None:
+    labels = torch.repeat_interleave(torch.arange(5), torch.tensor([600, 80, 280, 35, 5]))
+    logits = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(1))
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    assert float(adjusted_cross_entropy(logits, (None, labels))) == pytest.approx(float(plain), abs=1e-5)
