@@ -125,10 +125,16 @@ def check_label_names(names: object, what: str) -> Sequence[str]:
     """Checks a tuple of names, which may be empty, and returns it.
 
     Raises:
-        TaskError: it is something else, or has a name twice.
+        TaskError: it is something else, has a name twice, or one that cannot be sent.
     """
     if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) and name for name in names):
         raise TaskError(f'{what} must be a tuple of names, such as ("a", "b"), not {names!r}')
+    broken = [name for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+    if broken:
+        raise TaskError(
+            f"{what} has {broken[0]!a}, which holds half a character (a surrogate) and cannot be sent; was it "
+            "read with the wrong encoding?"
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise TaskError(f"{what} has {', '.join(twice)} more than once; each name must be unique")

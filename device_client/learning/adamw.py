@@ -84,7 +84,8 @@ class AdamW:
             moments = self._moments[position]
             batch = batches.setdefault((parameter.device, parameter.dtype), _Batch())
             batch.parameters.append(parameter)
-            batch.gradients.append(parameter.grad)
+            # The kernel takes no sparse gradients, such as those of nn.Embedding(sparse=True).
+            batch.gradients.append(parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad)
             batch.means.append(moments.mean)
             batch.mean_squares.append(moments.mean_square)
             batch.steps.append(moments.steps)

@@ -29,7 +29,11 @@ def fixed_buffers(network: nn.Module) -> dict[str, npt.NDArray[Any]]:
 
     To be called on a network that was just made: some networks change such buffers when they are trained.
     """
-    sent = {name for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    sent = {
+        name
+        for name, tensor in network.state_dict().items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point()
+    }
     return {
         name: _numbers(buffer)
         for name, buffer in network.named_buffers()

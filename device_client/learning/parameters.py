@@ -1,8 +1,8 @@
 """Conversion between a module's weights and the one float32 vector that the wire format uses.
 
 The vector holds the floating-point parameters and persistent floating-point buffers, each memory once: tensors that
-are tied, or are views of another one, follow from it. First come the weights in the order of `state_dict`, then the
-running statistics of BatchNorm and its kind: all means, then all second moments
+are tied, or are views of another one, follow from it, and tensors without elements are left out. First come the weights
+in the order of `state_dict`, then the running statistics of BatchNorm and its kind: all means, then all second moments
 (`wire_contract/encoding/statistics.py`). Integer buffers (counters) and non-persistent buffers are not part of it.
 
 A statistic is every pair of buffers `running_mean` and `running_var` of one module, of torch or of one's own.
@@ -36,9 +36,10 @@ def layout_of(module: nn.Module, statistics: Statistics = "merged") -> Layout:
 
     Raises:
         LayoutError: tensors share part of their memory, or `state_dict` does not return the module's own tensors under
-            the same names each time.
+            the same names each time, or leaves out one that is trained.
     """
     own = without_aliases(_floating(module))
+    _check_complete(module, own)
     changed = sorted(set(own) - set(_floating(module)))
     if changed:
         raise LayoutError(
@@ -91,8 +92,9 @@ def load_vector(module: nn.Module, layout: Layout, vector: Vector) -> None:
             if name in views:
                 tensor.copy_(torch.from_numpy(np.array(variances.get(name, views[name]))))
         for part in module.modules():
-            if isinstance(part._buffers.get("num_batches_tracked"), Tensor):  # noqa: SLF001 — torch has no other way
-                part.num_batches_tracked.zero_()  # type: ignore[operator]
+            for name, buffer in part.named_buffers(recurse=False):
+                if name == "num_batches_tracked":
+                    buffer.zero_()
 
 
 @dataclass(frozen=True)
@@ -158,15 +160,30 @@ def _floating(module: nn.Module) -> dict[str, Tensor]:
     memory = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
     found: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.numel() == 0:
             continue
-        if tensor.numel() and tensor.untyped_storage().data_ptr() not in memory:
+        if tensor.untyped_storage().data_ptr() not in memory:
             raise LayoutError(
                 f"weights: state_dict() of {type(module).__name__} returns a copy of {name!r}, not the tensor itself; "
                 "remove the override or hook that copies it"
             )
         found[name] = tensor
     return found
+
+
+def _check_complete(module: nn.Module, own: Mapping[str, Tensor]) -> None:
+    """Checks that every trained parameter is in `state_dict`: another one would be trained and never sent.
+
+    Raises:
+        LayoutError: one is not.
+    """
+    memory = {tensor.untyped_storage().data_ptr() for tensor in own.values()}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and parameter.numel() and parameter.untyped_storage().data_ptr() not in memory:
+            raise LayoutError(
+                f"weights: state_dict() of {type(module).__name__} leaves out {name!r}, which is trained and would "
+                "never be sent; remove the override or hook that leaves it out, or freeze it"
+            )
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -58,7 +58,11 @@ def constructed(make: Callable[[], nn.Module], *, name: str) -> nn.Module:
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Copies all that is sent: floating-point parameters and persistent floating-point buffers."""
     one, other = (
-        {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+        {
+            name: tensor
+            for name, tensor in network.state_dict().items()
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+        }
         for network in (source, target)
     )
     here, there = ({name: tuple(tensor.shape) for name, tensor in all_.items()} for all_ in (one, other))

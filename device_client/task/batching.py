@@ -11,7 +11,7 @@ from torch import Tensor
 from device_client.task.batches import Batch, inputs_of, joined, leaves, mapped, size_of, with_inputs
 from device_client.task.examples import Data, Examples, is_iterable_dataset, is_map_dataset
 from device_client.task.recipe import Recipe
-from device_client.task_checks import ExamplesError
+from device_client.task_checks import ExamplesError, first_line
 
 _AUGMENTED_VALUES_MAX = 1 << 18
 """Values (1 MiB) augmented at once, or one batch if that is larger: augmenting small batches alone is mostly
@@ -119,10 +119,20 @@ def _augmented(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batc
 
 
 def collated(samples: list[Any]) -> Batch:
-    """Single examples as a batch, by torch's own rule."""
+    """Single examples as a batch, by torch's own rule.
+
+    Raises:
+        ExamplesError: they differ in shape, or hold something that has no place in a batch.
+    """
     from torch.utils.data import default_collate  # noqa: PLC0415 — only who has a Dataset pays for it
 
-    return default_collate(samples)
+    try:
+        return default_collate(samples)
+    except (TypeError, RuntimeError) as error:
+        raise ExamplesError(
+            f"the examples cannot be put into one batch ({first_line(error)}); each must be tensors, arrays, numbers "
+            "or text, or a tuple or dict of these, of the same shapes in all examples"
+        ) from error
 
 
 def _iterated(data: Iterable[Any], batch_size: int) -> Iterator[Batch]:
@@ -148,6 +158,11 @@ def first_batch(data: Data, examples: int) -> Batch:
     batch = next(evaluation_batches(data, examples), None)
     if batch is None or size_of(batch) == 0:
         raise ExamplesError("the data has no examples")
+    if any(tensor.ndim == 0 for tensor in leaves(batch)):
+        raise ExamplesError(
+            "a batch holds a tensor without dimensions, but the first dimension of each must be the example; is it a "
+            "DataLoader with batch_size=None?"
+        )
     return mapped(batch, lambda tensor: tensor[:examples])
 
 

@@ -107,7 +107,7 @@ class Recipe:
         ):
             value = getattr(self, name)
             if value is not None and not callable(value):
-                raise TaskError(f"recipe: {name} must be {wanted}, not {value!r}")
+                raise TaskError(f"recipe: {name} must be {wanted}, not an instance of {type(value).__name__}")
         if self.augment is not None and self.augment_batch is not None:
             raise TaskError("recipe: give augment or augment_batch, not both")
 

@@ -139,6 +139,15 @@ def _check_sizes(network: nn.Module, where: str) -> None:
                 f"{where}(): parameter {name} is {parameter.dtype}, and only real numbers are sent; keep real and "
                 "imaginary part as two parameters"
             )
+    for name, tensor in network.state_dict().items():
+        floating = isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if floating and any(
+            stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        ):
+            raise TaskError(
+                f"{where}(): {name} was made with expand(), so its numbers share memory and cannot be set one by one; "
+                "add .clone()"
+            )
 
 
 def check_trainable(network: nn.Module, where: str) -> None:

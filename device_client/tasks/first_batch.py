@@ -25,6 +25,10 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
         "Expected more than 1 value per channel",
         "BatchNorm needs two examples or more in a batch; use GroupNorm or LayerNorm, or give each device more",
     ),
+    (
+        "closure",
+        "optimisers that compute the loss anew in each step (LBFGS, SAM) cannot be used; take SGD, Adam or the like",
+    ),
 )
 """A part of torch's message, and what it means for the author of a task."""
 

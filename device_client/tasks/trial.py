@@ -13,7 +13,7 @@ from device_client.learning.evaluation import Metrics
 from device_client.learning.losses import distillation_of, task_loss_of
 from device_client.learning.training_loop import normalises_batches, optimiser_of
 from device_client.task import Data, Examples, Task, TaskError
-from device_client.task.batches import Batch, detached, mapped, placement
+from device_client.task.batches import Batch, detached, device_of, mapped, placement
 from device_client.task.batching import first_batch
 from device_client.task.examples import example_count, is_map_dataset
 from device_client.tasks.checking import check_augment, check_network, check_trainable
@@ -70,6 +70,11 @@ def check_learning(task: Task, *, student: nn.Module, teacher: nn.Module | None,
         outputs = _outputs(task, student, batch)
         with called_through_us(f"{name}: loss"):
             loss: object = task_loss_of(objective, recipe)(outputs, batch)
+            if isinstance(loss, Tensor) and not loss.requires_grad:
+                # Some networks compute with their trained weights only in training mode, such as with an average of
+                # them in evaluation mode.
+                outputs = objective.forward(task.student().to(device_of(student)).train(), batch)
+                loss = task_loss_of(objective, recipe)(outputs, batch)
         _check_loss(loss, f"{name}: loss")
         assert isinstance(loss, Tensor)
         check_metrics(task, outputs, batch, loss)

@@ -60,7 +60,7 @@ class Traced:
 
 def in_float32(network: nn.Module) -> nn.Module:
     """The network itself, with all weights in float32 if some are in half precision."""
-    is_half = any(tensor.dtype in _HALF for tensor in network.state_dict().values())
+    is_half = any(getattr(tensor, "dtype", None) in _HALF for tensor in network.state_dict().values())
     return network.float() if is_half else network
 
 

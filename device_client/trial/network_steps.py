@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from device_client.learning.asyncfedkd import train_student
 from device_client.learning.evaluation import evaluate
 from device_client.learning.fedkd import projection_between, train_mutually
+from device_client.learning.fixed_buffers import fixed_buffers
 from device_client.learning.losses import task_loss_of
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.learning.training_loop import TrainingResult, normalises_batches
 from device_client.task import Batch, Data, Examples, TaskError
-from device_client.task.batches import leaves, placement, size_of
+from device_client.task.batches import leaves, mapped, placement, size_of
 from device_client.task.batching import first_batch
 from device_client.task.examples import example_count
 from device_client.tasks.checking import check_network, check_trainable
 from device_client.tasks.first_batch import trial_step
 from device_client.tasks.trial import check_learning, check_measuring
 from device_client.trial.trial import SEED, Trial
+from wire_contract.layout import Vector
 from wire_contract.limits import UPDATE_LIMITS
 
 _NAMES_MAX = 3
@@ -129,6 +131,8 @@ def pass_data(trial: Trial) -> str:
     task, data = trial.task, trial.data[trial.first_device]
     check_learning(task, student=trial.student, teacher=trial.teacher, data=data)
     check_measuring(task, trial.student, trial.held_out)
+    _check_layout(trial)
+    _check_alike(trial)
     batch = placement(trial.student)(first_batch(data, 2))
     trial.student.eval()
     with torch.no_grad():
@@ -138,6 +142,49 @@ def pass_data(trial: Trial) -> str:
     return f"{size_of(batch)} examples to outputs {shapes}" + (", augmented" if task.recipe.augment else "")
 
 
+def _check_layout(trial: Trial) -> None:
+    """Checks that the passes so far have neither added nor removed weights."""
+    now = layout_of(trial.student, trial.task.recipe.statistics)
+    if now != trial.layout:
+        changed = sorted({spec.name for spec in now.tensors} ^ {spec.name for spec in trial.layout.tensors})
+        raise TaskError(
+            f"task {trial.task.name}: student: its first pass adds or removes weights ({_listed(changed)}); make all "
+            "of them in the constructor"
+        )
+
+
+def _check_alike(trial: Trial) -> None:
+    """Checks that two constructions with the same weights compute the same, as device and evaluator must.
+
+    A network whose own outputs differ from pass to pass cannot be compared.
+    """
+    task, other = trial.task, _made(trial).to(trial.accelerator)
+    batch = placement(trial.student)(first_batch(trial.data[trial.first_device], 2))
+    passes = []
+    for network in (trial.student, trial.student, other):
+        load_vector(network, trial.layout, trial.initial)
+        network.eval()
+        with torch.no_grad(), seeded(SEED):
+            passes.append(list(leaves(task.objective.forward(network, mapped(batch, Tensor.clone)))))
+        network.train()
+    first, again, constructed_anew = passes
+    if not _same(first, again):
+        trial.note("in evaluation mode it returns other outputs for the same inputs each time, so metrics vary")
+    elif not _same(first, constructed_anew):
+        raise TaskError(
+            f"task {task.name}: student() makes networks that compute different outputs with the same weights, so "
+            "every program would have another; register what it draws at random as a buffer, and draw it with torch's "
+            "random numbers or from a generator with a fixed seed"
+        )
+
+
+def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
 def differentiate(trial: Trial) -> str:
     """The loss of a batch in training mode, and its gradients; once more for the smallest batch of any device."""
     task, data = trial.task, trial.data[trial.first_device]
@@ -145,7 +192,8 @@ def differentiate(trial: Trial) -> str:
     loss = _loss(trial, batch, f"task {task.name}: the loss of a batch of {size_of(batch)}")
     parameters = {name: one for name, one in trial.student.named_parameters() if one.requires_grad}
     idle = [name for name, one in parameters.items() if one.grad is None]
-    wrong = [name for name, one in parameters.items() if one.grad is not None and not bool(one.grad.isfinite().all())]
+    gradients = {name: one.grad.to_dense() for name, one in parameters.items() if one.grad is not None}
+    wrong = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
     if wrong:
         raise TaskError(f"task {task.name}: the gradient of {_listed(wrong)} is not finite in the first batch")
     if len(idle) == len(parameters):
@@ -200,6 +248,7 @@ def train(trial: Trial) -> str:
     """One step of the recipe's method on a batch, as `run` does it: teacher, augmentation, optimiser, metrics."""
     task = trial.task
     load_vector(trial.student, trial.layout, trial.initial)
+    before = {name: buffer.copy() for name, buffer in fixed_buffers(trial.student).items()}
     with trial_step(f"task {task.name}: training a batch of {trial.first_device}"):
         result = one_step(trial, trial.student, trial.data[trial.first_device])
     if not math.isfinite(result.metrics.get("loss", math.nan)):
@@ -208,11 +257,32 @@ def train(trial: Trial) -> str:
         )
     trained = vector_of(trial.student, trial.layout)
     if not np.isfinite(trained).all():
-        raise TaskError(f"task {task.name}: weights are not finite after one step; is the learning rate too high?")
+        raise TaskError(f"task {task.name}: {_cause(trial, trained)}")
+    changed = [
+        name for name, buffer in fixed_buffers(trial.student).items() if not np.array_equal(buffer, before[name])
+    ]
+    if changed:
+        trial.note(
+            f"training changes {_listed(changed)}, which {'is' if len(changed) == 1 else 'are'} not sent: each device "
+            "keeps its own values, and evaluator and export use those of the constructor; make a buffer that outputs "
+            "depend on a persistent one of floating-point numbers"
+        )
     if np.array_equal(trained, trial.initial):
         trial.note("one step changes no weight; is the learning rate 0?")
     change = float(np.linalg.norm(trained - trial.initial) / (np.linalg.norm(trial.initial) or 1.0))
     return f"{task.recipe.method}, one step changes the weights by {change:.1%}"
+
+
+def _cause(trial: Trial, trained: Vector) -> str:
+    """What is not finite after a step, and what to do."""
+    kinds = {spec.name: spec.kind for spec in trial.layout.tensors}
+    names = [name for name, view in trial.layout.views(trained).items() if not np.isfinite(view).all()]
+    if all(kinds[name] != "weight" for name in names):
+        return (
+            f"statistics of a normalisation layer ({_listed(names)}) are not finite after one step, because a square "
+            "of its inputs is over the largest float32; scale the inputs"
+        )
+    return f"weights ({_listed(names)}) are not finite after one step; is the learning rate too high?"
 
 
 def one_step(trial: Trial, student: nn.Module, data: Data) -> TrainingResult:
