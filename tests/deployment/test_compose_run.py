@@ -115,7 +115,7 @@ def a_device_joins_as_documented(stack: Uncontained, device: str) -> None:
         command
         for block in blocks(REPOSITORY / "docs" / "deployment.md")
         for command in block
-        if command.startswith("asyncfedkd device run")
+        if command.startswith("asyncfedkd device run --task physiotherapy")
     )
     machine = stack.folder / "machine"
     machine.mkdir()

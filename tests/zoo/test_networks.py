@@ -12,7 +12,6 @@ import torch
 from device_client.learning.parameters import load_vector
 from device_client.task import Task, inputs_of, logits_in, outputs_of
 from device_client.tasks.loading import load_task
-from device_client.to_onnx.tracing import in_float32
 from tests.zoo.programs import Learned, Programs, programs
 
 HOUSE = Path(__file__).parents[2]
@@ -51,7 +50,7 @@ def test_a_network_goes_all_the_way(name: str, started: Programs) -> None:
     assert learned.exported.version >= VERSIONS
     assert np.isfinite(learned.exported.weights).all()
     assert not np.array_equal(learned.exported.weights, learned.initial_model.weights)
-    assert _largest_difference(task, learned) < 1e-4
+    assert _largest_difference(task, learned) < (2e-2 if name == "bf16" else 1e-4)
     assert _row(NETWORKS[name], learned) in TABLE.read_text()
 
 
@@ -59,7 +58,6 @@ def _largest_difference(task: Task, learned: Learned) -> float:
     """Between torch and ONNX, over a few examples."""
     student = task.student().eval()
     load_vector(student, learned.exported.layout, learned.exported.weights)
-    student = in_float32(student)
     batch = task.held_out().batch(torch.arange(7))
     with torch.no_grad():
         expected = logits_in(outputs_of(student, batch)).numpy()
