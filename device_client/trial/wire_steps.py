@@ -29,6 +29,7 @@ from wire_contract.publication.manifest import PublishedVersion
 
 _ROUNDS_A_DAY = 24
 """For the bytes of a day; one round an hour is an example, not a rule."""
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
 _INCARNATION = bytes(8)
 
 
@@ -78,6 +79,16 @@ def merge(trial: Trial) -> str:
     merged[trial.layout.weights_size :] = mean[trial.layout.weights_size :]  # statistics are no differences
     if not np.isfinite(merged).all():
         raise TaskError(f"task {trial.task.name}: the mean of two updates is not finite")
+    large = [
+        spec.name
+        for spec in trial.layout.tensors
+        if spec.kind == "weight" and np.abs(trial.layout.views(merged)[spec.name]).max() > _FLOAT16_MAX
+    ]
+    if large:
+        trial.note(
+            f"{large[0]} holds values over {_FLOAT16_MAX:g}, the largest float16, in which the aggregator publishes "
+            "models by default; start it with --model-encoding float32, or scale this tensor"
+        )
     load_vector(trial.student, trial.layout, merged)
     change = float(np.linalg.norm(merged - trial.initial) / (np.linalg.norm(trial.initial) or 1.0))
     return f"two updates change the weights by {change:.1%}"

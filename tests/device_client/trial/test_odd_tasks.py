@@ -79,6 +79,11 @@ class Counts(nn.Linear):
             self.steps += 1
         return super().forward(inputs) * (self.steps > 0)
 
+class Large(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 3)
+        self.register_buffer("start", torch.tensor(1.7e9))
+
 class WithoutTargets:
     def __len__(self):
         return 4
@@ -143,9 +148,16 @@ def test_its_fault_is_one_line(changes: str, said: str, tmp_path: Path, capsys: 
     assert shown.count("\n") == 1
 
 
-def test_a_buffer_that_training_changes_and_nobody_sends_is_a_note(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ("Counts", "training changes steps, which is not sent"),
+        ("Large", "start holds values over 65504, the largest float16"),
+    ],
+)
+def test_what_works_only_in_part_is_a_note(
+    student: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert checked(written(tmp_path, "dict(student=Counts)", CODE), "--json") == 0
+    assert checked(written(tmp_path, f"dict(student={student})", CODE), "--json") == 0
     notes = [note for step in json.loads(capsys.readouterr().out)["steps"] for note in step["notes"]]
-    assert [note for note in notes if note.startswith("training changes steps, which is not sent")], notes
+    assert [note for note in notes if note.startswith(said)], notes
