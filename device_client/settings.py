@@ -260,7 +260,7 @@ class ExportSettings(OnlineSettings):
     )
     statistics: Path | None = Field(
         None,
-        description="statistics.safetensors in the state folder of a device: give the exported model its running "
+        description="statistics.safetensors from a device's --state: give the exported model its running "
         "statistics, for a task whose statistics stay at home; by default they are estimated from held-out inputs",
     )
     out: Path = Field(description="folder for model.safetensors and model.onnx")

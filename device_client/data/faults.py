@@ -22,7 +22,7 @@ def place(path: Path, row: int | None = None, column: str | None = None) -> str:
 def some(names: "list[str]", limit: int = 8) -> str:
     """The first names of a list, for a message."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(repr(name) for name in names[:limit]) + more
+    return ", ".join(repr(str(name)) for name in names[:limit]) + more
 
 
 @contextmanager
