@@ -46,7 +46,7 @@ def split_by_hash(
             f"teacher_share={teacher_share:g} and held_out_share={held_out_share:g} must be at least 0, and their sum "
             "below 1"
         )
-    known = sorted(set(persons))
+    known = sorted({str(person) for person in persons})
     sides: dict[str, list[str]] = {"devices": [], "teacher": [], "held_out": []}
     for person in known:
         sides[side_of(person, teacher_share=teacher_share, held_out_share=held_out_share, salt=salt)].append(person)
@@ -66,7 +66,7 @@ def split_by_list(persons: Iterable[str], *, teacher: Iterable[str] = (), held_o
     Raises:
         SplitError: a listed person does not exist or is listed on both sides, or no device is left.
     """
-    known = sorted(set(persons))
+    known = sorted({str(person) for person in persons})
     teachers, held = tuple(dict.fromkeys(teacher)), tuple(dict.fromkeys(held_out))
     unknown = sorted({*teachers, *held} - set(known))
     if unknown:

@@ -1,5 +1,6 @@
 """Persons are split the same way everywhere, and nobody is on two sides."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,3 +44,10 @@ def test_a_split_by_list() -> None:
         split_by_list(["a", "b"], teacher=["a"], held_out=["a"])
     with pytest.raises(SplitError, match="leave some for the devices"):
         split_by_list(["a", "b"], teacher=["a"], held_out=["b"])
+
+
+def test_persons_of_an_array_become_plain_names() -> None:
+    persons = np.array(["c", "a", "b"])
+    by_hash = split_by_hash(np.array(PERSONS), teacher_share=0.1, held_out_share=0.3)
+    for split in (split_by_list(persons, held_out=["b"]), by_hash):
+        assert {type(person) for person in (*split.devices, *split.held_out)} == {str}
