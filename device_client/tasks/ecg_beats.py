@@ -55,7 +55,7 @@ class BeatSet:
     """Beats, checked."""
 
     examples: Examples
-    """Inputs: beats (beat, 1, 128) in mV, and intervals (beat, 5); persons known."""
+    """Inputs: beats (beat, 1, 128) in mV, and intervals (beat, 3); persons known."""
     training: npt.NDArray[np.bool_]
     """(beat,): the person is one to train on; the others are to test on."""
 
@@ -208,7 +208,7 @@ def _beat_set(
 ) -> BeatSet:
     persons = np.array([SAME_PERSON.get(name, name) for name in records.tolist()], dtype=np.str_)
     check_split({"train": persons[training], "test": persons[~training]})
-    intervals = np.empty((len(beats), 5), dtype=np.float32)
+    intervals = np.empty((len(beats), 3), dtype=np.float32)
     for record in np.unique(records):
         chosen = records == record
         intervals[chosen] = intervals_of(seconds[chosen].astype(np.float64))
@@ -216,11 +216,11 @@ def _beat_set(
 
 
 def intervals_of(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """What the network is told of the intervals of one record's beats, in order of time: (beat, 5).
+    """What the network is told of the intervals of one record's beats, in order of time: (beat, 3).
 
-    Seconds before and after the beat; both, divided by the mean of the intervals before the beats so far; before,
-    divided by after. The mean is over the past only, so that a device can compute it while it records; the first beat
-    is compared with itself. An interval that is not known is taken for this mean.
+    Seconds before the beat, seconds after it, and the former divided by its mean over the beats so far. The mean is
+    over the past only, so that a device can compute it while it records; the first beat is compared with itself. An
+    interval that is not known is taken for this mean.
     """
     clipped = np.clip(seconds, INTERVAL_MIN_S, INTERVAL_MAX_S)
     known = np.isfinite(clipped[:, 0])
@@ -230,4 +230,4 @@ def intervals_of(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     means = np.concatenate([[start], np.where(counts > 0, past / np.maximum(counts, 1), start)[:-1]])
     before = np.where(known, clipped[:, 0], means)
     after = np.where(np.isfinite(clipped[:, 1]), clipped[:, 1], means)
-    return np.stack([before, after, before / means, after / means, before / after], axis=1).astype(np.float32)
+    return np.stack([before, after, before / means], axis=1).astype(np.float32)

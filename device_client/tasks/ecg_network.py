@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-INTERVALS = 5
-"""Seconds before and after the beat; both, divided by the record's running mean; before, divided by after."""
+INTERVALS = 3
+"""Seconds before the beat, seconds after it, and the former divided by the record's running mean."""
 _KERNEL = 7
 """Samples; 39 ms at 180 Hz, about half of a normal QRS complex. Chosen, not measured."""
 _GROUPS = 4
@@ -41,13 +41,13 @@ class BeatSize:
 
 
 BEAT_STUDENT = BeatSize(channels=(16, 24, 32), intervals=16, hidden=32)
-"""11,285 parameters."""
+"""11,253 parameters."""
 BEAT_TEACHER = BeatSize(channels=(64, 96, 128), intervals=32, hidden=128, dropout=0.3)
 """Chosen, not measured: more than ten times the weights of the student, small enough to train on a CPU."""
 
 
 class BeatClassifier(nn.Module):
-    """Maps beats (batch, 1, sample) and intervals (batch, 5) to logits (batch, class)."""
+    """Maps beats (batch, 1, sample) and intervals (batch, 3) to logits (batch, class)."""
 
     def __init__(self, size: BeatSize, classes: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class BeatAugmentation:
     """Standard deviation of the logarithm of a change of all intervals of a beat."""
 
     def __call__(self, inputs: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Augmented copies of beats (batch, 1, sample) and intervals (batch, 5)."""
+        """Augmented copies of beats (batch, 1, sample) and intervals (batch, 3)."""
         beats, intervals = inputs
         shift = int(torch.randint(-self.shift_max, self.shift_max + 1, (1,), generator=generator))
         gain = torch.exp(torch.randn(len(beats), 1, 1, generator=generator) * self.strength_deviation)

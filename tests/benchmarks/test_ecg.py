@@ -25,7 +25,7 @@ class Answering(nn.Module):
 
 
 def test_confusions_are_counted_by_patient() -> None:
-    intervals = np.array([[0.0] * 5, [1.0] * 5, [1.0] * 5])
+    intervals = np.array([[0.0] * 3, [1.0] * 3, [1.0] * 3])
     examples = Examples.of((np.zeros((3, 1, 128)), intervals), [0, 0, 1], ["b", "a", "b"])
     counts = confusion_by_person(Answering(), examples, 5)
     assert patients_of(examples) == ["a", "b"]
