@@ -54,6 +54,8 @@ RECIPE = Recipe(
     augment=BeatAugmentation(),
     teacher_epochs=12,
 )
+"""The loss and the number of passes: `docs/experiments.md`. No comparison is recorded of alpha alone, temperature and
+teacher_epochs."""
 
 
 def task(data: Path | None) -> Task:
