@@ -1,8 +1,10 @@
 """The examples of docs/data.md are run, on files written here."""
 
 import re
+import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,21 +30,27 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_example_is_run() -> None:
-    assert len(BLOCKS) == 4, "one for each test below"
+    assert len(BLOCKS) == 5, "all of them are in the tests below"
 
 
-def test_time_series(in_folder: Path) -> None:
+def test_time_series(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_folder / "recordings").mkdir()
     for person in ("s01", "s02", "s03"):
-        (in_folder / f"{person}.csv").write_text(
+        (in_folder / "recordings" / f"{person}.csv").write_text(
             "t,ax,ay,az,activity\n"
             + "".join(f"{row * 20},0,0,1,{'rest' if row < 150 else 'walk'}\n" for row in range(300))
         )
-    task = run("read_time_series")["task"](in_folder)
+    names = run("def task(folder)")
+    task = names["task"](in_folder / "recordings")
     assert isinstance(task, Task)
     assert task.devices == ("s01",)
     inputs, label = task.examples_of("s01")[0]
     assert tuple(inputs.shape) == (3, 100)
     assert int(label) == 0
+    monkeypatch.setitem(sys.modules, "activity", SimpleNamespace(FORM=names["FORM"]))
+    run("labelled.npz")
+    with np.load(in_folder / "labelled.npz") as labelled:
+        assert labelled["inputs"].shape == (4, 3, 100), "of five windows one is half rest, half walk"
 
 
 def test_wfdb_records(in_folder: Path) -> None:
