@@ -121,6 +121,37 @@ def test_a_fault_is_one_line_in_both(
         assert said in shown
 
 
+ROWS = """
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, inputs, labels):
+        self.inputs, self.labels = inputs, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.inputs[index], self.labels[index]
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("torch.ones(4, 3), [0, 7, 1, 1]", "the first batch: 1 of 4 labels have no class, the first is 7 at index 1"),
+        ("torch.full((4, 3), float('nan')), LABELS", "the first batch: inputs hold NaN or infinite values"),
+        ("[None] * 4, LABELS", "the first batch: the examples cannot be put into one batch"),
+    ],
+)
+def test_the_first_batch_of_a_data_set_is_checked_in_both(
+    rows: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = written(tmp_path, f"dict(device_data=lambda _: Rows({rows}))", ROWS)
+    for act in (lambda: checked(spec), lambda: started(spec, tmp_path)):
+        code, shown = act(), capsys.readouterr().err
+        assert (code, shown.count("\n")) == (2, 1), shown
+        assert said in shown
+
+
 BATCH_NORM = "dict(student=lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), {})"
 RANDOM = """
 class Noise(nn.Linear):
