@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from device_client.task import Task
+from tests.device_client.data.extras import extra
 from tests.documents import HOUSE
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (HOUSE / "docs" / "data.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -54,7 +55,7 @@ def test_time_series(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wfdb_records(in_folder: Path) -> None:
-    wfdb = pytest.importorskip("wfdb")
+    wfdb = extra("wfdb")
     (in_folder / "mitdb").mkdir()
     at = np.arange(1, 60) * 360
     with warnings.catch_warnings():
@@ -76,7 +77,7 @@ def test_wfdb_records(in_folder: Path) -> None:
 
 
 def test_images(in_folder: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
+    image = extra("PIL.Image")
     for name in ("benign", "malignant"):
         (in_folder / "films" / name).mkdir(parents=True)
         image.new("L", (80, 70), 128).save(in_folder / "films" / name / "patient7_left.png")

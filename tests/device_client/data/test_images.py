@@ -9,8 +9,9 @@ import torch
 
 from device_client.data.faults import DataError
 from device_client.data.images import ImageFolder, Images, read_images
+from tests.device_client.data.extras import extra
 
-image_module = pytest.importorskip("PIL.Image")
+image_module = extra("PIL.Image")
 CLASSES = ("cat", "dog")
 
 

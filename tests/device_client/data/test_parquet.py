@@ -9,11 +9,12 @@ import torch
 
 from device_client.data.faults import DataError, needed
 from device_client.data.time_series import read_time_series
+from tests.device_client.data.extras import extra
 from tests.device_client.data.files import HEADER, walk, write_csv
 from tests.device_client.data.test_time_series import form
 
-arrow = pytest.importorskip("pyarrow")
-parquet = pytest.importorskip("pyarrow.parquet")
+arrow = extra("pyarrow")
+parquet = extra("pyarrow.parquet")
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from device_client.data.faults import DataError
 from device_client.data.wfdb_windows import Beats, FixedWindows, read_beats, read_fixed_windows
+from tests.device_client.data.extras import extra
 
-wfdb = pytest.importorskip("wfdb")
+wfdb = extra("wfdb")
 CLASSES = ("normal", "ventricular")
 SYMBOLS = {"N": "normal", "L": "normal", "V": "ventricular"}
 

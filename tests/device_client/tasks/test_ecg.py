@@ -14,6 +14,7 @@ from device_client.task import Examples, SplitError, TaskError
 from device_client.tasks.ecg import adjusted_cross_entropy, further_persons
 from device_client.tasks.ecg_beats import CLASSES, FILE, SYMBOLS, beats_of_folder, intervals_of
 from device_client.tasks.loading import load_task
+from tests.device_client.data.extras import extra
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "ecg_mitbih"
 RECORDS = np.repeat([101, 106, 108, 109, 201, 202, 203, 205, 100, 103], 12)
@@ -156,7 +157,7 @@ def test_further_persons_are_all_tested_on_unless_they_trained(write: Callable[.
 
 
 def test_wfdb_records_give_the_same_form(tmp_path: Path) -> None:
-    wfdb = pytest.importorskip("wfdb")
+    wfdb = extra("wfdb")
     rate = 360
     signal = np.random.default_rng(0).normal(0, 0.1, (500 * rate, 1))
     at = np.arange(1, 499) * rate
