@@ -36,7 +36,8 @@ def amqtt_ports(tmp_path: Path) -> Iterator[AmqttPorts]:
     password_file.write_text(f"device:{PasswordHash((Argon2Hasher(),)).hash('secret')}\n")
     ports = AmqttPorts(free_port(), free_port())
     # It leaves transports and accepted sockets to the garbage collector, which may run at any moment of the test.
-    for left in ("unclosed transport", *(rf"unclosed <socket.*laddr=\('127\.0\.0\.1', {port}\)" for port in ports)):
+    of_streams = ("unclosed transport", "unclosed <StreamWriter", "loop is closed")
+    for left in (*of_streams, *(rf"unclosed <socket.*laddr=\('127\.0\.0\.1', {port}\)" for port in ports)):
         warnings.filterwarnings("ignore", message=left, category=ResourceWarning)
     config = {
         "listeners": {
