@@ -39,6 +39,11 @@ class Examples:
     a tuple or dict of such tensors. None: the inputs are the targets."""
     persons: npt.NDArray[np.str_] | None
     """The person of each example, (example,); None: not known."""
+    sources: npt.NDArray[np.str_] | None
+    """What each example was cut from, such as its film or recording, (example,); None: not known."""
+    attributes: Mapping[str, npt.NDArray[Any]]
+    """What else is known of each example, such as its scanner or the size of its file, by name, each (example,).
+    Networks never see it: `check-task --shortcuts` asks how far it predicts the label."""
 
     def __init__(
         self,
@@ -47,6 +52,8 @@ class Examples:
         labels: Tensor | None = None,
         persons: npt.NDArray[np.str_] | None = None,
         targets: Any = None,
+        sources: npt.NDArray[np.str_] | None = None,
+        attributes: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         """`Examples.of` converts arrays and lists.
 
@@ -59,7 +66,8 @@ class Examples:
             check_tensors(inputs, labels)
         else:
             check_targets(inputs, targets)
-        self.inputs, self.persons = inputs, persons
+        self.inputs, self.persons, self.sources = inputs, persons, sources
+        self.attributes = dict(attributes or {})
         self.targets = targets if labels is None else labels
         self._has_labels = labels is not None
         self._check_lengths()
@@ -72,8 +80,10 @@ class Examples:
         for target in leaves(self.targets):
             if len(target) != size:
                 raise ExamplesError(f"examples: {size} inputs for {len(target)} {kind} (or persons)")
-        if self.persons is not None and len(self.persons) != size:
-            raise ExamplesError(f"examples: {size} inputs for {len(self.persons)} persons")
+        for name, rows in {"persons": self.persons, "sources": self.sources, **self.attributes}.items():
+            if rows is not None and np.shape(rows)[:1] != (size,):
+                count = len(rows) if np.ndim(rows) else "one"
+                raise ExamplesError(f"examples: {size} inputs for {count} {name}")
         if size == 0:
             raise ExamplesError("examples: the data set is empty")
 
@@ -85,6 +95,8 @@ class Examples:
         persons: npt.ArrayLike | None = None,
         *,
         targets: Any = None,
+        sources: npt.ArrayLike | None = None,
+        attributes: Mapping[str, npt.ArrayLike] | None = None,
     ) -> "Examples":
         """Examples from anything that numpy can convert to arrays, with the right dtypes.
 
@@ -95,6 +107,8 @@ class Examples:
             persons: (example,).
             targets: anything else to learn, (example, …), or a tuple or dict of several; floating-point numbers become
                 float32, whole numbers int64.
+            sources: (example,), what each was cut from.
+            attributes: each (example,), by name.
 
         Raises:
             TaskError: they are no numbers, not finite, or the labels are not whole numbers from 0.
@@ -104,6 +118,8 @@ class Examples:
             labels=None if labels is None else torch.tensor(int64_array(labels)),
             persons=None if persons is None else np.asarray(persons, dtype=np.str_),
             targets=None if targets is None else _tensors(targets, target_array),
+            sources=None if sources is None else np.asarray(sources, dtype=np.str_),
+            attributes={name: np.asarray(rows) for name, rows in (attributes or {}).items()},
         )
 
     @property
@@ -132,13 +148,15 @@ class Examples:
         return self._like(
             mapped(self.inputs, lambda tensor: tensor[mask]),
             mapped(self.targets, lambda tensor: tensor[mask]),
-            None if self.persons is None else self.persons[chosen],
+            persons=None if self.persons is None else self.persons[chosen],
+            sources=None if self.sources is None else self.sources[chosen],
+            attributes={name: rows[chosen] for name, rows in self.attributes.items()},
         )
 
-    def _like(self, inputs: Any, targets: Any, persons: npt.NDArray[np.str_] | None) -> "Examples":
+    def _like(self, inputs: Any, targets: Any, **rows: Any) -> "Examples":
         if self._has_labels:
-            return Examples(inputs=inputs, labels=targets, persons=persons)
-        return Examples(inputs=inputs, targets=targets, persons=persons)
+            return Examples(inputs=inputs, labels=targets, **rows)
+        return Examples(inputs=inputs, targets=targets, **rows)
 
 
 Data = Any
@@ -182,6 +200,7 @@ class _Rows:
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
+        self.persons, self.sources = examples.persons, examples.sources
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -195,6 +214,8 @@ class _Chained:
 
     def __init__(self, parts: Sequence[MapDataset]) -> None:
         self._parts = parts
+        self.persons = _joined_names([getattr(part, "persons", None) for part in parts])
+        self.sources = _joined_names([getattr(part, "sources", None) for part in parts])
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
@@ -221,13 +242,20 @@ def pooled(parts: "Sequence[Data]") -> Any:
             raise ExamplesError("only Examples and map-style data sets can be pooled, not loaders of batches")
         return _Chained(whole)
     check_same_shapes({f"part {number}": shape_of(part) for number, part in enumerate(parts)})
-    known = [part.persons for part in parts if part.persons is not None]
-    persons = np.concatenate(known) if len(known) == len(parts) else None
+    names = [name for name in parts[0].attributes if all(name in part.attributes for part in parts)]
     return parts[0]._like(  # noqa: SLF001 — of the same class
         joined([part.inputs for part in parts]),
         None if parts[0].targets is None else joined([part.targets for part in parts]),
-        persons,
+        persons=_joined_names([part.persons for part in parts]),
+        sources=_joined_names([part.sources for part in parts]),
+        attributes={name: np.concatenate([part.attributes[name] for part in parts]) for name in names},
     )
+
+
+def _joined_names(parts: Sequence[npt.NDArray[np.str_] | None]) -> npt.NDArray[np.str_] | None:
+    """The names of all parts, in order; None where one part does not know them."""
+    known = [np.asarray(part, dtype=np.str_) for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def shape_of(examples: Examples) -> tuple[Any, ...]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from device_client.data.leakage import Side, check_sides, overlap, side_of
 from device_client.learning.seeding import constructed
-from device_client.task import Batch, Data, Examples, Task, TaskError, check_split, inputs_of, logits_in
+from device_client.task import Batch, Data, Examples, Task, TaskError, inputs_of, logits_in
 from device_client.task.array_checks import check_same_shapes
 from device_client.task.batches import leaves, mapped, placement, size_of
 from device_client.task.batching import first_batch
@@ -23,6 +23,8 @@ from wire_contract.errors import LayoutError
 from wire_contract.layout import Layout
 from wire_contract.limits import DIMENSIONS_MAX, MODEL_LIMITS, TENSORS_MAX, TEXT_CHARACTERS_MAX
 
+_SIDES = ("device", "teacher", "held-out")
+"""In the order in which a message names them."""
 _EXAMPLES = 2
 """Examples of the trial pass through a network."""
 
@@ -30,8 +32,9 @@ _EXAMPLES = 2
 def checked(task: Task) -> Task:
     """The task, with functions that check what the user's return, on each call.
 
-    The data that was loaded in this process is compared: its inputs must have one shape, and no person may be on two
-    sides.
+    The data that was loaded in this process is compared: its inputs must have one shape, and no person, source film or
+    image may be on two sides. Images are only hashed once there are two sides, and only those of `Examples`, which are
+    in memory; `check-task` reads data sets, too.
     """
     loaded = _Loaded(task)
     teacher, teacher_data = task.teacher, task.teacher_data
@@ -52,8 +55,12 @@ class _Loaded:
     task: Task
     shapes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Of one example, by side."""
-    persons: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
-    """By side; those of all devices together."""
+    parts: dict[str, tuple[str, Data]] = field(default_factory=dict)
+    """The newest data of each call, with its side, that is not in `sides` yet: a device alone needs no hashes."""
+    sides: dict[str, Side] = field(default_factory=dict)
+    """All devices are one side."""
+    calls: set[str] = field(default_factory=set)
+    """Whose data is in `sides`."""
 
     def check(self, side: str, call: str, load: Callable[[], object]) -> Data:
         """The data that `load` returns.
@@ -75,13 +82,21 @@ class _Loaded:
             self.shapes.setdefault(call, shapes[call])
         else:
             _check_kind(data, where)
-        persons = getattr(data, "persons", None)
-        if persons is not None:
-            # As a set: np.unique would import numpy.ma.
-            seen = {*self.persons.get(side, []), *np.asarray(persons, dtype=np.str_).tolist()}
-            self.persons[side] = np.array(sorted(seen), dtype=np.str_)
-            check_split(self.persons)
+        self.parts[call] = (side, data)
+        if len({*self.sides, *(one for one, _data in self.parts.values())}) > 1:
+            self._check_split()
         return guarded(data, where)
+
+    def _check_split(self) -> None:
+        for call, (side, data) in self.parts.items():
+            part = side_of(data, hashes=isinstance(data, Examples))
+            if call in self.calls:
+                part.rows = 0  # loaded again: what is new in it joins, what it had counts once more
+            self.calls.add(call)
+            self.sides.setdefault(side, Side()).add(part)
+            if any(overlap(name, other, side, part) for name, other in self.sides.items() if name != side):
+                check_sides({name: self.sides[name] for name in _SIDES if name in self.sides})
+        self.parts.clear()
 
 
 def _check_kind(data: object, where: str) -> None:

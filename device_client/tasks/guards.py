@@ -25,6 +25,8 @@ class _Guard:
     def __init__(self, data: Any, where: str) -> None:
         self._data, self._where = data, where
         self.persons = getattr(data, "persons", None)
+        self.sources = getattr(data, "sources", None)
+        self.attributes = getattr(data, "attributes", {})
 
     def __len__(self) -> int:
         """Of a `DataLoader` the number of batches; a TypeError where it is not known, as `len` itself gives."""
