@@ -11,7 +11,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS ?= $(shell echo $$(($(CORES) < 4 ? 2 * $(CORES) : 8)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-containers fuzz check format dashboards services clean
+.PHONY: help demo up down test test-containers fuzz check format dashboards constraints services clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -63,6 +63,17 @@ format: $(VENV)/.dev  ## Format the code and apply automatic lint fixes
 dashboards: $(VENV)/.dev  ## Generate Grafana's files and docs/dashboards.md from the tables in grafana/
 	$(BIN)/python -m grafana
 
+# Installs nothing. Local version labels (torch's "+cpu") are cut off, and packages that torch pins itself for CUDA are
+# left out, so that the file is the same wherever it is made.
+constraints: $(VENV)/bin/python  ## Write the newest versions that pyproject.toml allows to constraints.txt; run the tests after it
+	@resolved=$$($(BIN)/python -m pip install --dry-run --ignore-installed '.[dev]') || exit 1; \
+	versions=$$(echo "$$resolved" | sed -n 's/^Would install //p' | tr ' ' '\n' \
+		| sed -E '/^(asyncfedkd|cuda|nvidia|triton)-/d; s/-v?([^-]+)$$/==\1/; s/\+.*//' | LC_ALL=C sort --ignore-case); \
+	[ -n "$$versions" ] || { echo "pip named no versions; its answer: $$resolved"; exit 1; }; \
+	{ echo "# Exact versions of all packages of '.[dev]', tested with Python 3.11; made by: make constraints"; \
+		echo "$$versions"; } > constraints.txt
+	@git diff --stat -- constraints.txt
+
 # No system services are needed or started (RUNLEVEL=1): each test starts and stops its own server.
 # chromium (350 MB on disk) tests the page of `asyncfedkd watch`.
 SERVERS := mosquitto:mosquitto mosquitto_sub:mosquitto-clients influxd:influxdb chromium:chromium
@@ -81,12 +92,15 @@ $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11-venv, or make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv is missing: apt-get install python3.11-venv"; exit 1; }
 
-$(VENV)/.simulators: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[simulators]'
+# constraints.txt holds exact versions, so that a new release of a package changes nothing here before it is tested.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
+
+$(VENV)/.simulators: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[simulators]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.simulators
 
 clean:  ## Delete everything that was built, including the virtual environment
