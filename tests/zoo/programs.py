@@ -16,7 +16,16 @@ from simulators.reporting.device_timeline import EventReader
 
 PATIENCE_SECONDS = 120.0
 """Only a failing test waits so long."""
-PRELOADED = ("device_client.commands.run", "device_client.commands.evaluate", "device_client.commands.initial_files")
+PRELOADED = (
+    "device_client.commands.run",
+    "device_client.commands.evaluate",
+    "device_client.commands.initial_files",
+    "device_client.commands.export",
+    # What the first export imports; each federation exports once, and half of its time went into these imports.
+    "torch._dynamo",
+    "torch.onnx",
+    "onnxscript",
+)
 
 
 @dataclass(frozen=True)
