@@ -278,11 +278,12 @@ class ExportSettings(OnlineSettings):
 class CheckTaskSettings(LearningSettings, CommandSettings):
     """Passes one batch through everything that is done with a task, and names the first fault."""
 
-    flag_groups = {"device": "", "update_bytes": "updates", "skip_onnx": "report"}  # noqa: RUF012 — see CommandSettings
+    flag_groups = {"device": "", "update_bytes": "updates", "shortcuts": "report"}  # noqa: RUF012 — see CommandSettings
 
     device: Names = Field((), description="device whose data is loaded; repeat for more; default: those of the task")
     teacher: Path | None = Field(None, description="teacher file to check, made by pretrain-teacher")
     update_bytes: int = Field(UPDATE_BYTES, ge=UPDATE_BYTES_MIN, description="size of an update's tensors, bytes")
+    shortcuts: bool = Field(False, description="also report how far position, border, file or order predict the label")
     skip_onnx: bool = Field(False, description="leave out the export, for a network that need not run outside torch")
     json_output: bool = Field(
         False, validation_alias=AliasChoices("json"), description="print one JSON object instead of lines"

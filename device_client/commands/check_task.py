@@ -11,6 +11,7 @@ from device_client.learning.accelerator import accelerator_of
 from device_client.settings import CheckTaskSettings
 from device_client.task import Task
 from device_client.trial.report import about, as_json, shown
+from device_client.trial.shortcuts import shortcut_table, shortcuts_as_json
 from device_client.trial.steps import examine
 from device_client.trial.trial import Trial
 from wire_contract.program.command_settings import UsageError
@@ -37,6 +38,7 @@ def check_task(settings: CheckTaskSettings) -> None:
         read_teacher=None if file is None else read_teacher,
         update_bytes=settings.update_bytes,
         with_onnx=not settings.skip_onnx,
+        with_shortcuts=settings.shortcuts,
         accelerator=accelerator_of(settings.accelerator),
     )
     if not settings.json_output:
@@ -48,9 +50,11 @@ def check_task(settings: CheckTaskSettings) -> None:
             print(shown(step), flush=True)
     seconds = time.monotonic() - started
     if settings.json_output:
-        print(json.dumps(as_json(task, steps, seconds), indent=2))
+        print(json.dumps({**as_json(task, steps, seconds), **shortcuts_as_json(trial)}, indent=2))
     error = steps[-1].error
     if error is not None:
         raise UsageError(steps[-1].line) from error
     if not settings.json_output:
+        if trial.shortcuts:
+            print(shortcut_table(trial.shortcuts))
         print(f"task {task.name} is ready to run; checked in {seconds:.1f} s")

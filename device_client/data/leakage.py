@@ -21,6 +21,7 @@ from torch import Tensor
 from device_client.task import Data, Examples, SplitError
 from device_client.task.batches import inputs_of, leaves
 from device_client.task.batching import evaluation_batches
+from device_client.task.examples import example_count
 
 DIGEST_BYTES = 16
 _CHANNELS_MAX = 4
@@ -35,6 +36,8 @@ class Side:
     """What one side of a split holds."""
 
     rows: int = 0
+    read: int = 0
+    """Rows whose inputs were hashed."""
     persons: Counter[str] = field(default_factory=Counter)
     """Rows of each person."""
     sources: Counter[str] = field(default_factory=Counter)
@@ -44,28 +47,33 @@ class Side:
     def add(self, other: "Side") -> None:
         """Adds the rows of another part of the same side, such as another device."""
         self.rows += other.rows
+        self.read += other.read
         self.persons.update(other.persons)
         self.sources.update(other.sources)
         self.images.update(other.images)
 
 
-def side_of(data: Data, *, hashes: bool = True, rows_max: int | None = None) -> Side:
+def _never() -> bool:
+    return False
+
+
+def side_of(data: Data, *, hashes: bool = True, stop: Callable[[], bool] = _never) -> Side:
     """What some data holds.
 
     Args:
         data: `Examples`, a data set, or a loader; for hashes it is read.
         hashes: of its images; False: only names.
-        rows_max: rows whose images are hashed; None: all.
+        stop: whether to stop reading, asked before each row; further images are not compared then.
     """
     persons, sources = _names(data, "persons"), _names(data, "sources")
-    images, read = _hashed(data, _image_hashes, rows_max) if hashes else (Counter[bytes](), 0)
-    rows = len(data) if isinstance(data, Examples) else max(read, sum(persons.values()), sum(sources.values()))
-    return Side(rows=rows, persons=persons, sources=sources, images=images)
+    images, read = _hashed(data, _image_hashes, stop) if hashes else (Counter[bytes](), 0)
+    rows = example_count(data) or max(read, sum(persons.values()), sum(sources.values()))
+    return Side(rows=rows, read=read, persons=persons, sources=sources, images=images)
 
 
-def tensors_of(data: Data, *, rows_max: int | None = None) -> Counter[bytes]:
+def tensors_of(data: Data, *, stop: Callable[[], bool] = _never) -> Counter[bytes]:
     """The hashes of the exact values of inputs that are no images. Plain ones, of one value, are left out."""
-    return _hashed(data, _exact_hashes, rows_max)[0]
+    return _hashed(data, _exact_hashes, stop)[0]
 
 
 def _names(data: Data, attribute: str) -> Counter[str]:
@@ -74,17 +82,16 @@ def _names(data: Data, attribute: str) -> Counter[str]:
 
 
 def _hashed(
-    data: Data, hashes_of: Callable[[Sequence[npt.NDArray[Any]]], Iterable[bytes]], rows_max: int | None
+    data: Data, hashes_of: Callable[[Sequence[npt.NDArray[Any]]], Iterable[bytes]], stop: Callable[[], bool]
 ) -> tuple[Counter[bytes], int]:
-    """The hashes of the first rows, and how many rows there were."""
+    """The hashes of the rows up to `stop`, and how many rows these were."""
     found, read = Counter[bytes](), 0
-    batches = evaluation_batches(data, _BATCH) if rows_max is None or rows_max > 0 else ()
-    for batch in batches:
+    for batch in evaluation_batches(data, _BATCH):
         for row in _rows(inputs_of(batch)):
-            read += 1
-            found.update(hashes_of(row))
-            if read == rows_max:
+            if stop():
                 return found, read
+            found.update(hashes_of(row))
+            read += 1
     return found, read
 
 

@@ -67,6 +67,7 @@ def load_teacher_data(trial: Trial) -> str:
             trial.note("the task has a teacher and no teacher_data: `run` needs a teacher file that was made elsewhere")
         return "none"
     data = task.teacher_data()
+    trial.teacher_data = data
     check_first_batch(task, data, "teacher_data()")
     _note_missing(trial, _classes(task, data), "the teacher's data")
     count = example_count(data)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from device_client.model_files import ModelFileError
 from device_client.task import TaskError
-from device_client.trial import data_steps, network_steps, wire_steps
+from device_client.trial import data_steps, network_steps, shortcuts, split_step, wire_steps
 from device_client.trial.trial import Trial
 from wire_contract.errors import ContractError
 
@@ -17,6 +17,7 @@ STEPS: Sequence[tuple[str, Callable[[Trial], str]]] = (
     ("device data", data_steps.load_devices),
     ("held-out data", data_steps.load_held_out),
     ("teacher's data", data_steps.load_teacher_data),
+    ("split", split_step.compare_sides),
     ("teacher", network_steps.make_teacher),
     ("forward pass", network_steps.pass_data),
     ("loss", network_steps.differentiate),
@@ -27,6 +28,9 @@ STEPS: Sequence[tuple[str, Callable[[Trial], str]]] = (
     ("export", wire_steps.export_model),
 )
 """Each returns one line about what it found, and raises an error of one line if it found a fault."""
+
+SHORTCUTS = ("shortcuts", shortcuts.find_shortcuts)
+"""The last step, if it is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class Step:
 
 def examine(trial: Trial) -> Iterator[Step]:
     """Runs the steps up to the first fault."""
-    for name, act in STEPS:
+    for name, act in (*STEPS, *((SHORTCUTS,) if trial.with_shortcuts else ())):
         trial.notes.clear()
         started = trial.monotonic()
         try:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from device_client.task import Data, Task
+from device_client.trial.probes import Shortcut
 from wire_contract.layout import Layout, Vector
 from wire_contract.publication.manifest import PublishedVersion
 
@@ -27,6 +28,8 @@ class Trial:
     update_bytes: int
     """Size of an update's tensors."""
     with_onnx: bool = True
+    with_shortcuts: bool = False
+    """Whether it is looked for what else than the task's subject predicts the labels."""
     accelerator: torch.device = field(default_factory=lambda: torch.device("cpu"))
     monotonic: Callable[[], float] = time.monotonic
 
@@ -39,6 +42,9 @@ class Trial:
     data: dict[str, Data] = field(default_factory=dict)
     """Of the devices that were loaded."""
     held_out: Data = field(init=False)
+    teacher_data: Data | None = None
+    shortcuts: Sequence[Shortcut] = ()
+    """What was found, the best first."""
     base: PublishedVersion = field(init=False)
     payloads: list[bytes] = field(default_factory=list)
     """Encoded updates."""

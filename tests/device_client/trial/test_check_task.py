@@ -272,6 +272,7 @@ def test_a_sound_task_passes_every_step(tmp_path: Path, capsys: pytest.CaptureFi
         "device data",
         "held-out data",
         "teacher's data",
+        "split",
         "teacher",
         "forward pass",
         "loss",
