@@ -39,9 +39,14 @@ PROGRAM = Program(
             run="device_client.commands.new_task:new_task",
         ),
         "check-task": Command(
-            settings="device_client.settings:CheckTaskSettings",
+            settings="device_client.trial.settings:CheckTaskSettings",
             run="device_client.commands.check_task:check_task",
             before=fail_when_stopped("check-task"),
+        ),
+        "fingerprints": Command(
+            settings="device_client.trial.settings:FingerprintsSettings",
+            run="device_client.commands.check_task:show_fingerprints",
+            before=fail_when_stopped("fingerprints"),
         ),
         "initial-model": Command(
             settings="device_client.settings:InitialModelSettings",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from device_client.events import LogFormat
 from device_client.onnx_inference.settings import DIGEST_HELP, INPUTS_HELP
@@ -18,7 +18,7 @@ from wire_contract.compression.rate_control import CompressionTarget
 from wire_contract.encoding import EncodingName
 from wire_contract.program.command_settings import CommandSettings
 from wire_contract.program.health_command import HEALTH_FILE_HELP
-from wire_contract.settings import ConnectionSettings, DeviceName, Files, Names, check_broker
+from wire_contract.settings import ConnectionSettings, DeviceName, Files, check_broker
 
 Method = Literal["asyncfedkd", "fedkd"]
 """The same as `task.Method`, whose module imports torch."""
@@ -273,21 +273,6 @@ class ExportSettings(OnlineSettings):
         if not self.broker and self.model is None and self.local_teacher is None:
             raise ValueError("--broker is missing (or set FEDKD_BROKER, or give --model FILE)")
         return self
-
-
-class CheckTaskSettings(LearningSettings, CommandSettings):
-    """Passes one batch through everything that is done with a task, and names the first fault."""
-
-    flag_groups = {"device": "", "update_bytes": "updates", "shortcuts": "report"}  # noqa: RUF012 — see CommandSettings
-
-    device: Names = Field((), description="device whose data is loaded; repeat for more; default: those of the task")
-    teacher: Path | None = Field(None, description="teacher file to check, made by pretrain-teacher")
-    update_bytes: int = Field(UPDATE_BYTES, ge=UPDATE_BYTES_MIN, description="size of an update's tensors, bytes")
-    shortcuts: bool = Field(False, description="also report how far position, border, file or order predict the label")
-    skip_onnx: bool = Field(False, description="leave out the export, for a network that need not run outside torch")
-    json_output: bool = Field(
-        False, validation_alias=AliasChoices("json"), description="print one JSON object instead of lines"
-    )
 
 
 class NewTaskSettings(CommandSettings):
