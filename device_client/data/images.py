@@ -100,12 +100,13 @@ def read_images(
     store = Store(channels * form.size[0] * form.size[1], memory_bytes_max, temporary_folder, np.uint16)
     labels: list[int] = []
     persons: list[str] = []
+    found: list[tuple[int, int, int, str]] = []
     unreadable: list[str] = []
     with slow_work(f"reading {folder}") as progress:
         for number, (file, label) in enumerate(files):
             progress.count(number, len(files), "images")
             try:
-                pixels = _decoded(file, form)
+                pixels, (width, height) = _decoded(file, form)
             except _UnreadableError as error:
                 if not form.skip_unreadable:
                     raise DataError(f"{error}; repair or delete it, or set skip_unreadable=True") from None
@@ -113,6 +114,7 @@ def read_images(
                 continue
             store.add(pixels.reshape(1, -1))
             labels.append(label)
+            found.append((height, width, file.stat().st_size, file.suffix.lower()))
             if person_of is not None:
                 persons.append(person_of(file))
     if not labels:
@@ -128,6 +130,10 @@ def read_images(
         labels=np.array(labels, dtype=np.int64),
         persons=None if person_of is None else np.array(persons, dtype=np.str_),
         classes=form.classes,
+        attributes={
+            name: np.array(values)
+            for name, values in zip(("height", "width", "file_bytes", "format"), zip(*found, strict=True), strict=True)
+        },
         summary=summary,
         shape=shape,
     )
@@ -200,8 +206,8 @@ def _person_table(path: Path) -> dict[str, str]:
     return persons
 
 
-def _decoded(file: Path, form: ImageFolder) -> npt.NDArray[np.uint16]:
-    """Pixels (channel, height, width), scaled to 16 bits.
+def _decoded(file: Path, form: ImageFolder) -> tuple[npt.NDArray[np.uint16], tuple[int, int]]:
+    """Pixels (channel, height, width), scaled to 16 bits, and the file's own width and height.
 
     Raises:
         _UnreadableError: the image cannot be decoded, or has colours in 16 bits.
@@ -221,7 +227,7 @@ def _decoded(file: Path, form: ImageFolder) -> npt.NDArray[np.uint16]:
         raise _UnreadableError(f"{file}: the image cannot be decoded: {first_line(error)}") from None
     except image_module.DecompressionBombWarning as error:
         raise _UnreadableError(f"{file}: the image is too large: {first_line(error)}") from None
-    height, width = form.size
+    (height, width), own_size = form.size, image.size
     resampling = image_module.Resampling.BILINEAR
     if form.fit == "crop":
         image = operations.fit(image, (width, height), resampling)
@@ -233,4 +239,4 @@ def _decoded(file: Path, form: ImageFolder) -> npt.NDArray[np.uint16]:
     if pixels.ndim == 2:  # noqa: PLR2004 — height, width
         pixels = pixels[:, :, None]
     whole: npt.NDArray[np.uint16] = np.clip(np.rint(pixels), 0, _FULL_SCALE).astype(np.uint16)
-    return whole.transpose(2, 0, 1)
+    return whole.transpose(2, 0, 1), own_size

@@ -87,7 +87,7 @@ def _hashed(
     """The hashes of the rows up to `stop`, and how many rows these were."""
     found, read = Counter[bytes](), 0
     for batch in evaluation_batches(data, _BATCH):
-        for row in _rows(inputs_of(batch)):
+        for row in rows_of(inputs_of(batch)):
             if stop():
                 return found, read
             found.update(hashes_of(row))
@@ -158,7 +158,9 @@ def overlap(one: str, first: Side, other: str, second: Side) -> str:
 def copies(examples: Examples, of: Examples) -> npt.NDArray[np.bool_]:
     """Which examples (example,) have an image that is also in `of`; `examples.where(~mask)` leaves them out."""
     known = side_of(of).images
-    return np.array([not known.keys().isdisjoint(_image_hashes(row)) for row in _rows(examples.inputs)], dtype=np.bool_)
+    return np.array(
+        [not known.keys().isdisjoint(_image_hashes(row)) for row in rows_of(examples.inputs)], dtype=np.bool_
+    )
 
 
 # Hashes
@@ -227,7 +229,7 @@ def _with_mirror(ranks: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray
     return ranks, ranks[:, :, ::-1]
 
 
-def _rows(inputs: Any) -> Iterator[list[npt.NDArray[Any]]]:
+def rows_of(inputs: Any) -> Iterator[list[npt.NDArray[Any]]]:
     """The arrays of each row."""
     arrays = [_array(tensor) for tensor in leaves(inputs)]
     for number in range(len(arrays[0]) if arrays else 0):

@@ -2,8 +2,8 @@
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -37,6 +37,8 @@ class Stored(Dataset[tuple[Tensor, Tensor] | Tensor], ABC):
     persons: npt.NDArray[np.str_] | None
     """(example,); None if the persons are not known."""
     classes: tuple[str, ...] = ()
+    attributes: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """What else is known of each example (example,), by name; see `Examples.attributes`."""
     summary: str = ""
     """What was read and what was left out, in one line."""
 
@@ -55,7 +57,7 @@ class Stored(Dataset[tuple[Tensor, Tensor] | Tensor], ABC):
 
     def examples(self) -> Examples:
         """All examples in memory; overlapping windows repeat their samples."""
-        return Examples.of(self.inputs(np.arange(len(self))), self.labels, self.persons)
+        return Examples.of(self.inputs(np.arange(len(self))), self.labels, self.persons, attributes=self.attributes)
 
     def of(self, *persons: str) -> Self:
         """The examples of some persons.
@@ -78,6 +80,7 @@ class Stored(Dataset[tuple[Tensor, Tensor] | Tensor], ABC):
             starts=self.starts[chosen],
             labels=None if self.labels is None else self.labels[chosen],
             persons=None if self.persons is None else self.persons[chosen],
+            attributes={name: rows[chosen] for name, rows in self.attributes.items()},
         )
 
 

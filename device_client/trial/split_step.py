@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from device_client.data.leakage import Side, check_sides, side_of, tensors_of
+from device_client.data.near_copies import CORRELATION_MIN, descriptors, near_copies
 from device_client.task import Data, TaskError
 from device_client.trial.trial import Trial
 
@@ -29,6 +32,7 @@ def compare_sides(trial: Trial) -> str:
     except TaskError as error:
         raise TaskError(f"task {trial.task.name}: {error}") from None
     _note_equal_tensors(trial, sides, ends)
+    _note_near_copies(trial, sides, ends)
     _note_two_devices(trial, parts["device"])
     rows, read = (sum(getattr(side, count) for side in whole.values()) for count in ("rows", "read"))
     if read < rows:
@@ -61,6 +65,20 @@ def _note_equal_tensors(trial: Trial, sides: Mapping[str, Mapping[str, Data]], e
         trial.note(
             f"{equal:,} held-out inputs equal one of a device or the teacher, number for number; if they are copies, "
             "split by person or recording"
+        )
+
+
+def _note_near_copies(trial: Trial, sides: Mapping[str, Mapping[str, Data]], ends: float) -> None:
+    held, *others = (
+        np.concatenate([descriptors(data, lambda: trial.monotonic() > ends) for data in members.values()])
+        for members in sides.values()
+        if members
+    )
+    near = near_copies(held, np.concatenate(others), lambda: trial.monotonic() > ends)
+    if near:
+        trial.note(
+            f"{near:,} of {len(held):,} held-out images look almost like one of a device or the teacher (correlation "
+            f"over {CORRELATION_MIN:g} at 16 x 16 pixels); are they copies that were compressed, shifted or brightened?"
         )
 
 

@@ -47,6 +47,9 @@ def test_the_class_is_the_folder_and_the_person_is_in_the_name(folder: Path) -> 
     assert images.persons.tolist() == ["2", "1", "2"]
     assert [round(float(image.mean()), 3) for image in examples.inputs] == [0.2, 0.0, 1.0]
     assert len(images.of("2")) == 2
+    attributes = images.of("1").examples().attributes
+    assert (attributes["height"].tolist(), attributes["format"].tolist()) == ([4], [".png"])
+    assert attributes["file_bytes"].tolist() == [(folder / "cat" / "p1_a.png").stat().st_size]
     assert images.summary == "3 images, 2 persons"
     inputs, label = images[2]
     assert torch.equal(inputs, examples.inputs[2])

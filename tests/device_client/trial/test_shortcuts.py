@@ -1,4 +1,4 @@
-"""`check-task`: what predicts the label beside the task's subject (--shortcuts), and the split compared as a whole."""
+"""`check-task --shortcuts` names what predicts the label beside the task's subject."""
 
 import json
 from collections.abc import Callable
@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from torch import nn
 
-from device_client.task import Examples, Task, TaskError, multi_label, reconstruction, regression
+from device_client.task import Examples, Task, multi_label, reconstruction, regression
 from device_client.task.roc import auc
-from device_client.tasks.checking import checked
 from device_client.trial.probes import Shortcut, centre_filter, cross_validated, folds_by_person
 from device_client.trial.shortcuts import find_shortcuts, shortcut_table
-from device_client.trial.split_step import compare_sides
 from device_client.trial.trial import Trial
 from tests.device_client.trial.test_check_task import checked as checked_by_command
 from tests.device_client.trial.test_check_task import written
@@ -181,84 +178,6 @@ def test_the_command_prints_the_table_and_json(tmp_path: Path, capsys: pytest.Ca
     assert {one["probe"] for one in shown["shortcuts"]} == {"padding", "order"}
     assert checked_by_command(spec, "--json") == 0
     assert "shortcuts" not in json.loads(capsys.readouterr().out)
-
-
-# The whole split
-
-
-class Films(torch.utils.data.Dataset[Any]):
-    """A data set that is read film by film."""
-
-    def __init__(self, images: Images, persons: list[str] | None = None) -> None:
-        self.images, self.persons = images, persons
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        return torch.from_numpy(self.images[index]), torch.tensor(index % 2)
-
-
-def compared(devices: dict[str, Any], held_out: Any) -> tuple[str, Trial]:
-    own = checked(
-        Task(
-            name="own",
-            classes=("a", "b"),
-            student=lambda: nn.Linear(1, 2),
-            device_data=devices.__getitem__,
-            held_out=lambda: held_out,
-            devices=tuple(devices),
-        )
-    )
-    trial = Trial(task=own, update_bytes=2048)
-    trial.data = {name: own.examples_of(name) for name in devices}
-    trial.held_out = own.held_out()
-    return compare_sides(trial), trial
-
-
-def test_data_sets_are_read_and_compared() -> None:
-    images = noise(6)
-    with pytest.raises(TaskError, match="task own: 1 images among the 3 rows of the held-out data are also in the dev"):
-        compared({"d1": Films(images[:2]), "d2": Films(images[2:4])}, Films(np.flip(images[3:], 3).copy()))
-    line, trial = compared({"d1": Films(images[:3], ["p", "p", "q"])}, Films(images[3:], ["r", "s", "t"]))
-    assert line == "5 persons, 6 images: none is on two sides"
-    assert trial.notes == []
-
-
-def test_copies_on_two_devices_and_equal_rows_that_are_no_images_are_notes() -> None:
-    images = noise(5)
-    line, trial = compared(
-        {"d1": Films(images[:2], ["p", "q"]), "d2": Films(images[1:3], ["q", "r"])}, Films(images[3:], ["s", "t"])
-    )
-    assert line == "5 persons, 5 images: none is on two sides"
-    assert trial.notes == [
-        "1 of 3 persons are on two devices or more, and so weigh more",
-        "1 of 3 images are on two devices or more, and so weigh more",
-    ]
-    rows = np.random.default_rng(0).random((6, 4)).astype(np.float32)
-    rows[4:] = 0
-    line, trial = compared({"d1": Examples.of(rows, [0] * 6)}, Examples.of(rows[3:], [0] * 3))
-    assert line == "nothing that could be on two sides is known"
-    assert len(trial.notes) == 1
-    assert trial.notes[0].startswith("1 held-out inputs equal one of a device or the teacher, number for number; if")
-
-
-def test_a_slow_data_set_is_compared_in_part() -> None:
-    images, clock = noise(8), iter(np.arange(0, 100, 7.5))
-    trial = Trial(
-        task=Task(
-            name="own",
-            classes=("a", "b"),
-            student=lambda: nn.Linear(1, 2),
-            device_data=lambda _: Films(images[:4]),
-            held_out=lambda: Films(images[4:]),
-        ),
-        update_bytes=2048,
-        monotonic=lambda: float(next(clock)),
-    )
-    trial.data, trial.held_out = {"d1": Films(images[:4])}, Films(images[4:])
-    assert compare_sides(trial) == "2 images: none is on two sides"
-    assert trial.notes == ["only 2 of 8 rows were compared, within 20 s"]
 
 
 # Real films
