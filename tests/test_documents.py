@@ -42,7 +42,7 @@ FROM_THE_ENVIRONMENT = {
 """What README's quickstart exports, and what documents leave out where it is not the point."""
 TOPS = sorted({package.split(".")[0] for package in PACKAGES})
 OTHERS = re.compile(
-    r"(?:make|git|cp|tar|export|pip|mkdir|systemctl|sudo|docker|python3\.11 -m venv|\. \.venv/bin/activate)\b"
+    r"(?:make|git|cp|openssl|tar|export|pip|mkdir|systemctl|sudo|docker|python3\.11 -m venv|\. \.venv/bin/activate)\b"
 )
 """Whose commands our own stand among."""
 

@@ -1,6 +1,8 @@
 """Flags of the commands that look at a task and its data. As in `device_client.settings`, nothing imports torch."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -28,6 +30,7 @@ class FingerprintsSettings(LearningSettings, CommandSettings):
     """Counts how many rows of this site another site has too, by keyed hashes that show no row."""
 
     flag_groups = {"device": "", "key": "fingerprints"}  # noqa: RUF012 — see CommandSettings
+    only_flags: ClassVar[Collection[str]] = ("device", "teacher_data", "held_out")
 
     device: Names = Field((), description="device whose rows are meant; repeat for more")
     teacher_data: bool = Field(False, description="the teacher's rows are meant")
