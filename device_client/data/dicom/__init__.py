@@ -1,0 +1,1 @@
+"""Mammograms as DICOM files, read with pydicom (extra `dicom`)."""

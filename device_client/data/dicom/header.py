@@ -1,0 +1,260 @@
+"""The header of a DICOM file, read with pydicom in bounded memory and time, and without its warnings and messages."""
+
+import io
+import logging
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from device_client.data.dicom.film import FilmIdentity, FilmRefused
+from device_client.data.faults import DataError
+
+HEADER_BYTES_MAX = 16 * 2**20
+"""Read before the pixels; values above `_DEFER_BYTES` are skipped and do not count. Bounds the time for nonsense."""
+FILE_BYTES_MAX = 512 * 2**20
+"""Of a file's pixels, and of a deflated file's content."""
+DEFLATED = "1.2.840.10008.1.2.1.99"
+IMPLICIT = "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_DEFER_BYTES = 2**20
+_UNDEFINED = 0xFFFFFFFF
+_QUIET = threading.Lock()
+"""Filters of warnings belong to the whole process; two threads would undo each other's."""
+_SCANNER_CHARACTERS_MAX = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmHeader:
+    """What a file says of itself, without pixels."""
+
+    dataset: Any = field(repr=False)
+    """pydicom's; holds identifiers, and must not get into messages."""
+    transfer_syntax: str
+    identity: FilmIdentity
+    scanner: str = field(repr=False)
+
+
+def text(dataset: Any, name: str) -> str:
+    """A tag as text; empty where it is missing or not readable."""
+    value = value_of(dataset, name)
+    return "" if value is None else str(value).strip().strip("\0").strip()
+
+
+def texts(dataset: Any, name: str) -> list[str]:
+    """A tag with several values."""
+    value = value_of(dataset, name)
+    if value is None:
+        return []
+    return [str(one).strip() for one in ([value] if isinstance(value, str | int | float) else list(value))]
+
+
+def number(dataset: Any, name: str) -> int | None:
+    """A whole number; None where the tag is missing or something else."""
+    value = value_of(dataset, name)
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def numbers(dataset: Any, name: str) -> list[float]:
+    """Numbers; empty where the tag is missing or something else."""
+    value = value_of(dataset, name)
+    if value is None or isinstance(value, bytes):
+        return []
+    try:
+        return [float(one) for one in ([value] if isinstance(value, str | int | float) else list(value))]
+    except (TypeError, ValueError, OverflowError):
+        return []
+
+
+def value_of(dataset: Any, name: str) -> Any:
+    """A tag's value, or None. pydicom converts values at the first access, which fails in many ways."""
+    try:
+        return dataset.get(name)
+    except Exception:  # noqa: BLE001 — whatever pydicom raises about the value of a damaged tag
+        return None
+
+
+def read_header(path: Path | str) -> FilmHeader:
+    """All but the pixels.
+
+    Raises:
+        FilmRefused: the file cannot be read, or is not a whole DICOM file.
+        DataError: pydicom is not installed.
+    """
+    with opened(path) as (header, _):
+        return header
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[tuple[FilmHeader, IO[bytes]]]:
+    """The header, and the file at its pixels."""
+    refusal: FilmRefused
+    try:
+        raw = _Clamped(path, "rb")
+    except OSError:
+        refusal = FilmRefused("not_readable", "the file cannot be opened; check that it exists and may be read")
+    else:
+        with raw, quiet():
+            try:
+                parsed = _parsed(raw)
+            except FilmRefused as error:
+                refusal = FilmRefused(error.code, str(error))
+            except DataError:
+                raise
+            except Exception:  # noqa: BLE001 — pydicom raises whatever its parsing trips over
+                refusal = FilmRefused("damaged", "the header cannot be parsed; export the file again")
+            else:
+                yield parsed
+                return
+    raise refusal  # outside of the handlers: pydicom's own message, which may hold a value, is not chained
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without pydicom's warnings and log records: they quote values of tags."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "pydicom"]
+    loggers = [logging.getLogger(name) for name in {"pydicom", *names}]
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.addFilter(_nothing)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(_nothing)
+
+
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
+
+
+class _Clamped(io.FileIO):
+    """Reads no further than the file goes: a length in a damaged header would reserve memory for up to 4 GiB."""
+
+    def __init__(self, path: Path | str, mode: str) -> None:
+        super().__init__(path, mode)
+        self._size = self.seek(0, io.SEEK_END)
+        self.seek(0)
+        self.budget = HEADER_BYTES_MAX
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._size - self.tell())
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > self.budget:
+            raise FilmRefused("too_large", "the header is larger than a mammogram's can be; export the file again")
+        self.budget -= wanted
+        return super().read(wanted)
+
+
+def _parsed(file: _Clamped) -> tuple[FilmHeader, IO[bytes]]:
+    pydicom = _pydicom()
+    head = file.read(132)
+    if head[128:] != b"DICM":
+        raise FilmRefused("not_dicom", "this is not a DICOM file; leave it out")
+    meta = pydicom.filereader._read_file_meta_info(file)  # noqa: SLF001 — the public one takes a path only
+    syntax = text(meta, "TransferSyntaxUID")
+    if not syntax:
+        raise FilmRefused("missing_tag", "the transfer syntax is not named; export the file again")
+    content: IO[bytes] = file
+    if syntax == DEFLATED:
+        file.budget = FILE_BYTES_MAX
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        data = inflater.decompress(file.read(), FILE_BYTES_MAX)
+        if inflater.unconsumed_tail:
+            raise FilmRefused("too_large", "the deflated content is too large; export the film alone")
+        content = io.BytesIO(data)
+    dataset = pydicom.filereader.read_dataset(
+        content,
+        syntax == IMPLICIT,
+        syntax != BIG_ENDIAN,
+        stop_when=_at_pixels,
+        defer_size=_DEFER_BYTES,
+    )
+    scanner = " ".join(filter(None, (text(dataset, "Manufacturer"), text(dataset, "ManufacturerModelName"))))
+    identity = FilmIdentity(
+        patient=text(dataset, "PatientID"),
+        study=text(dataset, "StudyInstanceUID"),
+        image=text(dataset, "SOPInstanceUID"),
+    )
+    file.budget = FILE_BYTES_MAX
+    header = FilmHeader(
+        dataset=dataset,
+        transfer_syntax=syntax,
+        identity=identity,
+        scanner=scanner[:_SCANNER_CHARACTERS_MAX],
+    )
+    return header, content
+
+
+def _at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag >= 0x7FE00000  # noqa: PLR2004 — group 7FE0: pixels, and nothing of use after them
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom.filereader  # noqa: PLC0415 — an optional extra
+
+    except ImportError as error:
+        raise DataError(f"reading DICOM files needs pydicom: pip install 'asyncfedkd[dicom]' ({error})") from None
+    return pydicom
+
+
+def pixel_data(content: IO[bytes], syntax: str) -> tuple[bytes, bool, str]:
+    """The pixel data after the header: its bytes, whether they are encapsulated, and the VR.
+
+    Raises:
+        FilmRefused: there are none, or the element is cut off.
+    """
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    head = content.read(8)
+    if len(head) < 8:  # noqa: PLR2004
+        raise FilmRefused("no_pixels", "the file holds no pixel data; export the film with its image")
+    group, element = struct.unpack(order + "HH", head[:4])
+    if (group, element) != (0x7FE0, 0x0010):
+        raise FilmRefused("no_pixels", "the file holds no whole-number pixel data; export the film with its image")
+    if syntax == IMPLICIT:
+        vr, (length,) = "OW", struct.unpack("<I", head[4:])
+    else:
+        vr = head[4:6].decode("latin-1")
+        rest = content.read(4)
+        if vr not in {"OB", "OW"} or len(rest) < 4:  # noqa: PLR2004
+            raise FilmRefused("damaged", "the pixel data do not begin as they should; export the file again")
+        (length,) = struct.unpack(order + "I", rest)
+    encapsulated = length == _UNDEFINED
+    data = content.read(-1 if encapsulated else length)
+    if not encapsulated and len(data) < length:
+        raise FilmRefused("length", "the pixel data are cut off; copy or export the file again")
+    return data, encapsulated, vr
+
+
+def frame_of(data: bytes) -> bytes:
+    """The one frame of encapsulated pixel data: all fragments after the offset table.
+
+    Raises:
+        FilmRefused: the items do not follow each other up to the delimiter.
+    """
+    fragments: list[bytes] = []
+    at = 0
+    while True:
+        if at + 8 > len(data):
+            break
+        group, element, length = struct.unpack_from("<HHI", data, at)
+        at += 8
+        if (group, element) == (0xFFFE, 0xE0DD):
+            if len(fragments) < 2:  # noqa: PLR2004 — the offset table and one fragment
+                raise FilmRefused("no_pixels", "the compressed pixel data are empty; export the file again")
+            return b"".join(fragments[1:])
+        if (group, element) != (0xFFFE, 0xE000) or at + length > len(data):
+            break
+        fragments.append(data[at : at + length])
+        at += length
+    raise FilmRefused("length", "the compressed pixel data are cut off; copy or export the file again")
