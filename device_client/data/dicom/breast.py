@@ -14,6 +14,11 @@ COARSE_SIDE = 256
 AREA_SHARE_MIN, AREA_SHARE_MAX = 0.03, 0.97
 """Of the film; outside of it there is no breast, or no background."""
 _FRAME_SHARE_MAX = 0.06
+"""Of the film's side."""
+_WHITE, _WHITE_DROP = 0.93, 0.85
+"""Of the brightest pixel: a frame, and at most this two pixels behind its end."""
+_OPENING = 4
+"""Bridges narrower than twice this are cut: to labels, and along fogged edges of the film."""
 _MARGIN = 2
 
 
@@ -40,22 +45,18 @@ def find_breast(film: Image) -> Breast:
     coarse = averaged(film, max(1, round(height / scale)), max(1, round(width / scale)))
     if min(coarse.shape) < 8:  # noqa: PLR2004
         raise FilmRefused("not_a_breast", "the film is too small to show a breast; leave it out")
-    inside = _without_frame(coarse)
-    bright = np.zeros(coarse.shape, dtype=bool)
-    bright[inside] = coarse[inside] > _threshold(coarse[inside])
-    region = _largest(_eroded(bright, 2))
-    mask = _grown(region, bright, 2)
+    frame = _frame(coarse)
+    bright = (coarse > _threshold(np.where(frame, np.float32(0), coarse))) & ~frame
+    region = _largest(_eroded(bright, _OPENING))
+    mask = _grown(region, bright, _OPENING)
     share = float(mask.mean())
     if not AREA_SHARE_MIN <= share <= AREA_SHARE_MAX:
         raise FilmRefused("not_a_breast", "no breast stands out from a background; leave out calibration images")
     mask = _filled(mask)
-    columns = mask[inside]
-    edge = max(1, columns.shape[1] // 50)
-    left, right = float(columns[:, :edge].mean()), float(columns[:, -edge:].mean())
+    edge = max(2, mask.shape[1] // 20)
+    left, right = float(mask[:, :edge].mean()), float(mask[:, -edge:].mean())
     certainty = abs(left - right) / max(left + right, 1e-9)
-    return Breast(
-        mask=_dilated(mask, _MARGIN) & _area(inside, mask.shape), chest_left=left >= right, certainty=certainty
-    )
+    return Breast(mask=_dilated(mask, _MARGIN) & ~frame, chest_left=left >= right, certainty=certainty)
 
 
 def cropped(film: Image, mask: Mask) -> Image:
@@ -69,17 +70,19 @@ def cropped(film: Image, mask: Mask) -> Image:
     return np.where(mask[row_of][:, column_of], film[top:bottom, left:right], np.float32(0))
 
 
-def _without_frame(image: Image) -> tuple[slice, slice]:
-    """The part within white lines along the edges."""
-    white = image > 0.8 * max(float(image.max()), 1e-9)
-    slices = []
-    for axis in (1, 0):
-        lines = white.mean(axis=axis) > 0.9  # noqa: PLR2004 — of a line's pixels
-        most = int(len(lines) * _FRAME_SHARE_MAX)
-        first = max((i + 1 for i in range(most) if lines[i]), default=0)
-        last = max((i + 1 for i in range(most) if lines[-1 - i]), default=0)
-        slices.append(slice(first, len(lines) - last))
-    return slices[0], slices[1]
+def _frame(image: Image) -> Mask:
+    """White strips along the edges that end abruptly within the border: frames, and what was beside the film in the
+    scanner. Bright tissue at an edge ends gradually, or further inside.
+    """
+    scaled = image / max(float(image.max()), 1e-9)
+    frame = np.zeros(image.shape, dtype=bool)
+    for turns in range(4):
+        lines, found = np.rot90(scaled, turns), np.rot90(frame, turns)
+        depth = max(2, int(len(lines) * _FRAME_SHARE_MAX))
+        run = np.logical_and.accumulate(lines[:depth] > _WHITE, axis=0)
+        behind = np.take_along_axis(lines, np.minimum(run.sum(axis=0) + 1, len(lines) - 1)[None], axis=0)[0]
+        found[:depth] |= run & (behind < _WHITE_DROP)
+    return _dilated(frame, 2)
 
 
 def _threshold(image: Image) -> float:
@@ -121,12 +124,6 @@ def _grown(region: Mask, within: Mask, times: int) -> Mask:
     for _ in range(times):
         region = _dilated(region, 1) & within
     return region
-
-
-def _area(inside: tuple[slice, slice], shape: tuple[int, ...]) -> Mask:
-    area = np.zeros(shape, dtype=bool)
-    area[inside] = True
-    return area
 
 
 def _largest(mask: Mask) -> Mask:

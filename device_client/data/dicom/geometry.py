@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_client.data.dicom.header import numbers, text, texts, value_of
+from device_client.data.dicom.tags import numbers, text, texts, value_of
 
 Image = npt.NDArray[np.float32]
 VIEWS = frozenset(

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import struct
 import threading
 import warnings
 import zlib
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from device_client.data.dicom.film import FilmIdentity, FilmRefused
+from device_client.data.dicom.tags import text
 from device_client.data.faults import DataError
 
 HEADER_BYTES_MAX = 16 * 2**20
@@ -23,7 +23,6 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _DEFER_BYTES = 2**20
-_UNDEFINED = 0xFFFFFFFF
 _QUIET = threading.Lock()
 """Filters of warnings belong to the whole process; two threads would undo each other's."""
 _SCANNER_CHARACTERS_MAX = 64
@@ -38,48 +37,6 @@ class FilmHeader:
     transfer_syntax: str
     identity: FilmIdentity
     scanner: str = field(repr=False)
-
-
-def text(dataset: Any, name: str) -> str:
-    """A tag as text; empty where it is missing or not readable."""
-    value = value_of(dataset, name)
-    return "" if value is None else str(value).strip().strip("\0").strip()
-
-
-def texts(dataset: Any, name: str) -> list[str]:
-    """A tag with several values."""
-    value = value_of(dataset, name)
-    if value is None:
-        return []
-    return [str(one).strip() for one in ([value] if isinstance(value, str | int | float) else list(value))]
-
-
-def number(dataset: Any, name: str) -> int | None:
-    """A whole number; None where the tag is missing or something else."""
-    value = value_of(dataset, name)
-    try:
-        return None if value is None else int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def numbers(dataset: Any, name: str) -> list[float]:
-    """Numbers; empty where the tag is missing or something else."""
-    value = value_of(dataset, name)
-    if value is None or isinstance(value, bytes):
-        return []
-    try:
-        return [float(one) for one in ([value] if isinstance(value, str | int | float) else list(value))]
-    except (TypeError, ValueError, OverflowError):
-        return []
-
-
-def value_of(dataset: Any, name: str) -> Any:
-    """A tag's value, or None. pydicom converts values at the first access, which fails in many ways."""
-    try:
-        return dataset.get(name)
-    except Exception:  # noqa: BLE001 — whatever pydicom raises about the value of a damaged tag
-        return None
 
 
 def read_header(path: Path | str) -> FilmHeader:
@@ -206,55 +163,3 @@ def _pydicom() -> Any:
     except ImportError as error:
         raise DataError(f"reading DICOM files needs pydicom: pip install 'asyncfedkd[dicom]' ({error})") from None
     return pydicom
-
-
-def pixel_data(content: IO[bytes], syntax: str) -> tuple[bytes, bool, str]:
-    """The pixel data after the header: its bytes, whether they are encapsulated, and the VR.
-
-    Raises:
-        FilmRefused: there are none, or the element is cut off.
-    """
-    order = ">" if syntax == BIG_ENDIAN else "<"
-    head = content.read(8)
-    if len(head) < 8:  # noqa: PLR2004
-        raise FilmRefused("no_pixels", "the file holds no pixel data; export the film with its image")
-    group, element = struct.unpack(order + "HH", head[:4])
-    if (group, element) != (0x7FE0, 0x0010):
-        raise FilmRefused("no_pixels", "the file holds no whole-number pixel data; export the film with its image")
-    if syntax == IMPLICIT:
-        vr, (length,) = "OW", struct.unpack("<I", head[4:])
-    else:
-        vr = head[4:6].decode("latin-1")
-        rest = content.read(4)
-        if vr not in {"OB", "OW"} or len(rest) < 4:  # noqa: PLR2004
-            raise FilmRefused("damaged", "the pixel data do not begin as they should; export the file again")
-        (length,) = struct.unpack(order + "I", rest)
-    encapsulated = length == _UNDEFINED
-    data = content.read(-1 if encapsulated else length)
-    if not encapsulated and len(data) < length:
-        raise FilmRefused("length", "the pixel data are cut off; copy or export the file again")
-    return data, encapsulated, vr
-
-
-def frame_of(data: bytes) -> bytes:
-    """The one frame of encapsulated pixel data: all fragments after the offset table.
-
-    Raises:
-        FilmRefused: the items do not follow each other up to the delimiter.
-    """
-    fragments: list[bytes] = []
-    at = 0
-    while True:
-        if at + 8 > len(data):
-            break
-        group, element, length = struct.unpack_from("<HHI", data, at)
-        at += 8
-        if (group, element) == (0xFFFE, 0xE0DD):
-            if len(fragments) < 2:  # noqa: PLR2004 — the offset table and one fragment
-                raise FilmRefused("no_pixels", "the compressed pixel data are empty; export the file again")
-            return b"".join(fragments[1:])
-        if (group, element) != (0xFFFE, 0xE000) or at + length > len(data):
-            break
-        fragments.append(data[at : at + length])
-        at += length
-    raise FilmRefused("length", "the compressed pixel data are cut off; copy or export the file again")

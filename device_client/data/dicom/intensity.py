@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_client.data.dicom.film import FilmRefused
-from device_client.data.dicom.header import number, numbers, text, value_of
-from device_client.data.dicom.stored_values import Layout
+from device_client.data.dicom.tags import Layout, number, numbers, text, value_of
 
 Floats = npt.NDArray[np.float64]
 _USED_SHARE_MIN = 1 / 8

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from device_client.data.dicom.breast import cropped, find_breast
+from device_client.data.dicom.decoding.stored_values import stored_values
 from device_client.data.dicom.film import PIXELS_MAX, Film, FilmRefused, FilmSettings
 from device_client.data.dicom.geometry import Image, Placement, averaged, placement
-from device_client.data.dicom.header import FilmHeader, opened, text
+from device_client.data.dicom.header import FilmHeader, opened
 from device_client.data.dicom.intensity import intensities
-from device_client.data.dicom.stored_values import layout_of, stored_values
+from device_client.data.dicom.tags import layout_of, text
 from device_client.data.faults import DataError
 
 _CERTAIN = 0.5
@@ -43,7 +44,7 @@ def _film(path: Path | str, settings: FilmSettings) -> Film:
         dataset = header.dataset
         place = placement(dataset, warnings)
         _check_modality(header, place, warnings)
-        layout = layout_of(header)
+        layout = layout_of(dataset)
         stored = stored_values(header, layout, content)
         film = intensities(dataset, stored, layout, warnings)
     del stored

@@ -1,24 +1,17 @@
 """The stored values of a film: whole numbers as they stand in the file, after decoding."""
 
-from dataclasses import dataclass
+import struct
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from device_client.data.dicom.decoder import DECODER
-from device_client.data.dicom.film import PIXELS_MAX, FilmRefused
-from device_client.data.dicom.header import (
-    BIG_ENDIAN,
-    DEFLATED,
-    IMPLICIT,
-    FilmHeader,
-    frame_of,
-    number,
-    pixel_data,
-    text,
-)
+from device_client.data.dicom.decoding.decoder import DECODER
+from device_client.data.dicom.film import FilmRefused
+from device_client.data.dicom.header import BIG_ENDIAN, DEFLATED, IMPLICIT, FilmHeader
+from device_client.data.dicom.tags import Layout
 
+_UNDEFINED = 0xFFFFFFFF
 EXPLICIT = "1.2.840.10008.1.2.1"
 RLE = "1.2.840.10008.1.2.5"
 NATIVE = frozenset({IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN})
@@ -35,66 +28,6 @@ ENCAPSULATED = frozenset(
         "1.2.840.10008.1.2.4.91",  # JPEG 2000
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How stored values are laid out."""
-
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-
-    @property
-    def range(self) -> tuple[int, int]:
-        """Smallest and largest stored value."""
-        if self.signed:
-            return -(1 << (self.bits_stored - 1)), (1 << (self.bits_stored - 1)) - 1
-        return 0, (1 << self.bits_stored) - 1
-
-
-def layout_of(header: FilmHeader) -> Layout:
-    """The layout, checked.
-
-    Raises:
-        FilmRefused: a tag is missing, or the film is empty, too large, or in colour.
-    """
-    dataset = header.dataset
-    if (number(dataset, "NumberOfFrames") or 1) > 1:
-        raise FilmRefused("multi_frame", "several frames (tomosynthesis or a series) are not read; use the 2D films")
-    photometric = text(dataset, "PhotometricInterpretation").upper()
-    if (number(dataset, "SamplesPerPixel") or 1) > 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
-        raise FilmRefused("colour", "colour images are not read; export the film in grey (MONOCHROME2)")
-    if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise FilmRefused("missing_tag", "PhotometricInterpretation is missing or unknown; export the file again")
-    known: dict[str, int] = {}
-    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
-        value = number(dataset, name)
-        if value is None:
-            raise FilmRefused("missing_tag", f"{name} is missing or no number; export the file again")
-        known[name] = value
-    rows, columns, allocated, stored = (known[n] for n in ("Rows", "Columns", "BitsAllocated", "BitsStored"))
-    if rows < 1 or columns < 1:
-        raise FilmRefused("size", "the film has no rows or no columns; export the file again")
-    if rows * columns > PIXELS_MAX:
-        raise FilmRefused("too_large", f"the film has {rows * columns:,} pixels, and at most {PIXELS_MAX:,} are read")
-    high_bit = number(dataset, "HighBit")
-    high_bit = stored - 1 if high_bit is None else high_bit
-    if allocated not in {8, 16} or not 1 <= stored <= allocated or not stored - 1 <= high_bit < allocated:
-        raise FilmRefused("size", f"{stored} bits stored in {allocated} are not read; films have 8 to 16 bits")
-    if known["PixelRepresentation"] not in {0, 1}:
-        raise FilmRefused("damaged", "PixelRepresentation is neither 0 nor 1; export the file again")
-    return Layout(
-        rows=rows,
-        columns=columns,
-        bits_allocated=allocated,
-        bits_stored=stored,
-        high_bit=high_bit,
-        signed=known["PixelRepresentation"] == 1,
-    )
 
 
 def stored_values(header: FilmHeader, layout: Layout, content: IO[bytes]) -> npt.NDArray[Any]:
@@ -157,3 +90,55 @@ def _decoded(frame: bytes, syntax: str, layout: Layout) -> npt.NDArray[Any]:
     if pixels.shape != (layout.rows, layout.columns) or pixels.dtype.kind not in "iu":
         raise FilmRefused("length", "the decoded film has another size than its header says; export the file again")
     return pixels.astype(f"u{layout.bits_allocated // 8}", copy=False)
+
+
+def pixel_data(content: IO[bytes], syntax: str) -> tuple[bytes, bool, str]:
+    """The pixel data after the header: its bytes, whether they are encapsulated, and the VR.
+
+    Raises:
+        FilmRefused: there are none, or the element is cut off.
+    """
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    head = content.read(8)
+    if len(head) < 8:  # noqa: PLR2004
+        raise FilmRefused("no_pixels", "the file holds no pixel data; export the film with its image")
+    group, element = struct.unpack(order + "HH", head[:4])
+    if (group, element) != (0x7FE0, 0x0010):
+        raise FilmRefused("no_pixels", "the file holds no whole-number pixel data; export the film with its image")
+    if syntax == IMPLICIT:
+        vr, (length,) = "OW", struct.unpack("<I", head[4:])
+    else:
+        vr = head[4:6].decode("latin-1")
+        rest = content.read(4)
+        if vr not in {"OB", "OW"} or len(rest) < 4:  # noqa: PLR2004
+            raise FilmRefused("damaged", "the pixel data do not begin as they should; export the file again")
+        (length,) = struct.unpack(order + "I", rest)
+    encapsulated = length == _UNDEFINED
+    data = content.read(-1 if encapsulated else length)
+    if not encapsulated and len(data) < length:
+        raise FilmRefused("length", "the pixel data are cut off; copy or export the file again")
+    return data, encapsulated, vr
+
+
+def frame_of(data: bytes) -> bytes:
+    """The one frame of encapsulated pixel data: all fragments after the offset table.
+
+    Raises:
+        FilmRefused: the items do not follow each other up to the delimiter.
+    """
+    fragments: list[bytes] = []
+    at = 0
+    while True:
+        if at + 8 > len(data):
+            break
+        group, element, length = struct.unpack_from("<HHI", data, at)
+        at += 8
+        if (group, element) == (0xFFFE, 0xE0DD):
+            if len(fragments) < 2:  # noqa: PLR2004 — the offset table and one fragment
+                raise FilmRefused("no_pixels", "the compressed pixel data are empty; export the file again")
+            return b"".join(fragments[1:])
+        if (group, element) != (0xFFFE, 0xE000) or at + length > len(data):
+            break
+        fragments.append(data[at : at + length])
+        at += length
+    raise FilmRefused("length", "the compressed pixel data are cut off; copy or export the file again")

@@ -59,7 +59,7 @@ class Decoder:
         if self._child is None or self._child.poll() is not None:
             self._end()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "device_client.data.dicom.decoder_child"],
+                [sys.executable, "-m", "device_client.data.dicom.decoding.decoder_child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

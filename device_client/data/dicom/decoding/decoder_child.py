@@ -1,4 +1,4 @@
-"""Decodes compressed films in a process of its own: `python -m device_client.data.dicom.decoder_child`.
+"""Decodes compressed films in a process of its own: `python -m device_client.data.dicom.decoding.decoder_child`.
 
 Standard input: a line of JSON (`bytes`: length of the frame, and the options of pydicom's decoder), then the frame.
 Standard output: a line of JSON (`dtype`, `shape`, `bytes`; or `failed`), then the pixels. Ends with its input.
