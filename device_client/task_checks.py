@@ -10,6 +10,7 @@ TaskError          a task, its data or a device is not available or not valid
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -18,9 +19,12 @@ from numbers import Integral, Real
 from torch import nn
 
 from wire_contract.errors import TopicError
+from wire_contract.limits import TEXT_CHARACTERS_MAX
 from wire_contract.topics import check_name
 
 CLASSES_MIN = 2
+_CONTROL = frozenset({"Cc", "Zl", "Zp"})
+"""Unicode categories of control characters, line and paragraph separators."""
 
 
 class TaskError(Exception):
@@ -135,10 +139,30 @@ def check_label_names(names: object, what: str) -> Sequence[str]:
             f"{what} has {broken[0]!a}, which holds half a character (a surrogate) and cannot be sent; was it "
             "read with the wrong encoding?"
         )
+    for name in names:
+        check_text(name, what)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise TaskError(f"{what} has {', '.join(twice)} more than once; each name must be unique")
     return names
+
+
+def check_text(name: str, what: str) -> None:
+    """Checks that a name of a class or metric can be sent and shown on one line.
+
+    Raises:
+        TaskError: it is empty, too long, or holds a line break or another control character.
+    """
+    if not name:
+        raise TaskError(f"{what} has an empty name")
+    if len(name) > TEXT_CHARACTERS_MAX:
+        raise TaskError(
+            f"{what} has {name[:40]!r}… with {len(name):,} characters; up to {TEXT_CHARACTERS_MAX:,} can be sent"
+        )
+    if any(unicodedata.category(character) in _CONTROL for character in name):
+        raise TaskError(
+            f"{what} has {name[:40]!r}, which holds a line break or another control character; use printable text"
+        )
 
 
 def check_functions(task: str, functions: Iterable[tuple[str, Callable[..., object] | None, str]]) -> None:
@@ -160,6 +184,8 @@ def check_functions(task: str, functions: Iterable[tuple[str, Callable[..., obje
 
 
 def first_line(error: BaseException) -> str:
-    """The type of an exception and the first line of its message."""
+    """The type of an exception and the first line of its message; of a `DataLoader`'s worker, what it raised."""
     lines = str(error).strip().splitlines()
+    if lines and "in DataLoader worker process" in lines[0]:
+        return lines[-1].strip()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

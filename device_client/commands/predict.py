@@ -1,6 +1,7 @@
 """`predict`: what an exported ONNX model says of examples, without torch."""
 
 import io
+import os
 import sys
 
 from device_client.onnx_inference.example_files import read_examples
@@ -19,7 +20,12 @@ def predict(settings: PredictSettings) -> None:
     found = predictions(model, read_examples(settings.inputs, model).inputs)
     known = model.metadata
     if settings.out is None:
-        count, where = write_json_lines(found, sys.stdout), ""
+        try:
+            count, where = write_json_lines(found, sys.stdout), ""
+            sys.stdout.flush()
+        except BrokenPipeError:  # what reads the lines has enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+            return
     else:
         text = io.StringIO()
         count = (write_csv if settings.out.suffix.lower() == ".csv" else write_json_lines)(found, text)

@@ -94,7 +94,7 @@ def run(settings: RunSettings) -> None:
                 link=link,
                 root=settings.root,
                 outbox=outboxes.of(line),
-                trainer=GuardedTrainer(trainer, task.name),
+                trainer=GuardedTrainer(trainer, task.name, device=settings.device),
                 training_unmet=_unmet(settings.training_conditions, probe),
                 upload_unmet=upload_unmet,
                 clock=SYSTEM_CLOCK,

@@ -13,6 +13,16 @@ class DataError(TaskError):
     """A data file is missing or not as described. The message is one line with file, row, column and remedy."""
 
 
+def check_given(paths: object) -> None:
+    """Checks that a reader was given a path.
+
+    Raises:
+        DataError: it was given None, as a task gets it where no data folder was named.
+    """
+    if paths is None:
+        raise DataError("no file or folder to read was given (None); does the command lack --data FOLDER?")
+
+
 def place(path: Path, row: int | None = None, column: str | None = None) -> str:
     """For example `walk.csv, row 17, column 'ax'`. Rows of a text file are its lines, counted from 1."""
     row_text = "" if row is None else f", row {row:,}"

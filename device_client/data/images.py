@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from device_client.data.faults import DataError, needed, place, read_errors, some
+from device_client.data.faults import DataError, check_given, needed, place, read_errors, some
 from device_client.data.series_form import check_pattern
 from device_client.data.stored import MEMORY_BYTES_MAX, Store, Stored
 from device_client.slow_work import slow_work
@@ -92,6 +92,7 @@ def read_images(
         DataError: Pillow is not installed, a folder is no class or a class has no folder, an image cannot be decoded
             (unless `skip_unreadable`), or its person is not known; one line that names the file.
     """
+    check_given(folder)
     folder = Path(folder)
     files = _files(folder, form)
     person_of = _persons(folder, form)

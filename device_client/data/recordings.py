@@ -60,13 +60,18 @@ class Left:
 
     def summary(self, *, files: int, windows: int, persons: int | None) -> str:
         """One line."""
-        whose = "persons not known" if persons is None else f"{persons:,} persons"
-        line = f"{windows:,} windows from {files:,} files, {whose}"
+        whose = "persons not known" if persons is None else _count(persons, "person")
+        line = f"{_count(windows, 'window')} from {_count(files, 'file')}, {whose}"
         if self.unlabelled:
-            line += f"; left out: {self.unlabelled:,} windows without a clear label"
+            line += f"; left out: {_count(self.unlabelled, 'window')} without a clear label"
         if self.short:
-            line += f"; {self.short:,} pieces between gaps are shorter than a window"
+            are = "is" if self.short == 1 else "are"
+            line += f"; {_count(self.short, 'piece')} between gaps {are} shorter than a window"
         return line
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @dataclass(frozen=True, kw_only=True)

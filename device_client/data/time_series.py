@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_client.data.faults import DataError
+from device_client.data.faults import DataError, check_given
 from device_client.data.recordings import Left, cut_table
 from device_client.data.series_form import TimeSeries
 from device_client.data.stored import MEMORY_BYTES_MAX, Store, as_persons
@@ -53,6 +53,7 @@ def read_time_series(
     """
     if person is not None and (form.person is not None or form.person_pattern is not None):
         raise DataError("the person is given twice: by name, and by person or person_pattern")
+    check_given(paths)
     listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = [found for path in listed for found in _files_in(Path(path))]
     store = Store(len(form.columns), memory_bytes_max, temporary_folder)

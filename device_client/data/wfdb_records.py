@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_client.data.faults import DataError, needed, some
+from device_client.data.faults import DataError, check_given, needed, some
 from device_client.data.windowing import Floats, Samples, resampled
 from device_client.task_checks import first_line
 
@@ -66,6 +66,7 @@ def records_in(paths: Path | str | Iterable[Path | str]) -> list[Path]:
     Raises:
         DataError: a folder has none.
     """
+    check_given(paths)
     found: list[Path] = []
     for path in [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]:
         if path.is_dir():

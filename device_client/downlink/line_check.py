@@ -92,7 +92,9 @@ class LineCheck:
     def _misfit(self, version: int, found: Layout) -> str:
         here, there = ({spec.name: spec.shape for spec in layout.tensors} for layout in (self._layout, found))
         return (
-            f"model {version} has another layout than the student of task {self._task} on this device ({found.size} "
-            f"parameters in {len(found.tensors)} tensors, not {self._layout.size} in {len(self._layout.tensors)}): "
-            f"{different_tensors(here, there, place='the model')}; training waits for a model that fits"
+            f"model {version} is of an earlier or later student than that of task {self._task} on this device "
+            f"({found.size} parameters in {len(found.tensors)} tensors, not {self._layout.size} in "
+            f"{len(self._layout.tensors)}): {different_tensors(here, there, place='the model')}. As soon as there is a "
+            "line for this device's student (aggregator begin-line), the device goes on to it by itself; until then it "
+            "does not train"
         )

@@ -16,7 +16,8 @@ from device_client.task import Batch, Data, Examples, Objective, Task, TaskError
 from device_client.task.batches import detached, joined, leaves, mapped, placement, size_of
 from device_client.task.batching import Drawn, evaluation_batches, evaluation_size, first_batch
 from device_client.task.examples import example_count
-from device_client.task.objective import AnyMetric, Metric
+from device_client.task.objective import LOSS, AnyMetric, Metric
+from device_client.task_checks import check_text
 
 log = logging.getLogger(__name__)
 
@@ -158,12 +159,16 @@ class Metrics:
         found: dict[str, float] = {}
         for name, metric in self._metrics.items():
             found |= self._named(name, metric.compute())
+        for name in found:
+            check_text(name, "objective: metrics")
+            if name == LOSS:
+                raise TaskError(f"objective: a metric is called {LOSS!r}, the name of the mean loss; rename it")
         if self._main not in found:
             known = ", ".join(found) or "none"
             raise TaskError(f"objective: the main metric {self._main!r} is not among the metrics: {known}")
         return {
             self._main: found[self._main],
-            "loss": self._losses / self._count if self._count else math.nan,
+            LOSS: self._losses / self._count if self._count else math.nan,
         } | found
 
     def _named(self, name: str, value: Any) -> dict[str, float]:

@@ -110,9 +110,16 @@ def _csv(path: Path, model: ExportedModel) -> _Read:
         [header.index(name) for name in labels] if labels and set(labels) <= set(header) else []
     )
     columns = [index for index in range(len(header)) if index not in target_columns]
+    wanted = math.prod(size or 1 for size in form.shape)
+    if None in form.shape:
+        raise OnnxModelError(f"the model takes {form}, whose size varies, so give it as .npy or .npz")
+    if wanted != len(columns):
+        raise OnnxModelError(
+            f"has {len(columns)} columns of inputs; the model takes {form}, so each line must hold the {wanted} values "
+            "of one example, prepared as in training. A recording with one sample a line is first cut into windows "
+            "(device_client.data) and saved as .npy"
+        )
     values = np.array([[_number(row[index], number, header[index]) for index in columns] for number, row in lines])
-    if None in form.shape or math.prod(size or 1 for size in form.shape) != len(columns):
-        raise OnnxModelError(f"has {len(columns)} columns of inputs; the model takes {form}")
     inputs = values.reshape(len(lines), *(size or 1 for size in form.shape))
     if not target_columns:
         return {form.name: inputs}, None, None

@@ -9,9 +9,11 @@ from torch import Tensor
 from device_client.task.batches import Batch, Forward, outputs_of, targets_of
 from device_client.task.examples import Data, Examples
 from device_client.task.losses import LabelLoss
-from device_client.task_checks import TaskError, check_label_names
+from device_client.task_checks import TaskError, check_label_names, check_text
 from wire_contract.limits import NAME_CHARACTERS_MAX
 
+LOSS = "loss"
+"""The name under which the mean loss is reported; no metric may have it."""
 Loss = Callable[[Any, Batch], Tensor]
 """Maps a network's outputs and the batch to the mean loss over the batch, a scalar."""
 Distillation = Callable[[Any, Any, Batch, float], Tensor]
@@ -84,6 +86,9 @@ class Objective:
                 raise TaskError(f"objective: {name} must be a function{hint}, not {type(value).__name__}")
         if not isinstance(self.main, str) or not self.main:
             raise TaskError(f"objective: main={self.main!r} must be the name of one of the metrics")
+        check_text(self.main, "objective: main")
+        if self.main == LOSS:
+            raise TaskError(f"objective: main={LOSS!r} is the name of the mean loss; call the metric something else")
         if len(self.main) > NAME_CHARACTERS_MAX:
             raise TaskError(f"objective: main={self.main!r} is longer than {NAME_CHARACTERS_MAX} characters")
         if not isinstance(self.higher_is_better, bool):

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
 from device_client.task.batches import Batch
-from device_client.task_checks import TaskError, check_choice, check_counts, check_numbers
+from device_client.task_checks import TaskError, check_choice, check_counts, check_numbers, first_line
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -131,7 +132,12 @@ class Recipe:
         return share
 
     def _own_share(self, schedule: Callable[[int], float], version: int) -> float:
-        share: object = schedule(version)
+        try:
+            share: object = schedule(version)
+        except Exception as error:
+            last = list(walk_tb(error.__traceback__))[-1]
+            place = f"{last[0].f_code.co_filename}:{last[1]}"
+            raise TaskError(f"recipe: schedule({version}) failed: {first_line(error)} ({place})") from error
         if not isinstance(share, Real) or not math.isfinite(float(share)) or float(share) < 0:
             raise TaskError(
                 f"recipe: schedule({version}) returned {share!r}; it must be a share of the learning rate, finite "

@@ -7,6 +7,7 @@ from typing import Any
 
 from device_client.task import Data, Examples
 from device_client.task.examples import is_iterable_dataset, is_map_dataset
+from device_client.task_checks import ExamplesError, TaskError
 from device_client.tasks.user_code import called_through_us, user_code
 from device_client.trainer import Tick, Trained, Trainer
 from wire_contract.layout import Vector
@@ -59,8 +60,8 @@ class _Samples(_Batches):
 class GuardedTrainer:
     """A trainer whose rounds end with one line where the user's code fails. Implements `trainer.Trainer`."""
 
-    def __init__(self, trainer: Trainer, task: str) -> None:
-        self._trainer, self._task = trainer, task
+    def __init__(self, trainer: Trainer, task: str, *, device: str) -> None:
+        self._trainer, self._task, self._device = trainer, task, device
 
     def train(self, weights: Vector, *, version: int, round: int, tick: Tick) -> Trained | None:  # noqa: A002
         """See `trainer.Trainer`.
@@ -68,5 +69,8 @@ class GuardedTrainer:
         Raises:
             TaskError: the user's code failed.
         """
-        with called_through_us(f"task {self._task}: round {round} on model {version}"):
-            return self._trainer.train(weights, version=version, round=round, tick=tick)
+        try:
+            with called_through_us(f"task {self._task}: round {round} on model {version}"):
+                return self._trainer.train(weights, version=version, round=round, tick=tick)
+        except ExamplesError as error:
+            raise TaskError(f"task {self._task}: device_data({self._device!r}): {error}") from error

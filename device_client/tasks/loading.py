@@ -4,8 +4,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -51,19 +51,33 @@ def load_task(spec: str, *, data: Path | None) -> Task:
     if not callable(make):
         raise TaskError(f"task {spec}: {place} has no function {function!r}")
     arguments = _arguments_of(make, data, spec)
-    with user_code(f"task {spec}: {function}"):
+    with _data_hint(arguments), user_code(f"task {spec}: {function}"):
         task = make(*arguments)
     if not isinstance(task, Task):
         raise TaskError(f"task {spec}: {function} returned {type(task).__name__}, not device_client.task.Task")
-    return _said_when_slow(checked(task))
+    return _said_when_slow(checked(task), arguments)
 
 
-def _said_when_slow(task: Task) -> Task:
-    """The task; a function of it that takes more than a moment says so on standard error."""
+@contextmanager
+def _data_hint(arguments: tuple[Path | None, ...]) -> Iterator[None]:
+    """Adds to a fault about None that the task takes a data folder, and none was given."""
+    try:
+        yield
+    except TaskError as error:
+        if arguments == (None,) and "None" in str(error) and "--data" not in str(error):
+            raise TaskError(f"{error}; the task takes a data folder, and none was given: --data FOLDER") from error
+        raise
+
+
+def _said_when_slow(task: Task, arguments: tuple[Path | None, ...] = ()) -> Task:
+    """The task; a function of it that takes more than a moment says so on standard error.
+
+    `arguments` are those that the task was made with.
+    """
     teacher, teacher_data = task.teacher, task.teacher_data
 
     def call(what: str, function: Callable[[], T]) -> T:
-        with slow_work(f"task {task.name}: {what}"):
+        with _data_hint(arguments), slow_work(f"task {task.name}: {what}"):
             return function()
 
     return replace(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from device_client.learning.evaluation import Metrics
 from device_client.learning.losses import distillation_of, task_loss_of
+from device_client.learning.parameters import layout_of
 from device_client.learning.training_loop import normalises_batches, optimiser_of
 from device_client.task import Data, Examples, Task, TaskError
 from device_client.task.batches import Batch, detached, device_of, mapped, placement
@@ -18,8 +19,11 @@ from device_client.task.batching import first_batch
 from device_client.task.examples import example_count, is_map_dataset
 from device_client.tasks.checking import check_augment, check_network, check_trainable
 from device_client.tasks.user_code import called_through_us, user_code
+from wire_contract.layout import Layout
 
 _EXAMPLES = 2
+_NAMES_MAX = 3
+"""Weights listed in one line."""
 
 
 class _Few:
@@ -53,7 +57,9 @@ def check_learning(task: Task, *, student: nn.Module, teacher: nn.Module | None,
     with user_code(f"task {task.name}: the data"):
         few = few_of(data)
     check_augment(task, few)
+    before = layout_of(student, recipe.statistics)
     check_network(task, student, few)
+    _check_layout(task, before, layout_of(student, recipe.statistics))
     if teacher is not None:
         check_network(task, teacher, few, "teacher")
         if recipe.method == "fedkd":
@@ -85,6 +91,15 @@ def check_learning(task: Task, *, student: nn.Module, teacher: nn.Module | None,
             with called_through_us(f"{name}: distillation"):
                 distilled: object = distillation_of(objective)(outputs, taught, batch, temperature)
             _check_loss(distilled, f"{name}: distillation")
+
+
+def _check_layout(task: Task, before: Layout, now: Layout) -> None:
+    if now != before:
+        changed = sorted({spec.name for spec in now.tensors} ^ {spec.name for spec in before.tensors})
+        raise TaskError(
+            f"task {task.name}: student: its first pass adds or removes weights ({', '.join(changed[:_NAMES_MAX])}); "
+            "make all of them in the constructor"
+        )
 
 
 def check_measuring(task: Task, network: nn.Module, data: Data) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from device_client.task import Data, Examples, Task, TaskError, inputs_of, targets_of
@@ -15,6 +16,11 @@ from device_client.trial.trial import Trial
 
 SECONDS_MAX = 20.0
 """After this time, no further device's data is loaded: a federation may have thousands. Chosen."""
+FAR_DEVIATIONS = 100.0
+"""From this ratio of mean to standard deviation on, inputs are noted. Chosen: a tenth of where the lower bound of
+BatchNorm's merged variances (`wire_contract/encoding/statistics.py`) begins to change what is learned."""
+_ROWS = 256
+"""Rows that are looked at for that."""
 _NAMES_MAX = 5
 """Names listed in one line."""
 
@@ -35,6 +41,7 @@ def load_devices(trial: Trial) -> str:
         check_first_batch(task, data, f"device_data({device!r})")
         trial.data[device], counts[device] = data, example_count(data)
         seen += _classes(task, data)
+    _note_far(trial)
     single = [device for device, count in counts.items() if count == 1]
     if single:
         trial.note(f"{_listed(single)}: one example only, from which little is learned")
@@ -42,6 +49,26 @@ def load_devices(trial: Trial) -> str:
     known = [count for count in counts.values() if count is not None]
     each = f", {_span(known)} examples each" if known else ", examples not counted"
     return f"{_count(len(trial.data), 'device')}{each}; {_shown(trial.data[trial.first_device], task)}"
+
+
+def _note_far(trial: Trial) -> None:
+    """Notes inputs of the first device whose channels lie far from zero, compared with their spread."""
+    data = trial.data[trial.first_device]
+    batch = first_batch(data, _ROWS if isinstance(data, Examples) else trial.task.recipe.batch_size)
+    for tensor in leaves(inputs_of(batch)):
+        if not tensor.is_floating_point() or tensor.ndim == 0:
+            continue
+        values = tensor.double()
+        channels = values.transpose(0, 1).flatten(1) if tensor.ndim > 1 else values[None]
+        spread, mean = channels.std(dim=1, correction=0), channels.mean(dim=1).abs()
+        far = torch.where(spread > 0, mean / spread, 0.0)
+        if far.numel() and float(far.max()) > FAR_DEVIATIONS:
+            trial.note(
+                f"inputs lie far from zero: the mean of channel {int(far.argmax())} is {float(far.max()):,.0f} "
+                "standard deviations away from it, and from about 1,000 on BatchNorm silently learns wrongly; "
+                "standardise the inputs (subtract their mean, divide by their standard deviation)"
+            )
+            return
 
 
 def load_held_out(trial: Trial) -> str:

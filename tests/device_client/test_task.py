@@ -156,3 +156,25 @@ def test_the_flag_moves_the_end_of_a_cosine_and_leaves_other_schedules(
     )
     told = settings.RunSettings(task="own", broker="mqtt://localhost", device="d", state=tmp_path, **flags)
     assert task_with_flags(task, told).recipe.schedule_versions == versions
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return data / 'x'", "unsupported operand type(s) for /: 'NoneType' and 'str'"),
+        ("return read_time_series(data, None)", "no file or folder to read was given (None)"),
+        ("return read_images(data, None)", "no file or folder to read was given (None)"),
+        ("return records_in(data)", "no file or folder to read was given (None)"),
+    ],
+)
+def test_a_task_that_needs_data_says_so(tmp_path: Path, body: str, said: str) -> None:
+    imports = (
+        "from device_client.data.images import read_images\n"
+        "from device_client.data.time_series import read_time_series\n"
+        "from device_client.data.wfdb_records import records_in\n"
+    )
+    (tmp_path / "needs.py").write_text(f"{imports}def task(data):\n    {body}\n")
+    with pytest.raises(TaskError) as refusal:
+        load_task(f"{tmp_path / 'needs.py'}:task", data=None)
+    assert said in str(refusal.value)
+    assert str(refusal.value).count("--data FOLDER") == 1

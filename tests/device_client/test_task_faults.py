@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from device_client.learning.evaluation import Metrics
 from device_client.task import Examples, Recipe, Task, TaskError, pooled, regression
 
 REPOSITORY = Path(__file__).parents[2]
@@ -133,6 +134,10 @@ def test_recipes_that_are_not_valid(fields: dict[str, Any], said: str) -> None:
         ({"classes": ()}, "needs at least 2 classes"),
         ({"classes": "abc"}, "classes must be a tuple of names"),
         ({"classes": (1, 2)}, "classes must be a tuple of names"),
+        ({"classes": ("a", "")}, "classes must be a tuple of names"),
+        ({"classes": ("a", "b\nc")}, r"classes has 'b\nc', which holds a line break or another control character"),
+        ({"classes": ("a", "b\x1b[31m")}, "control character"),
+        ({"classes": ("a", "b" * 1025)}, "with 1,025 characters; up to 1,024 can be sent"),
         ({"devices": ("d1", "d1")}, "devices has d1 more than once"),
         ({"devices": ("d 1",)}, "device 'd 1': use 1 to"),
         ({"devices": "d1"}, "devices must be a tuple of names"),
@@ -154,3 +159,16 @@ def test_tasks_that_are_not_valid(fields: dict[str, Any], said: str) -> None:
 def test_a_main_metric_needs_a_name_that_fits_its_message() -> None:
     assert replace(regression(), main="m" * 64).main
     assert "longer than 64 characters" in complaint(lambda: replace(regression(), main="m" * 65))
+    assert "control character" in complaint(lambda: replace(regression(), main="m\n"))
+    assert "'loss' is the name of the mean loss" in complaint(lambda: replace(regression(), main="loss"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("loss", "a metric is called 'loss'"), ("", "empty name"), ("a\nb", "a line break"), ("m" * 1025, "up to 1,024")],
+)
+def test_names_of_metrics_are_checked_before_the_first_round(name: str, said: str) -> None:
+    objective = regression()
+    metrics = Metrics(replace(objective, metrics=lambda: {**objective.metrics(), name: lambda _p, _t: 0.0}))
+    metrics.update(torch.ones(2, 1), (torch.ones(2, 3), torch.ones(2, 1)), torch.tensor(0.0))
+    assert said in complaint(metrics.values)

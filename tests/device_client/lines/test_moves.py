@@ -139,7 +139,7 @@ def test_a_device_of_a_line_that_has_ended_waits_and_does_not_train_for_it(fleet
 
     events = fleet.device("old", some_turns)
     assert [event["line"] for event in events if event["event"] == "moved"] == ["toy.2"]
-    assert any("has another layout than the student" in event.get("message", "") for event in events)
+    assert any("is of an earlier or later student" in event.get("message", "") for event in events)
     fleet.is_aggregator_up = False
     fleet.stage.broker.stop()
     turns = 0

@@ -64,7 +64,10 @@ def text(content: str, name: str = "x.csv") -> Callable[[Path], Path]:
         (text("no array", "x.npy"), "cannot be read"),
         (text("no archive", "x.npz"), "cannot be read"),
         (text("x", "x.parquet"), "read from .npy, .npz, .csv"),
-        (text("a,b,c,d,e\n1,2,3,4,5\n"), "has 5 columns of inputs"),
+        (
+            text("a,b,c,d,e\n1,2,3,4,5\n"),
+            "has 5 columns of .* the 6 values of one example.* first cut into",
+        ),
         (text("a,b,c,d,e,f\n1,2,3,4,5\n"), "line 2 has 5 values, the header 6"),
         (text("a,b,c,d,e,f\n1,2,3,x,5,6\n"), "line 2, column d: 'x' is no number"),
         (text("a,b,c,d,e,f\n"), "at least one|shape"),

@@ -15,6 +15,7 @@ from device_client.learning.parameters import layout_of, vector_of
 from device_client.learning.student_trainer import StudentTrainer
 from device_client.task import Examples, Objective, Recipe, Task, TaskError, classification, regression
 from device_client.task.batching import evaluation_batches
+from device_client.task_checks import first_line
 from device_client.tasks.checking import checked
 from device_client.tasks.guards import GuardedTrainer
 from device_client.tasks.trial import check_learning, check_measuring
@@ -113,7 +114,7 @@ def groups_are(returned: Any) -> Callable[[Any], Any]:
     [
         (Recipe(optimiser=groups_are(3)), "optimiser returned int, not a torch.optim.Optimizer"),
         (Recipe(optimiser=failing), f"recipe: optimiser failed: KeyError: 'no such key' ({__file__}:"),
-        (Recipe(schedule=failing), f"recipe: schedule failed: KeyError: 'no such key' ({__file__}:"),
+        (Recipe(schedule=failing), f"recipe: schedule(0) failed: KeyError: 'no such key' ({__file__}:"),
         (Recipe(schedule=lambda _version: -1.0), "schedule(0) returned -1.0"),
         (Recipe(augment=failing), f"augment failed: KeyError: 'no such key' ({__file__}:"),
         (Recipe(augment_batch=lambda batch, _generator: batch[0][:1]), "augment_batch returned shape (1, 3)"),
@@ -197,7 +198,7 @@ def test_data_that_breaks_while_it_is_read(data: Any) -> None:
     trainer = StudentTrainer(
         device="a", student=student, layout=layout, data=loaded, recipe=own.recipe, objective=own.objective
     )
-    guard = GuardedTrainer(trainer, own.name)
+    guard = GuardedTrainer(trainer, own.name, device="d1")
     said = complaint(lambda: guard.train(vector_of(student, layout), version=0, round=1, tick=lambda: True))
     assert "task own: device_data('a')" in said
     assert f"OSError: row cannot be read ({__file__}:" in said
@@ -245,8 +246,54 @@ def test_a_loss_that_fails_during_a_round_is_one_line_and_a_defect_of_ours_is_no
     trainer = StudentTrainer(
         device="a", student=student, layout=layout, data=EXAMPLES, recipe=own.recipe, objective=own.objective
     )
-    guard, start = GuardedTrainer(trainer, own.name), vector_of(student, layout)
+    guard, start = GuardedTrainer(trainer, own.name, device="d1"), vector_of(student, layout)
     said = complaint(lambda: guard.train(start, version=4, round=2, tick=lambda: True))
     assert f"task own: round 2 on model 4 failed: ZeroDivisionError: no items ({__file__}:" in said
     with pytest.raises(Exception, match="layout: a float32 vector"):
         guard.train(start[:1], version=4, round=2, tick=lambda: True)
+
+
+class Grows(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not hasattr(self, "more"):
+            self.more = nn.Linear(1, 1)
+        return super().forward(inputs)
+
+
+def test_weights_that_appear_in_the_first_pass() -> None:
+    said = complaint(lambda: trial(student=lambda: Grows(3, 1)))
+    assert "its first pass adds or removes weights (more.bias, more.weight); make all of them in the constr" in said
+
+
+class Ragged(torch.utils.data.Dataset[Any]):
+    """Its last example is longer than the others."""
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.ones(3 + (index == 8)), torch.ones(1)
+
+    def __len__(self) -> int:
+        return 9
+
+
+def test_what_fails_in_a_later_round_is_named() -> None:
+    def fails_later(version: int) -> float:
+        return 1.0 / (3 - version)
+
+    for data, recipe, version, said in (
+        (Ragged(), Recipe(batch_size=9), 0, "device_data('a'): the examples cannot be put into one batch"),
+        (EXAMPLES, Recipe(schedule=fails_later), 3, "recipe: schedule(3) failed: ZeroDivisionError: float divis"),
+    ):
+        own = task(data, recipe=recipe)
+        student, loaded = own.student(), own.examples_of("a")
+        layout = layout_of(student)
+        trainer = StudentTrainer(
+            device="a", student=student, layout=layout, data=loaded, recipe=recipe, objective=own.objective
+        )
+        guard, start = GuardedTrainer(trainer, own.name, device="a"), vector_of(student, layout)
+        message = complaint(lambda: guard.train(start, version=version, round=1, tick=lambda: True))  # noqa: B023
+        assert said in message
+
+
+def test_an_error_of_a_loaders_worker_is_what_the_worker_raised() -> None:
+    said = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  …\nValueError: bad row\n"
+    assert first_line(ValueError(said)) == "ValueError: bad row"

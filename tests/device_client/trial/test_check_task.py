@@ -232,6 +232,10 @@ class Idle(nn.Linear):
         ),
         ("dict(held_out=lambda: Examples.of(np.ones((4, 3)), LABELS))", "persons are not given"),
         ("dict(teacher=lambda: nn.Linear(3, 3))", "the task has a teacher and no teacher_data"),
+        (
+            "dict(device_data=lambda device: Examples.of(1e3 + np.eye(4, 3), LABELS, [device] * 4))",
+            "inputs lie far from zero: the mean of channel 2 is 2,310 standard deviations",
+        ),
         ("dict(recipe=Recipe(learning_rate=0))", "one step changes no weight; is the learning rate 0?"),
     ],
 )

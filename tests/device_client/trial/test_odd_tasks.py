@@ -151,6 +151,7 @@ def test_its_fault_is_one_line(changes: str, said: str, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("student", "said"),
     [
+        ("(lambda: ExtraState(3, 3))", "_extra_state (get_extra_state) is not sent"),
         ("Counts", "training changes steps, which is not sent"),
         ("Large", "start holds values over 65504, the largest float16"),
     ],
