@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from device_client.task.batches import outputs_of
 from device_client.task_checks import first_line
@@ -62,6 +64,29 @@ def onnx_of(
     Raises:
         ExportError: the network cannot be expressed in ONNX, or the ONNX model computes something else than torch.
     """
+    try:
+        return _onnx_of(network, inputs, metadata, forward=forward, main_output=main_output)
+    except ExportError:
+        if not any(is_parametrized(module) for module in network.modules()):
+            raise
+        return _onnx_of(_computed(network), inputs, metadata, forward=forward, main_output=main_output)
+
+
+def _computed(network: nn.Module) -> nn.Module:
+    """A copy whose parametrised weights are computed once. ONNX lacks what some are computed by, such as the matrix
+    exponential of `orthogonal`.
+    """
+    copied = deepcopy(network).eval()
+    for module in copied.modules():
+        if is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                remove_parametrizations(module, name, leave_parametrized=True)
+    return copied
+
+
+def _onnx_of(
+    network: nn.Module, inputs: Any, metadata: Mapping[str, str], *, forward: Forward | None, main_output: str
+) -> OnnxModel:
     example = first_examples(inputs, _TRACED_EXAMPLES)
     named = named_inputs(example, None if forward is not None else network)
     if not named:

@@ -41,7 +41,7 @@ def test_windows_have_channels_samples_and_labels(tmp_path: Path) -> None:
     assert examples.labels.tolist() == [1] * 5
     assert examples.persons is not None
     assert set(examples.persons.tolist()) == {"anna"}
-    assert windows.summary == "5 windows from 1 files, 1 persons"
+    assert windows.summary == "5 windows from 1 file, 1 person"
 
 
 def test_a_data_set_yields_the_same_as_examples(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_label_texts_are_translated_and_ignored(tmp_path: Path) -> None:
     windows = read_time_series(path, form(label_names={"W": "walk"}))
     assert windows.labels is not None
     assert windows.labels.tolist() == [1, 0]
-    assert windows.summary.endswith("left out: 1 windows without a clear label")
+    assert windows.summary.endswith("left out: 1 window without a clear label")
 
 
 def test_one_file_with_a_column_of_persons(tmp_path: Path) -> None:

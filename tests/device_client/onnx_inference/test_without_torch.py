@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_tables_are_read_and_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     right = sum(row["class"] == LABELS[label] for row, label in zip(rows, targets.tolist(), strict=True))
     assert json.loads(done.stdout)["metrics"]["accuracy"] == pytest.approx(right / COUNT)
+
+
+def test_a_reader_that_has_enough_ends_predict_quietly(tmp_path: Path) -> None:
+    task, inputs, _targets = task_of("classification")
+    onnx, path = exported(task, tmp_path, version=None), tmp_path / "x.npy"
+    np.save(path, inputs["inputs"])
+    end, start = os.pipe()
+    os.close(end)  # as `head` does; a write to `start` then fails
+    command = [sys.executable, "-c", BLOCKED, "predict", "--model", str(onnx), "--inputs", str(path)]
+    with open(start, "wb") as closed:  # noqa: PTH123 — a file descriptor
+        done = subprocess.run(command, cwd=HOUSE, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_onnxruntime_the_extra_is_named(tmp_path: Path) -> None:

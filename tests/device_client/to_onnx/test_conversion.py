@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import orthogonal
+from torch.nn.utils.parametrize import is_parametrized
 
 from device_client.learning.seeding import seeded
 from device_client.to_onnx import parity
@@ -244,3 +246,12 @@ def test_without_onnxruntime_the_reference_is_compared(monkeypatch: pytest.Monke
     assert model.runtime == "onnx.reference"
     assert model.difference is not None
     assert model.difference < 1e-5
+
+
+def test_orthogonal_weights_are_computed_before_the_export() -> None:
+    with seeded(0):
+        network = orthogonal(nn.Linear(4, 4))
+    made = onnx_of(network, numbers(3, 4), {})
+    assert made.difference is not None
+    assert made.difference < 1e-5
+    assert is_parametrized(network)
