@@ -49,6 +49,7 @@ test-containers: $(VENV)/.dev services  ## Build all images and test the stack i
 
 fuzz: $(VENV)/.dev  ## Fuzz the decoders with damaged payloads on all cores: PAYLOADS=1000000, SEED=… repeats a run
 	$(BIN)/python -m tests.fuzz --payloads $(PAYLOADS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.fuzz.films --files 10000 $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev  ## Run the linter and the type checker, verify import directions
 	$(BIN)/ruff check .
