@@ -14,6 +14,7 @@ from benchmarks.settings import (
     BatchNormSettings,
     BenchmarkSettings,
     CommunicationSettings,
+    DicomSettings,
     EcgSettings,
     FootprintSettings,
     LearningSettings,
@@ -62,6 +63,7 @@ PROGRAM = Program(
             settings=CommunicationSettings,
             run=_benchmark("benchmarks.communication.command", "benchmarks.communication.table"),
         ),
+        "dicom": Command(settings=DicomSettings, run=_benchmark("benchmarks.dicom", "benchmarks.dicom")),
         "ecg": Command(settings=EcgSettings, run=_benchmark("benchmarks.ecg", "benchmarks.ecg_table")),
         "footprint": Command(
             settings=FootprintSettings, run=_benchmark("benchmarks.footprint", "benchmarks.footprint")

@@ -53,6 +53,16 @@ class AttackSettings(BenchmarkSettings):
     processes: int = Field(2, ge=1, description="parallel runs")
 
 
+class DicomSettings(BenchmarkSettings):
+    """Measures how fast mammograms in DICOM files are read, and with how much memory, beside pydicom alone."""
+
+    films: int = Field(10, ge=1, description="films to read; without --data, of each transfer syntax")
+    data: Path | None = Field(None, description="folder with DICOM files; default: films that are made for it")
+    rows: int = Field(
+        4000, ge=64, le=8000, description="rows of the films that are made; columns: three quarters of it"
+    )
+
+
 class EcgSettings(BenchmarkSettings):
     """Measures recall and F1 of each kind of heartbeat, with intervals by patient: federated, pooled and alone."""
 

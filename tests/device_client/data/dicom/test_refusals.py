@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_client.data.dicom.decoding.decoder import Decoder
 from device_client.data.dicom.film import PIXELS_MAX, FilmRefused, FilmSettings
 from device_client.data.dicom.header import read_header
 from device_client.data.dicom.reading import read_film
@@ -78,6 +79,24 @@ def test_a_damaged_stream_cannot_be_decoded_and_the_next_film_can(tmp_path: Path
         assert refused(tmp_path, damaged).code in {"cannot_decode", "not_a_breast", "length"}
         (tmp_path / "film.dcm").write_bytes(whole)
         assert read_film(tmp_path / "film.dcm", CROPPED).pixels.max() > 0
+
+
+def test_a_decoder_that_ends_or_outlasts_its_time_refuses_one_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = content(dataset(ONE), "jpeg_ls")
+    decoder = Decoder(patience_seconds=0)
+    monkeypatch.setattr("device_client.data.dicom.decoding.stored_values.DECODER", decoder)
+    assert refused(tmp_path, whole).code == "cannot_decode"
+    assert decoder._child is None, "it was ended"
+    decoder._patience_seconds = 60
+    assert read_film(tmp_path / "CANARY-name.dcm", CROPPED).pixels.max() > 0
+    child = decoder._child
+    assert child is not None
+    child.kill()
+    child.wait()
+    assert read_film(tmp_path / "CANARY-name.dcm", CROPPED).pixels.max() > 0, "by a new one"
+    decoder.close()
 
 
 def test_a_small_deflated_file_that_swells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

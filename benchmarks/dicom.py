@@ -1,0 +1,157 @@
+"""Films a second, and memory, of `read_film` beside pydicom's `pixel_array`, which only decodes.
+
+Each is measured in a process of its own, for each transfer syntax. The first film is not counted: it imports pydicom
+and begins the decoder.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.settings import DicomSettings
+from device_client.data.dicom.decoding.decoder import DECODER
+from device_client.data.dicom.film import FilmRefused, FilmSettings
+from device_client.data.dicom.header import read_header
+from device_client.data.dicom.reading import read_film
+from device_client.data.faults import DataError, needed
+
+SYNTAXES = {
+    "1.2.840.10008.1.2": "implicit",
+    "1.2.840.10008.1.2.1": "explicit",
+    "1.2.840.10008.1.2.1.99": "deflated",
+    "1.2.840.10008.1.2.5": "RLE",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+}
+MADE = (
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.5",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.90",
+)
+
+
+def run(settings: DicomSettings) -> dict[str, Any]:
+    """Reads the films both ways; returns the figures.
+
+    Raises:
+        DataError: pydicom is not installed, or no file of the folder is a DICOM file.
+    """
+    needed("pydicom", extra="dicom", purpose="reading DICOM files")
+    with tempfile.TemporaryDirectory() as folder:
+        groups = _made(Path(folder), settings.rows) if settings.data is None else _found(settings.data)
+        rows = []
+        for syntax, paths in groups.items():
+            chosen = [
+                paths[at % len(paths)]
+                for at in range(settings.films if settings.data is None else min(settings.films, len(paths)))
+            ]
+            ours, plain = (_measured(read, chosen) for read in (_ours, _plain))
+            rows.append({"syntax": SYNTAXES.get(syntax, syntax), "films": len(chosen), "ours": ours, "pydicom": plain})
+    return {"rows": rows}
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """One row for each transfer syntax."""
+    lines = [
+        f"{'':20} {'films':>6} {'films/s':>8} {'pydicom':>8} {'MB':>6} {'decoder':>8} {'pydicom':>8} {'refused':>8}"
+    ]
+    for row in figures["rows"]:
+        ours, plain = row["ours"], row["pydicom"]
+        lines.append(
+            f"{row['syntax']:20} {row['films']:6d} {ours['films_per_second']:8.2f} {plain['films_per_second']:8.2f} "
+            f"{ours['memory_mb']:6.0f} {ours['decoder_mb']:8.0f} {plain['memory_mb']:8.0f} {ours['refused']:8d}"
+        )
+    return "\n".join(lines)
+
+
+def _made(folder: Path, rows: int) -> dict[str, list[Path]]:
+    """One film for each transfer syntax: half a disc with grain, 12 bits."""
+    pydicom = needed("pydicom", extra="dicom", purpose="reading DICOM files")
+    y, x = np.mgrid[:rows, : rows * 3 // 4].astype(np.float32)
+    distance = np.hypot((y - rows / 2) / (rows * 0.4), x / (rows * 0.5))
+    grain = np.random.default_rng(0).integers(0, 32, distance.shape)
+    values = np.where(distance < 1, 3000 - 1500 * distance + grain, 0).astype("<u2")
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.2"
+    made.SOPInstanceUID = made.StudyInstanceUID = made.SeriesInstanceUID = pydicom.uid.generate_uid()
+    made.Modality, made.ImageLaterality, made.ViewPosition, made.PatientID = "MG", "L", "MLO", "made"
+    made.Rows, made.Columns = values.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 0
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    made.PixelSpacing = [0.07, 0.07]
+    groups = {}
+    for syntax in MADE:
+        uid = pydicom.uid.UID(syntax)
+        made.PixelData = values.tobytes()
+        made["PixelData"].VR = "OW"
+        made["PixelData"].is_undefined_length = False
+        made.file_meta.TransferSyntaxUID = MADE[0]
+        if uid.is_encapsulated:
+            made.compress(uid, generate_instance_uid=False)
+        made.file_meta.TransferSyntaxUID = uid
+        path = folder / f"{syntax}.dcm"
+        pydicom.dcmwrite(path, made, enforce_file_format=True, implicit_vr=False, little_endian=True)
+        groups[syntax] = [path]
+    return groups
+
+
+def _found(folder: Path) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            groups[read_header(path).transfer_syntax].append(path)
+        except FilmRefused:
+            continue
+    if not groups:
+        raise DataError(f"{folder} holds no DICOM files")
+    return groups
+
+
+def _measured(read: Any, paths: Sequence[Path]) -> dict[str, Any]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        figures: dict[str, Any] = pool.apply(_timed, (read, paths))
+    return figures
+
+
+def _timed(read: Any, paths: Sequence[Path]) -> dict[str, Any]:
+    read(paths[0])
+    began = time.perf_counter()
+    refused = sum(not read(path) for path in paths)
+    seconds = time.perf_counter() - began
+    DECODER.close()
+    own, child = (
+        resource.getrusage(who).ru_maxrss * 1024 / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return {
+        "films_per_second": len(paths) / seconds,
+        "memory_mb": own,
+        "decoder_mb": child,
+        "refused": refused,
+    }
+
+
+def _ours(path: Path) -> bool:
+    try:
+        read_film(path, FilmSettings(spacing_mm=0.1, crop=True))
+    except FilmRefused:
+        return False
+    return True
+
+
+def _plain(path: Path) -> bool:
+    pydicom = needed("pydicom", extra="dicom", purpose="reading DICOM files")
+    try:
+        return bool(pydicom.dcmread(path).pixel_array.size)
+    except Exception:  # noqa: BLE001 — whatever pydicom raises about a film
+        return False
