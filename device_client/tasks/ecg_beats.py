@@ -5,7 +5,6 @@ Fields of the file (no pickle): `x` (N, 128) integers, mV = x · scale_mv, lead 
 (N,) "train" or "test"; `scale_mv`; `labels` N S V F Q. The rows of a record are in order of time.
 """
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from device_client.data.wfdb_records import read_record, records_in, signal_name
 from device_client.data.wfdb_windows import Beats, beats_in
 from device_client.slow_work import slow_work
 from device_client.task import Examples, TaskError, check_split
+from device_client.tasks.npz_fields import check_fields, check_label_range, is_training, read_fields
 
 FILE = "mitbih_beats_180hz.npz"
 FIELDS = ("x", "y", "record", "rr_s", "split", "scale_mv", "labels")
@@ -98,45 +98,21 @@ def read_file(path: Path) -> BeatSet:
         TaskError: a field is missing, or has a wrong shape or range.
         SplitError: a person is marked both "train" and "test".
     """
-    fields = _fields_of(path)
+    fields = read_fields(path, FIELDS)
     rows = len(fields["x"]) if fields["x"].ndim else 0
-    shapes = {"x": (rows, SAMPLES), "y": (rows,), "record": (rows,), "rr_s": (rows, 2), "split": (rows,)}
-    shapes |= {"scale_mv": (), "labels": (len(CLASSES),)}
-    for name, shape in shapes.items():
-        if fields[name].shape != shape or rows == 0:
-            raise TaskError(f"{path}: field {name} has shape {fields[name].shape}, not {shape}")
-    for name, kinds in {
-        "x": "iuf",
-        "scale_mv": "iuf",
-        "rr_s": "iuf",
-        "y": "iu",
-        "record": "iuUS",
-        "split": "U",
-    }.items():
-        if fields[name].dtype.kind not in kinds:
-            raise TaskError(f"{path}: field {name} holds {fields[name].dtype}")
+    per_row = dict.fromkeys(("y", "record", "split"), (rows,))
+    shapes = {"x": (rows, SAMPLES), **per_row, "rr_s": (rows, 2), "scale_mv": (), "labels": (len(CLASSES),)}
+    kinds = {"x": "iuf", "scale_mv": "iuf", "rr_s": "iuf", "y": "iu", "record": "iuUS", "split": "U"}
+    check_fields(path, fields, shapes, kinds)
     if tuple(fields["labels"].tolist()) != CLASSES:
         raise TaskError(f"{path}: field labels holds {fields['labels'].tolist()}, not {list(CLASSES)}")
-    labels, split = fields["y"].astype(np.int64), fields["split"]
-    if labels.min() < 0 or labels.max() >= len(CLASSES):
-        raise TaskError(f"{path}: field y goes from {labels.min()} to {labels.max()}, but there are 5 labels")
-    if not set(np.unique(split).tolist()) <= {"train", "test"}:
-        raise TaskError(f"{path}: field split holds {sorted(set(split.tolist()))}, not only train and test")
+    labels = fields["y"].astype(np.int64)
+    check_label_range(path, labels, len(CLASSES))
+    training = is_training(path, fields)
     beats = fields["x"].astype(np.float32) * np.float32(fields["scale_mv"])
     if not np.isfinite(beats).all():
         raise TaskError(f"{path}: fields x and scale_mv give values that are not finite")
-    return _beat_set(beats, labels, fields["record"].astype(np.str_), fields["rr_s"], split == "train")
-
-
-def _fields_of(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in FIELDS if name not in archive.files]
-            if missing:
-                raise TaskError(f"{path}: fields {', '.join(missing)} are missing; it needs {', '.join(FIELDS)}")
-            return {name: archive[name] for name in FIELDS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise TaskError(f"{path} is not a readable npz file: {error}") from error
+    return _beat_set(beats, labels, fields["record"].astype(np.str_), fields["rr_s"], training)
 
 
 def read_records(folder: Path) -> BeatSet:

@@ -9,7 +9,6 @@ The split is by person. Of the persons marked "train", the three with the lowest
 of the others is a device; the persons marked "test" are held out.
 """
 
-import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from device_client.learning.networks import SEPARABLE_STUDENT, TEACHER, Sensor, WindowAugmentation, WindowClassifier
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
+from device_client.tasks.npz_fields import check_fields, check_label_range, is_training, read_fields
 
 FILE = "spsw_sw_win50.npz"
 FIELDS = ("x", "y", "subject", "split", "scale", "labels")
@@ -137,45 +137,18 @@ def read_windows(path: Path) -> Windows:
         TaskError: a field is missing, or has a wrong shape or range.
         SplitError: a person is marked both "train" and "test".
     """
-    fields = _fields_of(path)
-    x, y, subject, split = fields["x"], fields["y"], fields["subject"], fields["split"]
+    fields = read_fields(path, FIELDS)
+    x, labels = fields["x"], fields["labels"]
     rows = len(x) if x.ndim else 0
-    expected = {
-        "x": (rows, WINDOW_SAMPLES, CHANNELS),
-        "y": (rows,),
-        "subject": (rows,),
-        "split": (rows,),
-        "scale": (CHANNELS,),
-        "labels": (fields["labels"].size,),
-    }
-    for name, shape in expected.items():
-        if fields[name].shape != shape or rows == 0:
-            raise TaskError(f"{path}: field {name} has shape {fields[name].shape}, not {shape or '(rows,)'}")
-    for name in ("y", "subject"):
-        if fields[name].dtype.kind not in "iu":
-            raise TaskError(f"{path}: field {name} holds {fields[name].dtype}, not integers")
-    if x.dtype.kind not in "iuf" or fields["scale"].dtype.kind not in "iuf":
-        raise TaskError(f"{path}: fields x and scale must hold numbers, not {x.dtype} and {fields['scale'].dtype}")
-    classes = tuple(str(label) for label in fields["labels"])
-    if int(y.min()) < 0 or int(y.max()) >= len(classes):
-        raise TaskError(f"{path}: field y goes from {y.min()} to {y.max()}, but there are {len(classes)} labels")
-    if not set(np.unique(split).tolist()) <= {"train", "test"}:
-        raise TaskError(f"{path}: field split holds {sorted(set(split.tolist()))}, not only train and test")
-    persons = subject.astype(np.int64).astype(np.str_)
-    training = np.asarray(split == "train")
+    per_row = dict.fromkeys(("y", "subject", "split"), (rows,))
+    shapes = {"x": (rows, WINDOW_SAMPLES, CHANNELS), **per_row, "scale": (CHANNELS,), "labels": (labels.size,)}
+    check_fields(path, fields, shapes, {"x": "iuf", "scale": "iuf", "y": "iu", "subject": "iu", "split": "U"})
+    classes, y = tuple(str(label) for label in labels), fields["y"].astype(np.int64)
+    check_label_range(path, y, len(classes))
+    training = is_training(path, fields)
+    persons = fields["subject"].astype(np.int64).astype(np.str_)
     check_split({"train": persons[training], "test": persons[~training]})
     inputs = (x.astype(np.float32) * fields["scale"].astype(np.float32)).transpose(0, 2, 1)
     if not np.isfinite(inputs).all():
         raise TaskError(f"{path}: fields x and scale give values that are not finite")
     return Windows(examples=Examples.of(np.ascontiguousarray(inputs), y, persons), training=training, classes=classes)
-
-
-def _fields_of(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in FIELDS if name not in archive.files]
-            if missing:
-                raise TaskError(f"{path}: fields {', '.join(missing)} are missing; it needs {', '.join(FIELDS)}")
-            return {name: archive[name] for name in FIELDS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise TaskError(f"{path} is not a readable npz file: {error}") from error

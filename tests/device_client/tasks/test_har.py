@@ -96,7 +96,7 @@ def test_a_missing_folder_or_file_says_what_is_expected(tmp_path: Path) -> None:
         ({"y": np.zeros(3, dtype=np.uint8)}, r"field y has shape \(3,\), not \(42,\)"),
         ({"y": np.zeros(42)}, "field y holds float64"),
         ({"y": np.full(42, 3)}, "field y goes from 3 to 3, but there are 3 labels"),
-        ({"x": np.full((42, 50, 6), "a")}, "must hold numbers"),
+        ({"x": np.full((42, 50, 6), "a")}, "field x holds <U1, not numbers"),
         ({"split": np.full(42, "validation")}, "field split holds"),
         ({"split": np.full(42, "train")}, "7 train and 0 test persons"),
         ({"scale": np.full(6, np.nan, dtype=np.float32)}, "not finite"),
