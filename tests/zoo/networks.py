@@ -6,7 +6,7 @@ They follow the published designs in miniature; the names in the docstrings say 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 CHANNELS, SAMPLES, CLASSES = 6, 32, 3
 """Of a window of a wearable: inputs (batch, channel, sample) to logits (batch, class)."""
@@ -229,3 +229,39 @@ class Bf16(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         return self.body(windows.to(torch.bfloat16)).float()  # type: ignore[no-any-return]
+
+
+class Tcn(nn.Module):
+    """Dilated causal convolutions under weight normalisation: two parameters for each weight (Bai et al. 2018)."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv1d(inputs, width, 3, dilation=dilation))
+            for inputs, dilation in ((CHANNELS, 1), (width, 2), (width, 4))
+        )
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        for level, layer in enumerate(self.layers):
+            windows = functional.relu(layer(functional.pad(windows, (2 * 2**level, 0))))
+        return self.head(windows[:, :, -1])  # type: ignore[no-any-return]
+
+
+class InstanceNorm(nn.Module):
+    """InstanceNorm with running statistics, as BatchNorm has, before GroupNorm (Ulyanov et al. 2016)."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(CHANNELS, width, 5, padding=2),
+            nn.InstanceNorm1d(width, affine=True, track_running_stats=True),
+            nn.ReLU(),
+            nn.Conv1d(width, width, 3, padding=1),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.head(self.body(windows).amax(dim=2))  # type: ignore[no-any-return]

@@ -21,10 +21,12 @@ from tests.zoo.networks import (
     Bf16,
     FrozenBackbone,
     InceptionTime,
+    InstanceNorm,
     MobileNet,
     Recurrent,
     ResNet1d,
     SpectralNorm,
+    Tcn,
     TiedLanguageModel,
     UNet,
     WindowTransformer,
@@ -163,3 +165,11 @@ def spectral() -> Task:
 
 def bf16() -> Task:
     return _task("bf16", Bf16)
+
+
+def tcn() -> Task:
+    return _task("tcn", Tcn)
+
+
+def instance_norm() -> Task:
+    return _task("instance_norm", InstanceNorm)

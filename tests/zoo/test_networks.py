@@ -30,6 +30,8 @@ NETWORKS = {
     "frozen": "frozen backbone, scalar weight",
     "spectral": "spectral normalisation",
     "bf16": "bfloat16 weights",
+    "tcn": "TCN, weight normalisation",
+    "instance_norm": "InstanceNorm, running statistics",
 }
 VERSIONS = 2
 
