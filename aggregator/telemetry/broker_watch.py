@@ -12,7 +12,7 @@ from contextlib import suppress
 from threading import Event, Thread
 
 from aggregator.telemetry.lines import Point, Value
-from aggregator.telemetry.schema import BATTERY
+from aggregator.telemetry.schema import BATTERY, DISCARDED
 from wire_contract.codec import decode
 from wire_contract.errors import DecodeError, LinkError, TopicError
 from wire_contract.link.protocol import Connected, Delivery, Disconnected, Link
@@ -93,6 +93,8 @@ class Sightings:
         }
         with suppress(KeyError, ValueError):
             fields[BATTERY] = float(presence.capability[BATTERY])
+        if presence.capability.get(DISCARDED):
+            fields[DISCARDED] = presence.capability[DISCARDED]
         return Point("fedkd_presence", (presence.status,), fields)
 
     def broker(self) -> Point | None:

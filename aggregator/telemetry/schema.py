@@ -105,6 +105,8 @@ EVALUATOR = "evaluator"
 """Role in the presence of a device that never uploads."""
 BATTERY = "battery_percent"
 """Also the key in the capabilities of a presence message."""
+DISCARDED = "discarded"
+"""The same."""
 
 _IS_SHARE = "whether the main metric is a share from 0 to 1, by its name; dashboards show shares in percent"
 _TRAINED = (
@@ -225,6 +227,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
                 Field("role", "string", "", "`evaluator` for a client that never uploads, otherwise empty"),
                 Field("retained", "boolean", "", "an earlier message that the broker delivers again"),
                 Field("battery_percent", "float", "percent", "charge, if the device reports it as a capability"),
+                Field(DISCARDED, "string", "", "why the device discarded its newest round; absent if it did not"),
             ),
         ),
         Measurement(

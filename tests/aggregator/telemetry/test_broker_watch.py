@@ -45,6 +45,12 @@ def test_presence_is_a_point() -> None:
     assert found == Point("fedkd_presence", ("online",), fields)
 
 
+def test_a_device_that_discards_its_rounds_says_why() -> None:
+    found = sightings().take(Delivery(topic("a"), presence(discarded="the loss is nan")))
+    assert found is not None
+    assert found.fields["discarded"] == "the loss is nan"
+
+
 @pytest.mark.parametrize(
     "delivery",
     [

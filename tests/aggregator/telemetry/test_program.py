@@ -84,8 +84,8 @@ def test_the_export_has_every_point_and_field(ledger: Path, tmp_path: Path, caps
 def test_the_export_goes_to_the_output(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["telemetry", "--ledger", str(ledger), "--csv", "-", "--measurement", "fedkd_presence"]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head == "time,time_ns,measurement,task,shard,status,device,firmware,role,retained,battery_percent"
-    assert row.endswith("fedkd_presence,t,0,online,device-1,device-1,device-1,True,0.25")
+    assert head == "time,time_ns,measurement,task,shard,status,device,firmware,role,retained,battery_percent,discarded"
+    assert row.endswith("fedkd_presence,t,0,online,device-1,device-1,device-1,True,0.25,device-1")
 
 
 def test_what_a_device_wrote_runs_neither_in_a_spreadsheet_nor_on_a_terminal(
