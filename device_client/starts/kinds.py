@@ -130,7 +130,7 @@ def network() -> nn.Module:
 tokens = random.integers(0, VOCABULARY, (EXAMPLES, STEPS + 1))
 for step in range(STEPS):
     follows = (3 * tokens[:, step] + 1) % VOCABULARY
-    tokens[:, step + 1] = np.where(random.random(EXAMPLES) < 0.9, follows, tokens[:, step + 1])
+    tokens[:, step + 1] = np.where(random.random(EXAMPLES) < 0.7, follows, tokens[:, step + 1])
 return Examples.of(tokens[:, :-1], targets=tokens[:, 1:], persons=[person] * EXAMPLES)""",
         network='''\
 class Network(nn.Module):
