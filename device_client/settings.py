@@ -30,7 +30,10 @@ UPDATE_BYTES_MIN = 128
 """Below this, the heads of the tensors leave next to nothing for their content."""
 Network = Literal["unmetered", "metered", "unknown"]
 
-_TASK = "what is learned: physiotherapy, har, ecg, or your own as path/to/file.py:function or package.module:function"
+_TASK = (
+    "what is learned: physiotherapy, har, ecg, mammography-crops, or your own as path/to/file.py:function or "
+    "package.module:function"
+)
 _DATA = "folder with the task's data, if the task needs one"
 _THREADS = "number of threads for torch and numpy"
 

@@ -57,7 +57,10 @@ def test_built_in_tasks_go_by_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("fysio", r"no task 'fysio'; known: ecg, har, physiotherapy, or your own as path/to/file.py:function"),
+        (
+            "fysio",
+            r"no task 'fysio'; known: ecg, har, mammography-crops, physiotherapy, or your own as path/to/file.py:func",
+        ),
         ("own.py", "no task 'own.py'"),
         (":f", "no task ':f'"),
         ("missing/own.py:task", r"missing/own.py does not exist"),
