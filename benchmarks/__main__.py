@@ -19,6 +19,7 @@ from benchmarks.settings import (
     FootprintSettings,
     LearningSettings,
     LedgerSettings,
+    MammographySettings,
     TelemetrySettings,
 )
 from wire_contract.program.command_line import Command, Program
@@ -70,6 +71,10 @@ PROGRAM = Program(
         ),
         "learning": Command(settings=LearningSettings, run=_benchmark("benchmarks.learning", "benchmarks.learning")),
         "ledger": Command(settings=LedgerSettings, run=_benchmark("benchmarks.ledger", "benchmarks.ledger")),
+        "mammography": Command(
+            settings=MammographySettings,
+            run=_benchmark("benchmarks.mammography.command", "benchmarks.mammography.table"),
+        ),
         "telemetry": Command(
             settings=TelemetrySettings, run=_benchmark("benchmarks.telemetry.command", "benchmarks.telemetry.table")
         ),

@@ -141,6 +141,17 @@ class CommunicationSettings(BenchmarkSettings):
     )
 
 
+class MammographySettings(BenchmarkSettings):
+    """Measures crops of mammograms: the published protocol, which leaks, and patients nobody trained on."""
+
+    data: Path = Field(description="folder with mias48.npz and mias_roi_224.npz, or with folders mias48 and mias")
+    test_data: Path | None = Field(None, description="folder of the same form with further patients to test on")
+    parts: Names = Field((), description="only these: seed_protocol, patient_split, stragglers; default: all")
+    seeds: int = Field(3, ge=1, description="how many seeds, from 1")
+    effort: float = Field(1.0, gt=0, description="factor on all passes over the data, for a quick look")
+    processes: int = Field(2, ge=1, description="parallel processes, one thread each")
+
+
 class TelemetrySettings(BenchmarkSettings):
     """Measures updates per second with telemetry on, off and with its server stopped; counts a large fleet's series."""
 

@@ -28,6 +28,21 @@ def auc_interval(
 
     Draws without a positive or without a negative example are left out.
     """
+    values = auc_draws(scores, positive, persons, draws=draws, seed=seed)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
+def auc_draws(
+    scores: npt.ArrayLike, positive: npt.ArrayLike, persons: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """`auc` (draw,) of persons drawn with replacement, all their examples together; NaN without either class.
+
+    With the same persons and seed the draws are the same, so those of two models can be compared in pairs.
+    """
     scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=np.bool_)
     names, person = np.unique(np.asarray(persons), return_inverse=True)
     generator = np.random.default_rng(seed)
@@ -36,12 +51,7 @@ def auc_interval(
         chosen = generator.integers(0, len(names), (min(100, draws - start), len(names)))
         times = np.stack([np.bincount(draw, minlength=len(names)) for draw in chosen]).astype(np.float64)
         found.append(_weighted(scores, positive, times[:, person]))
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return float(low), float(high)
+    return np.concatenate(found)
 
 
 def _weighted(

@@ -85,20 +85,21 @@ class CropSet:
         """The patients, in order of their names."""
         return sorted(set(self.patients.tolist()))
 
+    def only(self, patients: Collection[str]) -> "CropSet":
+        """The crops of some patients, without marks."""
+        chosen = np.isin(self.patients, list(patients))
+        return replace(
+            self,
+            pixels=self.pixels[chosen],
+            labels=self.labels[chosen],
+            patients=self.patients[chosen],
+            films=self.films[chosen],
+            tested=None,
+        )
+
     def of(self, patients: Collection[str], view: View) -> Examples:
         """The crops of some patients as examples; `view`: see `examples_of`."""
-        chosen = np.isin(self.patients, list(patients))
-        return examples_of(
-            replace(
-                self,
-                pixels=self.pixels[chosen],
-                labels=self.labels[chosen],
-                patients=self.patients[chosen],
-                films=self.films[chosen],
-                tested=None,
-            ),
-            view,
-        )
+        return examples_of(self.only(patients), view)
 
 
 def task(data: Path | None) -> Task:
@@ -128,7 +129,7 @@ def federation(crops: CropSet, *, held_out: Collection[str], view: View) -> Task
     left = dealt_order(crops, [name for name in crops.patient_names() if name not in held_out])
     teachers = left[::TEACHER_EVERY]
     hospitals = hospitals_of([name for name in left if name not in teachers])
-    if not held_out or not teachers or not all(hospitals.values()):
+    if not teachers or not all(hospitals.values()):
         raise TaskError(
             f"task mammography-crops: {len(left)} patients to train on and {len(held_out)} to test on are too few for "
             f"a teacher, {len(HOSPITAL_SHARES)} hospitals and a test"
