@@ -19,7 +19,6 @@ size, each of which is a device.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +30,7 @@ import numpy.typing as npt
 
 from device_client.task import Examples, Recipe, Task, TaskError, check_split
 from device_client.tasks.mammography_network import CROP_STUDENT, CROP_TEACHER, CropAugmentation, CropClassifier
+from device_client.tasks.npz_fields import is_training, read_fields
 
 SMALL_FILE, LARGE_FILE = "mias48.npz", "mias_roi_224.npz"
 SMALL_SIDE, LARGE_SIDE, WINDOW_SIDE = 48, 224, 128
@@ -223,30 +223,21 @@ def read_file(path: Path) -> CropSet:
     large = path.name == LARGE_FILE
     image_field, label_field, side = ("patches", "label", LARGE_SIDE) if large else ("images", "severity", SMALL_SIDE)
     needed = (image_field, label_field, "patient", "image_id")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in needed if name not in archive.files]
-            if missing:
-                raise TaskError(f"{path}: fields {', '.join(missing)} are missing; it needs {', '.join(needed)}")
-            images, severity, patients, films = (archive[name] for name in needed)
-            split = archive["split"] if "split" in archive.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise TaskError(f"{path} is not a readable npz file: {error}") from error
+    fields = read_fields(path, needed, optional=("split",))
+    images, severity, patients, films = (fields[name] for name in needed)
     rows = len(images) if images.ndim else 0
     if images.shape != (rows, side, side) or images.dtype != np.uint8 or rows == 0:
         raise TaskError(
             f"{path}: field {image_field} is {images.dtype} {images.shape}, not uint8 (crop, {side}, {side})"
         )
-    for name, field in {label_field: severity, "patient": patients, "image_id": films, "split": split}.items():
-        if field is not None and field.shape != (rows,):
+    for name, field in fields.items():
+        if name != image_field and field.shape != (rows,):
             raise TaskError(f"{path}: field {name} has shape {field.shape}, not ({rows},)")
     known = [0, 1, 2] if large else ["A", "B", "M"]
     if not np.isin(severity, known).all():
         raise TaskError(f"{path}: field {label_field} holds other values than {known}")
-    if split is not None and not np.isin(split, ["train", "test"]).all():
-        raise TaskError(f"{path}: field split holds other values than train and test")
     names = patients.astype(np.str_)
-    tested = None if split is None else split == "test"
+    tested = ~is_training(path, fields) if "split" in fields else None
     if tested is not None:
         check_split({"train": names[~tested], "test": names[tested]})
     return CropSet(

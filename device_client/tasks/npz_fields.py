@@ -12,8 +12,8 @@ from device_client.task import TaskError
 Fields = dict[str, npt.NDArray[np.generic]]
 
 
-def read_fields(path: Path, names: Sequence[str]) -> Fields:
-    """The arrays with these names; others in the file are left out.
+def read_fields(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> Fields:
+    """The arrays with these names, and those of `optional` that the file has; others in the file are left out.
 
     Raises:
         TaskError: the file cannot be read, or lacks one.
@@ -23,7 +23,7 @@ def read_fields(path: Path, names: Sequence[str]) -> Fields:
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise TaskError(f"{path}: fields {', '.join(missing)} are missing; it needs {', '.join(names)}")
-            return {name: archive[name] for name in names}
+            return {name: archive[name] for name in (*names, *optional) if name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise TaskError(f"{path} is not a readable npz file: {error}") from error
 

@@ -60,7 +60,9 @@ class FilmIdentity:
     """Who and what is on a film. Its text hides all of it, so that no log or exception can show it."""
 
     patient: str
-    """Patient ID."""
+    """Who it is, for splits: Patient ID; for CBIS-DDSM, where that names the film, the patient's part of it."""
+    patient_id: str
+    """Patient ID as it stands in the file, by which tables of labels name it."""
     study: str
     """Study Instance UID."""
     image: str

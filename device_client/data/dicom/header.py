@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import threading
 import warnings
 import zlib
@@ -26,6 +27,8 @@ _DEFER_BYTES = 2**20
 _QUIET = threading.Lock()
 """Filters of warnings belong to the whole process; two threads would undo each other's."""
 _SCANNER_CHARACTERS_MAX = 64
+_FILM_AS_PATIENT = re.compile(r"(?:Mass|Calc)-(?:Training|Test)_(P_\d+)_(?:LEFT|RIGHT)_(?:CC|MLO)(?:_\d+)?")
+"""CBIS-DDSM has the name of each film as its Patient ID: one woman would stand on both sides of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +140,11 @@ def _parsed(file: _Clamped) -> tuple[FilmHeader, IO[bytes]]:
         defer_size=_DEFER_BYTES,
     )
     scanner = " ".join(filter(None, (text(dataset, "Manufacturer"), text(dataset, "ManufacturerModelName"))))
+    patient_id = text(dataset, "PatientID")
+    film = _FILM_AS_PATIENT.fullmatch(patient_id)
     identity = FilmIdentity(
-        patient=text(dataset, "PatientID"),
+        patient=film.group(1) if film else patient_id,
+        patient_id=patient_id,
         study=text(dataset, "StudyInstanceUID"),
         image=text(dataset, "SOPInstanceUID"),
     )

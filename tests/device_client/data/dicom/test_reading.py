@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_client.data.dicom import geometry
 from device_client.data.dicom.film import Film, FilmSettings
 from device_client.data.dicom.reading import read_film
 from tests.device_client.data.dicom.dicom_files import SYNTAXES, breast, content, dataset, pydicom
+from tests.device_client.data.extras import extra
 
+codes, snomed = extra("pydicom.sr.codedict").codes, extra("pydicom.sr._snomed_dict").mapping["SRT"]
+SPECIMEN = "127457009"
+"""Of tissue: no view of a breast."""
 WHOLE = FilmSettings(spacing_mm=None, crop=False)
 
 
@@ -97,6 +102,31 @@ def test_the_view_by_its_code(tmp_path: Path) -> None:
     view = pydicom.Dataset()
     view.CodeValue, view.CodingSchemeDesignator, view.CodeMeaning = "R-10242", "SRT", "cranio-caudal"
     assert read(tmp_path, dataset(breast(), ViewPosition=None, ViewCodeSequence=[view])).view == "CC"
+
+
+def test_codes_and_meanings_of_views_are_those_of_the_standard() -> None:
+    """As pydicom has CID 4014; its old codes are those that the newer ones replaced."""
+    views = [view for view in codes.cid4014.concepts.values() if view.value != SPECIMEN]
+    newer = {view.value: geometry._VIEW_MEANINGS.get(view.meaning) for view in views}
+    assert len(newer) == 10
+    assert newer == {code: name for code, name in geometry._VIEW_CODES.items() if code.isdigit()}
+    older = {code: name for code, name in geometry._VIEW_CODES.items() if not code.isdigit()}
+    assert older == {old: newer[snomed[old]] for old in older}
+    assert len(older) == len(newer)
+
+
+@pytest.mark.parametrize(
+    ("patient_id", "patient"),
+    [
+        ("Mass-Test_P_00173_LEFT_CC", "P_00173"),
+        ("Calc-Training_P_00041_RIGHT_MLO_1", "P_00041"),
+        ("62354PQGRRST", "62354PQGRRST"),
+        ("Mass-Test_P_00173", "Mass-Test_P_00173"),
+    ],
+)
+def test_whose_film_it_is(tmp_path: Path, patient_id: str, patient: str) -> None:
+    identity = read(tmp_path, dataset(breast(), PatientID=patient_id)).identity
+    assert (identity.patient, identity.patient_id) == (patient, patient_id)
 
 
 def test_spacing_by_area_averaging(tmp_path: Path) -> None:

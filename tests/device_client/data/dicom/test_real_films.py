@@ -28,6 +28,7 @@ CROPPED = FilmSettings(spacing_mm=None, crop=True)
 def test_a_film(name: str, laterality: str, view: str, shape: tuple[int, int]) -> None:
     film = read_film(FOLDER / f"{name}.dcm", CROPPED)
     assert (film.laterality, film.view) == (laterality, view)
+    assert film.identity.patient == ("3MG1" if name == "MG1_J2KI" else "P_00173"), "one woman, whatever PatientID says"
     height, width = film.pixels.shape
     assert 0.9 * shape[0] < height <= shape[0]
     assert 0.3 * shape[1] < width < 0.75 * shape[1]
