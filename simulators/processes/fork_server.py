@@ -29,6 +29,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -41,6 +42,10 @@ MESSAGE_BYTES_MAX = 65_536
 IS_SUPPORTED = hasattr(os, "pidfd_open")
 """Linux only. Elsewhere programs are started as usual; on macOS a fork is unsafe once frameworks are loaded."""
 
+THREAD_END_SECONDS = 5.0
+"""How long a thread may take to end. One that was joined still counts until the kernel has removed it, which takes
+milliseconds, and on a busy machine longer."""
+_THREAD_PAUSE_SECONDS = 0.01
 _COMM = Path("/proc/self/comm")
 _THREADS = Path("/proc/self/task")
 
@@ -64,7 +69,9 @@ def _call(name: str, arguments: Sequence[str]) -> None:
 
 def _keep(what: str) -> None:
     """Excludes all objects from garbage collection, so that forks share their memory; exits if a fork is unsafe."""
-    threads = len(list(_THREADS.iterdir()))
+    patience_ends = time.monotonic() + THREAD_END_SECONDS
+    while (threads := len(list(_THREADS.iterdir()))) > 1 and time.monotonic() < patience_ends:
+        time.sleep(_THREAD_PAUSE_SECONDS)
     if threads > 1:
         sys.exit(f"fork server: {threads} threads after {what}; a fork is not safe then")
     gc.collect()

@@ -88,7 +88,7 @@ def test_wrong_password_is_one_line(out: Path, make_mosquitto: MakeMosquitto) ->
     broker.start()
     url = f"mqtt://demo:wrong@127.0.0.1:{broker.port}"
     code, said, error = ended(start("--broker", url, "--out", str(out), "--plain"))
-    assert code == 2
+    assert code == 2, error
     assert len(error.splitlines()) == 1
     assert "check user name and password" in error
     assert "wrong@" not in said + error

@@ -70,6 +70,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "fork_server_threads.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
+    (folder / "fork_server_ending.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(0.3,), daemon=True).start()\n"
+    )
     (folder / "fork_server_kept.py").write_text(
         "import os, sys\nKEPT = {}\n"
         "def keep(*words):\n    KEPT[os.getpid()] = words\n"
@@ -204,6 +207,12 @@ def test_a_server_with_two_threads_refuses_to_fork(tmp_path: Path) -> None:
         pytest.raises(ProcessError, match="2 threads after importing fork_server_threads"),
     ):
         processes.start("one", ["-m", "json"], forked=True)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_thread_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    with Processes(tmp_path / "logs", preload=["fork_server_ending"]) as processes:
+        assert processes.start("one", program("wait"), environment=TOLD, forked=True).process.pid > 0
 
 
 def test_no_fork_outlives_a_demo_that_is_killed_by_force(tmp_path: Path, programs: Path) -> None:
