@@ -22,6 +22,9 @@ _CLOSE_SECONDS_MAX = 2.0
 """A TLS close waits for the peer, which may be gone."""
 _CALL_SECONDS_MAX = 10.0
 """For one operation in the event loop's thread; all of them are local and take milliseconds."""
+_ACCEPT_TURNS = 4
+"""Turns of the loop in which asyncio makes a stream of a socket that it has accepted. It would lose the socket if its
+task were cancelled before them."""
 _SETTLE_SECONDS = 0.02
 """Before a held connection is forwarded: time to notice that its client is just closing it."""
 
@@ -66,13 +69,15 @@ class Proxy:
 
     async def open(self) -> None:
         """Listens on a free port of the loopback interface."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         self._closing = True
         if self._server is not None:
             self._server.close()
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
         await self._drop_connections()
 
     async def _cut(self) -> None:
@@ -88,17 +93,20 @@ class Proxy:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves a connection in a task, which may be cancelled before it has begun: its end is a callback's work."""
+        task = asyncio.ensure_future(self._serve(reader, writer))
         self._connections.add(task)
-        try:
-            await self._forward(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # either end closed, or the proxy was cut: the client notices by itself
-        finally:
+
+        def ended(task: asyncio.Task[None]) -> None:
             self._connections.discard(task)
             writer.transport.abort()
+
+        task.add_done_callback(ended)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # either end closed, or the proxy was cut
+            await self._forward(reader, writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.read(_READ_BYTES_MAX)

@@ -1,12 +1,15 @@
 """A proxy forwards and counts; cut, it holds connections until it is restored."""
 
+import asyncio
+import gc
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 
 import pytest
 
-from operations.proxy import Proxy, ProxyPool, Upstream
+from operations.proxy import Proxy, ProxyPool, Upstream, _cancel_all
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -53,6 +56,26 @@ def hung_up(device: socket.socket) -> bool:
         return device.recv(10) == b""
     except ConnectionResetError:
         return True
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_nothing_stays_open_whenever_it_is_closed(turns: int) -> None:
+    """The loop accepts a connection in several turns, and the proxy may be closed after any of them."""
+
+    async def connect_and_close() -> None:
+        proxy = Proxy(Upstream(host="127.0.0.1", port=9), asyncio.get_running_loop())
+        await proxy.open()
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE_SECONDS):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        await proxy.close()
+        await _cancel_all()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(connect_and_close())
+        gc.collect()
+    assert [str(one.message) for one in caught] == []
 
 
 def test_a_line_carries_and_counts(line: Proxy) -> None:
