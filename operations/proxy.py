@@ -23,8 +23,8 @@ _CLOSE_SECONDS_MAX = 2.0
 _CALL_SECONDS_MAX = 10.0
 """For one operation in the event loop's thread; all of them are local and take milliseconds."""
 _ACCEPT_TURNS = 4
-"""Turns of the loop in which asyncio makes a stream of a socket that it has accepted. It would lose the socket if its
-task were cancelled before them."""
+"""Turns of the loop in which asyncio makes a stream of a socket that it has accepted. If the server is closed or its
+task cancelled before them, asyncio loses the socket."""
 _SETTLE_SECONDS = 0.02
 """Before a held connection is forwarded: time to notice that its client is just closing it."""
 
@@ -75,9 +75,11 @@ class Proxy:
     async def close(self) -> None:
         self._closing = True
         if self._server is not None:
-            self._server.close()
+            for listener in self._server.sockets:
+                self._loop.remove_reader(listener.fileno())  # no further connection is accepted
             for _ in range(_ACCEPT_TURNS):
                 await asyncio.sleep(0)
+            self._server.close()
         await self._drop_connections()
 
     async def _cut(self) -> None:
