@@ -24,7 +24,9 @@ def read_fields(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
             if missing:
                 raise TaskError(f"{path}: fields {', '.join(missing)} are missing; it needs {', '.join(names)}")
             return {name: archive[name] for name in (*names, *optional) if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ValueError:  # numpy's text advises to load pickles, which run whatever code they hold
+        raise TaskError(f"{path} is not a readable npz file, or holds Python objects, which are not read") from None
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise TaskError(f"{path} is not a readable npz file: {error}") from error
 
 
