@@ -43,6 +43,11 @@ PROGRAM = Program(
             run="device_client.commands.check_task:check_task",
             before=fail_when_stopped("check-task"),
         ),
+        "dicom-check": Command(
+            settings="device_client.trial.settings:DicomCheckSettings",
+            run="device_client.commands.dicom_check:dicom_check",
+            before=fail_when_stopped("dicom-check"),
+        ),
         "fingerprints": Command(
             settings="device_client.trial.settings:FingerprintsSettings",
             run="device_client.commands.check_task:show_fingerprints",

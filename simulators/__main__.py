@@ -18,6 +18,7 @@ PROGRAM = Program(
         **OPERATIONS.commands,
         "broker": Command(settings=BrokerSettings, run="simulators.network.embedded_broker:serve"),
         "baselines": Command(settings=BaselineSettings, run="simulators.demo.baselines:main"),
+        "films": Command(settings="simulators.films.command:FilmsSettings", run="simulators.films.command:make"),
         "pace": Command(settings=CalibrationSettings, run="simulators.demo.calibration:main"),
     },
 )

@@ -134,7 +134,7 @@ SHELLS = (
     "device_client.starts.writing",
     "device_client.trial",
     *(f"device_client.data.{name}" for name in ("images", "stored", "time_series", "wfdb_windows", "windows")),
-    *(f"device_client.data.dicom.{name}" for name in ("decoding", "header", "reading")),
+    *(f"device_client.data.dicom.{name}" for name in ("decoding", "folder", "header", "reading")),
     "device_client.onnx_inference.settings",
     *(f"device_client.downlink.{name}" for name in ("model_feed", "no_model_warning", "receiver")),
     *(

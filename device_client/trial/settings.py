@@ -51,3 +51,16 @@ class FingerprintsSettings(LearningSettings, CommandSettings):
         if self.out is None and not self.against:
             raise ValueError("give --out FILE, --against FILE or both")
         return self
+
+
+class DicomCheckSettings(CommandSettings):
+    """Says what of a folder of mammograms can be used, and what identifies someone. Prints no identifier."""
+
+    positional: ClassVar[Collection[str]] = ("folder",)
+    only_flags: ClassVar[Collection[str]] = ("folder", "labels")
+
+    folder: Path = Field(description="folder with DICOM files, or a DICOMDIR")
+    labels: Path | None = Field(None, description="CSV file with a column label, and PatientID, SOPInstanceUID or both")
+    json_output: bool = Field(
+        False, validation_alias=AliasChoices("json"), description="print one JSON object instead of lines"
+    )

@@ -1,0 +1,1 @@
+"""A folder of mammograms: listing, labels, cache, manifest, data set. Nothing it writes or says names a patient."""

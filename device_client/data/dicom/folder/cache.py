@@ -1,0 +1,228 @@
+"""Films on disk in the form that a network takes them in, so that a folder of thousands is decoded once.
+
+A film is one file: a line of JSON, then two bytes a pixel. It is written beside and renamed, so that whatever ends the
+program leaves whole films behind, and the next run goes on from there. Names of films are HMACs of path, size and times
+of the file and of the settings: a file or setting that changes gives another name, and the film is made anew. The key
+lies in the folder, is made at random, and never leaves it.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from device_client.data.dicom.film import FilmSettings
+from device_client.data.faults import DataError
+from wire_contract.files.atomic_write import write_atomically
+from wire_contract.files.file_lock import FileLock, FileLocked
+from wire_contract.files.permissions import PRIVATE
+
+BYTES_MAX = 50 * 10**9
+"""Chosen: 5,000 films of 10 MB."""
+_FORM = 1
+"""Raised whenever `read_film` gives other pixels, so that films are made anew."""
+_KEY_BYTES, _NAME_DIGITS, _PSEUDONYM_DIGITS = 32, 40, 16
+_FULL_SCALE = 65_535
+_HEAD_BYTES_MAX = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmRecord:
+    """What is known of one file beside its pixels; nothing of it identifies anyone."""
+
+    code: str = ""
+    """Why it is refused; empty: it is used."""
+    reason: str = ""
+    patient: str = ""
+    """Pseudonym."""
+    image: str = ""
+    """Pseudonym of the SOP Instance UID."""
+    tag_label: str = ""
+    """Pseudonym of the value of the tag that labels are taken from."""
+    laterality: str = ""
+    view: str = ""
+    scanner: str = ""
+    spacing_mm: float | None = None
+    """Of the pixels kept."""
+    height: int = 0
+    width: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+_FIELDS = {one.name for one in fields(FilmRecord)}
+
+
+class FilmCache:
+    """A folder that only its owner can read. One program at a time takes films in; any number may read them."""
+
+    def __init__(
+        self, folder: Path, settings: FilmSettings, *, label_tag: str = "", bytes_max: int = BYTES_MAX
+    ) -> None:
+        """Opens or makes it.
+
+        Raises:
+            DataError: the folder cannot be made, read or written.
+        """
+        self._folder, self._bytes_max = folder, bytes_max
+        self._form = json.dumps({"form": _FORM, "tag": label_tag, **asdict(settings)}, sort_keys=True)
+        self._lock: FileLock | None = None
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(error) from None
+        self._key = self._read_key()
+        self._bytes = 0
+
+    def _read_key(self) -> bytes:
+        path = self._folder / "key"
+        try:
+            if path.exists():
+                key = path.read_bytes()
+            else:
+                self.lock()
+                try:
+                    if not path.exists():
+                        write_atomically(path, secrets.token_bytes(_KEY_BYTES), mode=PRIVATE)
+                    key = path.read_bytes()
+                finally:
+                    self.release()
+        except OSError as error:
+            raise _unusable(error) from None
+        if len(key) != _KEY_BYTES:
+            raise DataError("the key of the cache of films is damaged; remove the cache folder, and it is made again")
+        return key
+
+    def lock(self) -> None:
+        """Keeps other programs from writing, removes what killed ones left, and counts the bytes.
+
+        Raises:
+            DataError: another program takes films in, or the folder cannot be used.
+        """
+        try:
+            self._lock = FileLock(self._folder / "lock")
+            for left in self._folder.glob(".*.unfinished"):
+                left.unlink(missing_ok=True)
+            self._bytes = sum(path.stat().st_size for path in self._folder.glob("*.film"))
+        except FileLocked as error:
+            raise DataError(f"another program ({error.holder}) takes films into this cache; wait for it") from None
+        except OSError as error:
+            raise _unusable(error) from None
+
+    def release(self) -> None:
+        """Ends `lock`."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def pseudonym(self, kind: str, name: str) -> str:
+        """Stands for a name; without the key of this folder it cannot be traced back. Empty stays empty."""
+        return self._hmac(f"{kind}\0{name}")[:_PSEUDONYM_DIGITS] if name else ""
+
+    def name_of(self, path: Path) -> str:
+        """The film's name in the cache.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        found = path.stat()
+        about = f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0{found.st_ino}"
+        return self._hmac(f"film\0{path.absolute()}\0{about}\0{self._form}")[:_NAME_DIGITS]
+
+    def _hmac(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()
+
+    def record(self, name: str) -> FilmRecord | None:
+        """What is known of a film; None: it is not in the cache, or damaged there."""
+        try:
+            with self._path(name).open("rb") as file:
+                head, start = _head(file.readline(_HEAD_BYTES_MAX))
+                whole = os.fstat(file.fileno()).st_size == start + 2 * head.height * head.width
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+        return head if whole else None
+
+    def pixels(self, name: str) -> npt.NDArray[np.float32]:
+        """The film (row, column), 0 to 1.
+
+        Raises:
+            DataError: it is not in the cache, or damaged there.
+        """
+        try:
+            with self._path(name).open("rb") as file:
+                head, _start = _head(file.readline(_HEAD_BYTES_MAX))
+                values = np.fromfile(file, dtype="<u2").reshape(head.height, head.width)
+        except (OSError, ValueError, TypeError, AttributeError):
+            fault = DataError("a film is gone from the cache, or damaged there; take the folder in again")
+        else:
+            return values.astype(np.float32) / np.float32(_FULL_SCALE)
+        raise fault
+
+    def keep(
+        self, name: str, record: FilmRecord, pixels: npt.NDArray[np.float32] | None, in_use: Collection[str]
+    ) -> None:
+        """Adds a film, or the reason for its refusal. Films that are not in use make room if need be.
+
+        Raises:
+            DataError: the disk or the bound on bytes allows no more.
+        """
+        values = b"" if pixels is None else np.rint(np.clip(pixels, 0, 1) * _FULL_SCALE).astype("<u2").tobytes()
+        content = json.dumps(asdict(record)).encode() + b"\n" + values
+        self._make_room(len(content), in_use)
+        try:
+            write_atomically(self._path(name), content, mode=PRIVATE)
+        except OSError as error:
+            raise _unusable(error) from None
+        self._bytes += len(content)
+
+    def _make_room(self, wanted: int, in_use: Collection[str]) -> None:
+        if self._bytes + wanted <= self._bytes_max:
+            return
+        unused = [path for path in self._folder.glob("*.film") if path.stem not in in_use]
+        for path in sorted(unused, key=lambda path: path.stat().st_mtime_ns):
+            if self._bytes + wanted <= self._bytes_max:
+                return
+            self._bytes -= path.stat().st_size
+            path.unlink(missing_ok=True)
+        if self._bytes + wanted > self._bytes_max:
+            raise DataError(
+                f"the films need more than the {self._bytes_max:,} bytes that the cache may take; choose a coarser "
+                "spacing_mm, or allow more"
+            )
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file of its own, such as the manifest.
+
+        Raises:
+            DataError: the disk takes no more.
+        """
+        try:
+            write_atomically(self._folder / name, text.encode(), mode=PRIVATE)
+        except OSError as error:
+            raise _unusable(error) from None
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.film"
+
+
+def _head(line: bytes) -> tuple[FilmRecord, int]:
+    """The first line, and where the pixels begin. Raises `ValueError`, `TypeError` or `AttributeError` if damaged."""
+    known: dict[str, Any] = json.loads(line)
+    if not line.endswith(b"\n") or known.keys() != _FIELDS:
+        raise ValueError
+    known["warnings"] = tuple(known["warnings"])
+    return FilmRecord(**known), len(line)
+
+
+def _unusable(error: OSError) -> DataError:
+    return DataError(
+        f"the cache of films cannot be used: {error.strerror or 'unknown error'}; free space or check permissions, and "
+        "run again: it goes on from here"
+    )

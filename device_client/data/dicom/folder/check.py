@@ -1,0 +1,169 @@
+"""Looks through a folder of mammograms before it is used: what can be used, and what should have been removed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from device_client.data.dicom.breast import find_breast
+from device_client.data.dicom.film import Film, FilmRefused, FilmSettings
+from device_client.data.dicom.folder.labels import FilmLabels
+from device_client.data.dicom.folder.left_behind import identifying_tags, says_burnt_in, shows_text
+from device_client.data.dicom.folder.listing import files_of
+from device_client.data.dicom.folder.progress import FilmProgress
+from device_client.data.dicom.header import read_header
+from device_client.data.dicom.reading import read_film
+from device_client.data.faults import needed
+
+UNLABELLED = "(no label)"
+_WHOLE = FilmSettings(spacing_mm=None, crop=False)
+
+
+@dataclass(kw_only=True)
+class FolderReport:
+    """Counts; nothing in it identifies anyone."""
+
+    files: int = 0
+    usable: int = 0
+    repeated: int = 0
+    """Films that are there twice; the second one is not used."""
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By code and reason."""
+    classes: Counter[str] = field(default_factory=Counter)
+    """Films of each class."""
+    patients_of: dict[str, set[int]] = field(default_factory=dict)
+    """Patients of each class, numbered in the order in which they were found."""
+    films_of: Counter[int] = field(default_factory=Counter)
+    """Films of each patient."""
+    scanners: Counter[str] = field(default_factory=Counter)
+    views: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    identifying: Counter[str] = field(default_factory=Counter)
+    """Films by keyword of a tag that should have been emptied."""
+    said_burnt_in: int = 0
+    seems_burnt_in: int = 0
+    """Films that show marks like text outside of the breast, whatever the tag says."""
+
+
+def look_through(folder: Path, labels: FilmLabels | None = None) -> FolderReport:
+    """Reads every film once and keeps nothing.
+
+    Raises:
+        DataError: the folder cannot be used, or pydicom is not installed.
+    """
+    needed("pydicom", extra="dicom", purpose="reading DICOM files")
+    paths = files_of(folder)
+    report, patients, images = FolderReport(files=len(paths)), dict[str, int](), set[str]()
+    progress = FilmProgress(len(paths))
+    try:
+        for number, path in enumerate(paths, start=1):
+            began = progress.now()
+            try:
+                film = _look_at(path, report)
+            except FilmRefused as refused:
+                report.refused[refused.code, str(refused)] += 1
+            else:
+                _add(film, report, patients, images, labels)
+            progress.count(number, read_seconds=progress.now() - began)
+    finally:
+        progress.end()
+    return report
+
+
+def _look_at(path: Path, report: FolderReport) -> Film:
+    dataset = read_header(path).dataset
+    if not dataset.get("Modality"):
+        return _read(path)  # no image: refused with its reason
+    report.identifying.update(identifying_tags(dataset))
+    report.said_burnt_in += says_burnt_in(dataset)
+    film = _read(path)
+    report.seems_burnt_in += shows_text(film.pixels, find_breast(film.pixels).mask)
+    return film
+
+
+def _read(path: Path) -> Film:
+    film = read_film(path, _WHOLE)
+    if not film.identity.patient:
+        raise FilmRefused(
+            "missing_tag", "PatientID is missing, and films are split by patient; export it with a pseudonym"
+        )
+    return film
+
+
+def _add(
+    film: Film, report: FolderReport, patients: dict[str, int], images: set[str], labels: FilmLabels | None
+) -> None:
+    identity = film.identity
+    if identity.image and identity.image in images:
+        report.repeated += 1
+        return
+    images.add(identity.image)
+    patient = patients.setdefault(identity.patient, len(patients) + 1)
+    report.usable += 1
+    report.films_of[patient] += 1
+    report.scanners[film.scanner or "(unknown)"] += 1
+    report.views[f"{film.laterality or '?'} {film.view or '?'}"] += 1
+    report.warnings.update(film.warnings)
+    if labels is not None:
+        label = labels.by_image.get(identity.image, labels.by_patient.get(identity.patient, UNLABELLED))
+        report.classes[label] += 1
+        report.patients_of.setdefault(label, set()).add(patient)
+
+
+# For people and for programs
+
+
+def as_json(report: FolderReport) -> dict[str, Any]:
+    """The counts."""
+    return {
+        "files": report.files,
+        "usable": report.usable,
+        "repeated": report.repeated,
+        "patients": {f"patient-{number}": films for number, films in report.films_of.items()},
+        "classes": {
+            label: {"films": films, "patients": len(report.patients_of[label])}
+            for label, films in sorted(report.classes.items())
+        },
+        "refused": [
+            {"code": code, "reason": reason, "files": files} for (code, reason), files in report.refused.most_common()
+        ],
+        "scanners": dict(report.scanners.most_common()),
+        "views": dict(report.views.most_common()),
+        "warnings": dict(report.warnings.most_common()),
+        "identifying_tags": dict(report.identifying.most_common()),
+        "burnt_in_by_tag": report.said_burnt_in,
+        "burnt_in_by_look": report.seems_burnt_in,
+    }
+
+
+def shown(report: FolderReport) -> list[str]:
+    """Lines for a terminal."""
+    films = list(report.films_of.values())
+    each = f", each with {min(films)} to {max(films)} films" if films else ""
+    lines = [f"{report.usable:,} of {report.files:,} files can be used; {len(films):,} patients{each}"]
+    if report.repeated:
+        lines.append(f"repeated {report.repeated:,}: films that are there already")
+    for label, count in sorted(report.classes.items()):
+        lines.append(f"class    {label}: {count:,} films of {len(report.patients_of[label]):,} patients")
+    lines += _counted("scanner  ", report.scanners)
+    lines.append("views    " + ", ".join(f"{view}: {count:,}" for view, count in report.views.most_common()))
+    for (code, reason), count in report.refused.most_common():
+        lines.append(f"refused  {count:,} {code}: {reason}")
+    lines += _counted("note     ", report.warnings)
+    if report.identifying:
+        names = ", ".join(f"{name} ({count:,})" for name, count in report.identifying.most_common())
+        lines.append(f"WARNING  tags that identify someone are filled in; empty or replace them (files): {names}")
+    if report.said_burnt_in:
+        lines.append(
+            f"WARNING  files that say of themselves that text is burnt in: {report.said_burnt_in:,}; look at them"
+        )
+    if report.seems_burnt_in:
+        lines.append(
+            f"WARNING  films that seem to show text outside of the breast: {report.seems_burnt_in:,}; look at them"
+        )
+    return lines
+
+
+def _counted(head: str, counts: Counter[str]) -> Sequence[str]:
+    return [f"{head}{text}: {count:,}" for text, count in counts.most_common()]

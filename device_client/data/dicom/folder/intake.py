@@ -1,0 +1,210 @@
+"""Takes a folder of mammograms in: each file becomes a film in the cache, or a reason in the manifest."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from device_client.data.dicom.film import FilmRefused, FilmSettings
+from device_client.data.dicom.folder.cache import BYTES_MAX, FilmCache, FilmRecord
+from device_client.data.dicom.folder.labels import FilmLabels
+from device_client.data.dicom.folder.listing import files_of
+from device_client.data.dicom.folder.progress import FilmProgress
+from device_client.data.dicom.header import read_header
+from device_client.data.dicom.reading import read_film
+from device_client.data.dicom.tags import text
+from device_client.data.faults import DataError, needed
+
+MANIFEST = "manifest.jsonl"
+_AGAIN = frozenset({"not_readable", "too_large", "cannot_decode", "transfer_syntax", "changed"})
+"""Refusals that may end without a change of the file: permissions, memory, decoders installed later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenFilm:
+    """One file of the folder."""
+
+    number: int
+    """From 1, in the order of the paths; stands for the file's name, which may identify someone."""
+    name: str
+    """In the cache."""
+    record: FilmRecord
+    label: str | None = None
+    """None: it has none."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it became a film."""
+        return not self.record.code
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmFolder:
+    """All files of a folder."""
+
+    files: tuple[TakenFilm, ...]
+    cache: FilmCache
+
+    @property
+    def labelled(self) -> tuple[TakenFilm, ...]:
+        """The films that have a label."""
+        return tuple(film for film in self.files if film.usable and film.label is not None)
+
+
+def take_in(
+    folder: Path,
+    cache: Path,
+    settings: FilmSettings,
+    *,
+    labels: FilmLabels | None = None,
+    label_tag: str = "",
+    classes: Sequence[str] = (),
+    bytes_max: int = BYTES_MAX,
+) -> FilmFolder:
+    """Reads all films of a folder that are not in the cache yet, and writes the manifest into the cache.
+
+    Memory is bounded by one film and about a kilobyte a file. Whatever ends it, the next call goes on. Neither what it
+    writes nor what it says holds an identifier, or the name of a file or folder.
+
+    Args:
+        folder: searched with all folders in it; or a DICOMDIR.
+        cache: a folder of its own on the device; it is made if need be.
+        settings: what films are brought to.
+        labels: by film or patient; None: no file with labels.
+        label_tag: keyword of a tag that holds the label instead, such as `ImageComments`.
+        classes: the values of that tag that are labels; films with others have none.
+        bytes_max: what the cache may take on disk.
+
+    Raises:
+        DataError: the folder or the cache cannot be used, pydicom is not installed, or both kinds of labels are given.
+    """
+    if labels is not None and label_tag:
+        raise DataError("give labels from a file or from a tag, not both")
+    if label_tag and not classes:
+        raise DataError("labels from a tag need the names of the classes")
+    needed("pydicom", extra="dicom", purpose="reading DICOM files")
+    paths = files_of(folder)
+    kept = FilmCache(cache, settings, label_tag=label_tag, bytes_max=bytes_max)
+    kept.lock()
+    try:
+        films = _Intake(kept, settings, label_tag).run(paths)
+        films = _labelled(_without_repeats(films), kept, labels, classes)
+        kept.write_text(MANIFEST, "".join(f"{json.dumps(_line(film))}\n" for film in films))
+    finally:
+        kept.release()
+    return FilmFolder(files=tuple(films), cache=kept)
+
+
+class _Intake:
+    def __init__(self, cache: FilmCache, settings: FilmSettings, label_tag: str) -> None:
+        self._cache, self._settings, self._label_tag = cache, settings, label_tag
+
+    def run(self, paths: Sequence[Path]) -> list[TakenFilm]:
+        names = [self._name_of(path) for path in paths]
+        in_use = set(names)
+        progress = FilmProgress(len(paths))
+        films = []
+        try:
+            for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1):
+                record, seconds = self._cache.record(name) if name else None, None
+                if record is None:
+                    began = progress.now()
+                    record = self._read(path, name, in_use)
+                    seconds = progress.now() - began
+                films.append(TakenFilm(number=number, name=name, record=record))
+                progress.count(number, read_seconds=seconds)
+        finally:
+            progress.end()
+        return films
+
+    def _name_of(self, path: Path) -> str:
+        try:
+            return self._cache.name_of(path)
+        except OSError:
+            return ""
+
+    def _read(self, path: Path, name: str, in_use: set[str]) -> FilmRecord:
+        pixels = None
+        try:
+            film = read_film(path, self._settings)
+            if not film.identity.patient:
+                raise FilmRefused(  # noqa: TRY301 — one kind of outcome, one way
+                    "missing_tag", "PatientID is missing, and films are split by patient; export it with a pseudonym"
+                )
+            identity, pixels = film.identity, film.pixels
+            record = FilmRecord(
+                patient=self._cache.pseudonym("patient", identity.patient),
+                image=self._cache.pseudonym("image", identity.image),
+                tag_label=self._tag_label(path),
+                laterality=film.laterality,
+                view=film.view,
+                scanner=film.scanner,
+                spacing_mm=film.spacing_mm,
+                height=pixels.shape[0],
+                width=pixels.shape[1],
+                warnings=film.warnings,
+            )
+        except FilmRefused as refused:
+            record = FilmRecord(code=refused.code, reason=str(refused))
+        if self._name_of(path) != name:
+            return FilmRecord(code="changed", reason="the file changed while it was read; run again")
+        if name and record.code not in _AGAIN:
+            self._cache.keep(name, record, pixels, in_use)
+        return record
+
+    def _tag_label(self, path: Path) -> str:
+        if not self._label_tag:
+            return ""
+        return self._cache.pseudonym("label", text(read_header(path).dataset, self._label_tag))
+
+
+def _without_repeats(films: Sequence[TakenFilm]) -> list[TakenFilm]:
+    """A film that is in the folder twice counts once; the others are refused."""
+    seen: set[str] = set()
+    kept = []
+    for film in films:
+        image = film.record.image
+        if film.usable and image in seen:
+            kept.append(replace(film, record=FilmRecord(code="repeated", reason="the same film is there already")))
+        else:
+            kept.append(film)
+        if image:
+            seen.add(image)
+    return kept
+
+
+def _labelled(
+    films: Sequence[TakenFilm], cache: FilmCache, labels: FilmLabels | None, classes: Sequence[str]
+) -> list[TakenFilm]:
+    """With labels, which are found by pseudonym: the cache knows no identifiers."""
+    found = {("tag", cache.pseudonym("label", name)): name for name in classes}
+    if labels is not None:
+        found = {("image", cache.pseudonym("image", name)): label for name, label in labels.by_image.items()}
+        found |= {("patient", cache.pseudonym("patient", name)): label for name, label in labels.by_patient.items()}
+
+    def label_of(record: FilmRecord) -> str | None:
+        keys = (("tag", record.tag_label), ("image", record.image), ("patient", record.patient))
+        return next((found[key] for key in keys if key in found), None)
+
+    return [replace(film, label=label_of(film.record)) if film.usable else film for film in films]
+
+
+def _line(film: TakenFilm) -> dict[str, Any]:
+    record = film.record
+    if record.code:
+        return {"number": film.number, "used": False, "code": record.code, "reason": record.reason}
+    return {
+        "number": film.number,
+        "used": True,
+        "patient": record.patient,
+        "film": record.image,
+        "label": film.label,
+        "laterality": record.laterality,
+        "view": record.view,
+        "scanner": record.scanner,
+        "spacing_mm": record.spacing_mm,
+        "height": record.height,
+        "width": record.width,
+        "warnings": record.warnings,
+    }
