@@ -79,7 +79,7 @@ def test_a_changed_file_or_setting_is_read_anew(tmp_path: Path, read: list[str])
     read.clear()
     path = tmp_path / "films" / "film-00001"
     before = path.stat()
-    path.write_bytes((tmp_path / "films" / "film-00000").read_bytes().replace(b"SYN-0", b"SYN-9"))
+    path.write_bytes(path.read_bytes().replace(b"SYN-0", b"SYN-9"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     take_in(tmp_path / "films", tmp_path / "cache", SETTINGS)
     assert read == ["film-00001"], "of the same size and time of modification"
