@@ -1,7 +1,7 @@
 """Films a second, and memory, of `read_film` beside pydicom's `pixel_array`, which only decodes.
 
 Each is measured in a process of its own, for each transfer syntax. The first film is not counted: it imports pydicom
-and begins the decoder.
+and begins the decoder. With `--folder-films`, a folder of synthetic films is taken in, too.
 """
 
 import multiprocessing
@@ -19,10 +19,14 @@ import psutil
 from benchmarks.settings import DicomSettings
 from device_client.data.dicom.decoding.decoder import DECODER
 from device_client.data.dicom.film import FilmRefused, FilmSettings
+from device_client.data.dicom.folder.intake import take_in
 from device_client.data.dicom.header import read_header
 from device_client.data.dicom.reading import read_film
 from device_client.data.faults import DataError, needed
+from simulators.films.folder import Plan, make_films
 
+FOLDER_ROWS_MIN = 200
+"""Of the films of a folder: in smaller ones the breast is not found."""
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit",
     "1.2.840.10008.1.2.1": "explicit",
@@ -58,7 +62,7 @@ def run(settings: DicomSettings) -> dict[str, Any]:
             ]
             ours, plain = (_measured(read, chosen) for read in (_ours, _plain))
             rows.append({"syntax": SYNTAXES.get(syntax, syntax), "films": len(chosen), "ours": ours, "pydicom": plain})
-    return {"rows": rows}
+        return {"rows": rows, "folder": _folder(Path(folder), settings) if settings.folder_films else None}
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -72,7 +76,44 @@ def table(figures: Mapping[str, Any]) -> str:
             f"{row['syntax']:20} {row['films']:6d} {ours['films_per_second']:8.2f} {plain['films_per_second']:8.2f} "
             f"{ours['memory_mb']:6.0f} {ours['decoder_mb']:8.0f} {plain['memory_mb']:8.0f} {ours['refused']:8d}"
         )
+    if figures["folder"]:
+        lines += ["", f"{'folder':20} {'films':>6} {'films/s':>8} {'MB':>6} {'decoder':>8} {'on disk':>8}"]
+        for name, one in figures["folder"].items():
+            lines.append(
+                f"{name:20} {one['films']:6d} {one['films_per_second']:8.2f} {one['memory_mb']:6.0f} "
+                f"{one['decoder_mb']:8.0f} {one['disk_mb']:8.0f}"
+            )
     return "\n".join(lines)
+
+
+def _folder(place: Path, settings: DicomSettings) -> dict[str, Any]:
+    """A folder of synthetic films taken in twice, each time by a process of its own: by reading, and from the cache."""
+    films = place / "films"
+    rows = max(settings.rows, FOLDER_ROWS_MIN)
+    count = make_films(films, Plan(patients=-(-settings.folder_films // 4), rows=rows))
+    figures = {}
+    for name in ("read", "from the cache"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            figures[name] = pool.apply(_taken_in, (films, place / "cache"))
+        if figures[name]["films"] != count:
+            raise DataError(f"{figures[name]['films']} of {count} synthetic films were taken in")
+    return figures
+
+
+def _taken_in(films: Path, cache: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    taken = take_in(films, cache, FilmSettings(spacing_mm=0.2, crop=True))
+    seconds = time.perf_counter() - began
+    usable = sum(film.usable for film in taken.files)
+    figures = {
+        "films": usable,
+        "films_per_second": usable / seconds,
+        "memory_mb": _peak_mb(os.getpid()),
+        "decoder_mb": sum(_peak_mb(child.pid) for child in psutil.Process().children()),
+        "disk_mb": sum(path.stat().st_size for path in cache.iterdir()) / 1e6,
+    }
+    DECODER.close()
+    return figures
 
 
 def _made(folder: Path, rows: int) -> dict[str, list[Path]]:

@@ -61,6 +61,9 @@ class DicomSettings(BenchmarkSettings):
     rows: int = Field(
         4000, ge=64, le=8000, description="rows of the films that are made; columns: three quarters of it"
     )
+    folder_films: int = Field(
+        0, ge=0, le=10_000, description="also take in a folder of this many synthetic films, twice; 0: do not"
+    )
 
 
 class EcgSettings(BenchmarkSettings):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from device_client.task import Task
+from simulators.films.folder import LABELS, Plan, make_films
 from tests.device_client.data.extras import extra
 from tests.documents import HOUSE
 
@@ -31,7 +32,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_example_is_run() -> None:
-    assert len(BLOCKS) == 5, "all of them are in the tests below"
+    assert len(BLOCKS) == 6, "all of them are in the tests below"
 
 
 def test_time_series(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +85,12 @@ def test_images(in_folder: Path) -> None:
     images = run("read_images")["images"]
     assert tuple(images.examples().inputs.shape) == (2, 1, 64, 64)
     assert set(images.persons.tolist()) == {"7"}
+
+
+def test_a_folder_of_films(in_folder: Path) -> None:
+    extra("pydicom")
+    make_films(in_folder / "films", Plan(patients=2, films=1, rows=200, findings=("normal",)))
+    (in_folder / "films" / LABELS).rename(in_folder / LABELS)
+    films = run("take_in")["films"](in_folder)
+    assert tuple(films[0][0].shape) == (1, 256, 192)
+    assert films.labels.tolist() == [0, 0]
