@@ -56,7 +56,8 @@ _VIEW_CODES = {
 }
 """SNOMED, in the older and the newer spelling (PS3.16 CID 4014)."""
 _SPACING_MIN_MM, _SPACING_MAX_MM = 0.01, 2.0
-_BLOCK_ROWS = 256
+_BLOCK_ROWS, _BLOCK_COLUMNS = 64, 1024
+"""Summed at a time: bounds the memory of `averaged`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,21 +132,39 @@ def _spacing(dataset: Any, warnings: list[str]) -> tuple[float, float] | None:
 def averaged(image: Image, height: int, width: int) -> Image:
     """An image of another size: each new pixel is the mean over its area of the old ones."""
     narrow = np.concatenate(
-        [_averaged_rows(image[at : at + _BLOCK_ROWS].T, width).T for at in range(0, len(image), _BLOCK_ROWS)]
+        [_averaged_columns(image[at : at + _BLOCK_ROWS], width) for at in range(0, len(image), _BLOCK_ROWS)]
     )
-    columns = [_averaged_rows(narrow[:, at : at + _BLOCK_ROWS], height) for at in range(0, width, _BLOCK_ROWS)]
+    if len(image) == height:
+        return np.ascontiguousarray(narrow)
+    columns = [_averaged_rows(narrow[:, at : at + _BLOCK_COLUMNS], height) for at in range(0, width, _BLOCK_COLUMNS)]
     return np.ascontiguousarray(np.concatenate(columns, axis=1))
 
 
-def _averaged_rows(image: Image, height: int) -> Image:
-    """By differences of the integral along the first axis, at fractional edges."""
-    if len(image) == height:
+def _averaged_columns(image: Image, width: int) -> Image:
+    """By differences of the integral along each row, at fractional edges."""
+    if image.shape[1] == width:
         return image
+    integral = np.zeros((len(image), image.shape[1] + 1), dtype=np.float64)
+    np.cumsum(image, axis=1, dtype=np.float64, out=integral[:, 1:])
+    whole, part = _edges(image.shape[1], width)
+    at_edges = integral[:, whole] * (1 - part) + integral[:, whole + 1] * part
+    mean: Image = (np.diff(at_edges, axis=1) * (width / image.shape[1])).astype(np.float32)
+    return mean
+
+
+def _averaged_rows(image: Image, height: int) -> Image:
+    """The same along each column."""
     integral = np.zeros((len(image) + 1, image.shape[1]), dtype=np.float64)
-    np.cumsum(image, axis=0, dtype=np.float64, out=integral[1:])
-    edges = np.linspace(0, len(image), height + 1)
-    whole = np.minimum(edges.astype(np.int64), len(image) - 1)
-    part = (edges - whole)[:, None]
-    at_edges = integral[whole] * (1 - part) + integral[whole + 1] * part
+    for row, values in enumerate(image):  # `cumsum` along columns gives the same sums, but takes several times longer
+        np.add(integral[row], values, out=integral[row + 1])
+    whole, part = _edges(len(image), height)
+    at_edges = integral[whole] * (1 - part[:, None]) + integral[whole + 1] * part[:, None]
     mean: Image = (np.diff(at_edges, axis=0) * (height / len(image))).astype(np.float32)
     return mean
+
+
+def _edges(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Where the new pixels begin among the old ones: the old pixel, and the part of it that lies before."""
+    edges = np.linspace(0, old, new + 1)
+    whole = np.minimum(edges.astype(np.int64), old - 1)
+    return whole, edges - whole

@@ -141,6 +141,24 @@ def test_spacing_by_area_averaging(tmp_path: Path) -> None:
     assert "spacing" in read(tmp_path, dataset(values), settings=settings).warnings[0]
 
 
+def _mean_over_columns(image: geometry.Image, width: int) -> geometry.Image:
+    """By the definition, in one piece: the integral at fractional edges."""
+    count = image.shape[1]
+    edges = np.linspace(0, count, width + 1)
+    whole = np.minimum(edges.astype(np.int64), count - 1)
+    integral = np.pad(np.cumsum(image, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    at_edges = integral[:, whole] * (1 - (edges - whole)) + integral[:, whole + 1] * (edges - whole)
+    return (np.diff(at_edges, axis=1) * (width / count)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (130, 1500), (65, 1025), (7, 2200), (200, 90)])
+def test_averaging_in_blocks_changes_no_bit(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random((130, 1500), dtype=np.float32)[::-1]
+    wanted = image if size[1] == image.shape[1] else _mean_over_columns(image, size[1])
+    wanted = wanted if size[0] == image.shape[0] else _mean_over_columns(wanted.T, size[0]).T
+    assert np.array_equal(geometry.averaged(image, *size), wanted)
+
+
 def test_crop_leaves_the_breast_without_marker_and_frame(tmp_path: Path) -> None:
     values = breast(192, 256)
     marked = values.copy()
