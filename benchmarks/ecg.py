@@ -25,14 +25,13 @@ from benchmarks.settings import EcgSettings
 from device_client.learning.asyncfedkd import train_alone, train_teacher
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
+from device_client.scores.intervals import drawn_counts, with_interval
 from device_client.task import Examples, TaskError, outputs_of, pooled, scheduled
 from device_client.tasks.ecg import MEASURED
 from simulators.world.federation import run_asynchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer
 
 ARMS = ("federated", "pooled", "alone")
-RESAMPLES = 2_000
-"""Of the patients; chosen: the ends of a 95 % interval then move by less than a hundredth."""
 _BATCH = 1_024
 Confusions = npt.NDArray[np.int64]
 """(model, patient, true class, predicted class)."""
@@ -112,7 +111,7 @@ def patients_of(examples: Examples) -> list[str]:
     return [str(person) for person in np.unique(examples.persons)]
 
 
-def metrics_of(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+def metrics_of(confusion: npt.NDArray[np.number], labels: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
     """Metrics by name of confusions (…, true, predicted); NaN for a class without beats."""
     counts = confusion.astype(np.float64)
     correct, actual, claimed = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
@@ -130,18 +129,13 @@ def metrics_of(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> dict[
 
 def with_intervals(confusions: Confusions, labels: Sequence[str]) -> dict[str, dict[str, float]]:
     """Each metric: its mean over the models, and the 95 % interval over resampled patients."""
-    patients = confusions.shape[1]
-    random = np.random.default_rng(0)
-    draws = random.multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES)  # (resample, patient)
-    drawn = np.einsum("rp,mpij->rmij", draws, confusions)
+    drawn = drawn_counts(np.moveaxis(confusions, 1, 0))  # (draw, model, true, predicted)
     whole, resampled = metrics_of(confusions.sum(axis=1), labels), metrics_of(drawn, labels)
     values = {}
     for name, each in whole.items():
         means = resampled[name].mean(axis=1)  # NaN where no patient with this class was drawn
-        known = means[np.isfinite(means)]
-        if np.isfinite(each).all() and len(known):
-            low, high = np.percentile(known, [2.5, 97.5])
-            values[name] = {"mean": float(each.mean()), "low": float(low), "high": float(high)}
+        if np.isfinite(each).all() and np.isfinite(means).any():
+            values[name] = with_interval(float(each.mean()), means)
     return values
 
 

@@ -151,4 +151,6 @@ def _metadata(task: "Task", model: ModelFile) -> dict[str, str]:
     }
     if objective.kind == "classification":
         known["classes"] = labels
+    if objective.ranking is not None:
+        known["ranking"] = json.dumps(objective.ranking.as_json())
     return known if model.version is None else {**known, "version": str(model.version)}

@@ -42,8 +42,8 @@ class SplitError(TaskError):
 # Hyper-parameters
 
 
-def check_choice(field: str, value: object, known: Sequence[str]) -> None:
-    """Checks that `value` is one of `known`.
+def check_choice(field: str, value: object, known: Sequence[str], *, of: str = "recipe") -> None:
+    """Checks that `value` is one of `known`; `of`: what has the field.
 
     Raises:
         TaskError: it is not; the message suggests the nearest.
@@ -51,7 +51,7 @@ def check_choice(field: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         near = get_close_matches(str(value), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)}"
-        raise TaskError(f"recipe: {field}={value!r} does not exist; {hint}")
+        raise TaskError(f"{of}: {field}={value!r} does not exist; {hint}")
 
 
 def check_counts(values: Mapping[str, object]) -> None:
@@ -66,7 +66,12 @@ def check_counts(values: Mapping[str, object]) -> None:
 
 
 def check_numbers(
-    values: Mapping[str, object], *, least: float = 0.0, most: float = math.inf, above: bool = False
+    values: Mapping[str, object],
+    *,
+    least: float = 0.0,
+    most: float = math.inf,
+    above: bool = False,
+    of: str = "recipe",
 ) -> None:
     """Checks finite numbers from `least` to `most`.
 
@@ -75,6 +80,7 @@ def check_numbers(
         least: the lowest value.
         most: the highest value.
         above: they must be greater than `least`.
+        of: what has the fields.
 
     Raises:
         TaskError: one of them is not.
@@ -86,7 +92,7 @@ def check_numbers(
                 continue
         limits = f"greater than {least:g}" if above else f"at least {least:g}"
         limits += f" and at most {most:g}" if math.isfinite(most) else ""
-        raise TaskError(f"recipe: {field}={value!r} must be a number, {limits}")
+        raise TaskError(f"{of}: {field}={value!r} must be a number, {limits}")
 
 
 # Names and functions

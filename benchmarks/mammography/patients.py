@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.mammography.arms import ARMS, FEDERATED, LOCAL, Probabilities, probabilities_of_arms
-from benchmarks.mammography.scores import auc_difference, auc_score, class_scores
+from benchmarks.mammography.scores import class_scores, ranking_difference, ranking_score
 from device_client.task import Examples, Task
 from device_client.tasks.mammography_crops import (
     LARGE_SIDE,
@@ -107,9 +107,9 @@ def lesion_figures(measured: Sequence[Sequence[Measured]], how: str) -> dict[str
     positive, persons = np.repeat(labels > 0, asked), np.repeat(patients, asked)
     models = {arm: _scores(measured, arm, how) for arm in ARMS}
     return {
-        "auc": {arm: auc_score(each, positive, persons) for arm, each in models.items()},
+        "auc": {arm: ranking_score(each, positive, persons) for arm, each in models.items()},
         "federated_minus": {
-            arm: auc_difference(models[FEDERATED], each, positive, persons)
+            arm: ranking_difference(models[FEDERATED], each, positive, persons)
             for arm, each in models.items()
             if arm != FEDERATED
         },
@@ -124,7 +124,7 @@ def class_figures(measured: Sequence[Sequence[Measured]]) -> dict[str, Any]:
     ]  # (crop, class) by seed
     lesion = labels > 0
     return class_scores([each.argmax(axis=1) for each in found], labels, patients) | {
-        "auc_malignant_against_benign": auc_score(
+        "auc_malignant_against_benign": ranking_score(
             [(each[:, 2] / (each[:, 1] + each[:, 2]))[lesion] for each in found], labels[lesion] > 1, patients[lesion]
         )
     }

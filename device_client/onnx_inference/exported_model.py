@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from device_client.scores.class_scores import Ranking
 from wire_contract.errors import ContractError
 
 Array = npt.NDArray[Any]
@@ -52,6 +53,8 @@ class Metadata:
     """Hex SHA-256 of the float32 weights."""
     version: int | None
     """None: not made from a published version."""
+    ranking: Ranking | None
+    """What its metrics of ranking and calibration are about; None: it has none of them."""
     batch_size: int | None
     """The only one that the model takes; None: any."""
 
@@ -160,16 +163,18 @@ def _metadata(path: Path, found: Mapping[str, str]) -> Metadata:
             main_metric=found.get("main_metric", "accuracy"),
             digest=found["digest"],
             version=int(found["version"]) if "version" in found else None,
+            ranking=Ranking.from_json(json.loads(found["ranking"])) if "ranking" in found else None,
             batch_size=None if batch_size == "any" else int(batch_size),
         )
         is_right = len(bytes.fromhex(known.digest)) * 2 == _DIGEST_CHARACTERS and len(set(labels)) == len(labels)
         is_right &= all(isinstance(label, str) for label in labels) and known.batch_size != 0
+        is_right &= known.ranking is None or set(known.ranking.positive) < set(labels)
     except (KeyError, ValueError, TypeError) as error:
         raise OnnxModelError(
             f"ONNX model {path}: its metadata lack or break {_cause(error)}; make it with: asyncfedkd device export"
         ) from None
     if not is_right:
-        raise OnnxModelError(f"ONNX model {path}: its digest or labels are damaged; export it again")
+        raise OnnxModelError(f"ONNX model {path}: its digest, labels or ranking are damaged; export it again")
     return known
 
 

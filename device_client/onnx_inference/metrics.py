@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from device_client.onnx_inference.exported_model import Array, Metadata, OnnxModelError
+from device_client.scores.class_scores import ClassScores, Ranking
 
 IGNORED = -100
 """As `device_client.task.kinds.IGNORED`, which imports torch."""
@@ -38,6 +39,8 @@ def metrics_of(metadata: Metadata) -> Metric:
             f"objective {metadata.objective} of task {metadata.task} has metrics that only the task knows: "
             "evaluate with --task"
         )
+    if metadata.objective == "classification" and metadata.ranking is not None:
+        return _Classes(metadata.labels, kind="classification", class_dimension=1, ranking=metadata.ranking)
     return make(metadata.labels)
 
 
@@ -51,7 +54,10 @@ def log_softmax(logits: Array, axis: int = -1) -> Array:
 class _Classes:
     """One class for each example or position: logits with the classes along one dimension, targets int64."""
 
-    def __init__(self, labels: Sequence[str], *, kind: str, class_dimension: int) -> None:
+    def __init__(
+        self, labels: Sequence[str], *, kind: str, class_dimension: int, ranking: Ranking | None = None
+    ) -> None:
+        self._ranked = None if ranking is None else ClassScores(labels, ranking)
         self._labels, self._kind, self._dimension = labels, kind, class_dimension
         self._confusion: Array = np.zeros((len(labels), len(labels)), dtype=np.int64)  # (true, predicted)
         self._correct = self._total = 0
@@ -72,6 +78,8 @@ class _Classes:
         self._total += len(true)
         if self._labels:
             np.add.at(self._confusion, (true, predicted), 1)
+        if self._ranked is not None:
+            self._ranked.update(flat, true)
 
     def compute(self) -> dict[str, float]:
         accuracy, loss = (value / self._total if self._total else np.nan for value in (self._correct, self._nats))
@@ -85,7 +93,8 @@ class _Classes:
             recall = correct / actual
         if self._kind == "classification":
             whole = {"accuracy": accuracy, "loss": loss, "macro_f1": float(f1[occurs].mean())}
-            return whole | self._each("recall", recall, actual)
+            ranked = {} if self._ranked is None else self._ranked.compute()
+            return whole | self._each("recall", recall, actual) | ranked
         whole = {"mean_iou": float(overlap[occurs].mean()), "loss": loss, "pixel_accuracy": accuracy}
         return whole | self._each("iou", overlap, actual)
 

@@ -9,23 +9,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from device_client.scores.class_scores import MAIN_SCORES, Ranking
 from device_client.task.array_checks import check_labels, check_range
 from device_client.task.batches import Batch, logits_in, targets_of
 from device_client.task.losses import LabelLoss, binary_divergence, cross_entropy, divergence
-from device_client.task.metrics import Accuracy, ClassMetrics, LabelMetrics, Perplexity, Regression
-from device_client.task.objective import Loss, Objective
-from device_client.task_checks import CLASSES_MIN, TaskError
+from device_client.task.metrics import Accuracy, ClassMetrics, LabelMetrics, Perplexity, RankingMetrics, Regression
+from device_client.task.objective import Loss, Metric, Objective
+from device_client.task_checks import CLASSES_MIN, TaskError, check_choice, check_numbers
 
 IGNORED = -100
 """The target of a position that is not learned; torch's own default."""
 
 
-def classification(classes: tuple[str, ...]) -> Objective:
+def classification(
+    classes: tuple[str, ...], *, main: str = "accuracy", positive: tuple[str, ...] = (), specificity: float = 0.9
+) -> Objective:
     """One class for each example: logits (batch, class), labels int64 (batch,).
 
-    Distillation: `divergence`. Metrics: accuracy, macro_f1, and recall_<class> of each class among the labels.
+    Distillation: `divergence`. Metrics: accuracy, macro_f1, and recall_<class> of each class among the labels. With
+    another `main`, or with `positive`, also auc, average_precision, balanced_accuracy,
+    sensitivity_at_specificity_<percent> and ece (`scores.class_scores`).
+
+    Args:
+        classes: their names.
+        main: the main metric: accuracy, macro_f1, balanced_accuracy, auc or average_precision.
+        positive: the classes that together are ranked against the rest, such as ("malignant",). Empty: of two classes
+            the second; of more, each against the rest, and the mean over the classes that occur.
+        specificity: at which the sensitivity is given, 0 to 1.
+
+    Raises:
+        TaskError: one of these is not as described.
     """
     names = _names(classes, "classification")
+    ranking = Ranking(positive=_positive(positive, names), specificity=specificity)
+    check_choice("main", main, ("accuracy", "macro_f1", *MAIN_SCORES), of="classification")
+    check_numbers({"specificity": specificity}, most=1.0, of="classification")
+    is_ranked = main in MAIN_SCORES or bool(positive)
+
+    def metrics() -> dict[str, Metric]:
+        # Under the main metric's name, as training computes no other.
+        ranked = {main if main in MAIN_SCORES else "ranking": RankingMetrics(names, ranking)} if is_ranked else {}
+        return {"accuracy": Accuracy(), "classes": ClassMetrics(names, ("macro_f1", "recall")), **ranked}
 
     def with_label_loss(label_loss: LabelLoss) -> Loss:
         return lambda outputs, batch: label_loss(logits_in(outputs), targets_of(batch).long())
@@ -36,14 +60,15 @@ def classification(classes: tuple[str, ...]) -> Objective:
     return Objective(
         kind="classification",
         loss=with_label_loss(cross_entropy),
-        metrics=lambda: {"accuracy": Accuracy(), "classes": ClassMetrics(names, ("macro_f1", "recall"))},
-        main="accuracy",
+        metrics=metrics,
+        main=main,
         higher_is_better=True,
         distillation=distillation,
         labels=names,
         teaching=logits_in,
         with_label_loss=with_label_loss,
         check_targets=lambda labels: check_labels(labels, names),
+        ranking=ranking if is_ranked else None,
     )
 
 
@@ -252,3 +277,12 @@ def _names(names: tuple[str, ...], what: str, *, least: int = CLASSES_MIN) -> tu
     if not isinstance(names, (tuple, list)) or len(names) < least:
         raise TaskError(f'{what}: give the names of at least {least} of them, such as ("a", "b"), not {names!r}')
     return tuple(names)
+
+
+def _positive(positive: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    given: object = positive
+    if isinstance(given, str) or not set(positive) <= set(names) or set(positive) == set(names):
+        raise TaskError(
+            f"classification: positive={positive!r} must be some of the classes {', '.join(names)}, but not all"
+        )
+    return tuple(positive)

@@ -1,4 +1,4 @@
-"""The built-in metrics. Each keeps sums over batches and never the predictions, so that memory is bounded."""
+"""The built-in metrics. Each keeps sums or counts over batches and never the predictions, so that memory is bounded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from device_client.scores.class_scores import ClassScores, Ranking
 
 NAN = float("nan")
 
@@ -92,6 +94,27 @@ class ClassMetrics:
             for index, label in enumerate(self._names)
             if actual[index] > 0
         }
+
+
+class RankingMetrics:
+    """AUC, average precision, balanced accuracy, sensitivity and calibration, see `scores.class_scores`; logits
+    (batch, class), targets int64 (batch,).
+    """
+
+    def __init__(self, names: Sequence[str], ranking: Ranking) -> None:
+        self._scores = ClassScores(names, ranking)
+
+    def reset(self) -> None:
+        """Starts anew."""
+        self._scores.reset()
+
+    def update(self, logits: Tensor, targets: Tensor, /) -> None:
+        """Takes one batch."""
+        self._scores.update(logits.double().numpy(), targets.reshape(-1).long().numpy())
+
+    def compute(self) -> dict[str, float]:
+        """By name; NaN where a metric is not defined."""
+        return self._scores.compute()
 
 
 class LabelMetrics:

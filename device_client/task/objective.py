@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from device_client.scores.class_scores import Ranking
 from device_client.task.batches import Batch, Forward, outputs_of, targets_of
 from device_client.task.examples import Data, Examples
 from device_client.task.losses import LabelLoss
@@ -68,6 +69,10 @@ class Objective:
     check_targets: Callable[[Any], object] | None = None
     """Raises an `ExamplesError` for targets (example, …) that cannot be learned: for examples in memory when they are
     loaded, for other data with each batch."""
+
+    ranking: Ranking | None = None
+    """What its metrics of ranking and calibration are about, for programs that measure an exported model; None: it has
+    none of them."""
 
     def check_batch(self, data: Data, batch: Batch) -> None:
         """Checks the targets in a batch, unless they were checked when the data was loaded.

@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from device_client.task import Examples, Recipe, Task, TaskError, check_split
+from device_client.task import Examples, Recipe, Task, TaskError, check_split, classification
 from device_client.tasks.mammography_network import CROP_STUDENT, CROP_TEACHER, CropAugmentation, CropClassifier
 from device_client.tasks.npz_fields import is_training, read_fields
 
@@ -139,7 +139,7 @@ def federation(crops: CropSet, *, held_out: Collection[str], view: View) -> Task
     classes = TWO_CLASSES if crops.large else THREE_CLASSES
     return Task(
         name="mammography-crops",
-        classes=classes,
+        objective=classification(classes, main="auc" if crops.large else "accuracy"),
         student=lambda: CropClassifier(CROP_STUDENT, len(classes)),
         teacher=lambda: CropClassifier(CROP_TEACHER, len(classes)),
         device_data=lambda device: crops.of(hospitals[device], view),

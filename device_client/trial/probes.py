@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from device_client.task.roc import auc
+from device_client.scores.ranking import auc
 
 Array = npt.NDArray[np.float64]
 CENTRE, RING = 0.2, (0.4, 0.6)

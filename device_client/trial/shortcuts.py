@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 
 from device_client.data.leakage import is_image
+from device_client.scores.intervals import drawn_scores, interval
+from device_client.scores.ranking import auc, auc_of, tally
 from device_client.task import Data, Examples, Task, inputs_of, targets_of
 from device_client.task.batches import joined, leaves, size_of
 from device_client.task.batching import collated, evaluation_batches
 from device_client.task.examples import is_map_dataset
-from device_client.task.roc import auc, auc_interval
 from device_client.trial import probes
 from device_client.trial.probes import AUC_MIN, Shortcut
 from device_client.trial.trial import Trial
@@ -126,7 +127,8 @@ def _best(
     if not found:
         return None
     value, target, scores = max(found, key=lambda one: one[0])
-    low, high = auc_interval(scores, targets[target], persons)
+    positive = targets[target]
+    low, high = interval(drawn_scores(lambda weights: auc_of(tally(scores, positive, weights)), persons))
     return Shortcut(probe=probe, target=target, auc=value, low=low, high=high, remedy=remedy)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.mammography.rows import images_of_rows
-from benchmarks.mammography.scores import auc_difference, auc_score, class_scores
+from benchmarks.mammography.scores import class_scores, ranking_difference, ranking_score
 from device_client.tasks.mammography_crops import SMALL_FILE, read_file
 from tests.device_client.tasks.crop_files import write_crops
 
@@ -18,10 +18,10 @@ POSITIVE = np.arange(16) % 4 < 2
 
 def test_a_perfect_model_has_no_width_and_equal_models_do_not_differ() -> None:
     scores = [POSITIVE.astype(np.float64)]
-    assert auc_score(scores, POSITIVE, PERSONS) == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert ranking_score(scores, POSITIVE, PERSONS) == {"mean": 1.0, "low": 1.0, "high": 1.0}
     unsure = [np.random.default_rng(0).random(16)]
-    assert auc_difference(unsure, unsure, POSITIVE, PERSONS) == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert auc_difference(scores, unsure, POSITIVE, PERSONS)["low"] > 0
+    assert ranking_difference(unsure, unsure, POSITIVE, PERSONS) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert ranking_difference(scores, unsure, POSITIVE, PERSONS)["low"] > 0
 
 
 def test_balanced_accuracy_is_the_mean_recall() -> None:

@@ -66,6 +66,12 @@ def ignored_sometimes(classes: int, *shape: int) -> Callable[[np.random.Generato
 
 KINDS = {
     "classification": Kind(classification(LABELS), lambda: nn.Linear(6, 3), floats(6), whole(3)),
+    "ranked": Kind(
+        classification(LABELS, main="auc", positive=("run",), specificity=0.8),
+        lambda: nn.Linear(6, 3),
+        floats(6),
+        whole(3),
+    ),
     "two inputs": Kind(
         classification(LABELS), TwoInputs, lambda chance: {"wave": floats(6)(chance), "rr": floats(2)(chance)}, whole(3)
     ),

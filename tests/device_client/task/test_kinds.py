@@ -71,6 +71,9 @@ CASES = {
     "classification": Case(
         classification(("a", "b")), lambda w: table(w, 2), lambda: Examples.of(X, (X[:, 0] > 0).long()), 0.9
     ),
+    "ranked classification": Case(
+        classification(("a", "b"), main="auc"), lambda w: table(w, 2), lambda: Examples.of(X, (X[:, 0] > 0).long()), 0.9
+    ),
     "regression": Case(
         regression(("one", "two")), lambda w: table(w, 2), lambda: Examples.of(X, targets=X[:, :2] * 0.5), 0.2
     ),

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from torch import nn
 
+from device_client.scores.ranking import auc
 from device_client.task import Examples, Task, multi_label, reconstruction, regression
-from device_client.task.roc import auc
 from device_client.trial.probes import Shortcut, centre_filter, cross_validated, folds_by_person
 from device_client.trial.shortcuts import find_shortcuts, shortcut_table
 from device_client.trial.trial import Trial
