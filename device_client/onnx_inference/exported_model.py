@@ -174,7 +174,7 @@ def _metadata(path: Path, found: Mapping[str, str]) -> Metadata:
             f"ONNX model {path}: its metadata lack or break {_cause(error)}; make it with: asyncfedkd device export"
         ) from None
     if not is_right:
-        raise OnnxModelError(f"ONNX model {path}: its digest, labels or ranking are damaged; export it again")
+        raise OnnxModelError(f"ONNX model {path}: its digest or labels are damaged; export it again")
     return known
 
 
