@@ -28,6 +28,7 @@ _CHANNELS_MAX = 4
 _SIDE_PIXELS_MIN = 8
 """Inputs (channel, height, width) with at most so many channels and at least so many pixels a side are images."""
 _NAMES_MAX = 8
+_TABLE_BYTES_MAX = 2
 _BATCH = 64
 
 
@@ -62,18 +63,30 @@ def side_of(data: Data, *, hashes: bool = True, stop: Callable[[], bool] = _neve
 
     Args:
         data: `Examples`, a data set, or a loader; for hashes it is read.
-        hashes: of its images; False: only names.
+        hashes: of its images; False: only names, and the hashes that the data knows without being read.
         stop: whether to stop reading, asked before each row; further images are not compared then.
     """
     persons, sources = _names(data, "persons"), _names(data, "sources")
-    images, read = _hashed(data, _image_hashes, stop) if hashes else (Counter[bytes](), 0)
+    known = _known_hashes(data)
+    if known is not None:
+        images, read = Counter(known), example_count(data) or 0
+    else:
+        images, read = _hashed(data, _image_hashes, stop) if hashes else (Counter[bytes](), 0)
     rows = example_count(data) or max(read, sum(persons.values()), sum(sources.values()))
     return Side(rows=rows, read=read, persons=persons, sources=sources, images=images)
 
 
 def tensors_of(data: Data, *, stop: Callable[[], bool] = _never) -> Counter[bytes]:
     """The hashes of the exact values of inputs that are no images. Plain ones, of one value, are left out."""
+    if _known_hashes(data) is not None:
+        return Counter()
     return _hashed(data, _exact_hashes, stop)[0]
+
+
+def _known_hashes(data: Data) -> list[bytes] | None:
+    """The attribute `image_hashes` of a data set of films: one a row, from when the film was read. None: no such."""
+    known = getattr(data, "image_hashes", None)
+    return None if known is None else [one for one in known if one]
 
 
 def _names(data: Data, attribute: str) -> Counter[str]:
@@ -200,9 +213,25 @@ def pixel_hash(image: npt.NDArray[Any]) -> bytes | None:
     ranks = _ranks(pixels)
     if ranks is None:
         return None
-    turned = [variant for quarter in range(4) for variant in _with_mirror(np.rot90(ranks, quarter, axes=(1, 2)))]
-    shape, content = min((variant.shape, variant.tobytes()) for variant in turned)
-    return hashlib.blake2b(repr(shape).encode() + content, digest_size=DIGEST_BYTES).digest()
+    first = _first([turn for quarter in range(4) for turn in _with_mirror(np.rot90(ranks, quarter, axes=(1, 2)))])
+    return hashlib.blake2b(repr(first.shape).encode() + first.tobytes(), digest_size=DIGEST_BYTES).digest()
+
+
+def _first(variants: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The first of some arrays (channel, row, column) in the order of shape, then bytes.
+
+    A few rows tell most images apart, so that the others need not be brought into the order of bytes.
+    """
+    shape = min(variant.shape for variant in variants)
+    left = [variant for variant in variants if variant.shape == shape]
+    for channel in range(shape[0]):
+        row, count = 0, 1
+        while row < shape[1] and len(left) > 1:
+            blocks = [variant[channel, row : row + count].tobytes() for variant in left]
+            least = min(blocks)
+            left = [variant for variant, block in zip(left, blocks, strict=True) if block == least]
+            row, count = row + count, 2 * count
+    return left[0]
 
 
 def row_hash(row: Sequence[npt.NDArray[Any]]) -> bytes | None:
@@ -217,12 +246,31 @@ def row_hash(row: Sequence[npt.NDArray[Any]]) -> bytes | None:
 
 
 def _ranks(pixels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= _TABLE_BYTES_MAX:
+        return _ranks_by_table(pixels)
     ordered = np.sort(pixels, axis=None)  # not np.unique, which imports numpy.ma
     values = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
     if len(values) < 2:  # noqa: PLR2004 — values
         return None
-    width = next(bytes_ for bytes_ in (1, 2, 4) if len(values) <= 1 << (8 * bytes_))
-    return np.searchsorted(values, pixels).astype(f">u{width}")  # big-endian: bytes in the order of numbers
+    return np.searchsorted(values, pixels).astype(_rank_type(len(values)))
+
+
+def _ranks_by_table(pixels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """The same for whole numbers of few bits, without sorting: stored values of films have millions of pixels."""
+    least = int(np.iinfo(pixels.dtype).min)
+    places = pixels.astype(np.int32) - least if least else pixels
+    occurs = np.zeros(1 << (8 * pixels.dtype.itemsize), dtype=np.bool_)
+    occurs[places] = True
+    count = int(occurs.sum())
+    if count < 2:  # noqa: PLR2004 — values
+        return None
+    found: npt.NDArray[Any] = (np.cumsum(occurs) - 1).astype(_rank_type(count))[places]
+    return found
+
+
+def _rank_type(count: int) -> str:
+    """Big-endian, so that bytes are in the order of numbers."""
+    return f">u{next(bytes_ for bytes_ in (1, 2, 4) if count <= 1 << (8 * bytes_))}"
 
 
 def _with_mirror(ranks: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

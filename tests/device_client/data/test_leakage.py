@@ -54,6 +54,18 @@ def complaint(sides: dict[str, Examples]) -> str:
 
 
 @settings(max_examples=50)
+@given(
+    seed=st.integers(0, 999),
+    kind=st.sampled_from(["u1", "i1", "<u2", ">i2", "<i4"]),
+    shape=st.sampled_from([(1, 3, 3), (3, 2, 13), (10, 17), (2, 8, 8)]),
+)
+def test_whole_numbers_have_the_hash_of_floats(seed: int, kind: str, shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(seed).integers(0, 5, shape).astype(kind) - np.array(2, dtype=kind)
+    assert pixel_hash(image) == pixel_hash(image.astype(np.float64))
+    assert len({pixel_hash(one) for one in symmetries(image)}) == 1
+
+
+@settings(max_examples=50)
 @given(seed=st.integers(0, 999), shape=st.sampled_from([(1, 9, 9), (3, 8, 13), (10, 17), (2, 8, 8)]))
 def test_all_symmetries_have_one_hash_and_other_images_another(seed: int, shape: tuple[int, ...]) -> None:
     image, other = drawn(2, seed=seed, shape=shape)
