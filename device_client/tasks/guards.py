@@ -27,6 +27,7 @@ class _Guard:
         self._data, self._where = data, where
         self.persons = getattr(data, "persons", None)
         self.sources = getattr(data, "sources", None)
+        self.image_hashes = getattr(data, "image_hashes", None)
         self.attributes = getattr(data, "attributes", {})
 
     def __len__(self) -> int:

@@ -87,5 +87,7 @@ class Film:
     scanner: str = field(repr=False)
     """Manufacturer and model, without serial number."""
     identity: FilmIdentity
+    pixel_hash: bytes = field(repr=False)
+    """Of the stored values; copies of the film have the same one (`film_hash`)."""
     warnings: tuple[str, ...]
     """Sentences without identifiers."""

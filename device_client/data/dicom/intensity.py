@@ -33,8 +33,7 @@ def intensities(dataset: Any, stored: npt.NDArray[Any], layout: Layout, warnings
             first, last = float(used.min()), float(used.max())
             warnings.append("the film has no window and uses little of its range: stretched over what it uses")
         shown = (modality - first) / max(last - first, 1e-9)
-    inverse = text(dataset, "PresentationLUTShape").upper() == "INVERSE"
-    if text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1" or inverse:
+    if is_inverted(dataset):
         shown = 1 - shown
     padding = number(dataset, "PixelPaddingValue")
     if padding is not None:
@@ -44,6 +43,12 @@ def intensities(dataset: Any, stored: npt.NDArray[Any], layout: Layout, warnings
     table = np.clip(shown, 0, 1).astype(np.float32)
     found: npt.NDArray[np.float32] = table[stored.astype(np.int32) - low if low else stored]
     return found
+
+
+def is_inverted(dataset: Any) -> bool:
+    """Whether high values are dark."""
+    inverse = text(dataset, "PresentationLUTShape").upper() == "INVERSE"
+    return inverse or text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
 
 
 def _modality(dataset: Any, values: Floats) -> tuple[Floats, tuple[float, float] | None]:

@@ -7,9 +7,10 @@ import numpy as np
 from device_client.data.dicom.breast import cropped, find_breast
 from device_client.data.dicom.decoding.stored_values import stored_values
 from device_client.data.dicom.film import PIXELS_MAX, Film, FilmRefused, FilmSettings
+from device_client.data.dicom.film_hash import film_hash
 from device_client.data.dicom.geometry import Image, Placement, averaged, placement
 from device_client.data.dicom.header import FilmHeader, opened
-from device_client.data.dicom.intensity import intensities
+from device_client.data.dicom.intensity import intensities, is_inverted
 from device_client.data.dicom.tags import layout_of, text
 from device_client.data.faults import DataError
 
@@ -47,6 +48,7 @@ def _film(path: Path | str, settings: FilmSettings) -> Film:
         layout = layout_of(dataset)
         stored = stored_values(header, layout, content)
         film = intensities(dataset, stored, layout, warnings)
+        pixel_hash = film_hash(stored, inverted=is_inverted(dataset))
     del stored
     if float(film.max()) - float(film.min()) < 1e-6:  # noqa: PLR2004
         raise FilmRefused("not_a_breast", "the film is of one brightness; leave it out")
@@ -65,6 +67,7 @@ def _film(path: Path | str, settings: FilmSettings) -> Film:
         spacing_mm=spacing_mm,
         scanner=header.scanner,
         identity=header.identity,
+        pixel_hash=pixel_hash,
         warnings=tuple(warnings),
     )
 

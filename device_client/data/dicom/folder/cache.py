@@ -6,13 +6,14 @@ of the file and of the settings: a file or setting that changes gives another na
 lies in the folder, is made at random, and never leaves it.
 """
 
-import hashlib
-import hmac
 import json
 import os
+import re
 import secrets
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_client.data.dicom.film import FilmSettings
+from device_client.data.dicom.folder.pseudonyms import KEY_BYTES, Pseudonyms
 from device_client.data.faults import DataError
 from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.file_lock import FileLock, FileLocked
@@ -27,9 +29,11 @@ from wire_contract.files.permissions import PRIVATE
 
 BYTES_MAX = 50 * 10**9
 """Chosen: 5,000 films of 10 MB."""
-_FORM = 1
-"""Raised whenever `read_film` gives other pixels, so that films are made anew."""
-_KEY_BYTES, _NAME_DIGITS, _PSEUDONYM_DIGITS = 32, 40, 16
+_FORM = 2
+"""Raised whenever `read_film` gives other pixels or a record other fields, so that films are made anew."""
+_NAME_DIGITS = 40
+_NAME = re.compile(rf"[0-9a-f]{{{_NAME_DIGITS}}}\.film")
+"""Other files in the folder are left alone."""
 _FULL_SCALE = 65_535
 _HEAD_BYTES_MAX = 1 << 16
 
@@ -43,6 +47,8 @@ class FilmRecord:
     reason: str = ""
     patient: str = ""
     """Pseudonym."""
+    patient_id: str = ""
+    """Pseudonym of the Patient ID as it stands in the file; in CBIS-DDSM it names the film."""
     image: str = ""
     """Pseudonym of the SOP Instance UID."""
     tag_label: str = ""
@@ -52,8 +58,12 @@ class FilmRecord:
     scanner: str = ""
     spacing_mm: float | None = None
     """Of the pixels kept."""
+    pixel_hash: str = ""
+    """Of the stored values, in hex; copies have the same one."""
     height: int = 0
     width: int = 0
+    checksum: str = ""
+    """Of the pixels in the cache."""
     warnings: tuple[str, ...] = ()
 
 
@@ -78,7 +88,7 @@ class FilmCache:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _unusable(error) from None
-        self._key = self._read_key()
+        self.pseudonyms = Pseudonyms(self._read_key())
         self._bytes = 0
 
     def _read_key(self) -> bytes:
@@ -90,13 +100,13 @@ class FilmCache:
                 self.lock()
                 try:
                     if not path.exists():
-                        write_atomically(path, secrets.token_bytes(_KEY_BYTES), mode=PRIVATE)
+                        write_atomically(path, secrets.token_bytes(KEY_BYTES), mode=PRIVATE)
                     key = path.read_bytes()
                 finally:
                     self.release()
         except OSError as error:
             raise _unusable(error) from None
-        if len(key) != _KEY_BYTES:
+        if len(key) != KEY_BYTES:
             raise DataError("the key of the cache of films is damaged; remove the cache folder, and it is made again")
         return key
 
@@ -110,7 +120,7 @@ class FilmCache:
             self._lock = FileLock(self._folder / "lock")
             for left in self._folder.glob(".*.unfinished"):
                 left.unlink(missing_ok=True)
-            self._bytes = sum(path.stat().st_size for path in self._folder.glob("*.film"))
+            self._bytes = sum(path.stat().st_size for path in self._films())
         except FileLocked as error:
             raise DataError(f"another program ({error.holder}) takes films into this cache; wait for it") from None
         except OSError as error:
@@ -122,10 +132,6 @@ class FilmCache:
             self._lock.release()
             self._lock = None
 
-    def pseudonym(self, kind: str, name: str) -> str:
-        """Stands for a name; without the key of this folder it cannot be traced back. Empty stays empty."""
-        return self._hmac(f"{kind}\0{name}")[:_PSEUDONYM_DIGITS] if name else ""
-
     def name_of(self, path: Path) -> str:
         """The film's name in the cache.
 
@@ -134,10 +140,7 @@ class FilmCache:
         """
         found = path.stat()
         about = f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0{found.st_ino}"
-        return self._hmac(f"film\0{path.absolute()}\0{about}\0{self._form}")[:_NAME_DIGITS]
-
-    def _hmac(self, text: str) -> str:
-        return hmac.new(self._key, text.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()
+        return self.pseudonyms.hmac(f"film\0{path.absolute()}\0{about}\0{self._form}")[:_NAME_DIGITS]
 
     def record(self, name: str) -> FilmRecord | None:
         """What is known of a film; None: it is not in the cache, or damaged there."""
@@ -158,34 +161,48 @@ class FilmCache:
         try:
             with self._path(name).open("rb") as file:
                 head, _start = _head(file.readline(_HEAD_BYTES_MAX))
-                values = np.fromfile(file, dtype="<u2").reshape(head.height, head.width)
+                content = file.read()
+            values = np.frombuffer(content, dtype="<u2").reshape(head.height, head.width)
+            whole = _checksum(content) == head.checksum
         except (OSError, ValueError, TypeError, AttributeError):
-            fault = DataError("a film is gone from the cache, or damaged there; take the folder in again")
-        else:
-            return values.astype(np.float32) / np.float32(_FULL_SCALE)
-        raise fault
+            whole = False
+        if not whole:
+            with suppress(OSError):
+                self._path(name).unlink(missing_ok=True)  # if its length is right, the next intake would keep it
+            raise DataError("a film is gone from the cache, or damaged there; take the folder in again")
+        return values.astype(np.float32) / np.float32(_FULL_SCALE)
 
     def keep(
         self, name: str, record: FilmRecord, pixels: npt.NDArray[np.float32] | None, in_use: Collection[str]
-    ) -> None:
+    ) -> FilmRecord:
         """Adds a film, or the reason for its refusal. Films that are not in use make room if need be.
+
+        Returns:
+            The record as it was written.
 
         Raises:
             DataError: the disk or the bound on bytes allows no more.
         """
         values = b"" if pixels is None else np.rint(np.clip(pixels, 0, 1) * _FULL_SCALE).astype("<u2").tobytes()
+        record = replace(record, checksum=_checksum(values) if values else "")
         content = json.dumps(asdict(record)).encode() + b"\n" + values
+        path = self._path(name)
+        try:
+            self._bytes -= path.stat().st_size if path.exists() else 0
+        except OSError as error:
+            raise _unusable(error) from None
         self._make_room(len(content), in_use)
         try:
-            write_atomically(self._path(name), content, mode=PRIVATE)
+            write_atomically(path, content, mode=PRIVATE)
         except OSError as error:
             raise _unusable(error) from None
         self._bytes += len(content)
+        return record
 
     def _make_room(self, wanted: int, in_use: Collection[str]) -> None:
         if self._bytes + wanted <= self._bytes_max:
             return
-        unused = [path for path in self._folder.glob("*.film") if path.stem not in in_use]
+        unused = [path for path in self._films() if path.stem not in in_use]
         for path in sorted(unused, key=lambda path: path.stat().st_mtime_ns):
             if self._bytes + wanted <= self._bytes_max:
                 return
@@ -208,6 +225,9 @@ class FilmCache:
         except OSError as error:
             raise _unusable(error) from None
 
+    def _films(self) -> Iterator[Path]:
+        return (path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.film"
 
@@ -219,6 +239,10 @@ def _head(line: bytes) -> tuple[FilmRecord, int]:
         raise ValueError
     known["warnings"] = tuple(known["warnings"])
     return FilmRecord(**known), len(line)
+
+
+def _checksum(values: bytes) -> str:
+    return blake2b(values, digest_size=8).hexdigest()
 
 
 def _unusable(error: OSError) -> DataError:

@@ -1,5 +1,6 @@
 """Looks through a folder of mammograms before it is used: what can be used, and what should have been removed."""
 
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,10 +9,13 @@ from typing import Any
 
 from device_client.data.dicom.breast import find_breast
 from device_client.data.dicom.film import Film, FilmRefused, FilmSettings
+from device_client.data.dicom.folder.cache import FilmRecord
 from device_client.data.dicom.folder.labels import FilmLabels
 from device_client.data.dicom.folder.left_behind import identifying_tags, says_burnt_in, shows_text
 from device_client.data.dicom.folder.listing import files_of
 from device_client.data.dicom.folder.progress import FilmProgress
+from device_client.data.dicom.folder.pseudonyms import KEY_BYTES, Pseudonyms
+from device_client.data.dicom.folder.taken import REPEATED, TakenFilm, labelled, record_of, without_copies
 from device_client.data.dicom.header import read_header
 from device_client.data.dicom.reading import read_film
 from device_client.data.faults import needed
@@ -54,59 +58,53 @@ def look_through(folder: Path, labels: FilmLabels | None = None) -> FolderReport
     """
     needed("pydicom", extra="dicom", purpose="reading DICOM files")
     paths = files_of(folder)
-    report, patients, images = FolderReport(files=len(paths)), dict[str, int](), set[str]()
+    report, pseudonyms = FolderReport(files=len(paths)), Pseudonyms(secrets.token_bytes(KEY_BYTES))
     progress = FilmProgress(len(paths))
+    films = []
     try:
         for number, path in enumerate(paths, start=1):
             began = progress.now()
             try:
-                film = _look_at(path, report)
+                record = record_of(_look_at(path, report), pseudonyms)
             except FilmRefused as refused:
-                report.refused[refused.code, str(refused)] += 1
-            else:
-                _add(film, report, patients, images, labels)
+                record = FilmRecord(code=refused.code, reason=str(refused))
+            films.append(TakenFilm(number=number, name="", record=record))
             progress.count(number, read_seconds=progress.now() - began)
     finally:
         progress.end()
+    patients: dict[str, int] = {}
+    for film in without_copies(labelled(films, pseudonyms, labels)):
+        _count(film, report, patients, with_labels=labels is not None)
     return report
 
 
 def _look_at(path: Path, report: FolderReport) -> Film:
     dataset = read_header(path).dataset
     if not dataset.get("Modality"):
-        return _read(path)  # no image: refused with its reason
+        return read_film(path, _WHOLE)  # no image: refused with its reason
     report.identifying.update(identifying_tags(dataset))
     report.said_burnt_in += says_burnt_in(dataset)
-    film = _read(path)
+    film = read_film(path, _WHOLE)
     report.seems_burnt_in += shows_text(film.pixels, find_breast(film.pixels).mask)
     return film
 
 
-def _read(path: Path) -> Film:
-    film = read_film(path, _WHOLE)
-    if not film.identity.patient:
-        raise FilmRefused(
-            "missing_tag", "PatientID is missing, and films are split by patient; export it with a pseudonym"
-        )
-    return film
-
-
-def _add(
-    film: Film, report: FolderReport, patients: dict[str, int], images: set[str], labels: FilmLabels | None
-) -> None:
-    identity = film.identity
-    if identity.image and identity.image in images:
+def _count(film: TakenFilm, report: FolderReport, patients: dict[str, int], *, with_labels: bool) -> None:
+    record = film.record
+    if record.code == REPEATED:
         report.repeated += 1
         return
-    images.add(identity.image)
-    patient = patients.setdefault(identity.patient, len(patients) + 1)
+    if record.code:
+        report.refused[record.code, record.reason] += 1
+        return
+    patient = patients.setdefault(record.patient, len(patients) + 1)
     report.usable += 1
     report.films_of[patient] += 1
-    report.scanners[film.scanner or "(unknown)"] += 1
-    report.views[f"{film.laterality or '?'} {film.view or '?'}"] += 1
-    report.warnings.update(film.warnings)
-    if labels is not None:
-        label = labels.by_image.get(identity.image, labels.by_patient.get(identity.patient, UNLABELLED))
+    report.scanners[record.scanner or "(unknown)"] += 1
+    report.views[f"{record.laterality or '?'} {record.view or '?'}"] += 1
+    report.warnings.update(record.warnings)
+    if with_labels:
+        label = UNLABELLED if film.label is None else film.label
         report.classes[label] += 1
         report.patients_of.setdefault(label, set()).add(patient)
 

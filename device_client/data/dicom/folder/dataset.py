@@ -44,6 +44,8 @@ class FilmDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self.persons = np.array([film.record.patient for film in films], dtype=np.str_)
         """Pseudonyms, for the guard over splits."""
         self.sources = np.array([film.record.image for film in films], dtype=np.str_)
+        self.image_hashes = tuple(bytes.fromhex(film.record.pixel_hash) for film in films)
+        """Of the stored values: the guard finds copies of a film, also turned or mirrored, without reading it."""
         self.attributes: dict[str, npt.NDArray[Any]] = {
             name: np.array([getattr(film.record, name) for film in films])
             for name in ("scanner", "laterality", "view", "height", "width")

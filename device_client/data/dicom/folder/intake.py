@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from device_client.data.dicom.folder.cache import BYTES_MAX, FilmCache, FilmReco
 from device_client.data.dicom.folder.labels import FilmLabels
 from device_client.data.dicom.folder.listing import files_of
 from device_client.data.dicom.folder.progress import FilmProgress
+from device_client.data.dicom.folder.taken import TakenFilm, labelled, record_of, without_copies
 from device_client.data.dicom.header import read_header
 from device_client.data.dicom.reading import read_film
 from device_client.data.dicom.tags import text
@@ -19,24 +20,6 @@ from device_client.data.faults import DataError, needed
 MANIFEST = "manifest.jsonl"
 _AGAIN = frozenset({"not_readable", "too_large", "cannot_decode", "transfer_syntax", "changed"})
 """Refusals that may end without a change of the file: permissions, memory, decoders installed later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TakenFilm:
-    """One file of the folder."""
-
-    number: int
-    """From 1, in the order of the paths; stands for the file's name, which may identify someone."""
-    name: str
-    """In the cache."""
-    record: FilmRecord
-    label: str | None = None
-    """None: it has none."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it became a film."""
-        return not self.record.code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +67,14 @@ def take_in(
     if label_tag and not classes:
         raise DataError("labels from a tag need the names of the classes")
     needed("pydicom", extra="dicom", purpose="reading DICOM files")
+    if folder.is_dir() and cache.resolve().is_relative_to(folder.resolve()):
+        raise DataError("the cache lies in the folder of films, and would be read as films; put it beside that folder")
     paths = files_of(folder)
     kept = FilmCache(cache, settings, label_tag=label_tag, bytes_max=bytes_max)
     kept.lock()
     try:
         films = _Intake(kept, settings, label_tag).run(paths)
-        films = _labelled(_without_repeats(films), kept, labels, classes)
+        films = without_copies(labelled(films, kept.pseudonyms, labels, classes))
         kept.write_text(MANIFEST, "".join(f"{json.dumps(_line(film))}\n" for film in films))
     finally:
         kept.release()
@@ -128,66 +113,18 @@ class _Intake:
         pixels = None
         try:
             film = read_film(path, self._settings)
-            if not film.identity.patient:
-                raise FilmRefused(  # noqa: TRY301 — one kind of outcome, one way
-                    "missing_tag", "PatientID is missing, and films are split by patient; export it with a pseudonym"
-                )
-            identity, pixels = film.identity, film.pixels
-            record = FilmRecord(
-                patient=self._cache.pseudonym("patient", identity.patient),
-                image=self._cache.pseudonym("image", identity.image),
-                tag_label=self._tag_label(path),
-                laterality=film.laterality,
-                view=film.view,
-                scanner=film.scanner,
-                spacing_mm=film.spacing_mm,
-                height=pixels.shape[0],
-                width=pixels.shape[1],
-                warnings=film.warnings,
-            )
+            record = record_of(film, self._cache.pseudonyms, tag_label=self._tag_label(path))
+            pixels = film.pixels
         except FilmRefused as refused:
             record = FilmRecord(code=refused.code, reason=str(refused))
         if self._name_of(path) != name:
             return FilmRecord(code="changed", reason="the file changed while it was read; run again")
         if name and record.code not in _AGAIN:
-            self._cache.keep(name, record, pixels, in_use)
+            return self._cache.keep(name, record, pixels, in_use)
         return record
 
     def _tag_label(self, path: Path) -> str:
-        if not self._label_tag:
-            return ""
-        return self._cache.pseudonym("label", text(read_header(path).dataset, self._label_tag))
-
-
-def _without_repeats(films: Sequence[TakenFilm]) -> list[TakenFilm]:
-    """A film that is in the folder twice counts once; the others are refused."""
-    seen: set[str] = set()
-    kept = []
-    for film in films:
-        image = film.record.image
-        if film.usable and image in seen:
-            kept.append(replace(film, record=FilmRecord(code="repeated", reason="the same film is there already")))
-        else:
-            kept.append(film)
-        if image:
-            seen.add(image)
-    return kept
-
-
-def _labelled(
-    films: Sequence[TakenFilm], cache: FilmCache, labels: FilmLabels | None, classes: Sequence[str]
-) -> list[TakenFilm]:
-    """With labels, which are found by pseudonym: the cache knows no identifiers."""
-    found = {("tag", cache.pseudonym("label", name)): name for name in classes}
-    if labels is not None:
-        found = {("image", cache.pseudonym("image", name)): label for name, label in labels.by_image.items()}
-        found |= {("patient", cache.pseudonym("patient", name)): label for name, label in labels.by_patient.items()}
-
-    def label_of(record: FilmRecord) -> str | None:
-        keys = (("tag", record.tag_label), ("image", record.image), ("patient", record.patient))
-        return next((found[key] for key in keys if key in found), None)
-
-    return [replace(film, label=label_of(film.record)) if film.usable else film for film in films]
+        return text(read_header(path).dataset, self._label_tag) if self._label_tag else ""
 
 
 def _line(film: TakenFilm) -> dict[str, Any]:

@@ -104,6 +104,12 @@ def test_a_film_that_is_damaged_in_the_cache_is_read_anew(tmp_path: Path, read: 
     kept.write_bytes(whole[:-1])
     with pytest.raises(DataError, match="damaged there"):
         once.cache.pixels(usable.name)
+    kept.write_bytes(whole[:-9] + b"\7" * 9)
+    assert take_in(tmp_path / "films", tmp_path / "cache", SETTINGS).files == once.files, "its length is right"
+    with pytest.raises(DataError, match="take the folder in again"):
+        once.cache.pixels(usable.name)
+    again = take_in(tmp_path / "films", tmp_path / "cache", SETTINGS)
+    assert np.array_equal(again.cache.pixels(usable.name), pixels)
 
 
 def test_a_film_that_is_there_twice_counts_once(tmp_path: Path) -> None:
@@ -135,6 +141,36 @@ def test_the_cache_keeps_to_its_bound(tmp_path: Path) -> None:
     assert left <= used * 1.3, "films of the other settings made room"
     with pytest.raises(DataError, match="coarser"):
         take_in(tmp_path / "films", tmp_path / "other", SETTINGS, bytes_max=used // 2)
+
+
+def test_other_files_in_the_cache_folder_are_left_alone(tmp_path: Path) -> None:
+    make_films(tmp_path / "films", SMALL)
+    take_in(tmp_path / "films", tmp_path / "cache", SETTINGS)
+    used = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.film"))
+    own = tmp_path / "cache" / "holiday.film"
+    own.write_bytes(b"x" * used)
+    finer = FilmSettings(spacing_mm=2.9, crop=True)
+    take_in(tmp_path / "films", tmp_path / "cache", finer, bytes_max=int(used * 1.3))
+    assert own.stat().st_size == used
+
+
+def test_a_film_that_is_replaced_counts_once_in_the_bound(tmp_path: Path) -> None:
+    make_films(tmp_path / "films", SMALL)
+    once = take_in(tmp_path / "films", tmp_path / "cache", SETTINGS)
+    used = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.film"))
+    for film in once.files:
+        path = tmp_path / "cache" / f"{film.name}.film"
+        path.write_bytes(b"[" + path.read_bytes()[1:])
+    again = take_in(tmp_path / "films", tmp_path / "cache", SETTINGS, bytes_max=used)
+    assert again.files == once.files
+
+
+@pytest.mark.parametrize("place", [".", "cache", "deep/cache"])
+def test_the_cache_is_no_part_of_the_films(tmp_path: Path, place: str) -> None:
+    make_films(tmp_path, SMALL)
+    with pytest.raises(DataError, match="beside that folder"):
+        take_in(tmp_path, tmp_path / place, SETTINGS)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_only_the_owner_reads_the_cache(tmp_path: Path) -> None:
