@@ -14,10 +14,18 @@ from device_client.data.dicom.folder.labels import FilmLabels
 from device_client.data.dicom.folder.left_behind import identifying_tags, says_burnt_in, shows_text
 from device_client.data.dicom.folder.listing import files_of
 from device_client.data.dicom.folder.progress import FilmProgress
-from device_client.data.dicom.folder.pseudonyms import KEY_BYTES, Pseudonyms
-from device_client.data.dicom.folder.taken import REPEATED, TakenFilm, labelled, record_of, without_copies
+from device_client.data.dicom.folder.pseudonyms import KEY_BYTES, Pseudonyms, patient_key
+from device_client.data.dicom.folder.taken import (
+    REPEATED,
+    TakenFilm,
+    labelled,
+    labels_without_film,
+    record_of,
+    without_copies,
+)
 from device_client.data.dicom.header import read_header
 from device_client.data.dicom.reading import read_film
+from device_client.data.dicom.tags import text
 from device_client.data.faults import needed
 
 UNLABELLED = "(no label)"
@@ -42,6 +50,10 @@ class FolderReport:
     """Films of each patient."""
     scanners: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
+    labels_without_film: int = 0
+    """Rows of the labels, without repetitions, whose patient or film is not there."""
+    labels_with_zeros: int = 0
+    """Those of them whose patient is there with leading zeros, which spreadsheets remove."""
     warnings: Counter[str] = field(default_factory=Counter)
     identifying: Counter[str] = field(default_factory=Counter)
     """Films by keyword of a tag that should have been emptied."""
@@ -60,27 +72,33 @@ def look_through(folder: Path, labels: FilmLabels | None = None) -> FolderReport
     paths = files_of(folder)
     report, pseudonyms = FolderReport(files=len(paths)), Pseudonyms(secrets.token_bytes(KEY_BYTES))
     progress = FilmProgress(len(paths))
-    films = []
+    films, patient_ids = [], set[str]()
     try:
         for number, path in enumerate(paths, start=1):
             began = progress.now()
             try:
-                record = record_of(_look_at(path, report), pseudonyms)
+                film = _look_at(path, report)
+                record = record_of(film, pseudonyms)
+                patient_ids.add(patient_key(film.identity.patient_id))
             except FilmRefused as refused:
                 record = FilmRecord(code=refused.code, reason=str(refused))
             films.append(TakenFilm(number=number, name="", record=record))
             progress.count(number, read_seconds=progress.now() - began)
     finally:
         progress.end()
+    if labels is not None:
+        report.labels_without_film = labels_without_film(films, pseudonyms, labels)
+        named = {patient_key(name) for name in labels.by_patient}
+        report.labels_with_zeros = len((named - patient_ids) & {name.lstrip("0") for name in patient_ids - named})
     patients: dict[str, int] = {}
-    for film in without_copies(labelled(films, pseudonyms, labels)):
-        _count(film, report, patients, with_labels=labels is not None)
+    for taken in without_copies(labelled(films, pseudonyms, labels)):
+        _count(taken, report, patients, with_labels=labels is not None)
     return report
 
 
 def _look_at(path: Path, report: FolderReport) -> Film:
     dataset = read_header(path).dataset
-    if not dataset.get("Modality"):
+    if not text(dataset, "Modality"):
         return read_film(path, _WHOLE)  # no image: refused with its reason
     report.identifying.update(identifying_tags(dataset))
     report.said_burnt_in += says_burnt_in(dataset)
@@ -123,6 +141,8 @@ def as_json(report: FolderReport) -> dict[str, Any]:
             label: {"films": films, "patients": len(report.patients_of[label])}
             for label, films in sorted(report.classes.items())
         },
+        "labels_without_film": report.labels_without_film,
+        "labels_with_zeros": report.labels_with_zeros,
         "refused": [
             {"code": code, "reason": reason, "files": files} for (code, reason), files in report.refused.most_common()
         ],
@@ -138,12 +158,23 @@ def as_json(report: FolderReport) -> dict[str, Any]:
 def shown(report: FolderReport) -> list[str]:
     """Lines for a terminal."""
     films = list(report.films_of.values())
-    each = f", each with {min(films)} to {max(films)} films" if films else ""
+    most = f" to {max(films)}" if films and max(films) > min(films) else ""
+    each = f", each with {min(films)}{most} films" if films else ""
     lines = [f"{report.usable:,} of {report.files:,} files can be used; {len(films):,} patients{each}"]
     if report.repeated:
         lines.append(f"repeated {report.repeated:,}: films that are there already")
     for label, count in sorted(report.classes.items()):
         lines.append(f"class    {label}: {count:,} films of {len(report.patients_of[label]):,} patients")
+    if report.labels_without_film:
+        lines.append(
+            f"note     {report.labels_without_film:,} labels are of patients or films that are not there, or are "
+            "written otherwise there"
+        )
+    if report.labels_with_zeros:
+        lines.append(
+            f"WARNING  {report.labels_with_zeros:,} labels lack the leading zeros of their PatientID; write the labels "
+            "again with this column as text"
+        )
     lines += _counted("scanner  ", report.scanners)
     lines.append("views    " + ", ".join(f"{view}: {count:,}" for view, count in report.views.most_common()))
     for (code, reason), count in report.refused.most_common():

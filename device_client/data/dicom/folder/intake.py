@@ -1,6 +1,7 @@
 """Takes a folder of mammograms in: each file becomes a film in the cache, or a reason in the manifest."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ def take_in(
     try:
         films = _Intake(kept, settings, label_tag).run(paths)
         films = without_copies(labelled(films, kept.pseudonyms, labels, classes))
+        _warn_of_missing_labels(films, with_labels=labels is not None or bool(label_tag))
         kept.write_text(MANIFEST, "".join(f"{json.dumps(_line(film))}\n" for film in films))
     finally:
         kept.release()
@@ -125,6 +127,14 @@ class _Intake:
 
     def _tag_label(self, path: Path) -> str:
         return text(read_header(path).dataset, self._label_tag) if self._label_tag else ""
+
+
+def _warn_of_missing_labels(films: Sequence[TakenFilm], *, with_labels: bool) -> None:
+    """A data set leaves films without label out, and nobody should find that out by its accuracy."""
+    usable = [film for film in films if film.usable]
+    missing = sum(film.label is None for film in usable)
+    if with_labels and missing:
+        print(f"films: {missing:,} of {len(usable):,} have no label and are left out", file=sys.stderr, flush=True)
 
 
 def _line(film: TakenFilm) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Labels of films from a CSV file, by SOP Instance UID or by patient."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
+from device_client.data.dicom.folder.pseudonyms import patient_key
 from device_client.data.faults import DataError
 
 PATIENT, IMAGE, LABEL = "PatientID", "SOPInstanceUID", "label"
@@ -12,6 +15,9 @@ PATIENT, IMAGE, LABEL = "PatientID", "SOPInstanceUID", "label"
 
 LABELS_MAX = 32
 """Different ones; a column with more, such as names, is taken for another one than meant."""
+_LINE_CHARACTERS_MAX = 1 << 16
+_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
+"""How a spreadsheet writes a long number."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -28,6 +34,9 @@ class FilmLabels:
 def read_labels(path: Path, classes: Sequence[str] | None = None, *, column: str = LABEL) -> FilmLabels:
     """The labels of a CSV file with a column `label`, and `PatientID`, `SOPInstanceUID` or both.
 
+    Columns are separated by commas, semicolons or tabs. Other columns, empty rows, case in the names of columns, and
+    spaces around values are ignored.
+
     Args:
         path: the file, in UTF-8.
         classes: the labels there may be; None: any.
@@ -38,33 +47,56 @@ def read_labels(path: Path, classes: Sequence[str] | None = None, *, column: str
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(csv.DictReader(file), classes, column)
+            return _read(file, classes, column)
     except OSError as error:
         raise DataError(f"the labels file cannot be read: {error.strerror or 'unknown error'}") from None
     except (UnicodeDecodeError, csv.Error):
-        fault = DataError("the labels file is no CSV file in UTF-8")
+        fault = DataError("the labels file is no CSV file in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'")
     raise fault  # outside of the handler: the error would quote what the file holds
 
 
-def _read(rows: "csv.DictReader[str]", classes: Sequence[str] | None, column: str) -> FilmLabels:
-    columns = set(rows.fieldnames or ())
-    if column not in columns or not {PATIENT, IMAGE} & columns:
-        raise DataError(f"the labels file needs the columns {column}, and {PATIENT} or {IMAGE}")
+def _read(file: TextIO, classes: Sequence[str] | None, column: str) -> FilmLabels:
     by_image: dict[str, str] = {}
     by_patient: dict[str, str] = {}
-    for row in rows:
-        label = (row.get(column) or "").strip()
-        image, patient = ((row.get(key) or "").strip() for key in (IMAGE, PATIENT))
-        place = f"the labels file, row {rows.line_num:,}"
-        if not label or (classes is not None and label not in classes):
-            raise DataError(f"{place}: the label is {'empty' if not label else 'none of the classes'}")
-        table, key = (by_image, image) if image else (by_patient, patient)
+    for where, label, image, patient in _rows(file, column):
+        if not label:
+            raise DataError(f"{where}: the label is empty")
+        if classes is not None and label not in classes:
+            raise DataError(f"{where}: the label is none of the classes ({', '.join(classes)})")
+        for name, value in ((IMAGE, image), (PATIENT, patient)):
+            if _ROUNDED.fullmatch(value):
+                raise DataError(
+                    f"{where}: a spreadsheet has rounded the {name} to a number such as 1.2E+45; write the file again "
+                    "with this column as text"
+                )
+        table, key = (by_image, image) if image else (by_patient, patient_key(patient))
         if not key:
-            raise DataError(f"{place}: neither {PATIENT} nor {IMAGE} is given")
+            raise DataError(f"{where}: neither {PATIENT} nor {IMAGE} is given")
         if table.setdefault(key, label) != label:
-            raise DataError(f"{place}: the same film or patient had another label before")
+            raise DataError(f"{where}: the same film or patient had another label before")
     if len({*by_image.values(), *by_patient.values()}) > LABELS_MAX:
         raise DataError(f"the labels file has more than {LABELS_MAX} different labels; is {column} the right column?")
     if not by_image and not by_patient:
         raise DataError("the labels file has no rows")
     return FilmLabels(by_image=by_image, by_patient=by_patient)
+
+
+def _rows(file: TextIO, column: str) -> Iterator[tuple[str, str, str, str]]:
+    """Which row, its label, its SOP Instance UID and its Patient ID, without empty rows."""
+    first = file.readline(_LINE_CHARACTERS_MAX)
+    if first.lower().startswith("sep="):  # how spreadsheets note the separator
+        first = file.readline(_LINE_CHARACTERS_MAX)
+    separator = max(",;\t", key=first.count)
+    header = [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])]
+    wanted = [name.casefold() for name in (column, IMAGE, PATIENT)]
+    counts = [header.count(name) for name in wanted]
+    if counts[0] != 1 or max(counts) > 1 or sum(counts) == 1:
+        raise DataError(
+            f"the labels file needs one column {column}, and {PATIENT} or {IMAGE}, separated by commas, semicolons or "
+            "tabs, with these names in its first line"
+        )
+    for number, row in enumerate(csv.reader(file, delimiter=separator), start=2):
+        values = dict(zip(header, (value.strip() for value in row), strict=False))
+        if any(value.strip() for value in row):
+            label, image, patient = (values.get(name, "") for name in wanted)
+            yield f"the labels file, row {number:,}", label, image, patient

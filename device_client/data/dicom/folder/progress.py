@@ -1,8 +1,10 @@
 """How far the intake is: one line that is redrawn in a terminal, a line now and then elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 TERMINAL_SECONDS, LINE_SECONDS = 0.2, 30.0
@@ -23,6 +25,8 @@ class FilmProgress:
         self._reading = 0.0
         self._read = 0
         self._shown = False
+        self._done = 0
+        self._drawn_columns = 0
 
     def now(self) -> float:
         """The time, for `count`'s `read_seconds`."""
@@ -33,26 +37,38 @@ class FilmProgress:
         if read_seconds is not None:
             self._reading += read_seconds
             self._read += 1
-        now = self._clock()
+        now, self._done = self._clock(), done
         if now - self._said >= (TERMINAL_SECONDS if self._drawn else LINE_SECONDS):
             self._said, self._shown = now, True
             self._write(self._line(done, now))
 
     def end(self) -> None:
-        """Leaves the cursor on a line of its own."""
-        if self._shown and self._drawn:
-            self._stream.write("\n")
-            self._stream.flush()
+        """Says how many files are done, if anything was said before, and leaves the cursor on a line of its own."""
+        if self._shown:
+            self._write(self._line(self._done, self._clock()), end="\n")
 
     def _line(self, done: int, now: float) -> str:
         line = f"films: {done:,} of {self._total:,} files after {duration(now - self._began)}"
         if self._read and done < self._total:
             line += f", at most {duration(self._reading / self._read * (self._total - done))} left"
-        return line[:COLUMNS]
+        return line[: self._columns()] if self._drawn else line
 
-    def _write(self, line: str) -> None:
-        self._stream.write(f"\r{line:<{COLUMNS}}" if self._drawn else f"{line}\n")
-        self._stream.flush()
+    def _columns(self) -> int:
+        """Of the terminal, but one: in the last one the cursor would go on to the next line."""
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except OSError:
+            columns = 0
+        return max(1, columns - 1) if columns else COLUMNS
+
+    def _write(self, line: str, end: str = "") -> None:
+        text = f"{line}\n"
+        if self._drawn:
+            columns, self._drawn_columns = min(self._drawn_columns, self._columns()), len(line)
+            text = f"\r{line:<{columns}}{end}"
+        with suppress(OSError):  # standard error may be closed, which must not end the intake
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def duration(seconds: float) -> str:

@@ -90,6 +90,15 @@ def labelled(
     return [replace(film, label=label_of(film.record)) if film.usable else film for film in films]
 
 
+def labels_without_film(films: Sequence[TakenFilm], pseudonyms: Pseudonyms, labels: FilmLabels) -> int:
+    """How many patients and films have a label and are not there; their names may be written in another way."""
+    images = {film.record.image for film in films if film.usable}
+    patients = {name for film in films if film.usable for name in (film.record.patient, film.record.patient_id)}
+    return sum(pseudonyms.of("image", name) not in images for name in labels.by_image) + sum(
+        pseudonyms.of("patient", name) not in patients for name in labels.by_patient
+    )
+
+
 def without_copies(films: Sequence[TakenFilm]) -> list[TakenFilm]:
     """The films with one copy of each, which has the label of any of them; the other copies are refused.
 

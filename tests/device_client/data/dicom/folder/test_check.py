@@ -38,6 +38,25 @@ def test_counts_and_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "27 of 35 files can be used; 9 patients" in out
 
 
+def test_labels_that_fit_no_film_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (film, _row) in enumerate(films_of(Plan(patients=3, films=1, rows=200))):
+        film.PatientID = f"00{number + 1}"
+        write(film, tmp_path / str(number), "explicit")
+    labels = tmp_path / LABELS
+    labels.write_text("PatientID,label\n1,yes\n2,no\n003,no\nelse,yes\n")
+    arguments = ["dicom-check", str(tmp_path), "--labels", str(labels)]
+    assert main(arguments) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "note 3 labels are of patients or films that are not there" in shown
+    assert "WARNING 2 labels lack the leading zeros" in shown
+    assert "class no: 1 films" in shown
+    labels.write_text("PatientID,label\n001,yes\n002,no\n003,no\n")
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "labels" not in shown
+    assert "3 patients, each with 1 films" in shown
+
+
 def test_clean_films_give_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_films(tmp_path, Plan(patients=6, rows=320, seed=2))
     assert main(["dicom-check", str(tmp_path)]) == 0

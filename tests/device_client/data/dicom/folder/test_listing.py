@@ -1,9 +1,17 @@
 """Which files are looked at, labels, progress, and the data set."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import termios
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+import pyte
 import pytest
 import torch
 
@@ -61,13 +69,18 @@ def test_another_file_is_no_dicomdir(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("PatientID,finding\nDOE,x\n", "needs the columns"),
-        ("label\nx\n", "needs the columns"),
-        ("PatientID,label\nDOE,DOE\n", "row 2: the label is none of the classes"),
+        ("PatientID,finding\nDOE,x\n", "needs one column"),
+        ("label\nx\n", "needs one column"),
+        ("PatientID,label\nDOE,DOE\n", "row 2: the label is none of the classes .no, yes."),
         ("PatientID,label\nDOE,\n", "row 2: the label is empty"),
         ("PatientID,label\nDOE,no\nDOE,yes\n", "row 3: the same film or patient had another label"),
         ("PatientID,label\n,yes\n", "row 2: neither"),
         ("PatientID,label\n", "no rows"),
+        ("PatientID,label,label\nDOE,no,yes\n", "needs one column"),
+        ("PatientID;PatientID;label\nDOE;DOE;yes\n", "needs one column"),
+        ("SOPInstanceUID,label\n1.2E+45,yes\n", "row 2: a spreadsheet has rounded the SOPInstanceUID"),
+        ("PatientID;label\n1,23457e+11;yes\n", "row 2: a spreadsheet has rounded the PatientID"),
+        ("PatientID,label\n\nDOE,no\n doe ,yes\n", "row 4: the same film or patient had another label"),
     ],
 )
 def test_a_fault_of_the_labels_names_the_row_and_nobody(tmp_path: Path, text: str, message: str) -> None:
@@ -75,6 +88,22 @@ def test_a_fault_of_the_labels_names_the_row_and_nobody(tmp_path: Path, text: st
     with pytest.raises(DataError, match=message) as caught:
         read_labels(tmp_path / "doe.csv", ("no", "yes"))
     assert "doe" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffPatientID,label\r\nDOE 1,yes\r\n2,no\r\n",
+        "PatientID;label\nDOE 1;yes\n2;no\n",
+        "sep=;\nPatientID;Label\nDOE 1;yes\n2;no\n",
+        "label\tview\tpatientid\nyes\tL, CC\tDOE 1\nno\t\t2\n",
+        '"PatientID", label \n"Doe  1",yes\n"2",no,"more"\n',
+        "PatientID,label\nDOE 1,yes\n,\n\n2,no\nDOE 1,yes\n",
+    ],
+)
+def test_labels_as_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    assert read_labels(tmp_path / "labels.csv", ("no", "yes")).by_patient == {"doe 1": "yes", "2": "no"}
 
 
 def test_a_column_of_names_is_not_taken_for_labels(tmp_path: Path) -> None:
@@ -107,26 +136,52 @@ class Ticking:
 
 
 def shown(stream: io.StringIO, *, films: int, seconds: float) -> str:
-    clock = Ticking()
+    return shown_in(stream, films=films, seconds=seconds, read=lambda: "") + stream.getvalue()
+
+
+def shown_in(stream: TextIO, *, films: int, seconds: float, read: Callable[[], str]) -> str:
+    """What `read` gives after each film and at the end."""
+    clock, found = Ticking(), ""
     progress = FilmProgress(films, stream=stream, clock=clock)
     for done in range(1, films + 1):
         clock.now += seconds
         progress.count(done, read_seconds=seconds)
+        found += read()
     progress.end()
-    return stream.getvalue()
+    return found + read()
 
 
 def test_a_terminal_shows_one_line_with_the_time_left() -> None:
     drawn = shown(Screen(), films=4000, seconds=1.0)
     lines = drawn.split("\r")[1:]
-    assert {len(line.rstrip("\n")) for line in lines} == {79}
     assert lines[99].strip() == "films: 100 of 4,000 files after 2 min, at most 65 min left"
+    assert lines[-1].strip() == "films: 4,000 of 4,000 files after 67 min"
+    assert max(map(len, lines)) < 79, "or Ctrl-C would be shown across two lines"
     assert drawn.count("\n") == 1
+    screen = pyte.Screen(80, 24)
+    pyte.Stream(screen).feed(drawn)
+    assert [line.strip() for line in screen.display if line.strip()] == ["films: 4,000 of 4,000 files after 67 min"]
+
+
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_the_line_keeps_to_the_terminal(columns: int) -> None:
+    terminal, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(slave, "w") as stream:
+        drawn = shown_in(stream, films=400, seconds=1.0, read=lambda: os.read(terminal, 1 << 16).decode())
+    os.close(terminal)
+    screen = pyte.Screen(columns, 24)
+    pyte.Stream(screen).feed(drawn)
+    assert [line.rstrip() for line in screen.display if line.strip()] == [
+        "films: 400 of 400 files after 7 min"[: columns - 1]
+    ]
 
 
 def test_a_log_gets_a_line_now_and_then_and_short_work_none() -> None:
     assert shown(io.StringIO(), films=20, seconds=1.0) == ""
-    assert len(shown(io.StringIO(), films=95, seconds=1.0).splitlines()) == 3
+    lines = shown(io.StringIO(), films=95, seconds=1.0).splitlines()
+    assert len(lines) == 4
+    assert lines[-1] == "films: 95 of 95 files after 2 min"
     assert shown(Screen(), films=4, seconds=0.01) == ""
     assert [duration(seconds) for seconds in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]
 
