@@ -21,7 +21,7 @@ class Calibration:
 
     def update(self, probabilities: Floats, happened: npt.NDArray[np.bool_]) -> None:
         """Takes some predictions: probabilities (example,) from 0 to 1, and whether the predicted thing was true."""
-        which = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
+        which = bin_of(probabilities)
         self.count += np.bincount(which, minlength=BINS)
         self._predicted += np.bincount(which, probabilities, minlength=BINS)
         self._happened += np.bincount(which, happened, minlength=BINS)
@@ -43,6 +43,11 @@ class Calibration:
         some = self.count > 0
         count = self.count[some]
         return self._predicted[some] / count, self._happened[some] / count, count
+
+
+def bin_of(probabilities: Floats) -> npt.NDArray[np.int64]:
+    """The bin of each probability, 0 to `BINS` - 1."""
+    return np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
 
 
 def log_softmax(logits: Floats) -> Floats:

@@ -87,6 +87,24 @@ def sensitivity_of(counts: Tally, specificity: float) -> Floats:
     return np.asarray(np.where(negatives > 0, share, np.nan), dtype=np.float64)
 
 
+def threshold_at(scores: npt.ArrayLike, positive: npt.ArrayLike, specificity: float) -> float:
+    """The threshold of `sensitivity_of`: an example is called positive if its score is at least this. Of all thresholds
+    with that sensitivity it is the highest. Infinite if no score would do; NaN without either class.
+
+    Args:
+        scores: (example,).
+        positive: (example,), bool.
+        specificity: 0 to 1.
+    """
+    values, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=np.bool_)
+    if is_positive.all() or not is_positive.any():
+        return float("nan")
+    distinct = np.unique(values[is_positive])
+    false = np.array([int((values[~is_positive] >= each).sum()) for each in distinct])
+    allowed = distinct[false <= (1 - specificity + _SLACK) * int((~is_positive).sum())]
+    return float(allowed.min()) if len(allowed) else float("inf")
+
+
 def roc_points(counts: Tally) -> tuple[Floats, Floats]:
     """The ROC curve: false positive rate and true positive rate, both (threshold,), from (0, 0) to (1, 1).
 

@@ -1,72 +1,22 @@
-"""The report's plots as inline SVG in the page's style: colours are CSS variables, and text uses the page's font.
+"""The report's plots of a run."""
 
-matplotlib draws with placeholder colours, which are then replaced by `var(--…)`, so that one drawing serves light and
-dark mode. Figures are narrow, so that a phone shows them at full size.
-"""
-
-import io
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from simulators.reporting.drawing import COLOURS, FONT_POINTS, HEIGHT_INCHES, WIDE_INCHES, WIDTH_INCHES, svg
 from simulators.reporting.metric_text import value_text
 from simulators.reporting.results import DeviceResults, RunResults
 from wire_contract.main_metric import MainMetric
 
-COLOURS = {
-    "ink": "#010203",
-    "muted": "#010204",
-    "grid": "#010205",
-    "federated": "#010206",
-    "ceiling": "#010207",
-    "floor": "#010208",
-    "offline": "#010209",
-    "killed": "#01020a",
-    "held": "#01020b",
-    "training": "#01020c",
-    "up": "#01020d",
-    "down": "#01020e",
-    "paper": "#01020f",
-}
-"""Placeholder for each CSS variable of report.html."""
-WIDTH_INCHES, HEIGHT_INCHES = 5.2, 3.0
-WIDE_INCHES = 2 * WIDTH_INCHES + 0.3
-"""Width of a figure that spans both columns of a wide page."""
 ROW_INCHES = 0.42
 LABEL_SHARE = 0.085
 """Height of a line of text as a share of the plot's height."""
-FONT_POINTS = 9.0
 _KB = 1_000
-
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # keeps text as text: it has the page's font and colour, and can be searched
-    "font.family": "sans-serif",
-    "font.size": FONT_POINTS,
-    "axes.edgecolor": COLOURS["grid"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": COLOURS["grid"],
-    "grid.linewidth": 0.7,
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["grid"],
-    "ytick.color": COLOURS["grid"],
-    "xtick.labelcolor": COLOURS["muted"],
-    "ytick.labelcolor": COLOURS["muted"],
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
 
 
 def plots(results: RunResults) -> dict[str, str]:
@@ -84,32 +34,10 @@ def plots(results: RunResults) -> dict[str, str]:
         "contributions": (contributions, WIDTH_INCHES, bars_inches),
         "traffic": (traffic, WIDTH_INCHES, bars_inches),
     }
-    return {name: _svg(name, draw, results, size) for name, (draw, *size) in drawings.items()}
-
-
-def _svg(name: str, draw: Callable[[Axes, RunResults], None], results: RunResults, size: Sequence[float]) -> str:
-    style: Any = _STYLE | {"svg.hashsalt": name}  # matplotlib types this as the literal list of all its settings
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(size[0], size[1]), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        draw(axes, results)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return themed(out.getvalue(), name)
-
-
-def themed(svg: str, name: str) -> str:
-    """The SVG for embedding: without prologue, with CSS colours, the page's font, and unique ids."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for variable, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
-    return re.sub(r'(<svg[^>]*?) (width|height)="[^"]*"([^>]*?) (width|height)="[^"]*"', r"\1\3", svg, count=1)
+    return {
+        name: svg(name, lambda axes, draw=draw: draw(axes, results), size)  # type: ignore[misc]
+        for name, (draw, *size) in drawings.items()
+    }
 
 
 # --- main metric ----------------------------------------------------------------------------------------------------

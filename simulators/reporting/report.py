@@ -1,6 +1,6 @@
 """The report: one self-contained HTML file. All its figures were measured in this run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from string import Template
 
+from simulators.reporting.classification import section
+from simulators.reporting.html_tables import html_table
 from simulators.reporting.metric_text import title, value_text, words
 from simulators.reporting.plots import plots
 from simulators.reporting.results import LAST_VERSIONS, MACRO_F1, DeviceResults, RunResults
@@ -41,6 +43,7 @@ def page(results: RunResults) -> str:
         "devices": _devices(results),
         "wire_caption": escape(_wire_caption(results)),
         "wire": _wire(results),
+        "classification": "" if results.scored is None else section(results.scored),
         "reading": _reading(results),
         "footer": escape(_footer(results)),
     }
@@ -163,7 +166,7 @@ def _devices(results: RunResults) -> str:
         *("device", "profile", "examples", "duty cycle", "updates merged", "share of weight"),
         *("staleness mean / max", "starts", "bytes per update", "kB up", "kB down", f"{words(results.main)} alone"),
     )
-    return _table(heads, [row(device) for device in results.devices], text=1)
+    return html_table(heads, [row(device) for device in results.devices], text=1)
 
 
 def _wire_caption(results: RunResults) -> str:
@@ -185,7 +188,7 @@ def _wire(results: RunResults) -> str:
         (kind, _KINDS.get(kind, ""), f"{flow.messages:,}", f"{flow.size_bytes:,}")
         for kind, flow in sorted(results.wire.by_kind.items(), key=lambda item: -item[1].size_bytes)
     ]
-    return _table(("kind", "from → to", "messages", "payload bytes"), rows, text=1)
+    return html_table(("kind", "from → to", "messages", "payload bytes"), rows, text=1)
 
 
 _KINDS = {
@@ -277,15 +280,3 @@ def _compared(results: RunResults, value: float, other: float) -> str:
 def _number(count: int) -> str:
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     return words[count] if count < len(words) else str(count)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text: int) -> str:
-    """An HTML table; column `text` is left-aligned."""
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=text' if at == text else ''}>{escape(value)}</{tag}>" for at, value in enumerate(values)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table>"

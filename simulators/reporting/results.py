@@ -10,6 +10,7 @@ from simulators.audit.exactly_once import Audit
 from simulators.audit.observer import MessageTotals, ObservedEvaluation
 from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import DeviceTimeline
+from simulators.reporting.scored_examples import ScoredExamples
 from wire_contract.main_metric import MainMetric
 
 MACRO_F1 = "macro_f1"
@@ -103,6 +104,9 @@ class RunResults:
     """In chronological order."""
     teacher_bytes: int
     """Size of the teacher's file, which never left the devices."""
+    scored: ScoredExamples | None = None
+    """What the final model says of held-out examples, for ROC curve, calibration and a table by site; None: not
+    measured."""
     phases: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: float = 0.0

@@ -15,6 +15,7 @@ from device_client.scores.ranking import (
     roc_points,
     sensitivity_of,
     tally,
+    threshold_at,
 )
 
 Rows = list[tuple[int, bool]]
@@ -77,6 +78,9 @@ def test_one_false_positive_of_ten_is_a_specificity_of_90_percent() -> None:
     positive = [False] * 10 + [True] * 2
     assert float(sensitivity_of(tally(scores, positive), 0.9)) == 1.0
     assert float(sensitivity_of(tally(scores, positive), 0.95)) == 0.5
+    assert threshold_at(scores, positive, 0.9) == 8.5
+    assert threshold_at(scores, positive, 0.95) == 9.5
+    assert math.isinf(threshold_at([1, 2], [True, False], 1.0))
     with pytest.raises(ValueError, match="from 0 to 1, not 90"):
         sensitivity_of(tally(scores, positive), 90)
 

@@ -10,7 +10,8 @@ import pytest
 
 from simulators.demo.command import conclude
 from simulators.reporting.baselines import BaselineResults
-from simulators.reporting.plots import COLOURS, limits, plots, spread
+from simulators.reporting.drawing import COLOURS
+from simulators.reporting.plots import limits, plots, spread
 from simulators.reporting.report import headline, page, write_report
 from simulators.reporting.results import summary
 from tests.simulators.reporting.sample_results import by_another_metric, sample_results
