@@ -33,6 +33,11 @@ SUITE = ProgramSuite(
                 command="new-task",
                 summary="writes a task of your own to start from, with its test",
             ),
+            "films": ProgramReference(
+                module="simulators.__main__",
+                command="films",
+                summary="writes synthetic mammograms as DICOM files, to try a task of films with",
+            ),
             "watch": ProgramReference(
                 module="operations.__main__", command="watch", summary="shows a task live, on a page in the browser"
             ),

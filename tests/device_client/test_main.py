@@ -94,7 +94,7 @@ def test_help_tells_defaults_and_units(name: str, capsys: pytest.CaptureFixture[
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"usage: python -m device_client {name}" in shown
-    assert "(default: 1; FEDKD_THREADS)" in shown or name in {"signing-key", "health", "new-task"}
+    assert "(default: 1; FEDKD_THREADS)" in shown or name in {"signing-key", "health", "new-task", "dicom-check"}
     for flag, field in COMMANDS[name].model_fields.items():
         assert field.description, flag
         for unit in ("seconds", "percent"):
