@@ -11,8 +11,14 @@ View = Literal["CC", "MLO"]
 Finding = Literal["normal", "mass", "calcification"]
 FINDINGS: tuple[Finding, ...] = ("normal", "mass", "calcification")
 _GRAIN = 0.01
+_DENSITY = (0.6, 1.3)
+"""Brightness of glandular tissue; drawn for each film, so that a bright film is not one with a finding."""
+_ISLANDS = (2, 6)
+"""Soft, elongated patches of dense tissue in each film, which are no finding."""
 _TEXTURE_CELLS = (6, 14, 40)
 """Cells of value noise along the longer side; the finer, the fainter."""
+_MASS_BRIGHTNESS, _CALCIFICATION_BRIGHTNESS = (0.1, 0.3), (0.2, 0.6)
+"""Added to what is around it. Chosen: the faintest are hard to see, so that networks make errors."""
 _BAND = 256
 
 
@@ -48,8 +54,11 @@ def draw(rows: int, columns: int, view: View, finding: Finding, random: np.rando
         (np.float32(0.5 ** (at + 1)) * _noise(rows, columns, cells, random) for at, cells in enumerate(_TEXTURE_CELLS)),
         start=np.zeros((1, 1), dtype=np.float32),
     )
-    gland = np.clip(1.1 - 1.2 * distance, 0, 1)
-    pixels = pixels * (0.3 + 0.35 * gland * tissue + 0.1 * tissue)
+    gland = np.clip(1.1 - 1.2 * distance, 0, 1) * np.float32(random.uniform(*_DENSITY))
+    inside = pixels
+    pixels = inside * (0.3 + 0.35 * gland * tissue + 0.1 * tissue)
+    for _ in range(int(random.integers(*_ISLANDS))):
+        _add_island(pixels, inside, (rows * middle, rows * height, columns * depth), random)
     if view == "MLO":
         muscle = np.clip((0.34 - x * np.float32(depth) - 0.55 * (y * np.float32(height) + middle)) * 15, 0, 1)
         pixels += muscle * np.float32(0.15) * (distance < 1.2)  # noqa: PLR2004 — reaches a little above the breast
@@ -83,12 +92,33 @@ def _noise(rows: int, columns: int, cells: int, random: np.random.Generator) -> 
 
 def _add(pixels: Image, finding: Finding, centre: tuple[int, int], radius: int, random: np.random.Generator) -> None:
     if finding == "mass":
-        _blob(pixels, centre, radius, 0.3)
+        _blob(pixels, centre, radius, random.uniform(*_MASS_BRIGHTNESS))
         return
+    brightness = random.uniform(*_CALCIFICATION_BRIGHTNESS)
     for _ in range(int(random.integers(12, 24))):
         angle, far = random.uniform(0, 2 * np.pi), radius * np.sqrt(random.uniform(0, 1))
         place = round(centre[0] + far * np.sin(angle)), round(centre[1] + far * np.cos(angle))
-        _blob(pixels, place, max(1, round(radius * random.uniform(0.06, 0.12))), 0.55)
+        _blob(pixels, place, max(1, round(radius * random.uniform(0.06, 0.12))), brightness)
+
+
+def _add_island(pixels: Image, inside: Image, breast: tuple[float, float, float], random: np.random.Generator) -> None:
+    """A soft patch within the breast; `breast`: its middle row, half its height, its depth."""
+    middle, height, depth = breast
+    angle, share = random.uniform(-1.2, 1.2), random.uniform(0.2, 0.6)
+    row, column = middle + height * share * np.sin(angle), depth * share * np.cos(angle)
+    turn, length = random.uniform(0, np.pi), height * random.uniform(0.12, 0.3)
+    width = length * random.uniform(0.25, 0.5)
+    reach = round(2.5 * length)
+    top, left = max(0, round(row) - reach), max(0, round(column) - reach)
+    part = pixels[top : round(row) + reach, left : round(column) + reach]
+    down, across = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+    down, across = (down - row).astype(np.float32), (across - column).astype(np.float32)
+    along = (down * np.float32(np.sin(turn)) + across * np.float32(np.cos(turn))) / np.float32(length)
+    beside = (across * np.float32(np.sin(turn)) - down * np.float32(np.cos(turn))) / np.float32(width)
+    shape = np.exp(-2 * (along * along + beside * beside))
+    part += (
+        np.float32(random.uniform(0.08, 0.22)) * shape * inside[top : top + part.shape[0], left : left + part.shape[1]]
+    )
 
 
 def _blob(pixels: Image, centre: tuple[int, int], radius: int, brightness: float) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from device_client.data.dicom.film import FilmSettings
 from device_client.data.dicom.folder.pseudonyms import KEY_BYTES, Pseudonyms
 from device_client.data.faults import DataError
+from device_client.slow_work import slow_work
 from wire_contract.files.atomic_write import write_atomically
 from wire_contract.files.file_lock import FileLock, FileLocked
 from wire_contract.files.permissions import PRIVATE
@@ -34,6 +36,7 @@ _FORM = 2
 _NAME_DIGITS = 40
 _NAME = re.compile(rf"[0-9a-f]{{{_NAME_DIGITS}}}\.film")
 """Other files in the folder are left alone."""
+_RETRY_SECONDS = 0.2
 _FULL_SCALE = 65_535
 _HEAD_BYTES_MAX = 1 << 16
 
@@ -74,14 +77,20 @@ class FilmCache:
     """A folder that only its owner can read. One program at a time takes films in; any number may read them."""
 
     def __init__(
-        self, folder: Path, settings: FilmSettings, *, label_tag: str = "", bytes_max: int = BYTES_MAX
+        self,
+        folder: Path,
+        settings: FilmSettings,
+        *,
+        label_tag: str = "",
+        bytes_max: int = BYTES_MAX,
+        patience_seconds: float = 0.0,
     ) -> None:
-        """Opens or makes it.
+        """Opens or makes it. `patience_seconds`: how long `lock` waits for another program.
 
         Raises:
             DataError: the folder cannot be made, read or written.
         """
-        self._folder, self._bytes_max = folder, bytes_max
+        self._folder, self._bytes_max, self._patience_seconds = folder, bytes_max, patience_seconds
         self._form = json.dumps({"form": _FORM, "tag": label_tag, **asdict(settings)}, sort_keys=True)
         self._lock: FileLock | None = None
         try:
@@ -117,7 +126,7 @@ class FilmCache:
             DataError: another program takes films in, or the folder cannot be used.
         """
         try:
-            self._lock = FileLock(self._folder / "lock")
+            self._lock = self._locked()
             for left in self._folder.glob(".*.unfinished"):
                 left.unlink(missing_ok=True)
             self._bytes = sum(path.stat().st_size for path in self._films())
@@ -125,6 +134,18 @@ class FilmCache:
             raise DataError(f"another program ({error.holder}) takes films into this cache; wait for it") from None
         except OSError as error:
             raise _unusable(error) from None
+
+    def _locked(self) -> FileLock:
+        """Raises `FileLocked` when patience ends."""
+        path, until = self._folder / "lock", time.monotonic() + self._patience_seconds
+        with suppress(FileLocked):
+            return FileLock(path)
+        with slow_work("waiting for another program that takes films into this cache"):
+            while time.monotonic() < until:
+                time.sleep(_RETRY_SECONDS)
+                with suppress(FileLocked):
+                    return FileLock(path)
+            return FileLock(path)
 
     def release(self) -> None:
         """Ends `lock`."""

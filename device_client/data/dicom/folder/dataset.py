@@ -14,7 +14,9 @@ from device_client.data.faults import DataError
 
 
 class FilmDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Image (1, height, width), 0 to 1, and label (an index into the classes). Memory does not grow with the folder.
+    """Image (1, height, width), 0 to 1, and label (an index into the classes).
+
+    Memory does not grow with the folder: images are kept up to `kept_bytes`, and the others read from the cache.
 
     A film is scaled until it fits, with its chest wall at the left edge; what is left over is 0.
     """
@@ -26,6 +28,7 @@ class FilmDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         size: tuple[int, int],
         *,
         patients: Collection[str] | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         """The films of these patients (pseudonyms); None: of all.
 
@@ -39,6 +42,8 @@ class FilmDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if unknown:
             raise DataError(f"{unknown:,} films have labels that are none of the classes; correct the labels file")
         self._cache, self._size = folder.cache, size
+        self._kept: dict[int, Image] = {}
+        self._kept_max = kept_bytes // (4 * size[0] * size[1])
         self._films = [film.name for film in films]
         self.labels = np.array([list(classes).index(str(film.label)) for film in films], dtype=np.int64)
         self.persons = np.array([film.record.patient for film in films], dtype=np.str_)
@@ -56,7 +61,11 @@ class FilmDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return len(self._films)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = fitted(self._cache.pixels(self._films[index]), self._size)
+        image = self._kept.get(index)
+        if image is None:
+            image = fitted(self._cache.pixels(self._films[index]), self._size)
+            if len(self._kept) < self._kept_max:
+                self._kept[index] = image
         return torch.from_numpy(image)[None], torch.tensor(int(self.labels[index]))
 
 

@@ -45,6 +45,7 @@ def take_in(
     label_tag: str = "",
     classes: Sequence[str] = (),
     bytes_max: int = BYTES_MAX,
+    patience_seconds: float = 0.0,
 ) -> FilmFolder:
     """Reads all films of a folder that are not in the cache yet, and writes the manifest into the cache.
 
@@ -59,6 +60,7 @@ def take_in(
         label_tag: keyword of a tag that holds the label instead, such as `ImageComments`.
         classes: the values of that tag that are labels; films with others have none.
         bytes_max: what the cache may take on disk.
+        patience_seconds: how long to wait for another program that takes films into the cache.
 
     Raises:
         DataError: the folder or the cache cannot be used, pydicom is not installed, or both kinds of labels are given.
@@ -71,7 +73,7 @@ def take_in(
     if folder.is_dir() and cache.resolve().is_relative_to(folder.resolve()):
         raise DataError("the cache lies in the folder of films, and would be read as films; put it beside that folder")
     paths = files_of(folder)
-    kept = FilmCache(cache, settings, label_tag=label_tag, bytes_max=bytes_max)
+    kept = FilmCache(cache, settings, label_tag=label_tag, bytes_max=bytes_max, patience_seconds=patience_seconds)
     kept.lock()
     try:
         films = _Intake(kept, settings, label_tag).run(paths)

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -45,13 +46,31 @@ def read_labels(path: Path, classes: Sequence[str] | None = None, *, column: str
     Raises:
         DataError: the file cannot be read or is not as described. The message names the row and nothing from it.
     """
+    with _opened(path) as file:
+        return _read(file, classes, column)
+
+
+def has_column(path: Path, column: str) -> bool:
+    """Whether the first line of a labels file names a column.
+
+    Raises:
+        DataError: the file cannot be read, or is no text in UTF-8.
+    """
+    with _opened(path) as file:
+        return column.casefold() in _header(file)[0]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(file, classes, column)
+            yield file
     except OSError as error:
         raise DataError(f"the labels file cannot be read: {error.strerror or 'unknown error'}") from None
     except (UnicodeDecodeError, csv.Error):
         fault = DataError("the labels file is no CSV file in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'")
+    else:
+        return
     raise fault  # outside of the handler: the error would quote what the file holds
 
 
@@ -60,9 +79,9 @@ def _read(file: TextIO, classes: Sequence[str] | None, column: str) -> FilmLabel
     by_patient: dict[str, str] = {}
     for where, label, image, patient in _rows(file, column):
         if not label:
-            raise DataError(f"{where}: the label is empty")
+            raise DataError(f"{where}: the {column} is empty")
         if classes is not None and label not in classes:
-            raise DataError(f"{where}: the label is none of the classes ({', '.join(classes)})")
+            raise DataError(f"{where}: the {column} is none of the known ones ({', '.join(classes)})")
         for name, value in ((IMAGE, image), (PATIENT, patient)):
             if _ROUNDED.fullmatch(value):
                 raise DataError(
@@ -83,11 +102,7 @@ def _read(file: TextIO, classes: Sequence[str] | None, column: str) -> FilmLabel
 
 def _rows(file: TextIO, column: str) -> Iterator[tuple[str, str, str, str]]:
     """Which row, its label, its SOP Instance UID and its Patient ID, without empty rows."""
-    first = file.readline(_LINE_CHARACTERS_MAX)
-    if first.lower().startswith("sep="):  # how spreadsheets note the separator
-        first = file.readline(_LINE_CHARACTERS_MAX)
-    separator = max(",;\t", key=first.count)
-    header = [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])]
+    header, separator = _header(file)
     wanted = [name.casefold() for name in (column, IMAGE, PATIENT)]
     counts = [header.count(name) for name in wanted]
     if counts[0] != 1 or max(counts) > 1 or sum(counts) == 1:
@@ -100,3 +115,12 @@ def _rows(file: TextIO, column: str) -> Iterator[tuple[str, str, str, str]]:
         if any(value.strip() for value in row):
             label, image, patient = (values.get(name, "") for name in wanted)
             yield f"the labels file, row {number:,}", label, image, patient
+
+
+def _header(file: TextIO) -> tuple[list[str], str]:
+    """The names of the columns in lower case, and what separates them."""
+    first = file.readline(_LINE_CHARACTERS_MAX)
+    if first.lower().startswith("sep="):  # how spreadsheets note the separator
+        first = file.readline(_LINE_CHARACTERS_MAX)
+    separator = max(",;\t", key=first.count)
+    return [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])], separator
