@@ -143,7 +143,8 @@ SHELLS = (
     ),
     "device_client.learning.student_trainer",
     *(f"device_client.policy.{name}" for name in ("gate", "probe")),
-    *(f"device_client.tasks.{name}" for name in ("checking", "ecg", "ecg_beats", "loading", "physiotherapy", "trial")),
+    *(f"device_client.tasks.{name}" for name in ("checking", "ecg", "ecg_beats", "loading")),
+    *(f"device_client.tasks.{name}" for name in ("mammography.films", "physiotherapy", "trial")),
     *(f"device_client.uplink.{name}" for name in ("missing_receipts", "outbox", "outbox_errors", "outbox_schema")),
     *(f"device_client.uplink.{name}" for name in ("other_lines", "uploader", "write_retry")),
     # the virtual world

@@ -17,7 +17,7 @@ from benchmarks.mammography.rows import LEAKY, majority_share, measure_rows
 from benchmarks.mammography.stragglers import StragglerSpec, measure_stragglers
 from benchmarks.settings import MammographySettings
 from device_client.task import TaskError, check_split
-from device_client.tasks.mammography_crops import FOLDS, LARGE_FILE, SMALL_FILE, View, read_file
+from device_client.tasks.mammography.crops import FOLDS, LARGE_FILE, SMALL_FILE, View, read_file
 
 ROWS, PATIENTS, STRAGGLERS = PARTS = ("seed_protocol", "patient_split", "stragglers")
 _VIEWS: tuple[View, ...] = ("whole", "windows")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from benchmarks.mammography.arms import ARMS, FEDERATED, LOCAL, Probabilities, probabilities_of_arms
 from benchmarks.mammography.scores import class_scores, ranking_difference, ranking_score
 from device_client.task import Examples, Task
-from device_client.tasks.mammography_crops import (
+from device_client.tasks.mammography.crops import (
     LARGE_SIDE,
     WINDOW_SIDE,
     CropSet,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.mammography.arms import FEDERATED, probabilities_of_arms
 from device_client.task import Examples, Task
-from device_client.tasks.mammography_crops import THREE_CLASSES, CropSet, federation, folds, read_file
+from device_client.tasks.mammography.crops import THREE_CLASSES, CropSet, federation, folds, read_file
 
 LEAKY = "LEAKY: rows of the same film on both sides; says nothing about patients"
 DEVICES = 4

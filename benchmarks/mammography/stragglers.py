@@ -14,7 +14,7 @@ from benchmarks.mammography.arms import planned, probabilities, teacher_of
 from device_client.learning.parameters import layout_of, load_vector, vector_of
 from device_client.learning.seeding import seeded
 from device_client.scores.ranking import auc
-from device_client.tasks.mammography_crops import federation, folds, read_file
+from device_client.tasks.mammography.crops import federation, folds, read_file
 from simulators.world.federation import VirtualDevice, run_asynchronous, run_synchronous
 from simulators.world.local_trainers import AsyncFedKDTrainer
 from simulators.world.server import SimulationState

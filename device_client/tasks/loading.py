@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from device_client.slow_work import slow_work
 from device_client.task import Task, TaskError
-from device_client.tasks import ecg, har, mammography, mammography_crops, physiotherapy
+from device_client.tasks import ecg, har, physiotherapy
 from device_client.tasks.checking import checked
+from device_client.tasks.mammography import crops, films
 from device_client.tasks.user_code import user_code
 
 T = TypeVar("T")
@@ -22,8 +23,8 @@ BUILT_IN: Mapping[str, Callable[[Path | None], Task]] = {
     "physiotherapy": physiotherapy.task,
     "har": har.task,
     "ecg": ecg.task,
-    "mammography": mammography.task,
-    "mammography-crops": mammography_crops.task,
+    "mammography": films.task,
+    "mammography-crops": crops.task,
 }
 """Each takes the data folder that the user gave; None: none was given."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_client.tasks.mammography import DEVICE, FILMS, HELD_OUT, LABELS, ROLE, SITE, TEACHER
+from device_client.tasks.mammography.films import DEVICE, FILMS, HELD_OUT, LABELS, ROLE, SITE, TEACHER
 from simulators.films.folder import LABELS as TABLE
 from simulators.films.folder import Plan, make_films
 from simulators.films.writing import SCANNERS, Scanner

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.mammography.rows import images_of_rows
 from benchmarks.mammography.scores import class_scores, ranking_difference, ranking_score
-from device_client.tasks.mammography_crops import SMALL_FILE, read_file
-from tests.device_client.tasks.crop_files import write_crops
+from device_client.tasks.mammography.crops import SMALL_FILE, read_file
+from tests.device_client.tasks.mammography.crop_files import write_crops
 
 PERSONS = np.repeat(np.array(list("abcdefgh")), 2)
 POSITIVE = np.arange(16) % 4 < 2

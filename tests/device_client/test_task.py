@@ -59,7 +59,7 @@ def test_built_in_tasks_go_by_name() -> None:
     [
         (
             "fysio",
-            r"no task 'fysio'; known: ecg, har, mammography, mammography-crops, physiotherapy, or your own as path/to/file.py:func",
+            "no task 'fysio'; known: ecg, har, mammography, mammography-crops, physiotherapy, or your own as",
         ),
         ("own.py", "no task 'own.py'"),
         (":f", "no task ':f'"),

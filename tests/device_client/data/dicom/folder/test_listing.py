@@ -71,7 +71,7 @@ def test_another_file_is_no_dicomdir(tmp_path: Path, content: bytes) -> None:
     [
         ("PatientID,finding\nDOE,x\n", "needs one column"),
         ("label\nx\n", "needs one column"),
-        ("PatientID,label\nDOE,DOE\n", "row 2: the label is none of the classes .no, yes."),
+        ("PatientID,label\nDOE,DOE\n", "row 2: the label is none of the known ones .no, yes."),
         ("PatientID,label\nDOE,\n", "row 2: the label is empty"),
         ("PatientID,label\nDOE,no\nDOE,yes\n", "row 3: the same film or patient had another label"),
         ("PatientID,label\n,yes\n", "row 2: neither"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_client.tasks.mammography_crops import LARGE_FILE, LARGE_SIDE, SMALL_FILE, SMALL_SIDE
+from device_client.tasks.mammography.crops import LARGE_FILE, LARGE_SIDE, SMALL_FILE, SMALL_SIDE
 
 PATIENTS = 40
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_client.task import Examples, Recipe, Task, TaskError, check_split, classification
-from device_client.tasks.mammography_network import CROP_STUDENT, CROP_TEACHER, CropAugmentation, CropClassifier
+from device_client.tasks.mammography.crop_network import CROP_STUDENT, CROP_TEACHER, CropAugmentation, CropClassifier
 from device_client.tasks.npz_fields import is_training, read_fields
 
 SMALL_FILE, LARGE_FILE = "mias48.npz", "mias_roi_224.npz"

@@ -24,7 +24,7 @@ from device_client.data.dicom.folder.intake import FilmFolder, take_in
 from device_client.data.dicom.folder.labels import FilmLabels, has_column, read_labels
 from device_client.data.dicom.folder.taken import labelled
 from device_client.task import Recipe, Task, TaskError, check_split, classification
-from device_client.tasks.film_network import FILM_STUDENT, FILM_TEACHER, FilmAugmentation, FilmClassifier
+from device_client.tasks.mammography.film_network import FILM_STUDENT, FILM_TEACHER, FilmAugmentation, FilmClassifier
 
 FILMS, LABELS, CACHE = "films", "labels.csv", "cache"
 SITE, ROLE = "site", "role"

@@ -12,7 +12,8 @@ from device_client.learning.asyncfedkd import train_alone
 from device_client.learning.evaluation import evaluate
 from device_client.task import Examples, SplitError, Task, TaskError, pooled
 from device_client.tasks.loading import load_task
-from device_client.tasks.mammography_crops import (
+from device_client.tasks.mammography.crop_network import CropAugmentation, symmetric
+from device_client.tasks.mammography.crops import (
     HOSPITAL_SHARES,
     SMALL_FILE,
     crops_of_folder,
@@ -20,10 +21,9 @@ from device_client.tasks.mammography_crops import (
     further_patients,
     hospitals_of,
 )
-from device_client.tasks.mammography_network import CropAugmentation, symmetric
-from tests.device_client.tasks.crop_files import PATIENTS, write_crops
+from tests.device_client.tasks.mammography.crop_files import PATIENTS, write_crops
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "data"
+SHARED = Path(__file__).parents[4].parent / "shared" / "data"
 
 
 def patients_of(examples: Examples) -> set[str]:

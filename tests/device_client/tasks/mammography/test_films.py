@@ -13,9 +13,9 @@ import torch
 from device_client.data.dicom.folder.dataset import FilmDataset
 from device_client.data.faults import DataError
 from device_client.task import SplitError, Task, TaskError
-from device_client.tasks.film_network import FILM_STUDENT, FilmAugmentation, FilmClassifier
 from device_client.tasks.loading import load_task
-from device_client.tasks.mammography import CACHE, CLASSES, FILMS, LABELS, SIZE
+from device_client.tasks.mammography.film_network import FILM_STUDENT, FilmAugmentation, FilmClassifier
+from device_client.tasks.mammography.films import CACHE, CLASSES, FILMS, LABELS, SIZE
 from simulators.films.trial import Hospital, make_trial
 from simulators.films.writing import SCANNERS
 from tests.device_client.data.extras import extra

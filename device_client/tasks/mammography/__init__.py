@@ -1,0 +1,1 @@
+"""Mammograms: `films` is task mammography, `crops` task mammography-crops."""
