@@ -10,11 +10,13 @@ from itertools import takewhile
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from aggregator.ledger.file_format import FORMAT, OLDEST_FORMAT, LedgerError, check_format
 from aggregator.ledger.line_facts import read_description
 from aggregator.ledger.records import MAIN_METRIC
 from aggregator.status import RATE_SECONDS, VERSIONS_KEPT, StatusHistory
+from wire_contract.layout import Vector
 from wire_contract.limits import SUMMARY_EVALUATIONS_MAX
 from wire_contract.main_metric import ACCURACY, MainMetric
 from wire_contract.summary import MeasuredVersion, SeenDevice
@@ -181,6 +183,19 @@ def read_versions(path: Path) -> list[VersionMoment]:
     with reading(path) as db:
         rows = db.execute("SELECT version, committed_at FROM version ORDER BY version")
         return [VersionMoment(version=version, committed_at=at) for version, at in rows]
+
+
+def read_newest_weights(path: Path) -> Vector:
+    """The master weights (layout.size,) of the newest version.
+
+    Raises:
+        LedgerError: there is no ledger or version, or it is damaged.
+    """
+    with reading(path) as db:
+        newest = db.execute("SELECT weights FROM version ORDER BY version DESC LIMIT 1").fetchone()
+        if newest is None:
+            raise LedgerError(f"{path} has no version yet")
+        return np.frombuffer(newest[0], dtype="<f4")
 
 
 def read_history(path: Path, *, now: float) -> StatusHistory:

@@ -54,7 +54,7 @@ RECIPE = Recipe(
     augment=BeatAugmentation(),
     teacher_epochs=12,
 )
-"""The loss, alpha and the passes: `docs/experiments.md`. No comparison is recorded of temperature and teacher_epochs."""
+"""Loss, alpha and passes: `docs/experiments.md`. No comparison is recorded of temperature and teacher_epochs."""
 
 
 def task(data: Path | None) -> Task:

@@ -1,14 +1,20 @@
 """Collects what a finished run measured: from ledger, outboxes, proxies and observer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from aggregator.ledger.reading import read_journal, read_totals, read_versions
+from aggregator.ledger.reading import read_journal, read_newest_weights, read_totals, read_versions
+from device_client.task import Data
 from simulators.audit.exactly_once import audit_exactly_once
 from simulators.audit.observer import Observations
 from simulators.demo.connection import Connection
 from simulators.demo.monitor import Monitor
 from simulators.demo.preparation import PreparedRun
 from simulators.reporting.results import DeviceResults, RunResults, WireResults
+from simulators.reporting.scores.measuring import scored_examples, seen_images
+from simulators.reporting.scores.scored_examples import ScoredExamples
+from simulators.reporting.scores.seen_images import SeenImage
+from wire_contract.layout import Vector
 
 
 def collect_results(
@@ -27,6 +33,8 @@ def collect_results(
     outboxes = [count for device in monitor.devices if (count := device.outbox()) is not None]
     with connection.observer.lock:
         observations = connection.observer.observations
+    held_out, weights = prepared.task.held_out(), read_newest_weights(ledger)
+    scored = scored_examples(prepared.task, weights, held_out)
     return RunResults(
         task=prepared.task.name,
         seed=seed,
@@ -54,9 +62,16 @@ def collect_results(
         wire=_wire(prepared, observations),
         traffic=tuple(monitor.traffic),
         teacher_bytes=0 if teacher_file is None else teacher_file.stat().st_size,
+        scored=scored,
+        seen=() if scored is None else _seen(prepared, weights, held_out, scored),
         phases=monitor.seconds_by_stage,
         seconds=monitor.seconds,
     )
+
+
+def _seen(prepared: PreparedRun, weights: Vector, held_out: Data, scored: ScoredExamples) -> Sequence[SeenImage]:
+    """Images of synthetic data only: those of patients do not belong into a report, which is handed on."""
+    return seen_images(prepared.task, weights, held_out, scored) if prepared.data.is_synthetic else ()
 
 
 def _devices(prepared: PreparedRun, monitor: Monitor, observations: Observations) -> tuple[DeviceResults, ...]:

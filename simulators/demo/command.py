@@ -136,9 +136,10 @@ def _compared(results: RunResults) -> str:
     pooled, alone = results.baselines.pooled(), results.baselines.local_mean()
     measured, devices = len(results.baselines.local), len(results.devices)
     of = f", mean of {measured} of {devices}" if measured != devices else ""
+    owner = results.nouns.owner
     return (
         f"pooled data {'missing' if pooled is None else text(pooled)},"
-        f" one person alone {'missing' if alone is None else text(alone) + of}"
+        f" one {owner} alone {'missing' if alone is None else text(alone) + of}"
     )
 
 
@@ -147,7 +148,8 @@ def conclude(results: RunResults, out: Path) -> int:
     facts = summary(results)
     (out / SUMMARY).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(
-        f"\n{words(results.main)} {results.baselines.text(results.value)} on unseen persons ({_compared(results)})"
+        f"\n{words(results.main)} {results.baselines.text(results.value)} on unseen {results.nouns.person}s"
+        f" ({_compared(results)})"
         + (f"\nmissing: {', '.join(results.missing)}; {results.baselines.given_up}" if results.missing else "")
         + f"\n{facts['versions']} versions; {results.audit}; {facts['duplicates']} duplicates"
         f"\n{facts['bytes_up'] / 1e6:.2f} MB up, {facts['bytes_down'] / 1e6:.2f} MB down, {facts['seconds']:.0f} s"

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from operations.proxy import Proxy
@@ -22,6 +23,7 @@ _RETRAIN_SECONDS = 5
 of it."""
 _RECEIPT_SECONDS = 10
 """Instead of the default of 30, for the same reason."""
+_APPROVED_FOR = timedelta(days=1)
 _BATTERY_FULL, _BATTERY_LOW, _BATTERY_MIN = 80, 5, 20
 """Percent. Chosen: clearly above and below the minimum of the device's policy."""
 
@@ -36,6 +38,8 @@ class Device:
     proxy: Proxy
     """Its connection to the broker goes through this proxy."""
     task: str
+    """As the user named it."""
+    task_name: str
     data_flags: Sequence[str]
     folder: Path
     """For its state and the file that simulates its battery and charger."""
@@ -61,6 +65,7 @@ class Device:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._probe.exists():
             self._write_probe(battery=_BATTERY_FULL)
+            self._allow_uploads(not self._begin_at_start())
         arguments = [
             *("-m", "device_client", "run"),
             *self.access.flags(self.name, task=self.task, proxy_port=self.proxy.port),
@@ -76,7 +81,8 @@ class Device:
             # Offline devices keep training, and a lost message is sent again after seconds instead of half a minute.
             *("--retrain-after-seconds", str(_RETRAIN_SECONDS)),
             *("--receipt-timeout-seconds", str(_RECEIPT_SECONDS), "--resend-delay-max-seconds", "5"),
-            *(["--upload-charging"] if self.profile.has_upload_policy else []),
+            *(["--upload-charging"] if self.profile.gate == "charging" else []),
+            *(["--approval", str(self._approval)] if self.profile.gate == "approval" else []),
             *("--log-format", "json"),
         ]
         self.child = self.processes.start(
@@ -134,8 +140,7 @@ class Device:
                 self.processes.kill(self.child)
                 self._killed_at = self.clock()
             case "held":
-                self._charging = False
-                self._write_probe(battery=_BATTERY_FULL)
+                self._allow_uploads(False)
         self.timeline.begin_outage(outage.kind, self.clock())
 
     def _end(self, outage: Outage) -> None:
@@ -147,8 +152,37 @@ class Device:
             case "killed":
                 self.start()
             case "held":
-                self._charging = True
-                self._write_probe(battery=_BATTERY_FULL)
+                self._allow_uploads(True)
+
+    def _begin_at_start(self) -> bool:
+        """Begins outages that are there from the start; returns whether uploads are held."""
+        first = {outage for outage in self.profile.outages if outage.begin <= 0.0}
+        self._begun |= first
+        for outage in first:
+            self.timeline.begin_outage(outage.kind, self.clock())
+        return any(outage.kind == "held" for outage in first)
+
+    def _allow_uploads(self, are_allowed: bool) -> None:
+        """Gives or withdraws what the profile's gate waits for."""
+        if self.profile.gate == "charging":
+            self._charging = are_allowed
+            self._write_probe(battery=_BATTERY_FULL)
+        elif not are_allowed:
+            self._approval.unlink(missing_ok=True)
+        elif self.profile.gate == "approval":
+            now = datetime.fromtimestamp(self.clock(), tz=UTC)
+            approval = {
+                "task": self.task_name,
+                "approved_by": "demo",
+                "approved_at": now.isoformat(),
+                "expires_at": (now + _APPROVED_FOR).isoformat(),
+                "devices": [self.name],
+            }
+            write_atomically(self._approval, json.dumps(approval).encode(), sync="nothing")
+
+    @property
+    def _approval(self) -> Path:
+        return self.folder / "approval.json"
 
     @property
     def _probe(self) -> Path:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 from simulators.audit.observer import Observer
 from simulators.demo.devices import Device
+from simulators.demo.plan import Gate
 from simulators.demo.take_snapshot import take_snapshot
 from simulators.processes.processes import ProcessError, Processes
 from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import EventReader, State
 from simulators.reporting.live_view import View
+from simulators.reporting.nouns import nouns_of
 from simulators.reporting.results import TrafficSample
 
 TICK_SECONDS = 0.1
@@ -19,8 +21,9 @@ TRAFFIC_SECONDS = 0.5
 ANNOUNCED_STATES: dict[State, str] = {
     "offline": "lost its connection",
     "killed": "was killed (SIGKILL)",
-    "held": "may not upload until it is charging",
+    "held": "may not upload",
 }
+_GATES: dict[Gate | None, str] = {"charging": "until it is charging", "approval": "until it has a compliance approval"}
 
 
 class Monitor:
@@ -35,6 +38,7 @@ class Monitor:
         self.traffic: list[TrafficSample] = []
         self.versions_planned: int | None = None
         """None until the machine's training speed has been measured."""
+        self.nouns = nouns_of("")
         self.page_url = ""
         """Empty while no page is served."""
         self.seconds_by_stage: dict[str, float] = {}
@@ -119,6 +123,7 @@ class Monitor:
                     devices=self.devices,
                     baselines=self.baselines,
                     page_url=self.page_url,
+                    nouns=self.nouns,
                 )
             )
 
@@ -132,7 +137,8 @@ class Monitor:
         state, before = device.timeline.state, self._announced.get(device.name)
         if state in ANNOUNCED_STATES and before != state:
             self._announced[device.name] = state
-            self.announce(f"{device.name} {ANNOUNCED_STATES[state]}")
+            until = f" {_GATES[device.profile.gate]}" if state == "held" and device.profile.gate in _GATES else ""
+            self.announce(f"{device.name} {ANNOUNCED_STATES[state]}{until}")
         elif before is not None and state not in ANNOUNCED_STATES and device.timeline.is_connected:
             del self._announced[device.name]
             self.announce(f"{device.name} is back")

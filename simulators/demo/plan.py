@@ -1,8 +1,8 @@
 """The demo's parameters, and the profiles of its devices."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from aggregator.merging.staleness import SampleWeight
 from simulators.reporting.device_timeline import OutageKind
@@ -62,11 +62,17 @@ class DemoPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """A period in which a device is offline, killed or held; begin and end are shares of the run, 0 to 1."""
+    """A period in which a device is offline, killed or held; begin and end are shares of the run, 0 to 1.
+
+    One that begins at 0 has begun when the device starts.
+    """
 
     kind: OutageKind
     begin: float
     end: float
+
+
+Gate = Literal["charging", "approval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +84,8 @@ class DeviceProfile:
     duty_cycle: float
     """Share of the time in which it computes; one round takes about 0.1 s of CPU time in the demo."""
     outages: tuple[Outage, ...] = ()
-
-    @property
-    def has_upload_policy(self) -> bool:
-        return any(outage.kind == "held" for outage in self.outages)
+    gate: Gate | None = None
+    """What its uploads wait for; None: for nothing."""
 
 
 FAST, USUAL, SLOW = 1.0, 0.6, 0.1
@@ -95,6 +99,7 @@ PROFILES: Sequence[DeviceProfile] = (
     DeviceProfile(
         title="held until it charges",
         duty_cycle=USUAL,
+        gate="charging",
         outages=(Outage(kind="held", begin=0.42, end=0.58),),
     ),
     DeviceProfile(title="fast", duty_cycle=FAST),
@@ -112,6 +117,36 @@ PROFILES: Sequence[DeviceProfile] = (
 """Assigned to a task's devices in turn, cyclically. At most one device has an outage at any time."""
 
 
-def assign_profiles(devices: Sequence[str]) -> dict[str, DeviceProfile]:
-    """The profile of each device."""
-    return {device: PROFILES[number % len(PROFILES)] for number, device in enumerate(devices)}
+HOSPITALS: Sequence[DeviceProfile] = (
+    DeviceProfile(
+        title="approved late", duty_cycle=USUAL, gate="approval", outages=(Outage(kind="held", begin=0.0, end=0.35),)
+    ),
+    DeviceProfile(title="fast", duty_cycle=FAST, gate="approval"),
+    DeviceProfile(title="usual", duty_cycle=USUAL, gate="approval"),
+    DeviceProfile(
+        title="killed and restarted",
+        duty_cycle=USUAL,
+        gate="approval",
+        outages=(Outage(kind="killed", begin=0.42, end=0.50),),
+    ),
+    DeviceProfile(
+        title="10 times slower, offline once",
+        duty_cycle=SLOW,
+        gate="approval",
+        outages=(Outage(kind="offline", begin=0.60, end=0.80),),
+    ),
+)
+"""The same for hospitals, which upload only with a compliance approval."""
+
+
+def assign_profiles(
+    devices: Sequence[str], *, hospitals: bool = False, notes: Mapping[str, str] | None = None
+) -> dict[str, DeviceProfile]:
+    """The profile of each device; `notes` on a device's data are added to its title."""
+    profiles = HOSPITALS if hospitals else PROFILES
+
+    def of(number: int, device: str) -> DeviceProfile:
+        profile, note = profiles[number % len(profiles)], (notes or {}).get(device)
+        return replace(profile, title=f"{note}, {profile.title}") if note else profile
+
+    return {device: of(number, device) for number, device in enumerate(devices)}

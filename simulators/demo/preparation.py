@@ -13,8 +13,10 @@ from device_client.task.examples import example_count, persons_of
 from device_client.tasks.loading import BUILT_IN, load_task
 from simulators.demo.baselines import budget_epochs
 from simulators.demo.calibration import cores, versions_within
+from simulators.demo.data import DemoData
 from simulators.demo.plan import DemoPlan, DeviceProfile, assign_profiles
 from simulators.demo.settings import DemoSettings
+from simulators.reporting.nouns import nouns_of
 from wire_contract.layout import Layout
 
 
@@ -23,6 +25,7 @@ class PreparedRun:
     """What a run starts with."""
 
     task: Task
+    data: DemoData
     plan: DemoPlan
     profiles: Mapping[str, DeviceProfile]
     """By device."""
@@ -60,13 +63,13 @@ class PreparedRun:
         return replace(self, versions=versions)
 
 
-def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
+def prepare(settings: DemoSettings, folder: Path, data: DemoData) -> PreparedRun:
     """Loads the data (downloading it if necessary) and writes the initial model to `folder`.
 
     Raises:
         TaskError: the task or its data cannot be loaded, or it lists no devices.
     """
-    task = load_task(settings.task, data=settings.data)
+    task = load_task(settings.task, data=data.folder)
     if not task.devices:
         raise TaskError(f"task {task.name} lists no devices, and the demo needs some")
     names = task.devices[: settings.devices]
@@ -85,8 +88,9 @@ def prepare(settings: DemoSettings, folder: Path) -> PreparedRun:
     teacher = task.teacher() if task.teacher is not None else None
     return PreparedRun(
         task=task,
+        data=data,
         plan=plan,
-        profiles=assign_profiles(names),
+        profiles=assign_profiles(names, hospitals=nouns_of(task.name).owner == "hospital", notes=data.notes),
         examples={name: example_count(task.examples_of(name)) or 0 for name in names},
         held_out_examples=example_count(held_out) or 0,
         held_out_persons=len(set(persons_of(held_out))),

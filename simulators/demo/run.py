@@ -13,6 +13,7 @@ from operations.watch.server import PageServer
 from simulators.demo import page as of_demo
 from simulators.demo.collect_results import collect_results
 from simulators.demo.connection import Connection, connect
+from simulators.demo.data import data_of
 from simulators.demo.devices import Device
 from simulators.demo.monitor import TICK_SECONDS, Monitor
 from simulators.demo.preparation import PreparedRun, is_data_kept, prepare
@@ -22,6 +23,7 @@ from simulators.processes.processes import Child, Processes
 from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import EventReader
 from simulators.reporting.live_view import View
+from simulators.reporting.nouns import nouns_of
 from simulators.reporting.results import RunResults
 from wire_contract.main_metric import MainMetric
 
@@ -59,7 +61,7 @@ class DemoRun:
         self._teacher = self._folder / "teacher.safetensors"
         self._ledger = self._folder / "ledger.sqlite3"
         self._baseline_programs: list[Child] = []
-        self._data_flags = [] if settings.data is None else ["--data", str(settings.data)]
+        self._data_flags: list[str] = []
 
     def run(self) -> RunResults:
         """Runs all stages.
@@ -73,10 +75,15 @@ class DemoRun:
         monitor.tick()
         page_wanted = self._settings.page
         broker = None if self._settings.broker else launch(self._processes, self._folder, websocket=page_wanted)
-        prepared = prepare(self._settings, self._folder)
+        data = data_of(self._settings, self._folder)
+        self._data_flags = [] if data.folder is None else ["--data", str(data.folder)]
+        prepared = prepare(self._settings, self._folder, data)
+        monitor.nouns = nouns_of(prepared.task.name)
+        objective = prepared.task.objective
+        monitor.baselines = BaselineResults(epochs=0, main=MainMetric(objective.main, objective.higher_is_better))
         if is_data_kept(self._settings.task):  # read once, instead of once in each program
             self._processes.let_forks_have(
-                "simulators.demo.preparation:read_data", self._settings.task, str(self._settings.data or "")
+                "simulators.demo.preparation:read_data", self._settings.task, str(data.folder or "")
             )
         teacher, pace = self._start_teacher(prepared), self._start_pace()
         connection = connect(
@@ -184,6 +191,7 @@ class DemoRun:
                 profile=profile,
                 access=connection.access,
                 task=self._settings.task,
+                task_name=prepared.task.name,
                 data_flags=self._data_flags,
                 proxy=proxies.open(),
                 folder=self._folder / name,
@@ -209,9 +217,7 @@ class DemoRun:
             *("--epochs", str(prepared.epochs), "--seed", str(self._settings.seed)),
             *("--nice", str(prepared.plan.baselines_nice)),
         ]
-        objective = prepared.task.objective
-        main = MainMetric(objective.main, objective.higher_is_better)
-        self._monitor.baselines = BaselineResults(epochs=prepared.epochs, main=main)
+        self._monitor.baselines = BaselineResults(epochs=prepared.epochs, main=self._monitor.baselines.main)
         for who in ("centralised", "local"):
             child = self._processes.start(
                 who, [*arguments, "--who", who], long_running=False, required=False, events=True, forked=True

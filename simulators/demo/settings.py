@@ -53,7 +53,7 @@ class DemoSettings(ConnectionSettings):
         None,
         ge=0,
         description="how long the report waits, after the federation, for the baselines (training on pooled data and on"
-        " one person's data), seconds; later ones are listed as missing. Default: 120, with --quick 15",
+        " one device's data), seconds; later ones are listed as missing. Default: 120, with --quick 15",
     )
     plain: bool = Field(
         False, description="print lines instead of the live view, as is done when the output is not a terminal"

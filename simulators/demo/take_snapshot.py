@@ -6,6 +6,7 @@ from statistics import fmean
 from simulators.audit.observer import Observations
 from simulators.demo.devices import Device
 from simulators.reporting.baselines import BaselineResults
+from simulators.reporting.nouns import Nouns
 from simulators.reporting.snapshot import DeviceRow, Snapshot
 
 
@@ -18,6 +19,7 @@ def take_snapshot(
     devices: Sequence[Device],
     baselines: BaselineResults,
     page_url: str = "",
+    nouns: Nouns,
 ) -> Snapshot:
     """The current state. The caller holds the observer's lock."""
     staleness = [value for device in devices for value in device.timeline.staleness]
@@ -40,7 +42,8 @@ def take_snapshot(
         refused=sum(len(device.timeline.refused) for device in devices),
         staleness_mean=fmean(staleness) if staleness else None,
         devices=[_row(device) for device in devices],
-        notes=_notes(baselines),
+        notes=_notes(baselines, nouns.owner),
+        person=nouns.person,
         page_url=page_url,
     )
 
@@ -70,10 +73,10 @@ def _row(device: Device) -> DeviceRow:
     )
 
 
-def _notes(baselines: BaselineResults) -> tuple[str, ...]:
+def _notes(baselines: BaselineResults, owner: str) -> tuple[str, ...]:
     notes = []
     if (pooled := baselines.pooled()) is not None:
         notes.append(f"pooled data {baselines.text(pooled)}")
     if (alone := baselines.local_mean()) is not None:
-        notes.append(f"one person alone {baselines.text(alone)} (mean of {len(baselines.local)})")
+        notes.append(f"one {owner} alone {baselines.text(alone)} (mean of {len(baselines.local)})")
     return tuple(notes)

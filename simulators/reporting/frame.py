@@ -120,7 +120,9 @@ def _head(snapshot: Snapshot, columns: int) -> list[RenderableType]:
         progress = _progress(snapshot)
     if snapshot.values:
         # The direction needs the room of the persons: on 80 columns, the picture of the curve still fits.
-        where = "on unseen persons (version" if snapshot.main.higher_is_better else "(lower is better; version"
+        where = (
+            f"on unseen {snapshot.person}s (version" if snapshot.main.higher_is_better else "(lower is better; version"
+        )
         measured = f"{metric_text(snapshot)} {where} {snapshot.evaluated_version})"
     pictures = min(_SPARK_COLUMNS, columns - 2 - max(cell_len(progress), cell_len(measured)))
     parts: list[RenderableType] = [_line(f"{snapshot.stage}  {snapshot.seconds:.0f} s", "bold")]

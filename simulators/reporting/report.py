@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from string import Template
 
-from simulators.reporting.classification import section
 from simulators.reporting.html_tables import html_table
 from simulators.reporting.metric_text import title, value_text, words
 from simulators.reporting.plots import plots
 from simulators.reporting.results import LAST_VERSIONS, MACRO_F1, DeviceResults, RunResults
+from simulators.reporting.scores.classification import section
+from simulators.reporting.scores.seen_images import seen_section
 from wire_contract.main_metric import ACCURACY
 
 _KB = 1_000
@@ -43,6 +44,9 @@ def page(results: RunResults) -> str:
         "devices": _devices(results),
         "wire_caption": escape(_wire_caption(results)),
         "wire": _wire(results),
+        "person": escape(results.nouns.person),
+        "owner": escape(results.nouns.owner),
+        "seen": seen_section(results.seen) if results.seen else "",
         "classification": "" if results.scored is None else section(results.scored),
         "reading": _reading(results),
         "footer": escape(_footer(results)),
@@ -57,15 +61,16 @@ def headline(results: RunResults) -> str:
     if ceiling is not None:
         compared.append(f"{_compared(results, value, ceiling)} training on pooled data")
     if floor is not None:
-        compared.append(f"{_compared(results, value, floor)} training on one person's data")
+        compared.append(f"{_compared(results, value, floor)} training on one {results.nouns.owner}'s data")
     devices, shown = len(results.devices), _text(results, value)
+    what_has_one = results.nouns.owner if results.nouns.owner == "hospital" else "device"
     what = (
-        f"that reaches {shown} accuracy on unseen persons"
+        f"that reaches {shown} accuracy on unseen {results.nouns.person}s"
         if results.main == ACCURACY
-        else f"whose {words(results.main)} on unseen persons is {shown} ({results.main.direction})"
+        else f"whose {words(results.main)} on unseen {results.nouns.person}s is {shown} ({results.main.direction})"
     )
     return (
-        f"{_number(devices).capitalize()} device{'' if devices == 1 else 's'} trained one model {what}"
+        f"{results.nouns.count(devices, what_has_one).capitalize()} trained one model {what}"
         f"{': ' if compared else ''}{', '.join(compared)}."
     )
 
@@ -100,12 +105,16 @@ def _missing(results: RunResults) -> str:
 
 
 def _kpis(results: RunResults) -> str:
-    audit, baselines, wire = results.audit, results.baselines, results.wire
+    audit, baselines, wire, nouns = results.audit, results.baselines, results.wire, results.nouns
     ratio = f"{wire.teacher_parameters / wire.student_parameters:.1f} times" if wire.student_parameters else "-"
     rows: Sequence[tuple[str, str, str]] = (
         ("federated", _text(results, results.value), f"{words(results.main)} of version {results.final.version}"),
         ("ceiling", _text(results, baselines.pooled()), "pooled data: the same student, trained centrally"),
-        ("floor", _text(results, baselines.local_mean()), f"one person alone, mean over {_measured(results)}"),
+        (
+            "floor",
+            _text(results, baselines.local_mean()),
+            f"one {nouns.owner} alone, mean over {_measured(results)}",
+        ),
         (
             "good" if audit.agrees else "bad",
             f"{len(audit.merged)} / {len(audit.sent - audit.refused)}",
@@ -209,23 +218,24 @@ def _reading(results: RunResults) -> str:
     teacher = results.baselines.teacher.get(results.main.name)
     alone = f"; it reaches {_text(results, teacher)} itself" if teacher is not None else ""
     measured = (
-        "Share of windows classified correctly,"
+        f"Share of {results.nouns.example}s classified correctly,"
         if results.main == ACCURACY
         else f"The task's main metric, {results.main.direction}; measured"
     )
     entries = {
         "Pooled data": f"The same student with the same initial weights and teacher, trained on the data of all "
         f"{devices} devices in one place: {epochs} passes, as many as the federation planned.{_macro_f1(results)}",
-        "One person alone": f"The same for each device with its own data only, {epochs} passes each.",
+        f"One {results.nouns.owner} alone": f"The same for each device with its own data only, {epochs} passes each.",
         title(results.main): f"{measured} on {_held_out(results)}. The mean of the last {LAST_VERSIONS} evaluated "
         f"versions is {_text(results, results.value_of_last())}.",
-        "Teacher": f"A larger network, pre-trained on further persons (neither devices nor test persons){alone}. Each "
-        "device has it, and none sends it.",
+        "Teacher": f"A larger network, pre-trained on further {results.nouns.person}s (neither on devices nor tested"
+        f" on){alone}. Each device has it, and none sends it.",
         "Version and staleness": f"A version is published when {results.updates_per_version} devices have contributed. "
         "An update's staleness is the number of versions published since the one it started from; stale updates get "
         "less weight, but are never discarded.",
         "Offline, killed, held": "Offline: only this device's connection was cut; the broker kept running. Killed: "
-        "SIGKILL during training, then restarted from its state. Held: its policy allows uploads only while charging.",
+        "SIGKILL during training, then restarted from its state. Held: its policy allows uploads only while charging, "
+        "or with a compliance approval.",
         "After training stopped": f"At {stopped:.0f} s the devices were told to stop training, which each notices "
         "within a second. Updates still in an outbox were then sent and merged, which can add versions.",
     }
@@ -239,9 +249,9 @@ def _footer(results: RunResults) -> str:
 
 
 def _held_out(results: RunResults) -> str:
-    windows = f"{results.held_out_examples:,} windows"
+    examples = f"{results.held_out_examples:,} {results.nouns.example}s"
     persons = results.held_out_persons
-    return f"{windows} of {_number(persons)} person{'' if persons == 1 else 's'}" if persons else windows
+    return f"{examples} of {results.nouns.count(persons, results.nouns.person)}" if persons else examples
 
 
 def _measured(results: RunResults) -> str:
@@ -275,8 +285,3 @@ def _compared(results: RunResults, value: float, other: float) -> str:
     if points < 0.05:  # noqa: PLR2004 — what one decimal cannot show
         return "equal to"
     return f"{points:.1f} points {'above' if value > other else 'below'}"
-
-
-def _number(count: int) -> str:
-    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-    return words[count] if count < len(words) else str(count)

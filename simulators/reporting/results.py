@@ -10,7 +10,9 @@ from simulators.audit.exactly_once import Audit
 from simulators.audit.observer import MessageTotals, ObservedEvaluation
 from simulators.reporting.baselines import BaselineResults
 from simulators.reporting.device_timeline import DeviceTimeline
-from simulators.reporting.scored_examples import ScoredExamples
+from simulators.reporting.nouns import Nouns, nouns_of
+from simulators.reporting.scores.scored_examples import ScoredExamples
+from simulators.reporting.scores.seen_images import SeenImage
 from wire_contract.main_metric import MainMetric
 
 MACRO_F1 = "macro_f1"
@@ -107,6 +109,8 @@ class RunResults:
     scored: ScoredExamples | None = None
     """What the final model says of held-out examples, for ROC curve, calibration and a table by site; None: not
     measured."""
+    seen: Sequence[SeenImage] = ()
+    """Some of these examples as the model sees them; empty: none is shown."""
     phases: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -115,6 +119,10 @@ class RunResults:
     @property
     def main(self) -> MainMetric:
         return self.baselines.main
+
+    @property
+    def nouns(self) -> Nouns:
+        return nouns_of(self.task)
 
     def value_of(self, told: ObservedEvaluation) -> float:
         """The main metric of an evaluation."""

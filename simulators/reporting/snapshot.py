@@ -47,5 +47,7 @@ class Snapshot:
     devices: Sequence[DeviceRow] = ()
     notes: Sequence[str] = field(default_factory=tuple)
     """Short texts for the last line."""
+    person: str = "person"
+    """Whom examples are of."""
     page_url: str = ""
     """URL of the live page; empty: it is not served."""

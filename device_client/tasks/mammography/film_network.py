@@ -79,7 +79,10 @@ class FilmClassifier(nn.Module):
 
 
 def _averaged(films: Tensor) -> Tensor:
-    return functional.avg_pool2d(films, _SURROUNDINGS, stride=1, padding=_SURROUNDINGS // 2)
+    """Means over squares of `_SURROUNDINGS` pixels, beyond the edges 0: along rows, then along columns."""
+    half = _SURROUNDINGS // 2
+    along = functional.avg_pool2d(films, (1, _SURROUNDINGS), stride=1, padding=(0, half))
+    return functional.avg_pool2d(along, (_SURROUNDINGS, 1), stride=1, padding=(half, 0))
 
 
 @dataclass(frozen=True, kw_only=True)

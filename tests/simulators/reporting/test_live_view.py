@@ -95,8 +95,8 @@ def six_devices() -> Snapshot:
         DeviceRow(
             name=f"person-{number:02d}",
             title=profile.title,
-            state="held" if profile.has_upload_policy else "training",
-            detail=" (not charging)" if profile.has_upload_policy else "",
+            state="held" if profile.gate else "training",
+            detail=" (not charging)" if profile.gate else "",
             base_version=120 + number,
             staleness_last=number,
             waiting=number,

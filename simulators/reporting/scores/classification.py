@@ -26,7 +26,7 @@ from device_client.scores.ranking import (
 )
 from simulators.reporting.drawing import COLOURS, FONT_POINTS, WIDTH_INCHES, svg
 from simulators.reporting.html_tables import html_table
-from simulators.reporting.scored_examples import ScoredExamples, auc_with_interval, site_rows
+from simulators.reporting.scores.scored_examples import ScoredExamples, auc_with_interval, site_rows
 
 Floats = npt.NDArray[np.float64]
 HEIGHT_INCHES = 4.2

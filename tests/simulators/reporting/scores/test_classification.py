@@ -8,7 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from device_client.scores.ranking import auc
-from simulators.reporting.classification import (
+from simulators.reporting.drawing import COLOURS
+from simulators.reporting.report import page
+from simulators.reporting.scores.classification import (
     distribution,
     precision_recall_curve,
     reliability,
@@ -16,9 +18,7 @@ from simulators.reporting.classification import (
     section,
     site_table,
 )
-from simulators.reporting.drawing import COLOURS
-from simulators.reporting.report import page
-from simulators.reporting.scored_examples import ScoredExamples, site_rows
+from simulators.reporting.scores.scored_examples import ScoredExamples, site_rows
 from tests.simulators.reporting.sample_results import sample_results
 
 PERSONS = 40
