@@ -33,11 +33,11 @@ class Hospital:
 
 
 HOSPITALS: Sequence[Hospital] = (
-    Hospital(name="hospital-1", patients=9, tested=8),
-    Hospital(name="hospital-2", patients=9, tested=8),
-    Hospital(name="hospital-3", patients=3, tested=8, note="few films"),
-    Hospital(name="hospital-4", patients=9, tested=8, scanner=BETA, note="another scanner"),
-    Hospital(name="hospital-5", patients=9, tested=8),
+    Hospital(name="hospital-1", patients=5, tested=8),
+    Hospital(name="hospital-2", patients=5, tested=8),
+    Hospital(name="hospital-3", patients=2, tested=8, note="few films"),
+    Hospital(name="hospital-4", patients=5, tested=8, scanner=BETA, note="another scanner"),
+    Hospital(name="hospital-5", patients=5, tested=8),
 )
 TEACHERS = Hospital(name="screening-centre", patients=24, tested=0)
 """Whose patients pre-train the teacher."""

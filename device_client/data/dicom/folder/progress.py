@@ -20,7 +20,8 @@ class FilmProgress:
     ) -> None:
         self._total, self._clock = total, clock
         self._stream = sys.stderr if stream is None else stream
-        self._drawn = self._stream.isatty()
+        # What stands in for standard error, as under a live view, takes whole lines only.
+        self._drawn = self._stream.isatty() and (stream is not None or self._stream is sys.__stderr__)
         self._began = self._said = clock()
         self._reading = 0.0
         self._read = 0

@@ -5,6 +5,7 @@ import io
 import os
 import pty
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,19 @@ def shown_in(stream: TextIO, *, films: int, seconds: float, read: Callable[[], s
         found += read()
     progress.end()
     return found + read()
+
+
+def test_what_stands_in_for_standard_error_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under the demo's live view, which prints each line above itself."""
+    view, clock = Screen(), Ticking()
+    monkeypatch.setattr(sys, "stderr", view)
+    progress = FilmProgress(100, clock=clock)
+    for done in range(1, 101):
+        clock.now += 1.0
+        progress.count(done, read_seconds=1.0)
+    progress.end()
+    assert "\r" not in view.getvalue()
+    assert len(view.getvalue().splitlines()) == 4
 
 
 def test_a_terminal_shows_one_line_with_the_time_left() -> None:
