@@ -16,8 +16,8 @@ WORKERS ?= $(shell echo $$(($(CORES) < 4 ? 2 * $(CORES) : 8)))
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-demo: $(VENV)/.simulators  ## Six devices train one model over MQTT; writes out/demo/report.html; QUICK=1: a short run
-	$(BIN)/python -m simulators demo --out $(OUT)$(if $(QUICK), --quick)
+demo: $(VENV)/.simulators  ## Six devices train one model over MQTT; writes out/demo/report.html; QUICK=1: a short run; TASK=mammography
+	$(BIN)/python -m simulators demo --out $(OUT)$(if $(QUICK), --quick)$(if $(TASK), --task $(TASK))
 
 up:  ## Start broker, aggregator, evaluator, InfluxDB and Grafana in containers; FLEET=1 adds six devices
 	@docker compose version >/dev/null 2>&1 || \
