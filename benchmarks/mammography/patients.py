@@ -23,8 +23,8 @@ from device_client.tasks.mammography.crops import (
     reduced,
 )
 
-PASSES: Mapping[str, float] = {"small": 150.0, "whole": 100.0, "windows": 14.0}
-"""Over a device's data. A window is one of nine of a crop, so 14 passes show each crop 126 times."""
+PASSES: Mapping[str, float] = {"small": 60.0, "whole": 120.0, "windows": 150.0}
+"""Over a device's data; one of windows shows one random window of each crop."""
 RANDOM_WINDOWS = 4
 """Of each test crop; their places are drawn once, for all models."""
 
@@ -72,9 +72,8 @@ def measure_fold(asked: FoldSpec) -> Measured:
 
 
 def _with_effort(task: Task, asked: FoldSpec) -> Task:
-    """The task whose teacher passes over its data as often as is asked for; a window is one of nine of a crop."""
-    share = asked.effort / (9 if asked.view == "windows" else 1)
-    epochs = max(1, round(task.recipe.teacher_epochs * share))
+    """The task whose teacher passes over its data as often as is asked for."""
+    epochs = max(1, round(task.recipe.teacher_epochs * asked.effort))
     return replace(task, recipe=replace(task.recipe, teacher_epochs=epochs))
 
 

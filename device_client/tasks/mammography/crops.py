@@ -10,8 +10,8 @@ The file has one of two forms (no pickle):
 The data: mini-MIAS (Suckling et al. 1994), for research only.
 
 Lesion crops are centred on their lesion and normal crops are not, so a network may learn what is centred rather than
-what a lesion looks like. In the second form the task therefore shows windows of 128 by 128 pixels out of each crop, at
-9 places: no place in a window says anything.
+what a lesion looks like. In the second form the task therefore shows windows of 128 by 128 pixels out of each crop: at
+a random place each time for training, at 9 places for the test. No place in a window says anything.
 
 The split is by patient, and there is no other one in this module. Patients marked "test", or a fifth where the file
 marks none, are held out; a fifth of the others pre-trains the teacher; the rest are dealt to five hospitals of unequal
@@ -27,9 +27,18 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from device_client.task import Examples, Recipe, Task, TaskError, check_split, classification
-from device_client.tasks.mammography.crop_network import CROP_STUDENT, CROP_TEACHER, CropAugmentation, CropClassifier
+from device_client.tasks.mammography.crop_network import (
+    CROP_STUDENT,
+    CROP_TEACHER,
+    WINDOW_STUDENT,
+    WINDOW_TEACHER,
+    CropAugmentation,
+    CropClassifier,
+)
 from device_client.tasks.npz_fields import is_training, read_fields
 
 SMALL_FILE, LARGE_FILE = "mias48.npz", "mias_roi_224.npz"
@@ -46,19 +55,19 @@ TEACHER_EVERY = 5
 HOSPITAL_SHARES = (0.30, 0.25, 0.20, 0.15, 0.10)
 """Of the federation's patients. Chosen: the smallest hospital has a third of the patients of the largest."""
 RECIPE = Recipe(
-    epochs=2,
+    epochs=1,
     batch_size=16,
-    learning_rate=4e-3,
+    learning_rate=2e-3,
     schedule="cosine",
-    schedule_versions=50.0,
-    alpha=0.2,
+    schedule_versions=100.0,
+    alpha=0.3,
     temperature=2.0,
     task_loss="focal",
     focal_gamma=1.0,
     augment=CropAugmentation(),
     teacher_epochs=60,
 )
-"""Chosen, not measured."""
+"""Networks, learning rate, alpha: `docs/experiments.md`. No comparison is recorded of temperature and focal_gamma."""
 
 View = Literal["whole", "windows"]
 
@@ -98,8 +107,30 @@ class CropSet:
         )
 
     def of(self, patients: Collection[str], view: View) -> Examples:
-        """The crops of some patients as examples; `view`: see `examples_of`."""
+        """The crops of some patients to test on; `view`: see `examples_of`."""
         return examples_of(self.only(patients), view)
+
+    def to_train(self, patients: Collection[str], view: View) -> "Examples | RandomWindows":
+        """The crops of some patients to train on."""
+        chosen = self.only(patients)
+        return RandomWindows(chosen) if view == "windows" else examples_of(chosen, view)
+
+
+class RandomWindows(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Windows (1, 32, 32) of large crops, at another place each time; random numbers are torch's own."""
+
+    def __init__(self, crops: CropSet) -> None:
+        whole = examples_of(crops, "whole")
+        self._pixels, self._labels = whole.inputs, whole.labels
+        self.persons, self.sources = whole.persons, whole.sources
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        side, least = self._pixels.shape[-1], WINDOW_SIDE // REDUCTION
+        down, right = torch.randint(0, side - least + 1, (2,)).tolist()
+        return self._pixels[index, :, down : down + least, right : right + least], self._labels[index]
 
 
 def task(data: Path | None) -> Task:
@@ -137,13 +168,14 @@ def federation(crops: CropSet, *, held_out: Collection[str], view: View) -> Task
     sides = {"held-out": list(held_out), "teacher's": teachers} | {f"{name}'s": own for name, own in hospitals.items()}
     check_split({name: np.array(own, dtype=np.str_) for name, own in sides.items()})
     classes = TWO_CLASSES if crops.large else THREE_CLASSES
+    student, teacher = (WINDOW_STUDENT, WINDOW_TEACHER) if view == "windows" else (CROP_STUDENT, CROP_TEACHER)
     return Task(
         name="mammography-crops",
         objective=classification(classes, main="auc" if crops.large else "accuracy"),
-        student=lambda: CropClassifier(CROP_STUDENT, len(classes)),
-        teacher=lambda: CropClassifier(CROP_TEACHER, len(classes)),
-        device_data=lambda device: crops.of(hospitals[device], view),
-        teacher_data=lambda: crops.of(teachers, view),
+        student=lambda: CropClassifier(student, len(classes)),
+        teacher=lambda: CropClassifier(teacher, len(classes)),
+        device_data=lambda device: crops.to_train(hospitals[device], view),
+        teacher_data=lambda: crops.to_train(teachers, view),
         held_out=lambda: crops.of(held_out, view),
         devices=tuple(hospitals),
         recipe=RECIPE,
