@@ -40,7 +40,7 @@ CROP_STUDENT = CropSize(channels=(12, 16, 20), hidden=32, dropout=0.2, fields=3,
 CROP_TEACHER = CropSize(channels=(36, 72, 144), hidden=112, dropout=0.3, fields=3, sees_place=True)
 WINDOW_STUDENT = CropSize(channels=(12, 20, 28), hidden=32, dropout=0.2)
 """For windows at any place: 9,810 parameters with 2 classes."""
-WINDOW_TEACHER = CropSize(channels=(40, 80, 160), hidden=128, dropout=0.3)
+WINDOW_TEACHER = CropSize(channels=(44, 84, 160), hidden=128, dropout=0.3)
 """The teachers have about twenty times the weights of the students, and can still be trained on a CPU."""
 
 
