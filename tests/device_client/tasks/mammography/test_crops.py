@@ -90,7 +90,7 @@ def test_devices_train_on_windows_at_another_place_each_time(tmp_path: Path) -> 
 
 def test_the_middle_of_a_crop_is_told_from_its_border_where_places_may_be_seen() -> None:
     spots = torch.zeros(2, 1, 48, 48)
-    spots[0, :, 22:28, 22:28] = spots[1, :, 6:12, 6:12] = 1.0
+    spots[0, :, 24:30, 24:30] = spots[1, :, 16:22, 16:22] = 1.0
     for size in (CROP_STUDENT, WINDOW_STUDENT):
         torch.manual_seed(0)
         middle, corner = CropClassifier(size, 2).eval()(spots)
