@@ -186,13 +186,15 @@ def section(scored: ScoredExamples) -> str:
     size = (WIDTH_INCHES, HEIGHT_INCHES)
     name, share = escape(scored.positive_name), f"{scored.specificity:.0%}"
     examples, persons = f"{len(scored.positive):,}", len(set(scored.persons.tolist()))
-    tested = f"{examples} held-out examples of {persons} person{'' if persons == 1 else 's'}"
+    nouns = scored.nouns
+    tested = f"{examples} held-out {nouns.example}s of {nouns.count(persons, nouns.person)}"
+    between = f"Shaded: 95 % interval over {nouns.person}s"
     figures = (
         (
             "roc",
             roc_curve,
             f"ROC curve: {name} or not",
-            f"On {tested}; shaded: 95 % interval over persons; dashed: chance.",
+            f"On {tested}, with the weights before they were compressed for publishing. {between}; dashed: chance.",
         ),
         (
             "precision_recall",
@@ -220,7 +222,8 @@ def section(scored: ScoredExamples) -> str:
     )
     caption = (
         "Sensitivity and specificity at one threshold for all, chosen on all examples together for a specificity of at "
-        f"least {share}. Balanced accuracy: their mean at probability 0.5. In parentheses: 95 % intervals over persons."
+        f"least {share}. Balanced accuracy: their mean at probability 0.5. In parentheses: 95 % intervals over "
+        f"{nouns.person}s."
     )
     label = f"Results by {escape(scored.site_name)}"
     return (
@@ -234,7 +237,7 @@ def section(scored: ScoredExamples) -> str:
 def site_table(scored: ScoredExamples) -> str:
     """`site_rows` as an HTML table."""
     heads = (
-        *(scored.site_name, "examples", scored.positive_name, "persons", "AUC"),
+        *(scored.site_name, f"{scored.nouns.example}s", scored.positive_name, f"{scored.nouns.person}s", "AUC"),
         *("sensitivity", "specificity", "balanced accuracy"),
     )
     rows = [

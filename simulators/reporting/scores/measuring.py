@@ -15,6 +15,7 @@ from device_client.scores.calibration import fitted_temperature, log_softmax
 from device_client.task import Data, Task, logits_in, targets_of
 from device_client.task.batching import evaluation_batches
 from device_client.task.objective import Objective
+from simulators.reporting.nouns import nouns_of
 from simulators.reporting.scores.scored_examples import ScoredExamples
 from simulators.reporting.scores.seen_images import SeenImage
 from wire_contract.layout import Vector
@@ -56,6 +57,7 @@ def scored_examples(task: Task, weights: Vector, held_out: Data) -> ScoredExampl
         sites=np.asarray(sites, dtype=np.str_),
         positive_name=" or ".join(task.labels[index] for index in side),
         site_name="hospital" if len(set(sites.tolist())) > 1 else "site",
+        nouns=nouns_of(task.name),
         specificity=task.objective.ranking.specificity,
         calibrated=calibrated,
     )

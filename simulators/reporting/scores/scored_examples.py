@@ -3,13 +3,14 @@
 Intervals are 95 %, over persons, who are drawn with replacement with all their examples (`scores.intervals`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from device_client.scores.intervals import drawn_scores, with_interval
 from device_client.scores.ranking import Tally, auc_of, tally, threshold_at
+from simulators.reporting.nouns import Nouns, nouns_of
 
 Floats = npt.NDArray[np.float64]
 _ALL = "all"
@@ -29,6 +30,8 @@ class ScoredExamples:
     """In sentences: "lesion"."""
     site_name: str = "site"
     """In sentences: "hospital"."""
+    nouns: Nouns = field(default_factory=lambda: nouns_of(""))
+    """What examples and persons are called."""
     specificity: float = 0.9
     calibrated: Floats | None = None
     """The same probabilities after temperature scaling; None: not calibrated."""

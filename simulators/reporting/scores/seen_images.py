@@ -36,8 +36,8 @@ def seen_section(images: Sequence[SeenImage]) -> str:
     """The images in a row, each above itself with what matters, as HTML for report.html."""
     shown = images[:_COLUMNS_MAX]
     cells = "\n".join(
-        f'<div><p class="note"><b>{escape(image.what)}</b><br>{escape(image.label)}; {escape(image.asked)} '
-        f"{image.answer:.0%}</p>{_picture(image, matters=False)}{_picture(image, matters=True)}</div>"
+        f'<div><p class="note" style="min-height:4.4em"><b>{escape(image.what)}</b><br>{escape(image.label)}; '
+        f"{escape(image.asked)} {image.answer:.0%}</p>{_picture(image, matters=False)}{_picture(image, matters=True)}</div>"
         for image in shown
     )
     grid = "display:grid;gap:.6rem;margin-top:.6rem;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr))"
