@@ -37,7 +37,8 @@ def seen_section(images: Sequence[SeenImage]) -> str:
     shown = images[:_COLUMNS_MAX]
     cells = "\n".join(
         f'<div><p class="note" style="min-height:4.4em"><b>{escape(image.what)}</b><br>{escape(image.label)}; '
-        f"{escape(image.asked)} {image.answer:.0%}</p>{_picture(image, matters=False)}{_picture(image, matters=True)}</div>"
+        f"{escape(image.asked)} {image.answer:.0%}</p>{_picture(image, matters=False)}"
+        f"{_picture(image, matters=True)}</div>"
         for image in shown
     )
     grid = "display:grid;gap:.6rem;margin-top:.6rem;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr))"
