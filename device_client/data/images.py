@@ -120,7 +120,7 @@ def read_images(
                 persons.append(person_of(file))
     if not labels:
         raise DataError(f"{folder}: none of its {len(files):,} images can be decoded, the first is {files[0][0]}")
-    summary = f"{len(labels):,} images, " + (
+    summary = f"{len(labels):,} image{'' if len(labels) == 1 else 's'}, " + (
         "persons not known" if person_of is None else f"{len(set(persons)):,} persons"
     )
     if unreadable:

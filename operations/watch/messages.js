@@ -155,7 +155,8 @@ export function readPresence(payload) {
   checkSchema(map, 1);
   const capability = field(map, "c", mapOf(text), null);
   const isEvaluator = capability?.get("role") === "evaluator"; // the offline form tells no capability
-  return { status: field(map, "o", told(STATUSES)), firmware: field(map, "f", text, ""), isEvaluator };
+  const discarded = capability?.get("discarded") ?? ""; // why the device discards its own rounds
+  return { status: field(map, "o", told(STATUSES)), firmware: field(map, "f", text, ""), isEvaluator, discarded };
 }
 
 export function readEvaluation(payload) {

@@ -267,7 +267,9 @@ function fillRow(cells, row) {
   fill(2, row.staleness === null ? "–" : String(row.staleness), `${number(row.staleness)}${isStale(row) ? " stale" : ""}`);
   fill(3, row.merged === null ? "–" : grouped(row.merged), number(row.merged));
   fill(4, row.seconds === null ? "–" : ago(row.seconds), number(row.seconds));
-  fill(5, row.outcome ?? (row.isEvaluator ? "evaluates only" : "none yet"), row.outcome ?? "none");
+  cells[5].title = row.discarded;
+  if (row.discarded) fill(5, `discards its rounds: ${row.discarded}`, "refused");
+  else fill(5, row.outcome ?? (row.isEvaluator ? "evaluates only" : "none yet"), row.outcome ?? "none");
 }
 
 function drawSoon() {

@@ -56,7 +56,7 @@ export class Watch {
 }
 
 function emptyTask() {
-  return { manifest: null, manifestSeen: null, commits: new Map(), shards: new Map(), presence: new Map(), evaluators: new Set(), main: ACCURACY, newestPoint: -1, points: new Map() };
+  return { manifest: null, manifestSeen: null, commits: new Map(), shards: new Map(), presence: new Map(), discards: new Map(), evaluators: new Set(), main: ACCURACY, newestPoint: -1, points: new Map() };
 }
 
 const READERS = {
@@ -72,6 +72,8 @@ const READERS = {
     const presence = readPresence(payload);
     if (!task.presence.has(device) && task.presence.size >= DEVICES_MAX) return;
     task.presence.set(device, presence.status);
+    task.discards.delete(device);
+    if (presence.discarded) task.discards.set(device, presence.discarded);
     if (presence.isEvaluator) task.evaluators.add(device);
   },
   evaluation(task, payload, device, now) {
@@ -181,6 +183,7 @@ function devices(task, summaries, now) {
       rows.set(seen.device, { device: seen.device, presence, outcome: seen.outcome, staleness: seen.staleness, seconds, merged: seen.merged });
     }
   }
+  for (const row of rows.values()) row.discarded = task.discards.get(row.device) ?? "";
   for (const row of rows.values()) row.isEvaluator = row.outcome === null && evaluators.has(row.device);
   return [...rows.values()].sort((one, other) => one.device.localeCompare(other.device, "en", { numeric: true }));
 }

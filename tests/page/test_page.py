@@ -236,6 +236,21 @@ def test_an_evaluator_is_none_of_the_devices(toy: Federation, websocket: WithWeb
     assert rows(page)["judge"][-1] == rows(page)["newcomer"][-1] == "evaluates only"
 
 
+def test_a_device_that_discards_its_rounds_says_why(
+    toy: Federation, websocket: WithWebsocket, open_page: OpenPage
+) -> None:
+    """Until it trains again: its presence then says nothing of it."""
+    topic = build("presence", root=ROOT, task=TASK, device="watch-9")
+    troubled = structs.replace(JUDGE, capability={"discarded": "the loss is nan <b>"})
+    toy.publish(topic, encode(troubled), retain=True)
+    page = open_page(websocket.config())
+    page.eventually("document.querySelectorAll('#devices tr').length === 1")
+    assert rows(page)["watch-9"][-1] == "discards its rounds: the loss is nan <b>"
+    toy.publish(topic, encode(structs.replace(JUDGE, capability={})), retain=True)
+    page.eventually("!document.querySelector('#devices').textContent.includes('discards')")
+    assert rows(page)["watch-9"][-1] == "none yet"
+
+
 def test_a_page_that_just_connected_does_not_say_that_nobody_is_there(
     websocket: WithWebsocket, open_page: OpenPage
 ) -> None:
