@@ -86,7 +86,7 @@ def task(data: Path | None) -> Task:
         teacher_data=(lambda: films.of(TEACHER)) if films.has(TEACHER) else None,
         teacher_source=""
         if films.has(TEACHER)
-        else f"the organiser of the study has its file; or give patients the {ROLE} {TEACHER} in {LABELS}",
+        else f"the organiser of the study, or a folder whose {LABELS} gives patients the {ROLE} {TEACHER}",
         device_data=lambda device: films.of(DEVICE, device),
         held_out=lambda: films.of(HELD_OUT),
         devices=films.devices,
