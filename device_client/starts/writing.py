@@ -11,7 +11,9 @@ from wire_contract.errors import TopicError
 from wire_contract.program.command_settings import UsageError
 from wire_contract.topics import check_name
 
-BUILT_IN_TASKS = frozenset({"ecg", "har", "mammography", "mammography-crops", "physiotherapy"})
+BUILT_IN_TASKS = frozenset(
+    {"ecg", "har", "mammography", "mammography-crops", "mammography-efficientnet", "physiotherapy"}
+)
 """As in `tasks/loading.py`, whose module imports torch; another task of such a name would be taken for it."""
 _TASK = '''\
 """The task {name}: {what}

@@ -24,6 +24,7 @@ BUILT_IN: Mapping[str, Callable[[Path | None], Task]] = {
     "har": har.task,
     "ecg": ecg.task,
     "mammography": films.task,
+    "mammography-efficientnet": films.task_with_pretrained_teacher,
     "mammography-crops": crops.task,
 }
 """Each takes the data folder that the user gave; None: none was given."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from device_client.data.faults import DataError
 from simulators.demo.settings import DemoSettings
 
-DRAWN = "mammography"
-"""The task whose data can be drawn."""
+DRAWN = ("mammography", "mammography-efficientnet")
+"""The tasks whose data can be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ def data_of(settings: DemoSettings, folder: Path) -> DemoData:
     Raises:
         DataError: films cannot be drawn, because pydicom is not installed or the disk is full.
     """
-    if settings.task != DRAWN or settings.data is not None:
+    if settings.task not in DRAWN or settings.data is not None:
         return DemoData(folder=settings.data)
     from simulators.films.trial import HOSPITALS, make_trial  # noqa: PLC0415 — needs pydicom, which is optional
 

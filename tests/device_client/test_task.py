@@ -59,7 +59,7 @@ def test_built_in_tasks_go_by_name() -> None:
     [
         (
             "fysio",
-            "no task 'fysio'; known: ecg, har, mammography, mammography-crops, physiotherapy, or your own as",
+            "no task 'fysio'; known: ecg, har, mammography, mammography-crops, mammography-efficientnet, phys",
         ),
         ("own.py", "no task 'own.py'"),
         (":f", "no task ':f'"),

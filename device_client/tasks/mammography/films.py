@@ -13,6 +13,7 @@ devices, the teacher and the evaluator, as in a trial. A patient has one role an
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from device_client.data.dicom.folder.dataset import FilmDataset
 from device_client.data.dicom.folder.intake import FilmFolder, take_in
 from device_client.data.dicom.folder.labels import FilmLabels, has_column, read_labels
 from device_client.data.dicom.folder.taken import labelled
-from device_client.task import Recipe, Task, TaskError, check_split, classification
+from device_client.task import Data, Recipe, Task, TaskError, check_split, classification
+from device_client.tasks.mammography.efficientnet import PretrainedFilmClassifier, has_weights, pretrained_weights
 from device_client.tasks.mammography.film_network import FILM_STUDENT, FILM_TEACHER, FilmAugmentation, FilmClassifier
 
 FILMS, LABELS, CACHE = "films", "labels.csv", "cache"
@@ -91,6 +93,30 @@ def task(data: Path | None) -> Task:
         held_out=lambda: films.of(HELD_OUT),
         devices=films.devices,
         recipe=RECIPE,
+    )
+
+
+def task_with_pretrained_teacher(data: Path | None) -> Task:
+    """The same model line with another teacher, which has learned to see from photographs (`efficientnet.py`).
+
+    Devices with either teacher take part in the same federation: a teacher never leaves its device.
+
+    Raises:
+        TaskError: as `task`.
+    """
+    usual = task(data)
+    teacher_data = usual.teacher_data
+
+    def films() -> Data:
+        pretrained_weights()  # says what to install; a device that has the teacher's file needs no package
+        assert teacher_data is not None
+        return teacher_data()
+
+    return replace(
+        usual,
+        teacher=lambda: PretrainedFilmClassifier(len(CLASSES), pretrained_weights() if has_weights() else None),
+        teacher_data=None if teacher_data is None else films,
+        recipe=replace(RECIPE, teacher_epochs=8, teacher_learning_rate=3e-4, alpha=0.5),
     )
 
 
