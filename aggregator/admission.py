@@ -294,13 +294,14 @@ def norm_of(vector: Vector) -> float:
 
 
 def _checked_norm(difference: Vector, standing: Standing, policy: AdmissionPolicy, budget: float) -> float | Refuse:
-    weights, statistics = np.split(difference, [standing.layout.weights_size])
+    size = standing.layout.weights_size
+    weights, statistics = difference[:size], difference[size:]
     norm = norm_of(weights)
     if not np.isfinite(norm) or not np.isfinite(statistics).all():
         name = standing.layout.not_finite(difference)
         detail = f"tensor {name!r} holds NaN or infinity; training diverged on the device"
         return Refuse("not_finite", detail[:_DETAIL_CHARACTERS_MAX])
-    if not are_sane(statistics):
+    if statistics.size and not are_sane(statistics):
         return Refuse("norm", "its running statistics are beyond 1e15; training diverged on the device")
     allowed = min(policy.norm_ratio_max * max(standing.weights_norm, 1.0), _NORM_MAX)
     if standing.usual_norm is not None:

@@ -31,8 +31,8 @@ UPDATE_BYTES_MIN = 128
 Network = Literal["unmetered", "metered", "unknown"]
 
 _TASK = (
-    "what is learned: physiotherapy, har, ecg, mammography-crops, or your own as path/to/file.py:function or "
-    "package.module:function"
+    "what is learned: physiotherapy, har, ecg, mammography, mammography-efficientnet, mammography-crops, or your own "
+    "as path/to/file.py:function or package.module:function"
 )
 _DATA = "folder with the task's data, if the task needs one"
 _THREADS = "number of threads for torch and numpy"
