@@ -65,7 +65,7 @@ RECIPE = Recipe(
     teacher_batch_size=16,
     teacher_learning_rate=1e-3,
 )
-"""Tried on synthetic films only: `docs/experiments.md`."""
+"""Tried on synthetic films only, by looking at their held-out patients; nothing is known about real ones."""
 
 
 def task(data: Path | None) -> Task:

@@ -2,15 +2,15 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from device_client.data.dicom.folder.pseudonyms import patient_key
 from device_client.data.faults import DataError
 
+T = TypeVar("T")
 PATIENT, IMAGE, LABEL = "PatientID", "SOPInstanceUID", "label"
 """Columns. A row with a SOP Instance UID is for that film, and counts before one for its patient."""
 
@@ -46,8 +46,7 @@ def read_labels(path: Path, classes: Sequence[str] | None = None, *, column: str
     Raises:
         DataError: the file cannot be read or is not as described. The message names the row and nothing from it.
     """
-    with _opened(path) as file:
-        return _read(file, classes, column)
+    return _from(path, lambda file: _read(file, classes, column))
 
 
 def has_column(path: Path, column: str) -> bool:
@@ -56,21 +55,17 @@ def has_column(path: Path, column: str) -> bool:
     Raises:
         DataError: the file cannot be read, or is no text in UTF-8.
     """
-    with _opened(path) as file:
-        return column.casefold() in _header(file)[0]
+    return _from(path, lambda file: column.casefold() in _header(file)[0])
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _from(path: Path, read: Callable[[TextIO], T]) -> T:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield file
+            return read(file)
     except OSError as error:
         raise DataError(f"the labels file cannot be read: {error.strerror or 'unknown error'}") from None
     except (UnicodeDecodeError, csv.Error):
         fault = DataError("the labels file is no CSV file in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'")
-    else:
-        return
     raise fault  # outside of the handler: the error would quote what the file holds
 
 

@@ -116,8 +116,9 @@ def test_a_column_of_names_is_not_taken_for_labels(tmp_path: Path) -> None:
 
 def test_a_binary_file_is_no_labels_file(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="UTF-8"):
+    with pytest.raises(DataError, match="UTF-8") as raised:
         read_labels(tmp_path / "labels.csv")
+    assert raised.value.__context__ is None, "what it came from quotes the file"
     with pytest.raises(DataError, match="cannot be read"):
         read_labels(tmp_path / "none.csv")
 
